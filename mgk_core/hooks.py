@@ -1,0 +1,155 @@
+"""One typed method per hook around pluggy.
+
+Callers are type-checked, and an exception that a plugin raises leaves with the plugin's and the
+hook's name on it, which pluggy does not give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mgk_core.adapter import Adapter
+from mgk_core.bundle import Bundle, PhaseData, Probe, Score
+from mgk_core.context import Observer, PhaseContext, StepContext, StepFn
+from mgk_core.errors import InputError, MgkError, PluginError
+from mgk_core.manager import Plugins
+from mgk_core.outcome import LossTerm, MergeReport, Outcome, Proposal, Recovery, Refusal, Verdict
+from mgk_core.specs import Spec
+
+
+class Hooks:
+    """What the core calls instead of pluggy."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self.plugins = plugins
+
+    def build_model(self, spec: Spec, device: torch.device) -> Bundle:
+        """Ask for the base model; `PluginError` where nobody answers."""
+        found: Bundle = self._first("mgk_build_model", spec.type, spec=spec, device=device)
+        return found
+
+    def load_data(self, spec: Spec, bundle: Bundle) -> PhaseData:
+        """Ask for a phase's data."""
+        found: PhaseData = self._first("mgk_load_data", spec.type, spec=spec, bundle=bundle)
+        return found
+
+    def attach_adapter(self, model: nn.Module, spec: Spec, name: str) -> Adapter:
+        """Ask for a new adapter on the model."""
+        found: Adapter = self._first("mgk_attach_adapter", spec.type, model=model, spec=spec, name=name)
+        return found
+
+    def init_adapter(self, adapter: Adapter, ctx: PhaseContext) -> None:
+        """Let every plugin initialise the adapter."""
+        self._call("mgk_init_adapter", adapter=adapter, ctx=ctx)
+
+    def make_optimizer(self, adapter: Adapter, spec: Spec) -> torch.optim.Optimizer:
+        """Ask for the optimizer."""
+        found: torch.optim.Optimizer = self._first("mgk_make_optimizer", spec.type, adapter=adapter, spec=spec)
+        return found
+
+    def loss_terms(self, ctx: PhaseContext) -> dict[str, LossTerm]:
+        """Collect the loss terms of every plugin; two of one name are an error."""
+        terms: dict[str, LossTerm] = {}
+        for answer in self._call("mgk_loss_terms", ctx=ctx):
+            for name, term in (answer or {}).items():
+                if name in terms:
+                    raise InputError(f"phase {ctx.phase.name!r}: two loss terms are named {name!r}")
+                terms[name] = term
+        return terms
+
+    def make_step(self, ctx: StepContext) -> StepFn:
+        """Ask for the step function."""
+        found: StepFn = self._first("mgk_make_step", ctx.phase.phase.step.type, ctx=ctx)
+        return found
+
+    def observers(self, ctx: PhaseContext) -> list[Observer]:
+        """Collect every plugin's observers."""
+        return [o for answer in self._call("mgk_observers", ctx=ctx) for o in answer or ()]
+
+    def phase_enter(self, ctx: PhaseContext) -> None:
+        """Tell every plugin that a phase begins."""
+        self._call("mgk_phase_enter", ctx=ctx)
+
+    def phase_exit(self, ctx: PhaseContext, outcome: Outcome) -> None:
+        """Tell every plugin that a phase has ended."""
+        self._call("mgk_phase_exit", ctx=ctx, outcome=outcome)
+
+    def collect_statistics(self, ctx: PhaseContext) -> dict[str, torch.Tensor]:
+        """Gather what plugins keep for later phases."""
+        kept: dict[str, torch.Tensor] = {}
+        for answer in self._call("mgk_collect_statistics", ctx=ctx):
+            kept.update(answer or {})
+        return kept
+
+    def evaluate(self, ctx: PhaseContext, probe: Probe) -> Score:
+        """Measure one probe."""
+        found: Score = self._first("mgk_evaluate", f"metric {probe.metric}", ctx=ctx, probe=probe)
+        return found
+
+    def propose_merge(self, ctx: PhaseContext, start: Proposal) -> Proposal:
+        """Ask what shall be merged; ``start`` where nobody says anything."""
+        answers = [a for a in self._call("mgk_propose_merge", ctx=ctx) if a is not None]
+        found: Proposal = answers[-1] if answers else start
+        return found
+
+    def merge(self, model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec) -> MergeReport:
+        """Fold the adapter in, by the rule of ``spec``."""
+        found: MergeReport = self._first(
+            "mgk_merge", spec.type, model=model, adapter=adapter, proposal=proposal, spec=spec
+        )
+        return found
+
+    def gate(
+        self, ctx: PhaseContext, before: Sequence[Mapping[str, Score]], after: Mapping[str, Score]
+    ) -> list[Verdict]:
+        """Collect the verdicts of all gates."""
+        return [v for v in self._call("mgk_gate", ctx=ctx, before=before, after=after) if v is not None]
+
+    def recover(
+        self, ctx: PhaseContext, refusals: Sequence[Refusal], tried: Sequence[Recovery], spec: Spec
+    ) -> Recovery | None:
+        """Ask one ``recover`` entry what to try."""
+        caller = self.plugins.manager.hook.mgk_recover
+        found: Recovery | None = self._run("mgk_recover", caller, ctx=ctx, refusals=refusals, tried=tried, spec=spec)
+        return found
+
+    def _first(self, hook: str, asked: str, **kwargs: Any) -> Any:
+        answer = self._run(hook, getattr(self.plugins.manager.hook, hook), **kwargs)
+        if answer is None:
+            raise PluginError("?", f"no plugin answered {hook} for {asked!r}; see 'mgk plugins'", hook)
+        return answer
+
+    def _call(self, hook: str, **kwargs: Any) -> list[Any]:
+        answer = self._run(hook, getattr(self.plugins.manager.hook, hook), **kwargs)
+        return list(answer)
+
+    def _run(self, hook: str, caller: Any, **kwargs: Any) -> Any:
+        try:
+            return caller(**kwargs)
+        except MgkError:
+            raise
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            plugin = self._guilty(hook, error)
+            raise PluginError(
+                plugin,
+                f"plugin {self.plugins.describe(plugin)} raised in {hook}: {type(error).__name__}: {error}",
+                hook,
+            ) from error
+
+    def _guilty(self, hook: str, error: BaseException) -> str:
+        """Find whose function of this hook stands in the traceback."""
+        impls = getattr(self.plugins.manager.hook, hook).get_hookimpls()
+        codes = {i.function.__code__: i.plugin_name for i in impls if hasattr(i.function, "__code__")}
+        trace = error.__traceback__
+        while trace is not None:
+            name = codes.get(trace.tb_frame.f_code)
+            if name is not None:
+                return str(name)
+            trace = trace.tb_next
+        return "?"

@@ -1,0 +1,147 @@
+"""What passes between the hooks of a transition: proposal, report, verdict, recovery, outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from attrs import field, frozen
+from torch import Tensor
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """A change to deltas before they are merged; transforms chain in the order of the proposal."""
+
+    name: str
+
+    def delta(self, weight: str, delta: Tensor, rows: slice | None) -> Tensor:
+        """Return the changed delta, fp32. delta: (out, in) after reshape, or the block ``rows``."""
+
+
+@runtime_checkable
+class FactorTransform(Transform, Protocol):
+    """A transform that acts on the inputs only (ΔW → ΔW · M), so low rank stays low rank."""
+
+    def right(self, weight: str, a: Tensor) -> Tensor:
+        """Return ``a @ M``. a: (rank, in)."""
+
+
+@frozen(eq=False)
+class Proposal:
+    """What shall be merged. Plugins in `mgk_propose_merge` change it with `attrs.evolve`.
+
+    scale multiplies every delta after the transforms. refuse: why nothing may be merged.
+    """
+
+    scale: float = 1.0
+    transforms: tuple[Transform, ...] = ()
+    keep_apart: bool = False
+    refuse: str | None = None
+    undo: Literal["memory", "disk"] = "memory"
+    spool: str | None = None  # directory for undo="disk"
+
+
+@frozen
+class WeightReport:
+    """What merging did to one weight. Norms are Frobenius norms, fp32.
+
+    kept: share of the delta that the visible weight took up, ⟨W' − W, Δ⟩ / ⟨Δ, Δ⟩. kept_total: the
+    same with the residual counted in. max_error: largest |S − W'|, what one rounding dropped.
+    bound: largest error that rounding S once may make (half a unit in the last place of W').
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    delta_norm: float
+    weight_norm: float
+    kept: float
+    kept_total: float
+    max_error: float
+    bound: float
+
+    @property
+    def relative(self) -> float:
+        """‖ΔW‖ / ‖W‖."""
+        return self.delta_norm / self.weight_norm if self.weight_norm else float("inf")
+
+
+@runtime_checkable
+class Undo(Protocol):
+    """The old weights, kept until the transition commits."""
+
+    def restore(self) -> None:
+        """Put every old tensor and residual back, bit for bit. May be called once."""
+
+    def release(self) -> None:
+        """Forget the old tensors (and delete what was spooled)."""
+
+
+@frozen(eq=False)
+class MergeReport:
+    """What was merged, and what rounding cost."""
+
+    adapter: str
+    rule: str
+    weights: tuple[WeightReport, ...]
+    kept: float
+    kept_total: float
+    max_error: float
+    relative: float
+    exact: bool = True
+    warnings: tuple[str, ...] = ()
+    undo: Undo | None = field(default=None, repr=False)
+
+
+@frozen
+class Refusal:
+    """One gate's no. evidence: the figures that it rests on."""
+
+    gate: str
+    reason: str
+    probe: str | None = None
+    evidence: Mapping[str, Any] = field(factory=dict)
+
+
+@frozen
+class Verdict:
+    """What one gate says. notes: things to tell in any case (a limit tighter than the noise)."""
+
+    accept: bool
+    refusals: tuple[Refusal, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@frozen(eq=False)
+class Recovery:
+    """What to try after a refusal. `action` says which of the other fields count.
+
+    ``propose``: merge again with ``proposal``. ``train``: go on for ``steps`` with ``retention``
+    specs added, then through the transition again. ``keep_apart``, ``stop``: no further field.
+    """
+
+    action: Literal["propose", "train", "keep_apart", "stop"]
+    method: str
+    proposal: Proposal | None = None
+    steps: int = 0
+    retention: tuple[Any, ...] = ()
+    evidence: Mapping[str, Any] = field(factory=dict)
+
+
+Result = Literal["committed", "kept_apart", "rolled_back", "failed", "interrupted"]
+
+
+@frozen(eq=False)
+class Outcome:
+    """How a phase ended. tried: every recovery, in order, with the refusal that led to it."""
+
+    result: Result
+    report: MergeReport | None = None
+    refusals: tuple[Refusal, ...] = ()
+    tried: tuple[Recovery, ...] = ()
+    error: BaseException | None = None
+
+
+LossTerm = Callable[[int], Tensor]
+"""Called once per optimizer step with the step number; a 0-dim tensor added to the mean loss."""
