@@ -1,0 +1,1 @@
+"""Hugging Face causal language models as bases: load, pack, learn from labels only, score, save."""
