@@ -19,14 +19,14 @@ from mgk_core.errors import InputError, nearest
 
 Options = Mapping[str, Any]
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def check_name(name: str, what: str) -> str:
     """Return a name that is safe as a file name and a TOML key, or raise `InputError`."""
-    if not NAME.fullmatch(name) or ".." in name:
+    if not NAME.fullmatch(name):
         raise InputError(
-            f"{what} {name!r}: expected 1 to 64 letters, digits, '_', '-' or '.', beginning with a letter or digit"
+            f"{what} {name!r}: expected 1 to 64 letters, digits, '_' or '-', beginning with a letter or digit"
         )
     return name
 
@@ -42,6 +42,7 @@ class Phase:
     data: Options = field(factory=dict)
     adapter: Options = field(factory=dict)
     optimizer: Options = field(factory=dict)
+    step: Options = field(factory=dict)
     train: Options = field(factory=dict)
     merge: Options = field(factory=dict)
     evaluate: Options = field(factory=dict)

@@ -1,0 +1,380 @@
+"""From declarations, files and overrides to one resolved configuration.
+
+Order, the later winning: pipeline, ``extends`` chain, file, ``--set``, flags. Every problem is
+found and told at once, with file, line and key.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import cattrs
+from attrs import NOTHING, frozen
+
+from mgk_core.catalog import find_phase, find_pipeline
+from mgk_core.errors import ConfigError, InputError, Problem, nearest
+from mgk_core.pipeline import Phase, Pipeline, check_name, order
+from mgk_core.settings import EvaluateSettings, PhaseConfig, PluginSettings, RunConfig, RunSettings, TrainSettings
+from mgk_core.specs import MANY, Slot, Spec, SpecRegistry
+from mgk_core.tree import Source, Tree, parse_set, read_toml
+
+T = TypeVar("T")
+
+_TOP = ("name", "title", "extends", "base", "defaults", "phases", "run", "plugins")
+_PHASE_KEYS = tuple(a.name for a in attrs.fields(Phase) if a.name != "name")
+_DEFAULT_TYPES: dict[Slot, str] = {"step": "standard", "merge": "exact"}
+
+
+@frozen
+class Resolved:
+    """The resolved configuration and where each value came from."""
+
+    config: RunConfig
+    tree: Tree
+
+
+def load_tree(
+    pipeline: str | Pipeline | None = None,
+    file: str | Path | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> Tree:
+    """Lay all sources over each other; nothing is checked yet but the form of each source."""
+    tree = Tree()
+    table, text = read_toml(Path(file)) if file is not None else ({}, "")
+    if pipeline is None and "extends" not in table and file is None:
+        raise InputError("expected a pipeline or a configuration file; see 'mgk pipelines'")
+    if pipeline is not None:
+        _overlay_pipeline(tree, find_pipeline(pipeline) if isinstance(pipeline, str) else pipeline)
+    if file is not None:
+        _overlay_file(tree, Path(file), table, text, seen=(), extend=pipeline is None)
+    _overlay_sets(tree, overrides)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            tree.overlay({"run": {key: value}}, Source(f"--{key.replace('_', '-')}"))
+    return tree
+
+
+def _overlay_sets(tree: Tree, overrides: Sequence[str] | Mapping[str, Any]) -> None:
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            table: Any = value
+            for part in reversed(key.split(".")):
+                table = {part: table}
+            tree.overlay(table, Source("--set"))
+        return
+    for text in overrides:
+        tree.overlay(parse_set(text), Source("--set"))
+
+
+def _overlay_pipeline(tree: Tree, pipeline: Pipeline) -> None:
+    source = Source(f"pipeline {pipeline.name}")
+    phases = {p.name: _phase_table(p) for p in pipeline.phases}
+    tree.overlay({"name": pipeline.name, "title": pipeline.title, "base": pipeline.base}, source)
+    tree.overlay({"defaults": pipeline.defaults, "run": pipeline.run, "phases": phases}, source)
+
+
+def _phase_table(phase: Phase) -> dict[str, Any]:
+    table = {k: getattr(phase, k) for k in _PHASE_KEYS}
+    return {k: v for k, v in table.items() if v not in (None, "", {})}
+
+
+def _overlay_file(
+    tree: Tree, path: Path, table: Mapping[str, Any], text: str, seen: tuple[Path, ...], *, extend: bool
+) -> None:
+    """Lay a file over the tree, what it extends first."""
+    real = path.resolve()
+    if real in seen:
+        raise ConfigError([Problem("extends", f"files extend each other in a circle: {path}", str(path))])
+    parent = table.get("extends")
+    if parent is not None and extend:
+        if not isinstance(parent, str):
+            raise ConfigError([Problem("extends", "expected a pipeline's name or a file", str(path))])
+        below = path.parent / parent
+        if parent.endswith(".toml") or below.is_file():
+            inner, inner_text = read_toml(below)
+            _overlay_file(tree, below, inner, inner_text, (*seen, real), extend=True)
+        else:
+            _overlay_pipeline(tree, find_pipeline(parent))
+    tree.overlay(table, Source("file", str(path)), text)
+
+
+def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
+    """Check the tree against what the plugins know; all problems at once in one `ConfigError`."""
+    problems: list[Problem] = []
+    values = tree.values
+    for key in values:
+        if key not in _TOP:
+            problems.append(tree.problem((key,), f"unknown key{nearest(key, _TOP)}"))
+    base = _spec(tree, registry, "base", values.get("base"), ("base",), problems)
+    phases = _phases(tree, registry, problems)
+    run = _table(tree, RunSettings, values.get("run", {}), ("run",), problems)
+    plugins = _table(tree, PluginSettings, values.get("plugins", {}), ("plugins",), problems)
+    if not problems and not phases:
+        problems.append(Problem("phases", "expected at least one phase"))
+    if problems or base is None or run is None or plugins is None:
+        raise ConfigError(problems)
+    name = str(values.get("name", "run"))
+    check_name(name, "pipeline name")
+    config = RunConfig(
+        name=name, title=str(values.get("title", "")), base=base, phases=tuple(phases), run=run, plugins=plugins
+    )
+    return Resolved(config, tree)
+
+
+def plugin_settings(tree: Tree) -> PluginSettings:
+    """Read the ``plugins`` table alone: needed before the plugins, and so the registry, exist."""
+    problems: list[Problem] = []
+    found = _table(tree, PluginSettings, tree.values.get("plugins", {}), ("plugins",), problems)
+    if found is None:
+        raise ConfigError(problems)
+    return found
+
+
+def _phases(tree: Tree, registry: SpecRegistry, problems: list[Problem]) -> list[PhaseConfig]:
+    tables = tree.values.get("phases", {})
+    defaults = tree.values.get("defaults", {})
+    if not isinstance(tables, dict) or not isinstance(defaults, dict):
+        problems.append(tree.problem(("phases",), "expected tables: [phases.NAME]"))
+        return []
+    _check_keys(tree, defaults, _PHASE_KEYS, ("defaults",), problems)
+    ordered = _ordered(tree, tables, problems)
+    tree.values["phases"] = {name: tables[name] for name in ordered}
+    result = []
+    for name in ordered:
+        found = _phase(tree, registry, name, tables[name], defaults, problems)
+        if found is not None:
+            result.append(found)
+    return result
+
+
+def _ordered(tree: Tree, tables: dict[str, Any], problems: list[Problem]) -> list[str]:
+    """Return the phases' names in their order; ``use`` brings in installed phases."""
+    declared = []
+    for name, table in list(tables.items()):
+        if table is False:
+            continue
+        if not isinstance(table, dict):
+            problems.append(tree.problem(("phases", name), "expected a table, or false to leave the phase out"))
+            continue
+        try:
+            _bring_in(tree, tables, name, table)
+            table = tables[name]
+            declared.append(Phase(name, after=table.get("after"), before=table.get("before")))
+        except InputError as error:
+            problems.append(tree.problem(("phases", name), str(error)))
+    try:
+        return [p.name for p in order(declared)]
+    except InputError as error:
+        problems.append(tree.problem(("phases",), str(error)))
+        return []
+
+
+def _bring_in(tree: Tree, tables: dict[str, Any], name: str, table: dict[str, Any]) -> None:
+    """Lay a table over the installed phase that its ``use`` names."""
+    wanted = table.pop("use", None)
+    if wanted is None:
+        return
+    below = Tree()
+    below.overlay(_phase_table(find_phase(str(wanted))), Source(f"phase {wanted}"))
+    for path, source in below.sources.items():
+        tree.sources.setdefault(("phases", name, *path), source)
+    below.overlay(table, Source("file"))
+    tables[name] = below.values
+
+
+def _phase(
+    tree: Tree,
+    registry: SpecRegistry,
+    name: str,
+    table: dict[str, Any],
+    defaults: dict[str, Any],
+    problems: list[Problem],
+) -> PhaseConfig | None:
+    path = ("phases", name)
+    tree.copy_sources(("defaults",), path)
+    merged = Tree()
+    merged.overlay(defaults, Source("defaults"))
+    merged.overlay(table, Source("phase"))
+    values = merged.values
+    _check_keys(tree, values, _PHASE_KEYS, path, problems)
+    made: dict[str, Any] = {}
+    for slot in ("data", "adapter", "optimizer", "step", "merge"):
+        made[slot] = _spec(tree, registry, slot, values.get(slot), (*path, slot), problems)  # type: ignore[arg-type]
+    for slot in MANY:
+        made[slot] = _many(tree, registry, slot, values.get(slot, {}), (*path, slot), problems)
+    made["train"] = _table(tree, TrainSettings, values.get("train", {}), (*path, "train"), problems)
+    made["evaluate"] = _table(tree, EvaluateSettings, values.get("evaluate", {}), (*path, "evaluate"), problems)
+    train = made["train"]
+    if train is not None and train.micro_batch is not None and train.micro_batch > train.batch_size:
+        problems.append(tree.problem((*path, "train", "micro_batch"), "expected at most train.batch_size"))
+    if any(v is None for v in made.values()):
+        return None
+    return PhaseConfig(name=name, title=str(values.get("title", "")), **made)
+
+
+def _check_keys(
+    tree: Tree, table: Mapping[str, Any], known: Sequence[str], path: tuple[str, ...], problems: list[Problem]
+) -> None:
+    for key in table:
+        if key not in known:
+            problems.append(tree.problem((*path, key), f"unknown key{nearest(key, known)}"))
+
+
+def _many(
+    tree: Tree, registry: SpecRegistry, slot: Slot, table: Any, path: tuple[str, ...], problems: list[Problem]
+) -> tuple[Spec, ...] | None:
+    if not isinstance(table, Mapping):
+        problems.append(tree.problem(path, f"expected tables: [{'.'.join(path)}.TYPE]"))
+        return None
+    made = []
+    for key, value in table.items():
+        if value is False:
+            continue
+        entry = {} if value is True else value
+        found = _spec(tree, registry, slot, entry, (*path, key), problems, default=key)
+        if found is not None:
+            made.append(found)
+    return tuple(made)
+
+
+def _spec(
+    tree: Tree,
+    registry: SpecRegistry,
+    slot: Slot,
+    table: Any,
+    path: tuple[str, ...],
+    problems: list[Problem],
+    default: str | None = None,
+) -> Spec | None:
+    """Read one slot's table with the class that its type's plugin registered."""
+    default = default or _DEFAULT_TYPES.get(slot)
+    if table is None and default is not None:
+        table = {}
+    if not isinstance(table, Mapping):
+        message = "missing: expected a table with a type" if table is None else "expected a table"
+        problems.append(tree.problem(path, message))
+        return None
+    type_ = table.get("type", default)
+    if not isinstance(type_, str):
+        problems.append(tree.problem((*path, "type"), f"missing; known: {', '.join(registry.types(slot))}"))
+        return None
+    try:
+        claim = registry.find(slot, type_)
+    except InputError as error:
+        problems.append(tree.problem((*path, "type"), str(error)))
+        return None
+    return _table(tree, claim.cls, {**table, "type": type_}, path, problems)
+
+
+def _table(tree: Tree, cls: type[T], table: Any, path: tuple[str, ...], problems: list[Problem]) -> T | None:
+    """Read a table into a frozen attrs class, collecting every problem in it."""
+    if not isinstance(table, Mapping):
+        problems.append(tree.problem(path, "expected a table"))
+        return None
+    fields = {a.name: a for a in attrs.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    found: dict[str, Any] = {}
+    before = len(problems)
+    for key, value in table.items():
+        if key not in fields:
+            problems.append(tree.problem((*path, key), f"unknown key{nearest(key, fields)}"))
+            continue
+        try:
+            found[key] = _value(hints[key], value)
+            validator = fields[key].validator
+            if validator is not None:
+                validator(None, fields[key], found[key])
+        except (ValueError, TypeError, cattrs.BaseValidationError) as error:
+            problems.append(tree.problem((*path, key), _say(error, hints[key], value)))
+    for name, attribute in fields.items():
+        if attribute.default is NOTHING and name not in table:
+            problems.append(tree.problem((*path, name), "missing"))
+    if len(problems) > before:
+        return None
+    try:
+        return cls(**found)
+    except (ValueError, InputError) as error:
+        problems.append(tree.problem(path, str(error)))
+        return None
+
+
+def structure_spec(registry: SpecRegistry, slot: Slot, table: Mapping[str, Any]) -> Spec:
+    """Read one table given in Python; `ConfigError` with every problem."""
+    problems: list[Problem] = []
+    spec = _spec(Tree(), registry, slot, table, (slot,), problems)
+    if spec is None:
+        raise ConfigError(problems)
+    return spec
+
+
+def _say(error: BaseException, hint: Any, value: Any) -> str:
+    if isinstance(error, ValueError) and str(error).startswith("expected"):
+        return str(error)
+    return f"expected {_describe(hint)}, got {value!r:.60}"
+
+
+def _describe(hint: Any) -> str:
+    names = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "nothing"}
+    if hint in names:
+        return names[hint]
+    arguments = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin is tuple or origin is list:
+        return f"an array, each {_describe(arguments[0])}"
+    if origin is dict:
+        return f"a table, each value {_describe(arguments[1])}"
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    options = [_describe(a) for a in arguments if a is not type(None)]
+    return " or ".join(options) if options else str(hint)
+
+
+def _strict(kind: type) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, _: Any) -> Any:
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if type(value) is not kind:
+            raise ValueError(f"expected {_describe(kind)}, got {value!r:.60}")
+        if kind is float and value != value:  # noqa: PLR0124 - NaN is the one number unlike itself
+            raise ValueError("expected a number, got nan")
+        return value
+
+    return structure
+
+
+_converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+for _kind in (int, float, str, bool):
+    _converter.register_structure_hook(_kind, _strict(_kind))
+
+
+def _value(hint: Any, value: Any) -> Any:
+    """Structure one value strictly: no string becomes a number, no number a bool."""
+    arguments = typing.get_args(hint)
+    if type(None) in arguments or len(arguments) > 1 and typing.get_origin(hint) in (typing.Union, _UNION):
+        return _union(hint, arguments, value)
+    if typing.get_origin(hint) is tuple and not isinstance(value, (list, tuple)):
+        raise ValueError(f"expected {_describe(hint)}, got {value!r:.60}")
+    if typing.get_origin(hint) is dict and not isinstance(value, Mapping):
+        raise ValueError(f"expected {_describe(hint)}, got {value!r:.60}")
+    if hint is Any:
+        return value
+    return _converter.structure(value, hint)
+
+
+_UNION = type(int | str)
+
+
+def _union(hint: Any, arguments: tuple[Any, ...], value: Any) -> Any:
+    if value is None and type(None) in arguments:
+        return None
+    for option in sorted((a for a in arguments if a is not type(None)), key=lambda a: a is float):
+        try:
+            return _value(option, value)
+        except (ValueError, TypeError, cattrs.BaseValidationError):
+            continue
+    raise ValueError(f"expected {_describe(hint)}, got {value!r:.60}")
