@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from attrs import field, frozen
@@ -95,22 +96,37 @@ class Factors:
 
 @runtime_checkable
 class LowRank(Protocol):
-    """Optional promise of an adapter: its delta is additive and of low rank."""
+    """Optional promise of an adapter: where it has factors, its delta is additive and of low rank."""
 
     def factors(self, name: str) -> Factors | None:
         """Return the live factors of one target (they carry gradients); None: only dense there."""
+
+
+@runtime_checkable
+class Saves(Protocol):
+    """Optional: an adapter with a file format of its own (PEFT's, say). Without it the core writes
+    ``state_dict()`` as one safetensors file. safetensors and JSON only.
+    """
+
+    def save(self, directory: Path) -> None:
+        """Write the adapter into an existing, empty directory."""
+
+    def load(self, directory: Path) -> None:
+        """Take over what `save` wrote for an adapter of the same configuration, bit for bit."""
 
 
 @frozen(eq=False)
 class ModelState:
     """What mgk remembers of a model: adapters in the order of attaching, and residuals.
 
-    residuals: weight name → fp32 part of the weight that its dtype cannot hold. Kept on the
-    module itself, so that a deepcopy of a model is a whole copy.
+    residuals: weight name → fp32 part of the weight that its dtype cannot hold. merged: adapters
+    that are folded in and still attached (switched off); undoing their merge takes them out. Kept
+    on the module itself, so that a deepcopy of a model is a whole copy.
     """
 
     adapters: list[Adapter] = field(factory=list)
     residuals: dict[str, Tensor] = field(factory=dict)
+    merged: list[Adapter] = field(factory=list)
 
 
 def state_of(model: nn.Module) -> ModelState:

@@ -51,6 +51,41 @@ class Bundle(Protocol):
 
 
 @frozen
+class Tokens:
+    """One training example of a language model. labels: as ids, −100 where nothing is learnt.
+
+    The label at i is what the model shall say at i (labels are not shifted); nbytes: UTF-8 bytes
+    of the text that is learnt, for likelihoods that compare across tokenizers.
+    """
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    nbytes: int = 0
+
+
+@frozen
+class Choice:
+    """One item to score: a prompt and options that follow it. answer: index of the right one."""
+
+    prompt: tuple[int, ...]
+    options: tuple[tuple[int, ...], ...]
+    answer: int
+    nbytes: tuple[int, ...] = ()
+    group: str = ""
+
+
+@runtime_checkable
+class LanguageBundle(Bundle, Protocol):
+    """What a bundle with a tokenizer offers further, so that data plugins need not know models."""
+
+    def pack(self, examples: Sequence[Tokens]) -> Batch:
+        """Make one micro-batch: examples behind each other, attention and positions apart."""
+
+    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: Sequence[int] = ()) -> list[list[int]]:
+        """Continue each prompt greedily; returns the new ids, without the stop token."""
+
+
+@frozen
 class OptionScores:
     """Log-likelihoods of one item's options, given its prompt.
 

@@ -8,7 +8,7 @@ last part off restores the class itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -21,10 +21,12 @@ from mgk_core.errors import InputError
 
 
 class Part(nn.Module):
-    """What an adapter adds to one module. Subclasses override one of the two methods.
+    """What an adapter adds to one module. Subclasses override `weights`, and `adjust` where they can.
 
     `adjust` is the fast way: it sees the module's input and output. `weights` is the general
-    way, for modules that use their weight functionally: it replaces parameters for the call.
+    way, for modules that use their weight functionally: it replaces parameters for the call
+    (``on_weights`` True). A part that adjusts implements `weights` too: a later part of the same
+    module that has to know the weight as it stands (DoRA's norm) asks for it.
     """
 
     enabled: bool = True
@@ -43,21 +45,18 @@ class _Adapted:
     """Mixin of every adapted class: parts in order of attaching."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        slot = self._modules[SLOT]  # type: ignore[attr-defined]
-        parts = [p for p in slot.values() if p.enabled]
+        parts = [p for p in self._modules[SLOT]._modules.values() if p.enabled]  # type: ignore[attr-defined]
         plain = super().forward  # type: ignore[misc]
-        changed: dict[str, Tensor] = {}
-        for part in parts:
-            if part.on_weights:
-                current = {**dict(self.named_parameters(recurse=True)), **changed}  # type: ignore[attr-defined]
-                changed.update(part.weights(self, current))
-        if changed:
+        replacing = [p for p in parts if p.on_weights]
+        if replacing:
+            changed = effective_weights(self, replacing)  # type: ignore[arg-type]
             output = _with_weights(self, plain, changed, args, kwargs)  # type: ignore[arg-type]
         else:
             output = plain(*args, **kwargs)
+        inputs = args or tuple(kwargs.values())
         for part in parts:
             if not part.on_weights:
-                output = part.adjust(self, args, output)
+                output = part.adjust(self, inputs, output)
         return output
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -70,6 +69,20 @@ def _rebuild(cls: type[nn.Module]) -> nn.Module:
     return adapted.__new__(adapted)
 
 
+def parts_of(module: nn.Module) -> list[Part]:
+    """Return the parts on a module in the order in which they were put there."""
+    return list(module._modules[SLOT]._modules.values()) if is_adapted(module) else []  # type: ignore[arg-type, union-attr]
+
+
+def effective_weights(module: nn.Module, parts: Iterable[Part]) -> dict[str, Tensor]:
+    """Return what ``parts``, one after the other, make of the module's parameters (only the changed ones)."""
+    own = {n: p for n, p in module.named_parameters() if SLOT not in n.split(".")}
+    changed: dict[str, Tensor] = {}
+    for part in parts:
+        changed.update(part.weights(module, {**own, **changed}))
+    return changed
+
+
 def _with_weights(
     module: nn.Module,
     forward: Callable[..., Any],
@@ -77,20 +90,22 @@ def _with_weights(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """Call ``forward`` with some parameters replaced by plain tensors, then put them back."""
-    kept: list[tuple[nn.Module, str, nn.Parameter | None]] = []
+    """Call ``forward`` with some parameters shadowed by plain tensors.
+
+    An instance attribute hides the registered parameter of the same name, which itself stays in
+    its place: names, order and identity of the parameters never change.
+    """
+    hidden: list[tuple[nn.Module, str]] = []
     try:
         for name, value in changed.items():
             path, _, attribute = name.rpartition(".")
             owner = module.get_submodule(path)
-            kept.append((owner, attribute, owner._parameters[attribute]))
-            del owner._parameters[attribute]
+            hidden.append((owner, attribute))
             owner.__dict__[attribute] = value
         return forward(*args, **kwargs)
     finally:
-        for owner, attribute, parameter in reversed(kept):
+        for owner, attribute in hidden:
             owner.__dict__.pop(attribute, None)
-            owner._parameters[attribute] = parameter
 
 
 @cache
@@ -104,16 +119,30 @@ def is_adapted(module: nn.Module) -> bool:
     return isinstance(module, _Adapted)
 
 
+def _no_shortcut(module: nn.Module, args: Any, output: Any) -> None:
+    """Do nothing; being registered is the point (see `put`)."""
+
+
+def _key(name: str) -> str:
+    """Return the slot's key of an adapter: no dot, and never the name of a module's own attribute."""
+    return "@" + name.replace(".", "%2E")
+
+
 def put(module: nn.Module, name: str, part: Part) -> None:
-    """Put ``part`` on ``module`` under the adapter's name; `InputError` where it is taken."""
+    """Put ``part`` on ``module`` under the adapter's name; `InputError` where it is taken.
+
+    The hook on the part is never called. ``nn.TransformerEncoderLayer`` reads its children's
+    weights directly, past their forward methods, unless some module inside it has a hook.
+    """
     if not is_adapted(module):
-        module.add_module(SLOT, nn.ModuleDict())
+        module.add_module(SLOT, nn.Module())
         module.__class__ = adapted_class(type(module))
     slot = module.get_submodule(SLOT)
-    assert isinstance(slot, nn.ModuleDict)  # noqa: S101 - made above
-    if name in slot:
+    if _key(name) in slot._modules:
         raise InputError(f"an adapter named {name!r} is attached already; give the new one another name")
-    slot[name] = part
+    if not part._forward_hooks:
+        part.register_forward_hook(_no_shortcut)
+    slot.add_module(_key(name), part)
 
 
 def take(module: nn.Module, name: str) -> None:
@@ -121,10 +150,8 @@ def take(module: nn.Module, name: str) -> None:
     if not is_adapted(module):
         return
     slot = module.get_submodule(SLOT)
-    assert isinstance(slot, nn.ModuleDict)  # noqa: S101 - made by put
-    if name in slot:
-        del slot[name]
-    if len(slot) == 0:
+    slot._modules.pop(_key(name), None)
+    if not slot._modules:
         del module._modules[SLOT]
         module.__class__ = type(module).__bases__[1]
 

@@ -1,0 +1,76 @@
+"""Device, threads, memory: asked once, told plainly."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+
+import psutil
+import torch
+
+from mgk_core.errors import EnvironmentFault, InputError
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return the device for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    :raises EnvironmentFault: the device is not there; says what ``auto`` would take
+    """
+    if wanted == "auto":
+        return torch.device(_best())
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise InputError(f"device {wanted!r}: expected auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "cuda":
+        _need_cuda(device, wanted)
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise EnvironmentFault(f"device 'mps': this machine has none; 'auto' would take {_best()!r}")
+    elif device.type != "cpu":
+        raise InputError(f"device {wanted!r}: expected auto, cpu, cuda, cuda:N or mps")
+    return device
+
+
+def _need_cuda(device: torch.device, wanted: str) -> None:
+    if not torch.cuda.is_available():
+        reason = "this torch is built without CUDA" if torch.version.cuda is None else "no CUDA device is visible"
+        raise EnvironmentFault(f"device {wanted!r}: {reason}; 'auto' would take {_best()!r}")
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise EnvironmentFault(f"device {wanted!r}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+
+
+def _best() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def set_up(device: torch.device, *, threads: int, deterministic: bool) -> None:
+    """Set threads and determinism for this process."""
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+        torch.cuda.reset_peak_memory_stats(device)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def memory(device: torch.device) -> dict[str, int]:
+    """Return bytes: peak and present RSS of the process; allocated, reserved and peak on CUDA."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    figures = {
+        "rss": psutil.Process().memory_info().rss,
+        "rss_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+    }
+    if device.type == "cuda":
+        figures["cuda_allocated"] = torch.cuda.memory_allocated(device)
+        figures["cuda_reserved"] = torch.cuda.memory_reserved(device)
+        figures["cuda_peak"] = torch.cuda.max_memory_allocated(device)
+    return figures
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin a new peak on CUDA; the process's RSS peak cannot be reset."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)

@@ -1,0 +1,40 @@
+"""Where events go: the console's sink, the metrics file, the phase's observers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import define, field
+
+from mgk_core.context import Observer
+from mgk_core.metricslog import MetricsLog
+
+Sink = Callable[[Mapping[str, Any]], None]
+KEPT = ("step", "evaluation", "phase", "merge", "gate", "alarm", "time", "dev")
+
+
+def ignore(_: Mapping[str, Any]) -> None:
+    """Be the sink of those who want to hear nothing."""
+
+
+@define(eq=False)
+class Events:
+    """Hands each event to everybody. ``event`` in `KEPT` is written to metrics.jsonl too."""
+
+    sink: Sink = ignore
+    log: MetricsLog | None = None
+    observers: list[Observer] = field(factory=list)
+
+    def __call__(self, event: str, **data: Any) -> None:
+        """Tell everybody of one event."""
+        entry = {"event": event, **data}
+        if self.log is not None and event in KEPT:
+            self.log.write(entry)
+        self.sink(entry)
+        for observer in self.observers:
+            observer.on_event(entry)
+
+    def observe(self, observers: Sequence[Observer]) -> None:
+        """Replace the observers by those of a new phase."""
+        self.observers = list(observers)

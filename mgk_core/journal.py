@@ -1,0 +1,98 @@
+"""The append-only record of what a run has done: one JSON object a line, hash-chained.
+
+Each line carries the hash of the one before and its own, so that a changed, lost or reordered
+line is found. A torn last line is what a crash leaves; it is cut off when the journal is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from mgk_core.errors import StoreError
+from mgk_core.store import Store
+
+NAME = "journal.jsonl"
+START = "0" * 32
+
+
+@define(eq=False)
+class Journal:
+    """Events of a run, in order."""
+
+    store: Store
+    events: list[dict[str, Any]] = field(factory=list)
+
+    def add(self, event: str, **data: Any) -> dict[str, Any]:
+        """Append one event; on return it is on the device."""
+        entry = {"n": len(self.events), "event": event, **data, "prev": self.head}
+        entry["hash"] = _hash(entry)
+        self.store.append(NAME, json.dumps(entry, ensure_ascii=False, allow_nan=False))
+        self.events.append(entry)
+        return entry
+
+    @property
+    def head(self) -> str:
+        """Hash of the last event."""
+        return str(self.events[-1]["hash"]) if self.events else START
+
+    def last(self, event: str, **match: Any) -> dict[str, Any] | None:
+        """Return the latest event of a kind whose data match."""
+        for entry in reversed(self.events):
+            if entry["event"] == event and all(entry.get(k) == v for k, v in match.items()):
+                return entry
+        return None
+
+
+def _hash(entry: dict[str, Any]) -> str:
+    text = json.dumps({k: v for k, v in entry.items() if k != "hash"}, ensure_ascii=False, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def open_journal(store: Store, *, repair: bool = True) -> Journal:
+    """Read a run's journal whole; a torn last line is cut off where ``repair``.
+
+    :raises StoreError: a line in the middle is damaged: says which
+    """
+    path = store.path(NAME)
+    journal = Journal(store)
+    if not path.exists():
+        return journal
+    data = path.read_bytes()
+    good = 0
+    for number, line in enumerate(data.splitlines(keepends=True), 1):
+        entry = _parse(line)
+        last = good + len(line) >= len(data)
+        if entry is None and last:
+            break
+        if entry is None or entry.get("prev") != journal.head or entry.get("n") != len(journal.events):
+            raise StoreError(
+                f"{path}:{number}: the journal is damaged here (hash chain broken);"
+                " restore the file from a copy, or start a new run from the last sound phase with 'mgk phase'"
+            )
+        journal.events.append(entry)
+        good += len(line)
+    if repair and good < len(data):
+        store.disk.truncate(path, good)
+    return journal
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or entry.get("hash") != _hash(entry):
+        return None
+    return entry
+
+
+def journal_path(run: Path) -> Path:
+    """Return where a run's journal lies."""
+    return run / NAME

@@ -1,0 +1,64 @@
+"""Low-rank deltas as they are stored: the one place that knows transposes, groups and batches.
+
+A weight of any shape is seen as rows of its last matrix: ``weight.reshape(-1, cols)``. Linear
+weights are (out, in), transposed ones (in, out), a convolution's (out, in/groups · kernel) in
+``groups`` blocks of rows, a stack of experts (experts · rows, cols) in ``experts`` blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from mgk_core.adapter import Factors
+
+
+@frozen(eq=False)
+class StoredDelta:
+    """A delta in its weight's stored orientation, ``scale · left @ right``, block by block.
+
+    left: (blocks, rows, k)   right: (blocks, k, cols). The flat delta is (blocks · rows, cols).
+    """
+
+    left: Tensor
+    right: Tensor
+    scale: float
+
+    @property
+    def rows(self) -> int:
+        """Number of flat rows."""
+        return self.left.shape[0] * self.left.shape[1]
+
+    def add_(self, out: Tensor, start: int) -> Tensor:
+        """Add flat rows ``start … start + len(out)`` to ``out`` in place. out: (n, cols), same dtype."""
+        per, at = self.left.shape[1], start
+        stop = start + out.shape[0]
+        while at < stop:
+            block, first = divmod(at, per)
+            last = min(per, first + stop - at)
+            piece = out[at - start : at - start + last - first]
+            piece.addmm_(self.left[block, first:last], self.right[block], alpha=self.scale)
+            at += last - first
+        return out
+
+    def dense(self) -> Tensor:
+        """Return the whole flat delta, (blocks · rows, cols)."""
+        return torch.bmm(self.left, self.right).mul_(self.scale).flatten(0, 1)
+
+
+def stored_delta(factors: Factors, *, transposed: bool, dtype: torch.dtype = torch.float32) -> StoredDelta:
+    """Bring factors into stored orientation; initial factors are subtracted, gradients are cut.
+
+    factors: a (..., rank, in), b (..., out, rank), see `Factors`.
+    """
+    a, b = factors.a, factors.b
+    if factors.a0 is not None and factors.b0 is not None:
+        # BA − B₀A₀ = [B, −B₀] [A; A₀]
+        a = torch.cat([a, factors.a0.to(a.dtype)], dim=-2)
+        b = torch.cat([b, -factors.b0.to(b.dtype)], dim=-1)
+    a, b = a.detach().to(dtype), b.detach().to(dtype)
+    if a.dim() == 2:
+        a, b = a[None], b[None]
+    left, right = (a.transpose(1, 2), b.transpose(1, 2)) if transposed else (b, a)
+    return StoredDelta(left, right, factors.scale)

@@ -1,0 +1,121 @@
+"""Rows of the retention matrix: measuring one, keeping it, and writing retention.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import cattrs
+import torch
+
+from mgk_core import metrics
+from mgk_core.bundle import Probe, Score
+from mgk_core.context import PhaseContext
+from mgk_core.errors import InputError, StoreError
+from mgk_core.hooks import Hooks
+from mgk_core.store import Store, read_json
+
+Row = Mapping[str, Score]
+
+
+def measure_row(hooks: Hooks, ctx: PhaseContext) -> dict[str, Score]:
+    """Score every probe of the configured split on the model as it stands, dropout off."""
+    model = ctx.model
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return {p.name: hooks.evaluate(ctx, p) for p in chosen_probes(ctx)}
+    finally:
+        model.train(was_training)
+
+
+def chosen_probes(ctx: PhaseContext) -> list[Probe]:
+    """Return the probes of the split that makes the row, cut to the configured limit."""
+    settings = ctx.phase.evaluate
+    probes = [p for p in ctx.probes if p.split == settings.split]
+    if settings.limit is None:
+        return probes
+    return [attrs.evolve(p, items=p.items[: settings.limit]) for p in probes]
+
+
+def check_probes(probes: Sequence[Probe], phases: Sequence[str]) -> None:
+    """Refuse two probes of one name, or a probe of no phase."""
+    names = [(p.name, p.split) for p in probes]
+    if twice := sorted({n for n, s in names if names.count((n, s)) > 1}):
+        raise InputError(f"probes of one name: {', '.join(twice)}; give each its own")
+    for probe in probes:
+        if probe.phase not in (*phases, "base"):
+            raise InputError(f"probe {probe.name!r} is bound to {probe.phase!r}, which is no phase of this pipeline")
+        if len(probe.items) == 0:
+            raise InputError(f"probe {probe.name!r} has no items")
+
+
+def save_row(store: Store, name: str, row: Row, *, digest: str, marks: Mapping[str, Any] | None = None) -> Path:
+    """Write one row with every item's value; ``digest``: of the weights it was measured on."""
+    table = {"weights": digest, **(marks or {}), "scores": [attrs.asdict(s) for s in row.values()]}
+    return store.write_json(name, table)
+
+
+def load_row(path: Path, digest: str | None = None) -> dict[str, Score] | None:
+    """Read a row back; None where it is missing or was measured on other weights."""
+    if not path.exists():
+        return None
+    raw = read_json(path)
+    try:
+        if digest is not None and raw["weights"] != digest:
+            return None
+        scores = cattrs.structure(raw["scores"], tuple[Score, ...])
+    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: is damaged: {error}") from None
+    return {s.probe: s for s in scores}
+
+
+def retention_table(rows: Sequence[tuple[str, Row]], probes: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, Any]:
+    """Return what retention.json holds: R, the figures read off it, n and standard errors."""
+    r = metrics.retention_of(rows, probes)
+    return {
+        "probes": [
+            {"name": p, "phase": probes[p], "higher_is_better": r.higher_is_better[j]} | _kind(rows, p)
+            for j, p in enumerate(r.probes)
+        ],
+        "rows": [{"name": name, "mark": marks.get(name, "")} for name in r.rows],
+        "R": r.values,
+        "stderr": [[row[p].stderr if p in row else None for p in r.probes] for _, row in rows],
+        "n": [[row[p].n if p in row else None for p in r.probes] for _, row in rows],
+        "extra": [{p: dict(row[p].extra) for p in r.probes if p in row} for _, row in rows],
+        "bwt": metrics.bwt(r),
+        "forgetting": metrics.forgetting(r),
+        "forgetting_definition": metrics.FORGETTING,
+        "forward_transfer": metrics.forward_transfer(r),
+        "plasticity": metrics.plasticity(r),
+        "gain": {p: metrics.gain(r, p) for p in r.probes},
+        "gain_kept": {p: metrics.gain_kept(r, p) for p in r.probes},
+        "base_drift": metrics.base_drift(r),
+        "base_measured": any(v == "base" for v in probes.values()),
+        "worst": metrics.worst(r),
+        "paired": _paired(rows, probes),
+    }
+
+
+def _kind(rows: Sequence[tuple[str, Row]], probe: str) -> dict[str, Any]:
+    for _, row in rows:
+        if probe in row:
+            return {"metric": row[probe].metric, "chance": row[probe].chance}
+    return {"metric": "", "chance": None}
+
+
+def _paired(rows: Sequence[tuple[str, Row]], probes: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Compare each row with row 0 and with the row before, probe by probe, on the same items."""
+    result = []
+    for i in range(1, len(rows)):
+        for other in sorted({0, i - 1}):
+            for probe in probes:
+                before, after = rows[other][1].get(probe), rows[i][1].get(probe)
+                found = metrics.paired(before, after) if before and after else None
+                if found is not None:
+                    names = {"from": rows[other][0], "to": rows[i][0], "probe": probe}
+                    result.append(names | attrs.asdict(found))
+    return result
