@@ -5,12 +5,12 @@ subclass whose forward passes the output through the parts in their slot. So sta
 ties, ``isinstance`` checks and code that reads ``module.weight`` go on working, and taking the
 last part off restores the class itself.
 """
+# ruff: noqa: SLF001 - a module's own dictionaries are what this file is about
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
@@ -32,11 +32,11 @@ class Part(nn.Module):
     enabled: bool = True
     on_weights: bool = False
 
-    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG002
         """Return the output of ``module(*args)`` with this part's contribution."""
         return output
 
-    def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:  # noqa: ARG002
         """Return replacements for some of the module's parameters, by attribute name."""
         return {}
 
@@ -108,10 +108,14 @@ def _with_weights(
             owner.__dict__.pop(attribute, None)
 
 
-@cache
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+
+
 def adapted_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """Return the subclass of ``cls`` that runs the parts in its slot."""
-    return type(f"Adapted{cls.__name__}", (_Adapted, cls), {"__module__": cls.__module__})
+    """Return the subclass of ``cls`` that runs the parts in its slot; one per class."""
+    if cls not in _CLASSES:
+        _CLASSES[cls] = type(f"Adapted{cls.__name__}", (_Adapted, cls), {"__module__": cls.__module__})
+    return _CLASSES[cls]
 
 
 def is_adapted(module: nn.Module) -> bool:
