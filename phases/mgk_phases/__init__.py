@@ -1,0 +1,1 @@
+"""The shipped pipelines and phases. They name plugins by type and import none."""

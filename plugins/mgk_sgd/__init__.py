@@ -1,0 +1,1 @@
+"""SGD, AdamW, schedules, clipping, and the step."""

@@ -1,0 +1,48 @@
+"""Configuration of the optimizers and of the step."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from mgk_core.specs import Spec, above, at_least, between, one_of, option
+
+
+@frozen(kw_only=True)
+class OptimizerSpec(Spec):
+    """What every optimizer here shares: learning rate, its schedule, weight decay, clipping."""
+
+    lr: float = option(1e-3, above(0), help="learning rate after warm-up")
+    weight_decay: float = option(0.0, at_least(0), help="decay of the adapter's own parameters")
+    clip: float | None = option(None, above(0), help="largest norm of the whole gradient; none: no clipping")
+    schedule: str = option("constant", one_of("constant", "linear", "cosine"), help="how lr falls after warm-up")
+    warmup_steps: int = option(0, at_least(0), help="steps in which lr rises linearly")
+    min_lr_ratio: float = option(0.0, between(0, 1), help="share of lr at which linear and cosine end")
+
+
+@frozen(kw_only=True)
+class SgdSpec(OptimizerSpec):
+    """Stochastic gradient descent, with momentum if wanted."""
+
+    momentum: float = option(0.0, between(0, 1), help="0: plain")
+    nesterov: bool = option(False, help="Nesterov's momentum; needs momentum > 0")
+
+    def __attrs_post_init__(self) -> None:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: needs momentum > 0, and momentum is 0")
+
+
+@frozen(kw_only=True)
+class AdamwSpec(OptimizerSpec):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101)."""
+
+    betas: tuple[float, float] = option((0.9, 0.999), help="decay of the first and the second moment")
+    eps: float = option(1e-8, above(0), help="added to the root of the second moment")
+
+    def __attrs_post_init__(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: expected two numbers from 0 to below 1, got {list(self.betas)}")
+
+
+@frozen(kw_only=True)
+class StandardStepSpec(Spec):
+    """The step: forward, backward, accumulation, clipping, update."""

@@ -1,0 +1,118 @@
+"""One optimizer step: forward, backward, accumulation, loss terms, clipping, update.
+
+With S = Σ of the micro-batches' summed losses and N = Σ of their counts, the gradient is
+``∇S / N + ∇Σ terms``. Sums are divided once, by the whole count, so that a step does not depend on
+how its examples were split; loss terms count once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mgk_core.bundle import Batch, Bundle
+from mgk_core.context import StepContext, StepOut
+from mgk_sgd.schedule import Schedule
+from mgk_sgd.state import flatten, restore
+from mgk_sgd.update import make_update, parameters_of
+
+GradientFn = Callable[[Batch], tuple[Tensor, Tensor, Sequence[Tensor]]]
+"""Micro-batch → (summed loss, count, gradients of the sum in the parameters' order)."""
+
+
+class StandardStep:
+    """Trains with any `torch.optim.Optimizer`; made once per phase.
+
+    A step whose loss or gradient is not finite changes nothing. wait: whether the device's answer
+    may be read at once, which costs nothing on the CPU and everything elsewhere.
+    """
+
+    def __init__(self, ctx: StepContext, *, wait: bool | None = None) -> None:
+        phase = ctx.phase
+        self.optimizer: torch.optim.Optimizer = phase.optimizer
+        self.parameters = parameters_of(self.optimizer)
+        self.terms = ctx.terms
+        self.clip: float | None = getattr(phase.phase.optimizer, "clip", None)
+        self.schedule = Schedule.of(phase.phase.optimizer, phase.steps)
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.wait = phase.device.type == "cpu" if wait is None else wait
+        self.gradient_of = autograd_gradients(phase.bundle, self.parameters)
+        self.update = make_update(self.optimizer, on_device=not self.wait)
+        self.took, self.left_out = (torch.full((), v, device=phase.device) for v in (0.0, 1.0))
+
+    def __call__(self, micro_batches: Sequence[Batch], step: int) -> StepOut:
+        """Perform step ``step`` (0-based) on the examples of all micro-batches together."""
+        total, count, gradients = self._accumulate(micro_batches)
+        loss = total / count
+        torch._foreach_div_(gradients, count)
+        terms = self._add_terms(gradients, step)
+        norm = gradient_norm(gradients)
+        if self.clip is not None:
+            torch._foreach_mul_(gradients, (self.clip / (norm + 1e-6)).clamp(max=1.0))
+        lr = self._set_rates(step)
+        skipped = self._apply(gradients, norm, loss if terms is None else loss + terms)
+        return StepOut(loss, terms, norm, count, skipped, lr)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the optimizer's state as flat tensors."""
+        return flatten(self.optimizer)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take the state over, bit for bit."""
+        restore(self.optimizer, state)
+
+    def _accumulate(self, micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        total, count, first = self.gradient_of(micro_batches[0])
+        gradients = list(first)
+        for batch in micro_batches[1:]:
+            more, further, added = self.gradient_of(batch)
+            total, count = total + more, count + further
+            torch._foreach_add_(gradients, list(added))
+        return total, count, gradients
+
+    def _add_terms(self, gradients: list[Tensor], step: int) -> Tensor | None:
+        """Add the loss terms' gradients; return the terms' sum."""
+        if not self.terms:
+            return None
+        value = torch.stack([term(step) for term in self.terms]).sum()
+        if value.requires_grad:
+            added = torch.autograd.grad(value, self.parameters, materialize_grads=True)
+            torch._foreach_add_(gradients, list(added))
+        return value.detach()
+
+    def _set_rates(self, step: int) -> float:
+        factor = self.schedule.factor(step)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        return self.rates[0] * factor
+
+    def _apply(self, gradients: list[Tensor], norm: Tensor, loss: Tensor) -> Tensor:
+        """Update where all is finite; return 0, or 1 where the step was left out."""
+        finite = torch.isfinite(norm + loss)
+        if not self.wait:
+            bad = 1.0 - finite.to(torch.float32)
+            self.update(gradients, bad)
+            return bad
+        if not finite:
+            return self.left_out
+        self.update(gradients, None)
+        return self.took
+
+
+def autograd_gradients(bundle: Bundle, parameters: Sequence[Tensor]) -> GradientFn:
+    """Return the gradient function that works for every bundle and adapter."""
+
+    def gradients(batch: Batch) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        total, count = bundle.loss(batch)
+        found = torch.autograd.grad(total, parameters, materialize_grads=True)
+        return total.detach(), count, found
+
+    return gradients
+
+
+def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """2-norm of all gradients together, 0-dim fp32; not finite where any entry is not."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))).float())  # noqa: SLF001
+    return norm

@@ -1,0 +1,1 @@
+"""The small reference network and its learnable tasks."""

@@ -1,0 +1,70 @@
+"""The reference network as a bundle, and the batches that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import define, field, frozen
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mgk_core.bundle import OptionScores
+from mgk_core.errors import InputError
+from mgk_textmodel.network import ReferenceNetwork, save
+
+
+@frozen(eq=False)
+class Pairs:
+    """A batch, or a probe's item. inputs: (n, in)   targets: (n, out)   count: n as a 0-dim tensor."""
+
+    inputs: Tensor = field(repr=False)
+    targets: Tensor = field(repr=False)
+    count: Tensor
+
+    @staticmethod
+    def of(inputs: Tensor, targets: Tensor) -> Pairs:
+        """Make a batch; the count is filled on the device, so that no copy waits for it."""
+        return Pairs(inputs, targets, torch.full((), float(len(inputs)), device=inputs.device))
+
+
+@define(eq=False)
+class ReferenceBundle:
+    """The network and its loss: squared error, summed over the outputs and over the batch."""
+
+    model: nn.Module
+    device: torch.device
+    tokenizer: Any = None
+
+    @property
+    def network(self) -> ReferenceNetwork:
+        """The model, by its own type."""
+        assert isinstance(self.model, ReferenceNetwork)  # noqa: S101 - made by this plugin
+        return self.model
+
+    def loss(self, batch: Pairs) -> tuple[Tensor, Tensor]:
+        """Return (squared error summed over all outputs and examples, number of examples)."""
+        return functional.mse_loss(self.model(batch.inputs), batch.targets, reduction="sum"), batch.count
+
+    def outputs(self, batch: Pairs, positions: Tensor | None = None) -> Tensor:
+        """Return the outputs of the examples ``positions`` (all where None): (positions, out)."""
+        inputs = batch.inputs if positions is None else batch.inputs[positions]
+        outputs: Tensor = self.model(inputs)
+        return outputs
+
+    def score(self, items: Sequence[Any]) -> list[OptionScores]:
+        """Refuse: the network gives numbers, no likelihoods."""
+        raise InputError(
+            f"the reference network cannot score the options of {len(items)} items: it has no tokens;"
+            " use the metric 'squared_error', or a base that is a language model"
+        )
+
+    def valid(self, batch: Pairs) -> Tensor | None:  # noqa: ARG002 - the protocol's signature
+        """Return None: there is no padding."""
+        return None
+
+    def save(self, directory: Path) -> None:
+        """Write ``model.safetensors`` and ``config.json``; `mgk_textmodel.network.load` reads them."""
+        save(self.network, directory)

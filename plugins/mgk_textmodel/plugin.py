@@ -1,0 +1,44 @@
+"""The hooks of mgk_textmodel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mgk_core.hookspecs import hookimpl
+from mgk_textmodel.specs import NoiseSpec, PairsSpec, ReferenceSpec, TeacherSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from mgk_core.bundle import Bundle, PhaseData
+    from mgk_core.specs import Spec, SpecRegistry
+
+
+@hookimpl
+def mgk_register_specs(registry: SpecRegistry) -> None:
+    """Answer for the base ``reference`` and the data ``teacher`` and ``noise``."""
+    registry.add("base", "reference", ReferenceSpec)
+    registry.add("data", "teacher", TeacherSpec)
+    registry.add("data", "noise", NoiseSpec)
+
+
+@hookimpl
+def mgk_build_model(spec: Spec, device: torch.device) -> Bundle | None:
+    """Build the reference network."""
+    if not isinstance(spec, ReferenceSpec):
+        return None
+    from mgk_textmodel.bundle import ReferenceBundle
+    from mgk_textmodel.network import build
+
+    network = build(spec).to(device).requires_grad_(requires_grad=False).eval()
+    return ReferenceBundle(network, device)
+
+
+@hookimpl
+def mgk_load_data(spec: Spec, bundle: Bundle) -> PhaseData | None:
+    """Draw the examples of a task."""
+    if not isinstance(spec, PairsSpec):
+        return None
+    from mgk_textmodel.data import load
+
+    return load(spec, bundle)
