@@ -1,0 +1,1 @@
+"""Probes, gates, and what to do where a gate refuses."""

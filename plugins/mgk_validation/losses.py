@@ -1,0 +1,107 @@
+"""Metrics that are read off the bundle's loss: squared error and perplexity.
+
+An item is a batch of the bundle's own kind, or a `Tokens` example that the bundle packs. Each item
+is asked for alone, so that a probe has a value per item, and with it a standard error and paired
+tests; the sums stay on the device until all are there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import frozen
+
+from mgk_core.bundle import Bundle, LanguageBundle, Probe, Score, Tokens
+from mgk_core.errors import InputError
+
+
+@frozen
+class ItemLosses:
+    """Each item's summed loss and count (outputs' examples, or tokens)."""
+
+    sums: tuple[float, ...]
+    counts: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Σ sums / Σ counts."""
+        return math.fsum(self.sums) / math.fsum(self.counts)
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of `mean` as a ratio of two means over items (delta method).
+
+        √(n / (n − 1) · Σ (sᵢ − R cᵢ)²) / Σ cᵢ; for equal counts the ordinary one. NaN for n = 1.
+        """
+        n, ratio = len(self.sums), self.mean
+        if n < 2:
+            return math.nan
+        squares = math.fsum((s - ratio * c) ** 2 for s, c in zip(self.sums, self.counts, strict=True))
+        return math.sqrt(n / (n - 1) * squares) / math.fsum(self.counts)
+
+    @property
+    def per_item(self) -> tuple[float, ...]:
+        """Each item's own mean."""
+        return tuple(s / c for s, c in zip(self.sums, self.counts, strict=True))
+
+
+def squared_error(bundle: Bundle, probe: Probe) -> Score:
+    """Mean of the bundle's loss per example, in the loss's own unit."""
+    losses = measure(bundle, probe)
+    return score(probe, losses.mean, losses.stderr, losses.per_item)
+
+
+def perplexity(bundle: Bundle, probe: Probe) -> Score:
+    """exp(total NLL / total tokens); the items' values are their NLL per token, in nats."""
+    losses = measure(bundle, probe)
+    value = math.exp(min(losses.mean, 700.0)) if math.isfinite(losses.mean) else math.nan
+    extra = {"nll": losses.mean, "nll_stderr": losses.stderr, "tokens": math.fsum(losses.counts)}
+    if nbytes := sum(item.nbytes for item in probe.items if isinstance(item, Tokens)):
+        extra["nll_per_byte"] = math.fsum(losses.sums) / nbytes
+    return score(probe, value, value * losses.stderr, losses.per_item, extra)
+
+
+def score(
+    probe: Probe, value: float, stderr: float, per_item: tuple[float, ...], extra: Mapping[str, float] | None = None
+) -> Score:
+    """Make a probe's score."""
+    return Score(
+        probe=probe.name,
+        metric=probe.metric,
+        value=value,
+        n=len(per_item),
+        stderr=stderr,
+        higher_is_better=probe.higher_is_better,
+        chance=probe.chance,
+        per_item=per_item,
+        extra=extra or {},
+    )
+
+
+@torch.no_grad()
+def measure(bundle: Bundle, probe: Probe) -> ItemLosses:
+    """Ask for every item's loss; `InputError` names an item in which nothing is to be learnt."""
+    pairs = [bundle.loss(_batch(bundle, probe, item)) for item in probe.items]
+    sums, counts = _column([s for s, _ in pairs]), _column([c for _, c in pairs])
+    if empty := [i for i, c in enumerate(counts) if c <= 0]:
+        raise InputError(
+            f"probe {probe.name!r}: nothing is scored in {len(empty)} of {len(counts)} items (first: item"
+            f" {empty[0]}); each item needs at least one label that is no padding"
+        )
+    return ItemLosses(sums, counts)
+
+
+def _column(tensors: Sequence[torch.Tensor]) -> tuple[float, ...]:
+    """Read many 0-dim tensors with one transfer."""
+    return tuple(torch.stack([t.reshape(()) for t in tensors]).double().tolist())
+
+
+def _batch(bundle: Bundle, probe: Probe, item: Any) -> Any:
+    if not isinstance(item, Tokens):
+        return item
+    if not isinstance(bundle, LanguageBundle):
+        raise InputError(f"probe {probe.name!r} has tokens as items, and this base is no language model")
+    return bundle.pack([item])

@@ -1,0 +1,126 @@
+"""Metrics over questions with options, scored by log-likelihood of the options' own content.
+
+An option's score is its log-likelihood per token, so that a long option is not punished; the model
+chooses the option with the highest. Two metrics come from one scoring of the same items:
+``option_logprob``, the mean score of the right option (nats per token), and ``option_accuracy``.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+
+from attrs import define, field, frozen
+from torch import nn
+
+from mgk_core.bundle import Bundle, Choice, OptionScores, Probe, Score
+from mgk_core.errors import InputError
+from mgk_core.inject import parts_of
+from mgk_validation.losses import score
+
+
+@frozen
+class Scored:
+    """One item: which option is right, and each option's log-likelihood: whole, per token, per byte."""
+
+    answer: int
+    whole: tuple[float, ...]
+    per_token: tuple[float, ...]
+    per_byte: tuple[float, ...]
+
+    @property
+    def margin(self) -> float:
+        """The right option's score minus that of the best wrong one; the choice is right where it is > 0."""
+        wrong = [s for i, s in enumerate(self.per_token) if i != self.answer]
+        return self.per_token[self.answer] - max(wrong)
+
+    def right(self, scores: Sequence[float]) -> float:
+        """1 where the answer's score is above all others, else 0 (a tie is no answer)."""
+        return float(all(scores[self.answer] > s for i, s in enumerate(scores) if i != self.answer))
+
+
+def option_metric(bundle: Bundle, probe: Probe) -> Score:
+    """Score the probe's items, or take the scoring that its sibling has just caused."""
+    check_items(probe)
+    items = _SEEN.setdefault(bundle.model, Cache()).scored(bundle, probe)
+    right = tuple(item.right(item.per_token) for item in items)
+    own = tuple(item.per_token[item.answer] for item in items)
+    chance = math.fsum(1 / len(item.per_token) for item in items) / len(items)
+    extra = {
+        "accuracy": _mean(right),
+        "accuracy_stderr": _stderr(right),
+        "accuracy_whole": _mean([item.right(item.whole) for item in items]),
+        "accuracy_per_byte": _mean([item.right(item.per_byte) for item in items]),
+        "logprob": _mean(own),
+        "margin": _mean([item.margin for item in items]),
+        "chance": chance,
+    }
+    values = own if probe.metric == "option_logprob" else right
+    return score(probe, _mean(values), _stderr(values), values, extra)
+
+
+@define(eq=False)
+class Cache:
+    """The last scoring of each set of items, for the other metrics of the same row.
+
+    It is used once per probe, and only while no weight and no adapter's switch has changed: a probe
+    that comes a second time begins a new row.
+    """
+
+    kept: dict[int, tuple[tuple[int, ...], tuple[Scored, ...], set[str]]] = field(factory=dict)
+
+    def scored(self, bundle: Bundle, probe: Probe) -> tuple[Scored, ...]:
+        """Return the scored items of a probe."""
+        key, state = hash(tuple(probe.items)), _state(bundle.model)
+        before, items, users = self.kept.get(key, ((), (), set()))
+        if before != state or probe.name in users:
+            items, users = score_items(bundle, probe), set()
+        users.add(probe.name)
+        self.kept[key] = (state, items, users)
+        return items
+
+
+_SEEN: weakref.WeakKeyDictionary[nn.Module, Cache] = weakref.WeakKeyDictionary()
+
+
+def check_items(probe: Probe) -> None:
+    """Raise `InputError` for the first item that is no question with options."""
+    for i, item in enumerate(probe.items):
+        if not isinstance(item, Choice) or len(item.options) < 2 or not 0 <= item.answer < len(item.options):
+            raise InputError(
+                f"probe {probe.name!r}, item {i}: expected a Choice of two or more options with its answer"
+            )
+
+
+def score_items(bundle: Bundle, probe: Probe) -> tuple[Scored, ...]:
+    """Ask the bundle once for all items."""
+    found = bundle.score(probe.items)
+    return tuple(_scored(item, scores) for item, scores in zip(probe.items, found, strict=True))
+
+
+def _scored(item: Choice, scores: OptionScores) -> Scored:
+    tokens, nbytes = (tuple(max(n, 1) for n in lengths) for lengths in (scores.tokens, scores.bytes))
+    return Scored(
+        item.answer,
+        scores.logprob,
+        tuple(s / n for s, n in zip(scores.logprob, tokens, strict=True)),
+        tuple(s / n for s, n in zip(scores.logprob, nbytes, strict=True)),
+    )
+
+
+def _state(model: nn.Module) -> tuple[int, ...]:
+    """Where every weight lies and how often it was written, and which adapters are switched on."""
+    weights = [n for p in model.parameters() for n in (p.data_ptr(), p._version)]  # noqa: SLF001 - torch has no other
+    switches = [int(part.enabled) for module in model.modules() for part in parts_of(module)]
+    return (*weights, *switches)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _stderr(values: Sequence[float]) -> float:
+    """Sample standard deviation / √n; NaN for n = 1."""
+    n, mean = len(values), _mean(values)
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else math.nan

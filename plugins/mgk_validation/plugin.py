@@ -1,0 +1,58 @@
+"""The hooks of mgk_validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mgk_core.hookspecs import hookimpl
+from mgk_validation import specs
+
+if TYPE_CHECKING:
+    from mgk_core.bundle import Probe, Score
+    from mgk_core.context import PhaseContext
+    from mgk_core.outcome import Recovery, Verdict
+    from mgk_core.specs import Spec, SpecRegistry
+
+
+@hookimpl
+def mgk_register_specs(registry: SpecRegistry) -> None:
+    """Answer for the gates and the recoveries."""
+    registry.add("gate", "max-drop", specs.MaxDropSpec)
+    registry.add("gate", "min-gain", specs.MinGainSpec)
+    registry.add("gate", "keep-base", specs.KeepBaseSpec)
+    registry.add("gate", "threshold", specs.ThresholdSpec)
+    registry.add("recover", "scale-search", specs.ScaleSearchSpec)
+    registry.add("recover", "train-on", specs.TrainOnSpec)
+    registry.add("recover", "keep-apart", specs.KeepApartSpec)
+    registry.add("recover", "stop", specs.StopSpec)
+
+
+@hookimpl
+def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score | None:
+    """Measure squared error, perplexity, and questions with options."""
+    from mgk_validation import losses, options
+
+    if probe.metric == "squared_error":
+        return losses.squared_error(ctx.bundle, probe)
+    if probe.metric == "perplexity":
+        return losses.perplexity(ctx.bundle, probe)
+    if probe.metric in ("option_logprob", "option_accuracy"):
+        return options.option_metric(ctx.bundle, probe)
+    return None
+
+
+@hookimpl
+def mgk_gate(ctx: PhaseContext, before: Sequence[Mapping[str, Score]], after: Mapping[str, Score]) -> Verdict | None:
+    """Ask the gates that the phase names."""
+    from mgk_validation.gates import judge
+
+    return judge(ctx, before, after)
+
+
+@hookimpl
+def mgk_recover(ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec) -> Recovery | None:
+    """Offer a smaller merge, more training, the adapter kept apart, or to stop."""
+    from mgk_validation.recoveries import recover
+
+    return recover(ctx, tried, spec)
