@@ -38,3 +38,8 @@ class Events:
     def observe(self, observers: Sequence[Observer]) -> None:
         """Replace the observers by those of a new phase."""
         self.observers = list(observers)
+
+    def flush(self) -> None:
+        """Hand buffered metrics to the system."""
+        if self.log is not None:
+            self.log.flush()

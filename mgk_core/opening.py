@@ -1,0 +1,99 @@
+"""Opening a session: plugins, configuration, device, model, data; for a new run or an old one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from attrs import frozen
+
+from mgk_core.adapter import state_of
+from mgk_core.config import Resolved, load_tree, plugin_settings, resolve
+from mgk_core.device import pick_device, set_up
+from mgk_core.digest import base_digest
+from mgk_core.events import Events
+from mgk_core.hooks import Hooks
+from mgk_core.journal import Journal
+from mgk_core.ledger import Ledger, environment
+from mgk_core.manager import load_plugins
+from mgk_core.render import as_table
+from mgk_core.scores import check_probes
+from mgk_core.session import Session
+from mgk_core.store import Store
+from mgk_core.tree import Tree
+
+
+@frozen
+class Prepared:
+    """A configuration and the plugins that understand it; nothing heavy has happened yet."""
+
+    resolved: Resolved
+    hooks: Hooks
+
+
+def prepare(tree: Tree, without: Iterable[str] = ()) -> Prepared:
+    """Load plugins as the tree asks and resolve it.
+
+    :raises PluginError: an installed plugin is broken and was not left out
+    :raises ConfigError: every problem of the configuration
+    """
+    settings = plugin_settings(tree)
+    plugins = load_plugins(without=(*settings.without, *without), prefer=settings.prefer)
+    plugins.require_whole()
+    return Prepared(resolve(tree, plugins.registry), Hooks(plugins))
+
+
+def prepare_run(run: Path, without: Iterable[str] = ()) -> Prepared:
+    """Resolve a run's own run.toml."""
+    return prepare(load_tree(file=run / "run.toml"), without)
+
+
+def open_session(prepared: Prepared, store: Store, journal: Journal, events: Events) -> Session:
+    """Build the model and read all data; nothing is written but the metrics."""
+    config = prepared.resolved.config
+    device = pick_device(config.run.device)
+    set_up(device, threads=config.run.threads, deterministic=config.run.deterministic)
+    torch.manual_seed(config.run.seed)
+    events("load", what="base", type=config.base.type, device=str(device))
+    bundle = prepared.hooks.build_model(config.base, device)
+    bundle.model.requires_grad_(False)
+    bundle.model.eval()
+    ledger = Ledger(
+        base=base_digest(bundle.model),
+        base_spec=as_table(config)["base"],
+        environment=environment(device),
+    )
+    session = Session(prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger)
+    for phase in config.phases:
+        events("load", what="data", phase=phase.name, type=phase.data.type)
+        session.data.append(prepared.hooks.load_data(phase.data, bundle))
+        for note in session.data[-1].notes:
+            events("note", phase=phase.name, text=note)
+    check_probes(session.probes, [p.name for p in config.phases])
+    session.targets = _targets(session)
+    return session
+
+
+def _targets(session: Session) -> tuple[str, ...]:
+    """Return the weights that any phase will adapt, where a retention method may ask for them.
+
+    Only attaching tells, so each distinct adapter is attached once and taken off again.
+    """
+    if not any(p.retention or p.recover for p in session.config.phases):
+        return ()
+    model = session.bundle.model
+    names: dict[str, None] = {}
+    seen: list[object] = []
+    for spec in (p.adapter for p in session.config.phases):
+        if spec in seen:
+            continue
+        seen.append(spec)
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            adapter = session.hooks.attach_adapter(model, spec, "targets")
+        names |= dict.fromkeys(adapter.targets())
+        adapter.detach()
+    state_of(model)
+    return tuple(names)
+
+

@@ -1,0 +1,233 @@
+"""A phase, from entry to exit: attach, assert the identity, train, hand over to the transition."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import attrs
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from mgk_core.adapter import Adapter, state_of, trainable
+from mgk_core.checkpoint import Progress, list_checkpoints, load_checkpoint, newest_sound, save_checkpoint, set_rng_state
+from mgk_core.context import PhaseContext, StepContext, StepFn
+from mgk_core.digest import base_digest
+from mgk_core.errors import GateRefused, Interrupted, MgkError, PluginError
+from mgk_core.outcome import Outcome, Recovery
+from mgk_core.rundir import phase_folder
+from mgk_core.session import Session
+from mgk_core.training import Trainer, steps_of
+from mgk_core.transition import Transition
+from mgk_core.verify import outputs_on, relative_error
+
+CLOSE = 1e-3  # an adapter that promises "close" may move the outputs by this much, relative
+
+
+@define(eq=False)
+class PhaseRun:
+    """Runs one phase of a session, from the beginning or from its newest checkpoint."""
+
+    session: Session
+    index: int
+    ctx: PhaseContext = field(init=False)
+    progress: Progress = field(factory=Progress)
+    trainer: Trainer | None = None
+    observers: list[object] = field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.ctx = self.session.context(self.index)
+
+    @property
+    def folder(self) -> str:
+        """The phase's folder, relative to the run."""
+        return phase_folder(self.index, self.ctx.phase.name)
+
+    def run(self) -> Outcome:
+        """Run the phase. `mgk_phase_exit` is called however it ends.
+
+        :raises GateRefused: refused, no recovery left; rolled back and on record
+        """
+        session, ctx = self.session, self.ctx
+        session.events("phase", phase=ctx.phase.name, index=self.index, title=ctx.phase.title, state="enter")
+        session.hooks.phase_enter(ctx)
+        try:
+            outcome = self._run()
+        except BaseException as error:
+            kind = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+            self._take_off()
+            session.hooks.phase_exit(ctx, Outcome(kind, error=error))  # type: ignore[arg-type]
+            raise
+        self._take_off()
+        session.hooks.phase_exit(ctx, outcome)
+        session.events("phase", phase=ctx.phase.name, index=self.index, state="exit", result=outcome.result)
+        if outcome.result == "rolled_back":
+            reasons = "; ".join(f"{r.gate}: {r.reason}" for r in outcome.refusals)
+            raise GateRefused(
+                f"phase {ctx.phase.name!r} was refused and rolled back: {reasons}. The base is as before the phase;"
+                f" its adapter is in {self.session.store.path(self.folder) / 'adapter'}"
+            )
+        return outcome
+
+    def _run(self) -> Outcome:
+        session, ctx = self.session, self.ctx
+        assert ctx.data is not None  # noqa: S101 - the runner loads data first
+        settings = ctx.phase.train
+        ctx.steps = steps_of(len(ctx.data.train), settings.batch_size, settings.epochs, settings.steps)
+        checkpoint = self._newest_checkpoint()
+        session.journal.add("phase_enter", phase=ctx.phase.name, steps=ctx.steps, checkpoint=str(checkpoint or ""))
+        with session.timed("attach"):
+            ctx.adapter = self._attach(initialise=checkpoint is None)
+            before = session.ledger.head
+        trainer = self._trainer()
+        if checkpoint is not None:
+            self._load(checkpoint, trainer)
+        with session.timed("training"):
+            finished = trainer.run(ctx.steps)
+        if not finished:
+            raise Interrupted(f"phase {ctx.phase.name!r} stopped after step {self.progress.step} of {ctx.steps}")
+        self._finish_training(trainer, before)
+        outcome = Transition(session, ctx, self._train_on).run()
+        session.store.remove(f"{self.folder}/checkpoint")
+        return outcome
+
+    def _attach(self, *, initialise: bool) -> Adapter:
+        """Attach the adapter, check what it promised, and let plugins initialise it."""
+        session, ctx = self.session, self.ctx
+        assert ctx.data is not None  # noqa: S101 - the runner loads data first
+        model = ctx.model
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        base = outputs_on(ctx.bundle, ctx.data.verify)
+        torch.manual_seed(ctx.seed)
+        adapter = session.hooks.attach_adapter(model, ctx.phase.adapter, ctx.phase.name)
+        state_of(model).adapters.append(adapter)
+        ctx.adapter = adapter
+        _check_trainable(ctx, adapter)
+        _check_identity(ctx, adapter, base)
+        if initialise:
+            session.hooks.init_adapter(adapter, ctx)
+            _check_identity(ctx, adapter, base)
+        return adapter
+
+    def _trainer(self) -> Trainer:
+        session, ctx = self.session, self.ctx
+        assert ctx.adapter is not None  # noqa: S101 - attached above
+        if ctx.optimizer is None:
+            ctx.optimizer = session.hooks.make_optimizer(ctx.adapter, ctx.phase.optimizer)
+        self.observers = list(session.hooks.observers(ctx))
+        session.events.observe(self.observers)  # type: ignore[arg-type]
+        step = self._make_step()
+        self.trainer = Trainer(ctx, step, session.events, self.progress, self._save, session.stop)
+        return self.trainer
+
+    def _make_step(self) -> StepFn:
+        terms = self.session.hooks.loss_terms(self.ctx)
+        return self.session.hooks.make_step(StepContext(self.ctx, tuple(terms.values()), tuple(terms)))
+
+    def _save(self) -> None:
+        """Write a checkpoint of everything; called by the trainer between two steps."""
+        session, trainer = self.session, self.trainer
+        assert trainer is not None and self.ctx.adapter is not None  # noqa: S101, PT018 - it calls this
+        with session.timed("checkpoint"):
+            if session.events.log is not None:
+                self.progress.metrics_length = session.events.log.sync()
+            self.progress.observers = [o.state_dict() if hasattr(o, "state_dict") else None for o in self.observers]
+            save_checkpoint(
+                session.store, f"{self.folder}/checkpoint", self.progress, self.ctx.adapter, trainer.step,
+                trainer.best, session.device, keep=self.ctx.phase.train.keep_checkpoints,
+            )  # fmt: skip
+            session.journal.add("checkpoint", phase=self.ctx.phase.name, step=self.progress.step)
+
+    def _newest_checkpoint(self) -> Path | None:
+        path, wrong = newest_sound(self.session.store.path(f"{self.folder}/checkpoint"))
+        for message in wrong:
+            self.session.events("note", phase=self.ctx.phase.name, text=f"a checkpoint was left out: {message}")
+        return path
+
+    def _load(self, path: Path, trainer: Trainer) -> None:
+        """Go on from a checkpoint as if nothing had happened."""
+        session, ctx = self.session, self.ctx
+        assert ctx.adapter is not None  # noqa: S101 - attached before
+        progress, parts = load_checkpoint(path)
+        for attribute in attrs.fields(Progress):
+            setattr(self.progress, attribute.name, getattr(progress, attribute.name))
+        ctx.adapter.load_state_dict(parts["adapter"])
+        trainer.step.load_state_dict(parts["optimizer"])
+        trainer.best = parts.get("best")
+        for observer, state in zip(self.observers, progress.observers, strict=False):
+            if state is not None and hasattr(observer, "load_state_dict"):
+                observer.load_state_dict(state)
+        set_rng_state(parts["rng"], session.device)
+        session.events("note", phase=ctx.phase.name, text=f"goes on after step {progress.step} of {ctx.steps}")
+
+    def _finish_training(self, trainer: Trainer, base: str) -> None:
+        """Take the best step if asked, and see that training left the base alone."""
+        ctx = self.ctx
+        assert ctx.adapter is not None  # noqa: S101 - attached before
+        if self._last_checkpoint_step() != self.progress.step:
+            trainer.checkpoint()
+        if trainer.best is not None and ctx.phase.train.keep == "best":
+            ctx.adapter.load_state_dict(trainer.best)
+            self.session.events("note", phase=ctx.phase.name, text=f"the best step by dev loss is {self.progress.best_step}")
+        with self.session.timed("merge"):
+            found = base_digest(ctx.model)
+        if found != base:
+            raise MgkError(
+                f"phase {ctx.phase.name!r}: training changed the base (digest {base[:12]}… → {found[:12]}…);"
+                " a plugin wrote to frozen weights; nothing was merged"
+            )
+
+    def _last_checkpoint_step(self) -> int | None:
+        paths = list_checkpoints(self.session.store.path(f"{self.folder}/checkpoint"))
+        return int(paths[-1].name.removeprefix("step-")) if paths else None
+
+    def _train_on(self, recovery: Recovery) -> None:
+        """Train further for a recovery, with what it adds; hooks are resolved again."""
+        ctx, trainer = self.ctx, self.trainer
+        assert trainer is not None  # noqa: S101 - training came first
+        ctx.extra_retention = (*ctx.extra_retention, *recovery.retention)
+        ctx.steps += recovery.steps
+        state = {k: v.clone() for k, v in trainer.step.state_dict().items()}
+        trainer.step = self._make_step()
+        trainer.step.load_state_dict(state)
+        trainer.save = lambda: None  # a kill in here goes back to the trained adapter, deterministically
+        with self.session.timed("training"):
+            if not trainer.run(ctx.steps):
+                raise Interrupted(f"phase {ctx.phase.name!r} stopped while training on after a refusal")
+
+    def _take_off(self) -> None:
+        """Detach the adapter if it is still on."""
+        adapter, state = self.ctx.adapter, state_of(self.ctx.model)
+        if adapter is not None and adapter in state.adapters:
+            adapter.detach()
+            state.adapters.remove(adapter)
+        self.session.events.observe([])
+
+
+def _check_trainable(ctx: PhaseContext, adapter: Adapter) -> None:
+    """Only the adapter's parameters may train, and there must be some."""
+    own = {id(p) for p in adapter.parameters()}
+    foreign = [n for n, p in trainable(ctx.model) if id(p) not in own]
+    if foreign or not own:
+        what = f"left these trainable: {', '.join(foreign[:5])}" if foreign else "has no parameters"
+        raise PluginError(ctx.phase.adapter.type, f"adapter type {ctx.phase.adapter.type!r} {what}", "mgk_attach_adapter")
+
+
+def _check_identity(ctx: PhaseContext, adapter: Adapter, base: list[Tensor]) -> None:
+    """Hold the adapter to what it promises of its untrained output."""
+    assert ctx.data is not None  # noqa: S101 - loaded before
+    if adapter.identity == "none" or not base:
+        return
+    found = outputs_on(ctx.bundle, ctx.data.verify)
+    equal = all(torch.equal(a, b) for a, b in zip(found, base, strict=True))
+    error = relative_error(found, base)
+    allowed = adapter.identity == "close" and error <= CLOSE
+    if not (equal or allowed) or math.isnan(error):
+        raise PluginError(
+            ctx.phase.adapter.type,
+            f"adapter type {ctx.phase.adapter.type!r} promises identity {adapter.identity!r} at attach, but the outputs"
+            f" moved by {error:.3g} (relative 2-norm)",
+            "mgk_attach_adapter",
+        )

@@ -1,0 +1,86 @@
+"""Building the base as it stood after any phase again, from the ledger and the adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from attrs import evolve
+
+from mgk_core.adapter import state_of
+from mgk_core.digest import base_digest, tensors_digest
+from mgk_core.errors import DigestError, InputError
+from mgk_core.ledger import PhaseEntry
+from mgk_core.outcome import Proposal
+from mgk_core.rundir import phase_folder
+from mgk_core.session import Session
+from mgk_core.store import file_digest, read_tensors
+from mgk_core.stored import stored_transform
+
+Scale = Callable[[str], float]
+
+
+def replay(
+    session: Session, entries: list[PhaseEntry], *, scales: Mapping[str, float] | None = None, check: bool = True
+) -> str:
+    """Merge the committed phases of ``entries`` into the session's base; return its digest.
+
+    scales: phase → factor on its deltas (0: left out). check: hold each digest against the
+    ledger, which only an unchanged chain can pass.
+
+    :raises DigestError: a file or the weights are not what the ledger says
+    """
+    factors = scales or {}
+    digest = session.ledger.base
+    for entry in entries:
+        if entry.result != "committed" or factors.get(entry.phase, 1.0) == 0.0:
+            continue
+        digest = _merge_again(session, entry, factors.get(entry.phase, 1.0))
+        if check and not factors and digest != entry.merged:
+            raise DigestError(session.store.path(phase_folder(entry.index, entry.phase)), entry.merged, digest)
+    return digest
+
+
+def _merge_again(session: Session, entry: PhaseEntry, factor: float) -> str:
+    """Attach one phase's adapter, load it, merge as it was merged, and take it off."""
+    index = next((i for i, p in enumerate(session.config.phases) if p.name == entry.phase), None)
+    if index is None:
+        raise InputError(f"the ledger has phase {entry.phase!r}, which the configuration lacks")
+    phase = session.config.phases[index]
+    folder = phase_folder(entry.index, entry.phase)
+    check_files(session, entry)
+    model = session.bundle.model
+    state = read_tensors(session.store.path(f"{folder}/adapter/state.safetensors"))
+    if tensors_digest(state) != entry.adapter:
+        raise DigestError(session.store.path(f"{folder}/adapter"), entry.adapter, tensors_digest(state))
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        adapter = session.hooks.attach_adapter(model, phase.adapter, entry.phase)
+    state_of(model).adapters.append(adapter)
+    try:
+        adapter.load_state_dict(state)
+        report = session.hooks.merge(model, adapter, _proposal(session, entry, folder, factor), phase.merge)
+        if report.undo is not None:
+            report.undo.release()
+    finally:
+        adapter.detach()
+        state_of(model).adapters.remove(adapter)
+    return base_digest(model)
+
+
+def _proposal(session: Session, entry: PhaseEntry, folder: str, factor: float) -> Proposal:
+    proposal = Proposal(scale=entry.scale * factor)
+    path = session.store.path(f"{folder}/transformed.safetensors")
+    if not entry.transforms:
+        return proposal
+    stored = stored_transform("+".join(entry.transforms), read_tensors(path))
+    return proposal if stored is None else evolve(proposal, transforms=(stored,))
+
+
+def check_files(session: Session, entry: PhaseEntry) -> None:
+    """Hold a phase's files against the ledger's digests; the first that differs is named."""
+    for name, expected in entry.files.items():
+        path = session.store.path(name)
+        found = file_digest(path) if path.exists() else "missing"
+        if found != expected:
+            raise DigestError(path, expected, found)

@@ -1,0 +1,135 @@
+"""What every part of a run shares: configuration, plugins, bundle, store, journal, ledger."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from attrs import define, field
+
+from mgk_core.bundle import Bundle, PhaseData, Probe, Score
+from mgk_core.config import Resolved
+from mgk_core.context import PhaseContext, Remembered
+from mgk_core.events import Events
+from mgk_core.hooks import Hooks
+from mgk_core.journal import Journal
+from mgk_core.ledger import Ledger
+from mgk_core.rundir import phase_folder
+from mgk_core.settings import RunConfig
+from mgk_core.store import Store, read_tensors
+
+
+@define(eq=False)
+class Session:
+    """One process working on one run directory.
+
+    rows: (row name, scores), row 0 first. marks: row name → why its scores are special.
+    """
+
+    resolved: Resolved
+    hooks: Hooks
+    store: Store
+    journal: Journal
+    events: Events
+    device: torch.device
+    bundle: Bundle
+    ledger: Ledger
+    data: list[PhaseData] = field(factory=list)
+    rows: list[tuple[str, Mapping[str, Score]]] = field(factory=list)
+    marks: dict[str, str] = field(factory=dict)
+    targets: tuple[str, ...] = ()
+    times: dict[str, float] = field(factory=dict)
+    stop: Callable[[], bool] = lambda: False
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return self.resolved.config
+
+    @property
+    def run(self) -> Path:
+        """The run directory."""
+        return self.store.root
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """Probes of all phases, in order."""
+        return tuple(p for d in self.data for p in d.probes)
+
+    def context(self, index: int) -> PhaseContext:
+        """Make the context of one phase."""
+        phase = self.config.phases[index]
+        return PhaseContext(
+            config=self.config,
+            phase=phase,
+            index=index,
+            bundle=self.bundle,
+            device=self.device,
+            directory=self.store.path(phase_folder(index, phase.name)),
+            data=self.data[index] if self.data else None,
+            targets=self.targets,
+            history=self.history(index),
+            scores=tuple(row for _, row in self.rows),
+            probes=self.probes,
+        )
+
+    def history(self, index: int) -> tuple[Remembered, ...]:
+        """Return the statistics of the base and of the phases before ``index`` that were merged."""
+        places = [("base", self.store.path("base/statistics.safetensors"))]
+        for i, phase in enumerate(self.config.phases[:index]):
+            entry = self.ledger.entry(phase.name)
+            if entry is not None and entry.result == "committed":
+                places.append((phase.name, self.store.path(f"{phase_folder(i, phase.name)}/statistics.safetensors")))
+        return tuple(Remembered(name, path, _reader(path)) for name, path in places if path.exists())
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to one part of the run's account."""
+        import time
+
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.times[part] = self.times.get(part, 0.0) + time.perf_counter() - began
+
+
+def _reader(path: Path) -> Callable[[], dict[str, torch.Tensor]]:
+    return lambda: read_tensors(path)
+
+
+class StopFlag:
+    """Turns SIGINT and SIGTERM into a question; a second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        """Whether a signal came."""
+        return self.signal is not None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Install the handlers inside the block (main thread only: elsewhere signals are not ours)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before: dict[int, Any] = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
