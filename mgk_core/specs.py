@@ -129,5 +129,5 @@ def option(default: Any, *checks: Check, help: str = "") -> Any:  # noqa: A002 -
     metadata = {"help": help}
     if isinstance(default, (dict, list)):
         made = type(default)
-        return field(factory=lambda: made(default), validator=list(checks), metadata=metadata)
-    return field(default=default, validator=list(checks), metadata=metadata)
+        return field(factory=lambda: made(default), validator=list(checks) or None, metadata=metadata)
+    return field(default=default, validator=list(checks) or None, metadata=metadata)
