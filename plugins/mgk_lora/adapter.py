@@ -1,0 +1,108 @@
+"""The adapter: all parts of one LoRA on one model, and what it does to each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+from torch import Tensor, nn
+
+from mgk_core.adapter import Factors, Identity, Target
+from mgk_core.errors import InputError
+from mgk_core.inject import switched_off, take
+from mgk_lora.pair import Pair
+from mgk_lora.parts import LoraPart, WeightPart
+from mgk_lora.spec import LoraSpec
+from mgk_lora.ties import Untied
+
+AnyPart = LoraPart | WeightPart
+
+
+class LoraAdapter:
+    """LoRA, rsLoRA, PiSSA or DoRA on a model; made by `mgk_lora.attach`.
+
+    Keys of ``state_dict``: the weight's name in the base, a slash, and ``a``, ``b``, ``a0``,
+    ``b0``, ``bias`` or ``magnitude``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spec: LoraSpec,
+        *,
+        placed: list[tuple[nn.Module, AnyPart]],
+        pairs: Mapping[str, tuple[Pair, Target]],
+        biases: Mapping[str, tuple[Pair, Target]],
+        untied: list[Untied],
+        identity: Identity,
+    ) -> None:
+        """:param pairs: weight name → its factors and where it lives; biases: the same by bias name."""
+        self.name, self.spec = name, spec
+        self._placed, self._pairs, self._biases, self._untied = placed, dict(pairs), dict(biases), untied
+        self.identity: Identity = identity
+        # A norm over the first stored dimension (DoRA on a transposed weight) needs all rows at once.
+        self.row_separable = all(
+            pair.magnitude is None or 0 not in pair.layout.norm_dims for pair, _ in self._pairs.values()
+        )
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return A, B and what else is trained, in the order of the model's modules."""
+        return [p for pair, _ in self._pairs.values() for p in pair.parameters()]
+
+    def targets(self) -> dict[str, Target]:
+        """Return weight (and bias) name in the base → where it lives."""
+        return {name: target for name, (_, target) in (*self._pairs.items(), *self._biases.items())}
+
+    def pair(self, name: str) -> Pair:
+        """Return the trainable factors of one weight."""
+        return self._pairs[name][0]
+
+    def factors(self, name: str) -> Factors | None:
+        """Return the live factors of a weight; None for biases and DoRA."""
+        if name not in self._pairs or self.pair(name).magnitude is not None:
+            return None
+        return self.pair(name).factors
+
+    def merged_weight(self, name: str, weight: Tensor, rows: slice | None = None) -> Tensor:
+        """Return what ``weight`` (or a block ``rows`` of it) becomes; see `mgk_core.adapter.Adapter`."""
+        if name in self._biases:
+            pair = self._biases[name][0]
+            assert pair.bias is not None  # noqa: S101 - it is why the bias is a target
+            delta = pair.bias.detach().to(weight.dtype) * pair.scale
+            return weight + (delta if rows is None else delta[rows])
+        return self.pair(name).merged(weight, rows)
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Run without this adapter inside the block."""
+        return switched_off([part for _, part in self._placed])
+
+    def detach(self) -> None:
+        """Take every part off; weights untied at attach are tied again unless they differ by now."""
+        for module, _ in self._placed:
+            take(module, self.name)
+        while self._untied:
+            self._untied.pop().retie()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all factors by ``weight/tensor``; not copies."""
+        return {
+            f"{name}/{part}": tensor.detach()
+            for name, (pair, _) in self._pairs.items()
+            for part, tensor in pair.tensors().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over ``state`` in place; an `InputError` names missing, unknown or misshapen keys."""
+        own = self.state_dict()
+        problems = [f"missing {k}" for k in own if k not in state]
+        problems += [f"unknown {k}" for k in state if k not in own]
+        problems += [
+            f"{k}: expected shape {tuple(own[k].shape)}, got {tuple(state[k].shape)}"
+            for k in own
+            if k in state and own[k].shape != state[k].shape
+        ]
+        if problems:
+            more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+            raise InputError(f"adapter {self.name!r}: the state does not fit: {'; '.join(problems[:8])}{more}")
+        for key, tensor in own.items():
+            tensor.copy_(state[key])

@@ -1,0 +1,31 @@
+"""The hooks of mgk_lora: adapter types ``lora`` and ``dora``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mgk_core import hookimpl
+from mgk_lora.spec import DoraSpec, LoraSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mgk_core.adapter import Adapter
+    from mgk_core.specs import Spec, SpecRegistry
+
+
+@hookimpl
+def mgk_register_specs(registry: SpecRegistry) -> None:
+    """Claim the types ``lora`` and ``dora``."""
+    registry.add("adapter", "lora", LoraSpec)
+    registry.add("adapter", "dora", DoraSpec)
+
+
+@hookimpl
+def mgk_attach_adapter(model: nn.Module, spec: Spec, name: str) -> Adapter | None:
+    """Attach LoRA where the spec is one of ours."""
+    if not isinstance(spec, LoraSpec):
+        return None
+    from mgk_lora.attach import attach
+
+    return attach(model, spec, name)

@@ -1,0 +1,40 @@
+"""The keys of the adapter types ``lora`` and ``dora``."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from mgk_core.specs import Spec, above, at_least, between, one_of, option
+
+DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
+INITS = ("gaussian", "kaiming", "orthogonal", "pissa")
+
+
+# ruff: noqa: RUF009 - option() declares a field
+
+
+@frozen(kw_only=True)
+class LoraSpec(Spec):
+    """LoRA: output = x Wᵀ + scale · (x Aᵀ) Bᵀ, scale = alpha / rank."""
+
+    rank: int = option(8, at_least(1), help="rank of each delta")
+    alpha: float = option(16.0, above(0), help="scale of each delta is alpha / rank")
+    targets: tuple[str, ...] = option(
+        ("all-linear",),
+        help="modules or plain weights: globs, names or their last parts, 're:' regular expressions, 'all-linear'",
+    )
+    exclude: tuple[str, ...] = option((), help="what targets match and shall stay as it is; same patterns")
+    rank_pattern: dict[str, int] = option({}, help="pattern → rank, the first match counts")
+    alpha_pattern: dict[str, float] = option({}, help="pattern → alpha, the first match counts")
+    rslora: bool = option(False, help="scale = alpha / sqrt(rank)")
+    dropout: float = option(0.0, between(0, 0.999), help="on the input of A while training; not for plain weights")
+    init: str = option("gaussian", one_of(*INITS), help="A at the start; B is zero, but for pissa")
+    init_std: float = option(0.01, above(0), help="standard deviation of A with init = gaussian")
+    bias: bool = option(False, help="train a bias of the delta too; the base's module must have one to take it up")
+    tied: str = option("refuse", one_of("refuse", "untie"), help="what to do about a target whose weight is tied")
+    dtype: str = option("auto", one_of(*DTYPES), help="of A and B; auto: float32, or float64 on a float64 base")
+
+
+@frozen(kw_only=True)
+class DoraSpec(LoraSpec):
+    """DoRA: the norm of each row of W + ΔW is trained apart from its direction."""
