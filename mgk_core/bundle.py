@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from attrs import field, frozen
@@ -116,7 +116,8 @@ class Probe:
 
     phase: name of the teaching phase, or ``"base"``. metric: what `mgk_evaluate` dispatches on.
     higher_is_better: direction of the metric. chance: score of a guess, None where it has none.
-    floor: best score that can be reached, where that is known. split: ``dev`` or ``test``.
+    floor: best score that can be reached, where that is known. split: ``dev`` or ``test``. when:
+    ``always`` for every row of the retention matrix, ``ends`` for the first and the last only.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Probe:
     floor: float | None = None
     split: str = "test"
     digest: str = ""
+    when: Literal["always", "ends"] = "always"
 
 
 @frozen
