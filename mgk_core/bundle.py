@@ -6,13 +6,15 @@ plugin. It needs only the three ways to ask a model something (``loss``, ``outpu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from attrs import field, frozen
 from torch import Tensor, nn
+
+from mgk_core.adapter import Adapter
 
 Batch = Any
 """One micro-batch, made by a `TrainSet`; opaque to the core. Tensors in it live on the device."""
@@ -50,6 +52,25 @@ class Bundle(Protocol):
         """Write the model so that its own ecosystem loads it (safetensors and JSON only)."""
 
 
+GradientFn = Callable[[Batch], tuple[Tensor, Tensor, Sequence[Tensor]]]
+"""Micro-batch → (summed loss, count, gradients of the sum). The gradients may be overwritten by
+the next call."""
+
+
+@runtime_checkable
+class OwnGradients(Protocol):
+    """Optional: a bundle that knows a faster way to its gradients than autograd.
+
+    A step compares the two on the phase's first examples and uses this one only where they agree.
+    """
+
+    def gradient_function(self, adapter: Adapter, parameters: Sequence[Tensor]) -> GradientFn | None:
+        """Return what computes the gradients of ``parameters``, in their order.
+
+        None where this adapter, these parameters, or the model as it stands need autograd.
+        """
+
+
 @frozen
 class Tokens:
     """One training example of a language model. labels: as ids, −100 where nothing is learnt.
@@ -81,7 +102,9 @@ class LanguageBundle(Bundle, Protocol):
     def pack(self, examples: Sequence[Tokens]) -> Batch:
         """Make one micro-batch: examples behind each other, attention and positions apart."""
 
-    def generate(self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: Sequence[int] = ()) -> list[list[int]]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: Sequence[int] = ()
+    ) -> list[list[int]]:
         """Continue each prompt greedily; returns the new ids, without the stop token."""
 
 
