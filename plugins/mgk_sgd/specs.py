@@ -46,3 +46,7 @@ class AdamwSpec(OptimizerSpec):
 @frozen(kw_only=True)
 class StandardStepSpec(Spec):
     """The step: forward, backward, accumulation, clipping, update."""
+
+    gradients: str = option(
+        "auto", one_of("auto", "autograd"), help="auto: the base's own hand-derived gradients where it has them"
+    )

@@ -7,19 +7,17 @@ how its examples were split; loss terms count once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from mgk_core.bundle import Batch, Bundle
+from mgk_core.bundle import Batch
 from mgk_core.context import StepContext, StepOut
+from mgk_sgd.gradients import choose
 from mgk_sgd.schedule import Schedule
 from mgk_sgd.state import flatten, restore
 from mgk_sgd.update import make_update, parameters_of
-
-GradientFn = Callable[[Batch], tuple[Tensor, Tensor, Sequence[Tensor]]]
-"""Micro-batch → (summed loss, count, gradients of the sum in the parameters' order)."""
 
 
 class StandardStep:
@@ -38,7 +36,7 @@ class StandardStep:
         self.schedule = Schedule.of(phase.phase.optimizer, phase.steps)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.wait = phase.device.type == "cpu" if wait is None else wait
-        self.gradient_of = autograd_gradients(phase.bundle, self.parameters)
+        self.gradient_of = choose(phase, self.parameters, own=getattr(phase.phase.step, "gradients", "auto") == "auto")
         self.update = make_update(self.optimizer, on_device=not self.wait)
         self.took, self.left_out = (torch.full((), v, device=phase.device) for v in (0.0, 1.0))
 
@@ -99,17 +97,6 @@ class StandardStep:
             return self.left_out
         self.update(gradients, None)
         return self.took
-
-
-def autograd_gradients(bundle: Bundle, parameters: Sequence[Tensor]) -> GradientFn:
-    """Return the gradient function that works for every bundle and adapter."""
-
-    def gradients(batch: Batch) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        total, count = bundle.loss(batch)
-        found = torch.autograd.grad(total, parameters, materialize_grads=True)
-        return total.detach(), count, found
-
-    return gradients
 
 
 def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:

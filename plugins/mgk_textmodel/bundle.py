@@ -1,4 +1,4 @@
-"""The reference network as a bundle, and the batches that it takes."""
+"""The reference network as a bundle."""
 
 from __future__ import annotations
 
@@ -7,27 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import define, field, frozen
+from attrs import define
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgk_core.bundle import OptionScores
+from mgk_core.adapter import Adapter
+from mgk_core.bundle import GradientFn, OptionScores
 from mgk_core.errors import InputError
+from mgk_textmodel.gradients import gradient_function
 from mgk_textmodel.network import ReferenceNetwork, save
-
-
-@frozen(eq=False)
-class Pairs:
-    """A batch, or a probe's item. inputs: (n, in)   targets: (n, out)   count: n as a 0-dim tensor."""
-
-    inputs: Tensor = field(repr=False)
-    targets: Tensor = field(repr=False)
-    count: Tensor
-
-    @staticmethod
-    def of(inputs: Tensor, targets: Tensor) -> Pairs:
-        """Make a batch; the count is filled on the device, so that no copy waits for it."""
-        return Pairs(inputs, targets, torch.full((), float(len(inputs)), device=inputs.device))
+from mgk_textmodel.pairs import Pairs
 
 
 @define(eq=False)
@@ -64,6 +53,10 @@ class ReferenceBundle:
     def valid(self, batch: Pairs) -> Tensor | None:  # noqa: ARG002 - the protocol's signature
         """Return None: there is no padding."""
         return None
+
+    def gradient_function(self, adapter: Adapter, parameters: Sequence[Tensor]) -> GradientFn | None:
+        """Return the hand-derived gradients, for plain LoRA on the network's layers."""
+        return gradient_function(self.network, adapter, parameters)
 
     def save(self, directory: Path) -> None:
         """Write ``model.safetensors`` and ``config.json``; `mgk_textmodel.network.load` reads them."""

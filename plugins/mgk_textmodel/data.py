@@ -24,7 +24,8 @@ from torch import Tensor
 
 from mgk_core.bundle import PhaseData, Probe
 from mgk_core.errors import InputError
-from mgk_textmodel.bundle import Pairs, ReferenceBundle
+from mgk_textmodel.bundle import ReferenceBundle
+from mgk_textmodel.pairs import Pairs
 from mgk_textmodel.specs import NoiseSpec, PairsSpec, TeacherSpec
 
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
