@@ -9,9 +9,9 @@ Definitions: BWT as Lopez-Paz & Ranzato 2017 (arXiv 1706.08840); forgetting as C
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from attrs import frozen
 
 from mgk_core.bundle import Score
@@ -164,9 +164,12 @@ def _mcnemar(differences: Sequence[float]) -> float:
 
 def _bootstrap(differences: Sequence[float], draws: int, seed: int) -> float:
     """Two-sided p of a mean of zero, by resampling items."""
-    generator = random.Random(seed)  # noqa: S311 - statistics, not secrets
-    n = len(differences)
-    below = sum(sum(generator.choices(differences, k=n)) <= 0 for _ in range(draws))
+    generator = np.random.default_rng(seed)
+    values, n = np.asarray(differences, dtype=np.float64), len(differences)
+    below, block = 0, max(1, 2**20 // n)  # draws at once, so that memory stays bounded
+    for start in range(0, draws, block):
+        drawn = generator.integers(0, n, size=(min(block, draws - start), n))
+        below += int((values[drawn].sum(axis=1) <= 0).sum())
     share = below / draws
     return max(1 / draws, min(1.0, 2 * min(share, 1 - share)))
 
