@@ -32,13 +32,20 @@ class StoredDelta:
 
     def add_(self, out: Tensor, start: int) -> Tensor:
         """Add flat rows ``start … start + len(out)`` to ``out`` in place. out: (n, cols), same dtype."""
+        return self._onto(out, start, 1.0)
+
+    def write_(self, out: Tensor, start: int) -> Tensor:
+        """Overwrite ``out`` with flat rows ``start … start + len(out)``."""
+        return self._onto(out, start, 0.0)
+
+    def _onto(self, out: Tensor, start: int, beta: float) -> Tensor:
         per, at = self.left.shape[1], start
         stop = start + out.shape[0]
         while at < stop:
             block, first = divmod(at, per)
             last = min(per, first + stop - at)
             piece = out[at - start : at - start + last - first]
-            piece.addmm_(self.left[block, first:last], self.right[block], alpha=self.scale)
+            piece.addmm_(self.left[block, first:last], self.right[block], beta=beta, alpha=self.scale)
             at += last - first
         return out
 

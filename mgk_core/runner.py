@@ -225,7 +225,7 @@ def _base_row(session: Session) -> None:
     if row is None:
         ctx = session.context(0)
         with session.timed("evaluation"):
-            row = measure_row(session.hooks, ctx)
+            row = measure_row(session.hooks, ctx, ends=True)
         save_row(store, name, row, digest=session.ledger.base)
         scores = [attrs.asdict(s, filter=lambda a, _: a.name != "per_item") for s in row.values()]
         session.events("evaluation", phase="base", row="base", scores=scores)

@@ -20,14 +20,17 @@ from mgk_core.store import Store, read_json
 Row = Mapping[str, Score]
 
 
-def measure_row(hooks: Hooks, ctx: PhaseContext) -> dict[str, Score]:
-    """Score every probe of the configured split on the model as it stands, dropout off."""
+def measure_row(hooks: Hooks, ctx: PhaseContext, *, ends: bool) -> dict[str, Score]:
+    """Score every probe of the configured split on the model as it stands, dropout off.
+
+    ends: whether this is the first or the last row; some probes are too costly for the others.
+    """
     model = ctx.model
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            return {p.name: hooks.evaluate(ctx, p) for p in chosen_probes(ctx)}
+            return {p.name: hooks.evaluate(ctx, p) for p in chosen_probes(ctx) if ends or p.when == "always"}
     finally:
         model.train(was_training)
 

@@ -80,6 +80,11 @@ class Transition:
         """The phase's folder, relative to the run."""
         return phase_folder(self.ctx.index, self.ctx.phase.name)
 
+    @property
+    def last(self) -> bool:
+        """Whether this is the pipeline's last phase."""
+        return self.ctx.index == len(self.ctx.config.phases) - 1
+
     def run(self) -> Outcome:
         """Go from state to state until the phase has ended; on an error the base is restored."""
         try:
@@ -98,7 +103,7 @@ class Transition:
         self.live = outputs_on(ctx.bundle, ctx.data.verify)
         if ctx.phase.evaluate.live:
             with self.session.timed("evaluation"):
-                self._tell_row(f"{ctx.phase.name} (live)", measure_row(self.session.hooks, ctx), live=True)
+                self._tell_row(f"{ctx.phase.name} (live)", measure_row(self.session.hooks, ctx, ends=self.last), live=True)
         start = Proposal(
             undo="disk" if ctx.config.run.undo == "disk" else "memory",
             spool=str(self.session.store.path(f"{self.folder}/.tmp-undo")),
@@ -146,7 +151,7 @@ class Transition:
                     )
         with self.session.timed("evaluation"):
             cached = load_row(self.session.store.path(f"{self.folder}/scores.json"), self.digest)
-            self.row = cached or measure_row(self.session.hooks, ctx)
+            self.row = cached or measure_row(self.session.hooks, ctx, ends=self.last)
         save_row(self.session.store, f"{self.folder}/scores.json", self.row, digest=self.digest)
         return State.SCORED
 
@@ -213,7 +218,7 @@ class Transition:
         ctx = self.ctx
         self.digest = self.session.ledger.head
         with self.session.timed("evaluation"):
-            self.row = measure_row(self.session.hooks, ctx)
+            self.row = measure_row(self.session.hooks, ctx, ends=self.last)
         self._tell_row(ctx.phase.name, self.row, kept_apart=True)
         save_row(self.session.store, f"{self.folder}/scores.json", self.row, digest=self.digest, marks={"kept_apart": True})
         self.session.marks[ctx.phase.name] = "kept apart"
