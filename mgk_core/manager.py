@@ -124,7 +124,7 @@ def _load(
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error).strip().split("\n")[0]
+    text = " ".join(str(error).split())
     return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
 
 

@@ -85,10 +85,10 @@ class Pipeline:
 
 
 def order(phases: Sequence[Phase]) -> list[Phase]:
-    """Sort phases: the listed order holds, save where ``after`` or ``before`` says otherwise.
+    """Sort phases: the listed order holds; one with ``after`` or ``before`` stands beside that one.
 
-    A phase with neither follows the one before it in the tuple. `InputError` names an unknown
-    phase or the phases of a cycle.
+    Several that name the same anchor stand in the order in which they are listed. `InputError`
+    names an unknown phase, the phases of a cycle, or a wish that cannot be met.
     """
     by_name = {p.name: p for p in phases}
     if len(by_name) < len(phases):
@@ -96,38 +96,37 @@ def order(phases: Sequence[Phase]) -> list[Phase]:
         twice = sorted({n for n in names if names.count(n) > 1})
         raise InputError(f"phase names used twice: {', '.join(twice)}")
     graph: dict[str, set[str]] = {p.name: set() for p in phases}
-    previous: str | None = None
     for phase in phases:
-        if phase.after is None and phase.before is None:
-            if previous is not None:
-                graph[phase.name].add(previous)
-            previous = phase.name
-            continue
         for other, key in ((phase.after, "after"), (phase.before, "before")):
             if other is not None and other not in by_name:
                 raise InputError(f"phase {phase.name!r}: {key}={other!r}: no such phase{nearest(other, by_name)}")
-        if phase.after is not None:
-            graph[phase.name].add(phase.after)
-        if phase.before is not None:
-            graph[phase.before].add(phase.name)
-    return [by_name[n] for n in _stable(graph, phases)]
-
-
-def _stable(graph: Mapping[str, set[str]], phases: Sequence[Phase]) -> list[str]:
-    """Topological order in which an inserted phase stands next to the one that it names."""
-    sorter = graphlib.TopologicalSorter(graph)
+        graph[phase.name] = {a for a in (phase.after, phase.before) if a is not None}
     try:
-        sorter.prepare()
+        anchored = [by_name[n] for n in graphlib.TopologicalSorter(graph).static_order()]
     except graphlib.CycleError as error:
-        raise InputError(f"phases form a cycle: {' → '.join(error.args[1])}") from None
+        raise InputError(f"phases wait for each other in a cycle: {' → '.join(error.args[1])}") from None
+    result = [p for p in phases if not graph[p.name]]
     rank = {p.name: i for i, p in enumerate(phases)}
-    inserted = {p.name for p in phases if p.after is not None or p.before is not None}
-    result: list[str] = []
-    ready: list[str] = list(sorter.get_ready())
-    while ready:
-        ready.sort(key=lambda n: (n not in inserted, rank[n]))
-        name = ready.pop(0)
-        result.append(name)
-        sorter.done(name)
-        ready += sorter.get_ready()
+    for phase in (p for p in anchored if graph[p.name]):
+        _insert(result, phase, rank)
     return result
+
+
+def _insert(result: list[Phase], phase: Phase, rank: Mapping[str, int]) -> None:
+    """Put a phase beside its anchor; behind those put there for the same reason and listed earlier."""
+    names = [p.name for p in result]
+    if phase.after is None:
+        assert phase.before is not None  # noqa: S101 - one of the two is set
+        place = names.index(phase.before)
+        while place and result[place - 1].before == phase.before and rank[names[place - 1]] > rank[phase.name]:
+            place -= 1
+    else:
+        place = names.index(phase.after) + 1
+        while place < len(result) and result[place].after == phase.after and rank[names[place]] < rank[phase.name]:
+            place += 1
+        if phase.before is not None and names.index(phase.before) < place:
+            raise InputError(
+                f"phase {phase.name!r}: after={phase.after!r} and before={phase.before!r} cannot both hold:"
+                f" {phase.before!r} does not come after {phase.after!r}"
+            )
+    result.insert(place, phase)

@@ -1,0 +1,105 @@
+"""Plugins: found, checked, named when they are broken, and never hiding each other."""
+
+import types
+
+import pytest
+
+from mgk_core import hookspecs
+from mgk_core.errors import InputError, PluginError
+from mgk_core.hooks import Hooks
+from mgk_core.hookspecs import hookimpl
+from mgk_core.manager import load_plugins
+
+
+def plugin(**functions):
+    module = types.ModuleType("demo")
+    for name, value in functions.items():
+        setattr(module, name, value)
+    return module
+
+
+def info(plugins, name):
+    return next(i for i in plugins.infos if i.name == name)
+
+
+def test_the_built_in_parts_come_through_the_same_door():
+    """Every shipped plugin is found by its entry point and loads."""
+    plugins = load_plugins()
+    names = {i.name for i in plugins.infos}
+    assert {"lora", "merge", "sgd", "textmodel", "validation"} <= names
+    assert plugins.broken == []
+
+
+def test_a_misspelt_hook_is_an_error_that_offers_the_right_one():
+    """A function that looks like a hook and is none breaks the plugin, by name."""
+    plugins = load_plugins(extra=[("demo", plugin(mgk_merg=lambda model: None))])
+    assert "did you mean 'mgk_merge'" in info(plugins, "demo").error
+
+
+def test_a_hook_with_a_wrong_argument_is_an_error():
+    """pluggy's own check of arguments is told as the plugin's fault, and the others stay."""
+
+    @hookimpl
+    def mgk_gate(ctx, nonsense):
+        return None
+
+    plugins = load_plugins(extra=[("demo", plugin(mgk_gate=mgk_gate))])
+    assert "nonsense" in info(plugins, "demo").error
+    assert info(plugins, "lora").error is None
+
+
+def test_an_api_version_that_does_not_fit_is_refused():
+    """A plugin for another hook API is named with both versions."""
+    plugins = load_plugins(extra=[("demo", plugin(MGK_API_VERSION=99))])
+    assert "hook API 99" in info(plugins, "demo").error
+    with pytest.raises(PluginError, match=r"'demo'.*hook API 99.*--without-plugin demo"):
+        plugins.require_whole()
+
+
+def test_a_plugin_can_be_left_out():
+    """--without-plugin leaves one out; an unknown name offers the nearest."""
+    plugins = load_plugins(without=["lora"])
+    assert info(plugins, "lora").left_out
+    assert not plugins.manager.has_plugin("lora")
+    with pytest.raises(InputError, match="did you mean 'lora'"):
+        load_plugins(without=["lorra"])
+
+
+def test_what_a_plugin_raises_leaves_with_its_name_on_it():
+    """pluggy does not say who raised; the facade does, with hook and distribution."""
+
+    @hookimpl
+    def mgk_phase_enter(ctx):
+        raise ZeroDivisionError("deep inside")
+
+    hooks = Hooks(load_plugins(extra=[("demo", plugin(mgk_phase_enter=mgk_phase_enter))]))
+    with pytest.raises(PluginError, match=r"plugin 'demo'.*mgk_phase_enter: ZeroDivisionError: deep inside") as caught:
+        hooks.phase_enter(None)
+    assert caught.value.plugin == "demo"
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_question_that_nobody_answers_is_an_error():
+    """A firstresult hook without an answer names the type that was asked for."""
+    hooks = Hooks(load_plugins(without=["textmodel"]))
+    with pytest.raises(PluginError, match="no plugin answered mgk_evaluate for 'metric nothing'"):
+        hooks.evaluate(None, types.SimpleNamespace(metric="nothing"))
+
+
+def test_tracing_prints_each_call(monkeypatch, capsys):
+    """MGK_TRACE_HOOKS=1 tells each hook call on standard error."""
+    monkeypatch.setenv("MGK_TRACE_HOOKS", "1")
+    hooks = Hooks(load_plugins())
+    hooks.phase_enter(None)
+    assert "hook mgk_phase_enter: asked:" in capsys.readouterr().err
+
+
+def test_every_hook_says_when_it_is_called_and_since_when():
+    """A hook's docstring has a sentence, its arguments and its version; at most four arguments."""
+    for name in hookspecs.spec_names():
+        function = getattr(hookspecs, name)
+        code = function.__code__
+        assert code.co_argcount <= 4, name
+        assert ".. versionadded::" in function.__doc__, name
+        for argument in code.co_varnames[: code.co_argcount]:
+            assert f":param {argument}:" in function.__doc__, (name, argument)

@@ -1,0 +1,116 @@
+"""R, BWT and their kin against figures worked out by hand."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mgk_core import metrics
+from mgk_core.bundle import Score
+
+
+def score(probe, value, *, higher=True, items=(), stderr=0.0):
+    return Score(probe, "m", value, max(len(items), 1), stderr, higher, per_item=tuple(items))
+
+
+def matrix(values, probes=("base", "a", "b"), higher=(True, True, True), taught=(None, 1, 2)):
+    return metrics.Retention(probes, tuple(f"r{i}" for i in range(len(values))), values, higher, taught)
+
+
+# rows: base, after a, after b
+R = matrix(((0.9, 0.2, 0.1), (0.8, 0.7, 0.2), (0.5, 0.4, 0.9)))
+
+
+def test_bwt_is_the_mean_change_since_each_earlier_probe_was_taught():
+    """Only probe a was taught before the last row: 0.4 − 0.7."""
+    assert metrics.bwt(R) == pytest.approx(-0.3)
+
+
+def test_forgetting_takes_the_best_row_since_taught():
+    """Best of a before the last row is 0.7, the last 0.4."""
+    assert metrics.forgetting(R) == pytest.approx(0.3)
+
+
+def test_forgetting_sees_a_peak_that_bwt_does_not():
+    """With a later peak of 0.8, forgetting counts from there and BWT from the diagonal."""
+    r = matrix(((0.2,), (0.7,), (0.8,), (0.4,)), ("a",), (True,), (1,))
+    assert metrics.bwt(r) == pytest.approx(-0.3)
+    assert metrics.forgetting(r) == pytest.approx(0.4)
+
+
+def test_forward_transfer_is_what_b_gained_before_it_was_taught():
+    """b stood at 0.1, and at 0.2 after phase a."""
+    assert metrics.forward_transfer(R) == pytest.approx(0.1)
+
+
+def test_plasticity_is_the_mean_gain_of_each_phase():
+    """a gained 0.5, b gained 0.8."""
+    assert metrics.plasticity(R) == pytest.approx(0.65)
+
+
+def test_gain_kept_compares_unlike_scores():
+    """a kept (0.4 − 0.2) of (0.7 − 0.2)."""
+    assert metrics.gain_kept(R, "a") == pytest.approx(0.4)
+    assert metrics.gain_kept(R, "b") == pytest.approx(1.0)
+    assert metrics.gain_kept(R, "base") is None
+
+
+def test_base_drift_and_worst():
+    """The base lost 0.4 since row 0, which is more than a lost."""
+    assert metrics.base_drift(R) == {"base": pytest.approx(-0.4)}
+    assert metrics.worst(R) == ("base", pytest.approx(-0.4))
+
+
+def test_lower_is_better_turns_every_sign():
+    """A perplexity that rises is forgetting, as an accuracy that falls is."""
+    r = matrix(((20.0,), (10.0,), (16.0,)), ("ppl",), (False,), (1,))
+    assert metrics.bwt(r) == pytest.approx(-6.0)
+    assert metrics.gain_kept(r, "ppl") == pytest.approx(0.4)
+
+
+def test_nothing_to_say_is_none_not_zero():
+    """Without an earlier probe there is no BWT and no forgetting."""
+    r = matrix(((0.1,), (0.5,)), ("a",), (True,), (1,))
+    assert metrics.bwt(r) is None
+    assert metrics.forgetting(r) is None
+
+
+def test_retention_of_places_missing_scores_and_untaught_probes():
+    """A probe not measured in a row is None; one whose phase has not run stands after the last row."""
+    rows = [("base", {"a": score("a", 1.0), "g": score("g", 0.5)}), ("a", {"a": score("a", 2.0)})]
+    r = metrics.retention_of(rows, {"a": "a", "g": "a", "z": "later", "w": "base"})
+    assert r.values[1] == (2.0, None, None, None)
+    assert r.taught == (1, 1, 2, None)
+    assert metrics.gain(r, "z") is None
+
+
+def test_mcnemar_counts_changed_items_only():
+    """Eight won and none lost: 2 · 2⁻⁸."""
+    before, after = score("p", 0, items=[0.0] * 8 + [1.0] * 4), score("p", 1, items=[1.0] * 12)
+    found = metrics.paired(before, after)
+    assert found.test == "McNemar exact"
+    assert found.p == pytest.approx(2 * 0.5**8)
+    assert found.difference == pytest.approx(8 / 12)
+
+
+def test_paired_standard_error_is_that_of_the_differences():
+    """Differences 1, 2, 3, 2: mean 2, variance 2/3, standard error √(2/3/4)."""
+    found = metrics.paired(score("p", 0, items=[0.0, 0.5, 1.0, 4.0]), score("p", 0, items=[1.0, 2.5, 4.0, 6.0]))
+    assert found.difference == pytest.approx(2.0)
+    assert found.stderr == pytest.approx(math.sqrt(2 / 3 / 4))
+
+
+def test_paired_needs_the_same_items():
+    """Looks at different numbers of items are not compared."""
+    assert metrics.paired(score("p", 0, items=[1.0]), score("p", 0, items=[1.0, 2.0])) is None
+
+
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=30), st.booleans())
+def test_paired_is_antisymmetric(items, higher):
+    """Turning the comparison round turns the sign and nothing else."""
+    a = score("p", 0, items=items, higher=higher)
+    b = score("p", 0, items=[x * 0.5 + 0.3 for x in items], higher=higher)
+    one, two = metrics.paired(a, b), metrics.paired(b, a)
+    assert one.difference == pytest.approx(-two.difference)
+    assert one.stderr == pytest.approx(two.stderr)
