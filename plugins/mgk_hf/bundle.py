@@ -1,0 +1,169 @@
+"""A Hugging Face model as mgk's `LanguageBundle`: loss, outputs, scores, generation, saving."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import define, field
+from torch import Tensor, nn
+
+from mgk_core.bundle import OptionScores, Tokens
+from mgk_hf.batch import PADDING, TokenBatch, pack, pad, predictors, split
+from mgk_hf.network import Network
+from mgk_hf.precision import exact
+from mgk_hf.scoring import Item, collect, groups, pack_items, separate_items
+
+OUTPUTS = 256
+"""How many positions `HfBundle.outputs` shows of its own choice: 256 rows of Gemma's logits are 268 MB."""
+
+
+@define(eq=False)
+class HfBundle:
+    """A model, its tokenizer, and the questions that can be put to it.
+
+    notice: licence text to be shown at first use, empty where there is none. source: the local
+    directory that the base came from. budget: positions computed together in `score`.
+    """
+
+    network: Network
+    tokenizer: Any
+    device: torch.device
+    notice: str = ""
+    source: Path | None = None
+    budget: int = 1024
+    notes: list[str] = field(factory=list)
+
+    @property
+    def model(self) -> nn.Module:
+        """The transformers model."""
+        return self.network.whole
+
+    @property
+    def adaptable(self) -> str:
+        """Prefix of the modules that adapters may go on: the language model of a multimodal one."""
+        return self.network.adaptable
+
+    def pack(self, examples: Sequence[Tokens]) -> TokenBatch:
+        """Make one micro-batch of examples: one packed row, or padded rows for models that cannot pack."""
+        sequences = [(e.ids, e.labels) for e in examples]
+        batch = pack(sequences) if self.network.packs else pad(sequences, self._pad_id)
+        return batch.to(self.device)
+
+    def loss(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Return (summed negative log-likelihood of the labels, their number), 0-dim fp32."""
+        batch = self._fit(batch)
+        where, labels = predictors(batch)
+        hidden = self.network(batch)
+        total = self.network.head.nll(hidden[where], labels)
+        return total, torch.full((), float(labels.numel()), device=total.device)
+
+    def outputs(self, batch: TokenBatch, positions: Tensor | None = None) -> Tensor:
+        """Return fp32 logits at flat positions, (positions, V), from the masters themselves.
+
+        None: where labels are predicted, the first `OUTPUTS` of them; all positions where no
+        label is.
+        """
+        batch = self._fit(batch)
+        if positions is None:
+            where, _ = predictors(batch)
+            positions = (where if where.numel() else self._any(batch))[:OUTPUTS]
+        with exact():
+            return self.network.head.logits(self.network(batch)[positions])
+
+    def valid(self, batch: TokenBatch) -> Tensor | None:
+        """Return (B·T,) True where there is no padding; None where there is none at all."""
+        mask = (self._fit(batch).segment_ids != PADDING).flatten()
+        return None if bool(mask.all()) else mask
+
+    @torch.no_grad()
+    def score(self, items: Sequence[Item]) -> list[OptionScores]:
+        """Score each item's options: the log-likelihood of their tokens after the prompt."""
+        found: dict[int, OptionScores] = {}
+        with evaluating(self.model):
+            for group in groups(items, self.budget):
+                chosen = [items[i] for i in group]
+                sums = self._branched(chosen) if self.network.packs else self._separate(chosen)
+                found |= dict(zip(group, collect(chosen, iter(sums), self.tokenizer), strict=True))
+        return [found[i] for i in range(len(items))]
+
+    def _branched(self, items: Sequence[Item]) -> list[float]:
+        packed = pack_items(items)
+        options = int(packed.option[-1]) + 1
+        hidden = self.network(packed.batch.to(self.device))
+        # Options begin at one position, so its logits are computed once for all of them.
+        places, place = packed.where.to(self.device).unique(return_inverse=True)
+        logprob = self.network.head.logprob(hidden[places], place, packed.wanted.to(self.device))
+        sums = torch.zeros(options, dtype=torch.float64)
+        result: list[float] = sums.index_add_(0, packed.option, logprob.double().cpu()).tolist()
+        return result
+
+    def _separate(self, items: Sequence[Item]) -> list[float]:
+        sequences = [(ids, [-100] * start + ids[start:]) for ids, start in separate_items(items)]
+        batch = pad(sequences, self._pad_id).to(self.device)
+        where, labels = predictors(batch)
+        nll = self.network.head.token_nll(self.network(batch)[where], labels)
+        rows = where // batch.input_ids.shape[1]
+        sums = torch.zeros(len(sequences), dtype=torch.float64)
+        result: list[float] = sums.index_add_(0, rows.cpu(), -nll.double().cpu()).tolist()
+        return result
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: Sequence[int] = ()
+    ) -> list[list[int]]:
+        """Continue each prompt greedily; returns the new ids, without the stop token."""
+        width = max(len(p) for p in prompts)
+        ids = torch.tensor([[self._pad_id] * (width - len(p)) + list(p) for p in prompts], device=self.device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        ends = [*stop, *([] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id])]
+        whole: Any = self.model
+        with evaluating(self.model):
+            made = whole.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
+                eos_token_id=ends or None, pad_token_id=self._pad_id, top_p=None, top_k=None, temperature=None,
+            )  # fmt: skip
+        return [_until(row, {*ends, self._pad_id}) for row in made[:, width:].tolist()]
+
+    def save(self, directory: Path) -> None:
+        """Write model, tokenizer and licence notice as transformers loads them."""
+        from mgk_hf.saving import save
+
+        save(self.model, self.tokenizer, directory, source=self.source, notice=self.notice)
+
+    @property
+    def _pad_id(self) -> int:
+        pad_id = self.tokenizer.pad_token_id
+        return int(pad_id) if pad_id is not None else int(self.tokenizer.eos_token_id or 0)
+
+    def _fit(self, batch: TokenBatch) -> TokenBatch:
+        """Unpack a batch that was packed by hand for a model that cannot pack."""
+        if self.network.packs or bool((batch.segment_ids[:, 0] == batch.segment_ids.amax(1)).all()):
+            return batch
+        return split(batch, self._pad_id)
+
+    @staticmethod
+    def _any(batch: TokenBatch) -> Tensor:
+        return (batch.segment_ids.flatten() != PADDING).nonzero().squeeze(1)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off inside the block and leave each module as it was."""
+    training = [m for m in model.modules() if m.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _until(ids: list[int], ends: set[int]) -> list[int]:
+    for place, token in enumerate(ids):
+        if token in ends:
+            return ids[:place]
+    return ids

@@ -1,0 +1,183 @@
+"""The vocabulary head and its cross-entropy, computed where a label is, in one pass over W.
+
+For hidden states h (N, D), head weight W (V, D) and labels y (N,), with logits z = h Wᵀ:
+
+    nll = Σ_i logsumexp_j(z_ij) − z_{i y_i}        ∂nll/∂h_i = Σ_j softmax(z_i)_j W_j − W_{y_i}
+
+Both sums run over the vocabulary in blocks with a running maximum, as flash attention does
+(Milakov & Gimelshein 2018, arXiv 1805.02867): a block's logits live in a reused buffer, are used
+for the sum and for the gradient, and are gone. W is read once and no (N, V) tensor ever exists.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mgk_hf.precision import WideLinear
+
+BLOCK_BYTES = 8 << 20
+"""Size of one block of logits on the CPU: small enough for the caches, large enough for the products."""
+
+PLAIN_CHUNK = 128
+"""Positions per chunk on the plain path; 16 to 32 are much slower, since W is read for each chunk."""
+
+
+@frozen(eq=False)
+class Head:
+    """The last step of a causal language model.
+
+    module: maps hidden states to logits; what an adapter on it adds is seen by the plain path.
+    softcap: logits become ``c · tanh(z / c)`` (Gemma 2), None for none. scale: what logits are
+    multiplied by before that (Cohere, Granite).
+    """
+
+    module: nn.Module
+    softcap: float | None = None
+    scale: float = 1.0
+
+    @property
+    def fast(self) -> bool:
+        """Tell whether the head is bare and frozen at this moment.
+
+        An adapter makes a class of its own of the module it sits on, and a quantized weight is
+        no floating tensor: both go the plain way.
+        """
+        if type(self.module) not in {nn.Linear, WideLinear}:
+            return False
+        frozen_ = not any(p.requires_grad for p in self.module.parameters())
+        return frozen_ and self.module.weight.is_floating_point()  # type: ignore[union-attr, operator]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return fp32 logits. hidden: (N, D)   returns (N, V)."""
+        z: Tensor = self.module(hidden * self.scale if self.scale != 1 else hidden).float()
+        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
+
+    def logprob(self, hidden: Tensor, place: Tensor, tokens: Tensor) -> Tensor:
+        """Return log p(token | hidden state), (M,) fp32, where several tokens share a state.
+
+        hidden: (N, D)   place: (M,) row of ``hidden`` for each token   tokens: (M,)
+        """
+        if not self.fast:
+            return torch.cat([
+                torch.log_softmax(self.logits(hidden[p]), 1).gather(1, t[:, None]).squeeze(1)
+                for p, t in zip(place.split(PLAIN_CHUNK), tokens.split(PLAIN_CHUNK), strict=True)
+            ])
+        weight, bias = self.module.weight, getattr(self.module, "bias", None)
+        h = hidden.float() * self.scale
+        whole, _, _ = vocabulary_pass(h, weight, bias, self.softcap, gradient=False)  # type: ignore[arg-type]
+        z, _ = own_logits(h[place], weight, bias, tokens, self.softcap)  # type: ignore[arg-type]
+        return (z - whole[place]).squeeze(1)
+
+    def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Return the summed negative log-likelihood, a 0-dim fp32 tensor. hidden: (N, D), labels: (N,)."""
+        return self.token_nll(hidden, labels).sum()
+
+    def token_nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Return each label's negative log-likelihood, (N,) fp32."""
+        if labels.numel() == 0:
+            return hidden.sum() * 0.0 + hidden.new_zeros(0, dtype=torch.float32)
+        if self.fast:
+            bias = getattr(self.module, "bias", None)
+            states = hidden * self.scale if self.scale != 1 else hidden
+            result: Tensor = _HeadNll.apply(states, self.module.weight, bias, labels, self.softcap)
+            return result
+        return self._plain(hidden, labels)
+
+    def _plain(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Chunks of positions through the module itself, recomputed in the backward pass."""
+
+        def chunk(h: Tensor, y: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(self.logits(h), y, reduction="none")
+
+        parts = [
+            checkpoint(chunk, h, y, use_reentrant=False)
+            for h, y in zip(hidden.split(PLAIN_CHUNK), labels.split(PLAIN_CHUNK), strict=True)
+        ]
+        return torch.cat(parts)
+
+
+class _HeadNll(torch.autograd.Function):
+    """Token NLL whose gradient is made in the forward pass, while a block's logits are at hand."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, softcap: float | None
+    ) -> Tensor:
+        nll, gradient = head_pass(hidden, weight, bias, labels, softcap, gradient=ctx.needs_input_grad[0])
+        if gradient is not None:
+            ctx.save_for_backward(gradient.to(hidden.dtype))
+        return nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0][:, None].to(gradient.dtype), None, None, None, None
+
+
+def head_pass(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, softcap: float | None, *, gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return (token NLL (N,) fp32, ∂ΣNLL/∂hidden (N, D) fp32 or None)."""
+    h = hidden.detach().float()
+    logsumexp, total, pull = vocabulary_pass(h, weight, bias, softcap, gradient=gradient)
+    z, push = own_logits(h, weight, bias, labels, softcap)
+    nll = (logsumexp - z).squeeze(1)
+    return nll, None if pull is None else pull.div_(total).sub_(push)
+
+
+def vocabulary_pass(
+    h: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, *, gradient: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Run over the vocabulary once. h: (N, D) fp32.
+
+    Returns (log Σ_j exp z_j (N, 1), Σ_j exp(z_j − max) (N, 1), Σ_j exp(z_j − max) ∂z_j/∂h (N, D)).
+    """
+    count, vocabulary = h.shape[0], weight.shape[0]
+    block = min(vocabulary, max(512, BLOCK_BYTES // (4 * count)))
+    logits = h.new_empty(count * block)
+    rows = None if weight.dtype == torch.float32 else h.new_empty(block, h.shape[1])
+    top = h.new_full((count, 1), -torch.inf)
+    total = h.new_zeros(count, 1)
+    pull = torch.zeros_like(h) if gradient else None
+    for start in range(0, vocabulary, block):
+        part = weight[start : start + block].detach()
+        w = part if rows is None else rows[: part.shape[0]].copy_(part)  # (b, D)
+        z = torch.mm(h, w.t(), out=logits[: count * w.shape[0]].view(count, -1))  # (N, b)
+        if bias is not None:
+            z += bias[start : start + block]
+        slope = _cap_(z, softcap, slope=gradient)
+        peak = torch.maximum(top, z.amax(1, keepdim=True))
+        shrink = top.sub_(peak).exp_()
+        z.sub_(peak).exp_()
+        total.mul_(shrink).add_(z.sum(1, keepdim=True))
+        if pull is not None:
+            pull.mul_(shrink).addmm_(z if slope is None else z.mul_(slope), w)
+        top = peak
+    return top + total.log(), total, pull
+
+
+def own_logits(
+    h: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return (the labels' own logits (N, 1), their gradient ∂z/∂h (N, D)). h: (N, D) fp32."""
+    own = weight.detach()[labels].float()  # (N, D)
+    z = (h * own).sum(1, keepdim=True)
+    if bias is not None:
+        z += bias.detach()[labels, None].float()
+    slope = _cap_(z, softcap, slope=True)
+    return z, own if slope is None else own * slope
+
+
+def _cap_(z: Tensor, softcap: float | None, *, slope: bool) -> Tensor | None:
+    """Cap logits in place; return d cap(z) / dz = 1 − (cap(z) / c)² where it is asked for."""
+    if softcap is None:
+        return None
+    z.div_(softcap).tanh_()
+    derivative = 1 - z * z if slope else None
+    z.mul_(softcap)
+    return derivative

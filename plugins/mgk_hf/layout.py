@@ -1,0 +1,104 @@
+"""Attention over packed sequences: which positions of a row belong together.
+
+All matrix products of a model run over the packed row, without padding. Only attention looks at
+sequences: there the row is rearranged to (sequences, longest), attended causally, and put back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from mgk_hf.batch import PADDING, TokenBatch
+
+
+@frozen(eq=False)
+class Layout:
+    """Where each sequence's tokens stand in the flattened batch of N = B·T positions.
+
+    rows: (S, L) flat positions of each sequence in order, 0 where it is shorter. back: (N,) flat
+    position → index into S·L. plain: True where the batch already is (S, L). positions, branches:
+    (S, L), None where no mask needs them. Right padding needs no mask: attention is causal, so no
+    token of a sequence sees what stands behind it.
+    """
+
+    rows: Tensor
+    back: Tensor
+    plain: bool
+    positions: Tensor
+    branches: Tensor | None
+    _masks: dict[int | None, Tensor] = field(factory=dict, init=False, repr=False)
+
+    def mask(self, window: int | None) -> Tensor | None:
+        """Return (S, 1, L, L) booleans, True where a query may look; None: plain causal attention.
+
+        window: a query sees itself and ``window − 1`` positions before it; None: all.
+        """
+        length = self.rows.shape[1]
+        if window is not None and window >= length:
+            window = None
+        if window is None and self.branches is None:
+            return None
+        if window not in self._masks:
+            self._masks[window] = self._make_mask(window)
+        return self._masks[window]
+
+    def _make_mask(self, window: int | None) -> Tensor:
+        length = self.rows.shape[1]
+        order = torch.arange(length, device=self.rows.device)
+        allowed = (order[:, None] >= order).expand(self.rows.shape[0], length, length)
+        if window is not None:
+            allowed = allowed & (self.positions[:, :, None] - self.positions[:, None] < window)
+        if self.branches is not None:
+            query, key = self.branches[:, :, None], self.branches[:, None]
+            allowed = allowed & ((key == 0) | (key == query))
+        return allowed[:, None]
+
+
+def layout_of(batch: TokenBatch) -> Layout:
+    """Work out the layout of a batch. Segments must be contiguous within their row."""
+    segments = batch.segment_ids.flatten()
+    count = segments.numel()
+    if _is_plain(batch.segment_ids):
+        index = torch.arange(count, device=segments.device)
+        return Layout(index.view(batch.segment_ids.shape), index, True, batch.position_ids, batch.branch_ids)  # noqa: FBT003
+    # Padding becomes a sequence of its own: it is computed with the rest and read by nobody.
+    _, inverse, lengths = segments.unique_consecutive(return_inverse=True, return_counts=True)
+    starts = lengths.cumsum(0) - lengths
+    width = int(lengths.max())
+    offset = torch.arange(width, device=segments.device)
+    rows = torch.where(offset < lengths[:, None], starts[:, None] + offset, 0)  # (S, L)
+    back = inverse * width + (torch.arange(count, device=segments.device) - starts[inverse])
+    branches = None if batch.branch_ids is None else batch.branch_ids.flatten()[rows]
+    return Layout(rows, back, False, batch.position_ids.flatten()[rows], branches)  # noqa: FBT003
+
+
+def _is_plain(segments: Tensor) -> bool:
+    """Tell whether every row holds one sequence, padded on the right at most."""
+    first = segments[:, :1]
+    inside = (segments == first) | (segments == PADDING)
+    padded_last = (segments[:, 1:] != PADDING) <= (segments[:, :-1] != PADDING)
+    return bool(inside.all() & padded_last.all() & (first != PADDING).all())
+
+
+class Rearrange(torch.autograd.Function):
+    """``x[there]`` whose gradient is ``g[back]``: both ways a gather, never a scatter.
+
+    Right where every position of x appears in ``there`` once, save for padding, whose gradient
+    is zero anyway.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        """x: (N, D)   there: (M,)   returns (M, D)."""
+        ctx.save_for_backward(back)
+        return x.index_select(0, there)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """Gather the gradient back into the order of x."""
+        (back,) = ctx.saved_tensors
+        return grads[0].index_select(0, back), None, None

@@ -1,0 +1,37 @@
+"""Writing a model as its own ecosystem reads it, with the licence that goes with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mgk_core.adapter import base_state_dict
+from mgk_core.errors import StoreError
+from mgk_hf.licence import keep
+
+
+def save(model: Any, tokenizer: Any, directory: Path, *, source: Path | None, notice: str) -> None:
+    """Write weights (safetensors), configuration, tokenizer and licence files.
+
+    Attached adapters are not written: the directory holds the base as it stands. Every tensor
+    keeps its bits; the configuration names the widest dtype among them, so that a reader that
+    asks for ``dtype="auto"`` loses nothing.
+
+    :raises StoreError: the directory cannot be written
+    """
+    state = {name: tensor.detach() for name, tensor in base_state_dict(model).items()}
+    dtypes = {t.dtype for t in state.values() if t.is_floating_point()}
+    said = getattr(model.config, "dtype", None)
+    model.config.dtype = max(dtypes, key=lambda d: torch.finfo(d).bits, default=torch.float32)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(str(directory), state_dict=state)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(directory))
+        keep(source, directory, notice)
+    except OSError as error:
+        raise StoreError(f"cannot write the model to {directory}: {error}") from error
+    finally:
+        model.config.dtype = said

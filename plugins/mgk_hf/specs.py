@@ -1,0 +1,37 @@
+"""Configuration of a Hugging Face base (table ``base``, ``type = "hf"``)."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from mgk_core.specs import Spec, at_least, one_of, option
+
+
+@frozen(kw_only=True)
+class HfSpec(Spec):
+    """A causal language model of transformers: a shipped one, a directory, or a hub id."""
+
+    id: str = option(
+        "gemma-3-270m-q4",
+        help="gemma-3-270m-q4 (dequantized from Q4_K_M: not the scores of google/gemma-3-270m), tiny-gemma,"
+        " a local directory, or a hub id",
+    )
+    revision: str | None = option(None, help="commit, tag or branch of a hub id; a commit makes a run repeatable")
+    dtype: str = option(
+        "auto", one_of("auto", "float32", "bfloat16", "float16"),
+        help="of the weights; auto: on a CPU float32 with the vocabulary's table as stored, else as stored",
+    )  # fmt: skip
+    compute: str = option(
+        "auto", one_of("auto", "float32", "bfloat16"),
+        help="of the matrix products on a CPU; auto: bfloat16 where the CPU multiplies it in hardware",
+    )  # fmt: skip
+    attention: str = option(
+        "auto", one_of("auto", "sdpa", "eager", "flash_attention_2"),
+        help="auto: packed sequences through sdpa where the model allows it; any other: padded rows",
+    )  # fmt: skip
+    quantize: str = option("none", one_of("none", "int8", "nf4"), help="load the base quantized, by bitsandbytes")
+    checkpointing: bool = option(False, help="recompute activations in the backward pass: less memory, a third more time")  # noqa: FBT003
+    device_map: str | None = option(None, help="spread a large model over devices, as accelerate's device_map: 'auto' ...")
+    trust_remote_code: bool = option(False, help="run Python code that comes with the model")  # noqa: FBT003
+    token_budget: int = option(1024, at_least(64), help="positions computed together when options are scored")
+    seed: int = option(0, at_least(0), help="of tiny-gemma's weights: the base is part of the declaration")
