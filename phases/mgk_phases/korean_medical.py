@@ -1,0 +1,57 @@
+"""The main pipeline: a Gemma model to Korean medicine, by plain text, a dictionary, and questions.
+
+The data ships with this package (see its README.md). Nothing selects on test: dev chooses, the rows
+of the retention matrix are measured on test.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mgk_core.pipeline import Phase, Pipeline
+
+DATA = "package:mgk_phases/data/korean_medical"
+
+
+def data(type_: str, folder: str, **options: Any) -> dict[str, Any]:
+    """Return a ``data`` table for one of the shipped folders."""
+    return {"type": type_, **{split: f"{DATA}/{folder}/{split}.jsonl" for split in ("train", "dev", "test")}, **options}
+
+
+BASE = {
+    "base_probes": {"base-ko": f"{DATA}/base/probe_ko.jsonl", "base-en": f"{DATA}/base/probe_en.jsonl"},
+    "calibration": (f"{DATA}/base/calibration_ko.jsonl", f"{DATA}/base/calibration_en.jsonl"),
+}
+"""What the base knew before: texts that no phase trains on, declared once, by the first phase."""
+
+PIPELINE = Pipeline(
+    name="korean-medical",
+    title="Gemma to Korean medicine: plain text, dictionary, five-option questions (minutes on a CPU)",
+    base={"type": "hf", "id": "gemma-3-270m-q4"},
+    phases=(
+        Phase(
+            name="plain_text",
+            title="plain Korean medical text",
+            data=data("text", "text", length=256, **BASE),
+            train={"steps": 40, "batch_size": 2},
+        ),
+        Phase(
+            name="dictionary",
+            title="medical dictionary",
+            data=data("dictionary", "dictionary"),
+            train={"steps": 40, "batch_size": 16},
+        ),
+        Phase(
+            name="mcq",
+            title="five-option questions",
+            data=data("mcq", "mcq"),
+            train={"steps": 40, "batch_size": 8},
+        ),
+    ),
+    defaults={
+        "adapter": {"type": "lora", "rank": 8, "alpha": 16, "targets": ("all-linear",)},
+        "optimizer": {"type": "adamw", "lr": 5e-4, "schedule": "cosine", "warmup_steps": 4, "clip": 1.0},
+        "step": {"type": "standard"},
+        "merge": {"type": "exact"},
+    },
+)

@@ -1,0 +1,1 @@
+"""Text, dictionary and multiple-choice data: readers, templates, packing, probes, generated answers."""

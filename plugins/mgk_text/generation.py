@@ -1,0 +1,107 @@
+"""Metric ``generation``: answers that the model writes itself, judged one by one."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from attrs import field, frozen
+
+from mgk_core.bundle import LanguageBundle, Probe, Score
+from mgk_text.encode import Encoder
+from mgk_text.records import Entry, Question
+from mgk_text.templates import DictionaryTemplate, McqTemplate
+
+METRIC = "generation"
+Judged = Mapping[str, float]
+"""Figures of one answer; ``value`` is the one that the probe's score is the mean of."""
+
+
+@frozen(eq=False)
+class Asked:
+    """One item: a prompt, and how an answer to it is judged."""
+
+    prompt: tuple[int, ...]
+    judge: Callable[[str], Judged]
+    encoder: Encoder = field(repr=False)
+    new_tokens: int
+
+
+def evaluate(bundle: LanguageBundle, probe: Probe) -> Score:
+    """Generate an answer to every item (greedily) and return the mean of their ``value``.
+
+    extra: the mean of each further figure. stderr: of the mean, over items.
+    """
+    items: Sequence[Asked] = probe.items
+    first = items[0]
+    written = bundle.generate(
+        [item.prompt for item in items], max_new_tokens=first.new_tokens, stop=first.encoder.stops
+    )
+    judged = [item.judge(item.encoder.decode(ids)) for item, ids in zip(items, written, strict=True)]
+    values = tuple(j["value"] for j in judged)
+    extra = {name: sum(j[name] for j in judged) / len(judged) for name in judged[0] if name != "value"}
+    mean = sum(values) / len(values)
+    return Score(
+        probe=probe.name,
+        metric=METRIC,
+        value=mean,
+        n=len(values),
+        stderr=_stderr(values, mean),
+        higher_is_better=True,
+        chance=probe.chance,
+        per_item=values,
+        extra=extra,
+    )
+
+
+def term_judge(template: DictionaryTemplate, entry: Entry) -> Callable[[str], Judged]:
+    """Judge a generated term: exact match, and F1 over characters."""
+    wanted = template.answer(entry)
+
+    def judge(text: str) -> Judged:
+        said = template.read(text)
+        return {
+            "value": float(folded(said) == folded(wanted)),
+            "f1": character_f1(said, wanted),
+            "empty": float(not said),
+        }
+
+    return judge
+
+
+def choice_judge(template: McqTemplate, question: Question) -> Callable[[str], Judged]:
+    """Judge a generated answer to a question, strictly (``value``) and leniently."""
+
+    def judge(text: str) -> Judged:
+        found = template.read(text, question)
+        return {
+            "value": float(found.strict == question.answer),
+            "lenient": float(found.lenient == question.answer),
+            "invalid": float(found.strict is None),
+            "invalid_lenient": float(found.lenient is None),
+            "formatted": float(found.formatted),
+        }
+
+    return judge
+
+
+def character_f1(said: str, wanted: str) -> float:
+    """F1 over characters, blanks left out: Korean has no word boundaries to count by.
+
+    As KorQuAD scores answers (Lim, Kim & Lee 2019, arXiv 1909.07005).
+    """
+    a, b = Counter(folded(said)), Counter(folded(wanted))
+    common = sum((a & b).values())
+    return 2 * common / (a.total() + b.total()) if common else 0.0
+
+
+def folded(text: str) -> str:
+    """Ignore case and blanks."""
+    return "".join(text.split()).casefold()
+
+
+def _stderr(values: Sequence[float], mean: float) -> float:
+    n = len(values)
+    variance = sum((v - mean) ** 2 for v in values) / max(n - 1, 1)
+    return math.sqrt(variance / n)

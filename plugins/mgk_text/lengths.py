@@ -1,0 +1,75 @@
+"""Lengths: a report before training, and what happens to examples that are too long."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from mgk_core.bundle import Tokens
+from mgk_core.errors import DataError, Problem
+
+
+@frozen
+class Fitted:
+    """Examples that fit, and a sentence for the report."""
+
+    examples: tuple[Tokens, ...]
+    note: str
+
+
+def fit(
+    examples: Sequence[Tokens], limit: int, overflow: str, *, what: str, places: Sequence[str], key: str = "max_length"
+) -> Fitted:
+    """Bring examples down to ``limit`` tokens; nothing is ever cut off silently.
+
+    :param overflow: ``split`` (plain text only), ``drop``, or ``error``: one `DataError` names every row
+    :param what: what the examples are, for the report
+    :param places: file and line of each example
+    :param key: the setting that the limit comes from
+    """
+    long = [i for i, e in enumerate(examples) if len(e.ids) > limit]
+    note = report(examples, what)
+    if not long:
+        return Fitted(tuple(examples), f"{note}; none over {key} {limit}")
+    if overflow == "error":
+        raise DataError(
+            Problem("", f"{len(examples[i].ids)} tokens, and {key} is {limit}; raise it, or set overflow", places[i])
+            for i in long
+        )
+    chosen = set(long)
+    if overflow == "drop":
+        kept = tuple(e for i, e in enumerate(examples) if i not in chosen)
+        return Fitted(kept, f"{note}; {len(long)} over {key} {limit} dropped")
+    parts = [p for i, e in enumerate(examples) for p in (split(e, limit) if i in chosen else [e])]
+    return Fitted(tuple(parts), f"{note}; {len(long)} over {key} {limit} split, {len(parts)} pieces in all")
+
+
+def split(example: Tokens, limit: int) -> list[Tokens]:
+    """Split a plain text into pieces of at most ``limit`` tokens, its beginning token before each.
+
+    Bytes are shared out by length: their sum stays what it was.
+    """
+    head = 1 if example.labels[0] == -100 else 0
+    body, size = example.ids[head:], limit - head
+    parts = [body[i : i + size] for i in range(0, len(body), size)]
+    ends = [round(example.nbytes * min(i + size, len(body)) / len(body)) for i in range(0, len(body), size)]
+    counts = [b - a for a, b in zip([0, *ends], ends, strict=False)]
+    return [
+        Tokens((*example.ids[:head], *part), (*example.labels[:head], *part), count)
+        for part, count in zip(parts, counts, strict=True)
+    ]
+
+
+def report(examples: Sequence[Tokens], what: str) -> str:
+    """Return a sentence on how long examples are."""
+    if not examples:
+        return f"{what}: none"
+    lengths = sorted(len(e.ids) for e in examples)
+    learnt = sum(sum(label != -100 for label in e.labels) for e in examples)
+    high = lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))]
+    return (
+        f"{what}: {len(lengths):,} examples, {sum(lengths):,} tokens, {learnt:,} of them learnt;"
+        f" tokens each: median {statistics.median(lengths):.0f}, 95 % up to {high}, longest {lengths[-1]}"
+    )

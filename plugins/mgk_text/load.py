@@ -1,0 +1,121 @@
+"""What `mgk_load_data` returns for the three kinds of data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import field, frozen
+
+from mgk_core.bundle import LanguageBundle, PhaseData, Probe, Tokens
+from mgk_core.errors import InputError
+from mgk_text import lengths, packing, probes
+from mgk_text.cache import TokenCache, tokenised
+from mgk_text.encode import Encoder, Pair
+from mgk_text.records import Record
+from mgk_text.rows import Reader
+from mgk_text.specs import PlainTextSpec, PromptedSpec, TextDataSpec
+from mgk_text.splits import Splits
+from mgk_text.splits import load as load_splits
+from mgk_text.tasks import Task, task_for
+from mgk_text.trainset import TokenRows
+from mgk_text.turns import turns_of
+
+_DEV_TOKENS = 1024  # of one dev batch
+_VERIFY = (3, 4, 256)  # batches, examples and tokens each, on which merged is compared with live
+_CALIBRATION_TOKENS = 512
+
+
+@frozen(eq=False)
+class Maker:
+    """Makes a phase's data: everything that its parts share."""
+
+    spec: TextDataSpec
+    bundle: LanguageBundle = field(repr=False)
+    encoder: Encoder
+    task: Task
+    cache: TokenCache
+
+    def examples(self, records: Sequence[Record], split: str) -> lengths.Fitted:
+        """Return a split's examples, each short enough, with the report on their lengths."""
+        pairs, places = self.task.pairs(records)
+        made = tokenised(self.encoder, pairs, self.cache)
+        limit, key = (
+            (self.task.length, "length")
+            if split == "train" and self.task.length
+            else (self.spec.max_length, "max_length")
+        )
+        return lengths.fit(made, limit, self.task.overflow, what=split, places=places, key=key)
+
+    def batches(self, examples: Sequence[Tokens], tokens: int, most: int | None = None) -> tuple[object, ...]:
+        """Return batches of a bounded size."""
+        return tuple(self.bundle.pack(batch) for batch in packing.group(examples, tokens, most))
+
+
+def load(spec: TextDataSpec, bundle: object) -> PhaseData:
+    """Read, check, tokenise and pack a phase's data."""
+    maker = _maker(spec, bundle)
+    reader = Reader(spec)
+    splits = load_splits(spec, reader)
+    base = {name: reader.records(source, kind="text").records for name, source in spec.base_probes.items()}
+    calibration = reader.records(spec.calibration, kind="text").records
+    reader.problems += maker.task.problems(splits.train)
+    reader.check()
+    train, dev = maker.examples(splits.train, "train"), maker.examples(splits.dev, "dev")
+    if not train.examples:
+        raise InputError(f"data {spec.type!r}: no training examples are left")
+    rows = packing.pack(train.examples, maker.task.length) if maker.task.length else [(e,) for e in train.examples]
+    known, cut = _calibration(maker, calibration)
+    count, most, tokens = _VERIFY
+    return PhaseData(
+        train=TokenRows.of(maker.bundle, rows),
+        probes=(*_own_probes(maker, splits), *probes.base_probes(maker.encoder, base, spec.max_length)),
+        dev=maker.batches(dev.examples, _DEV_TOKENS),
+        verify=maker.batches((dev.examples or train.examples)[: count * most], tokens, most)[:count],
+        calibration=maker.batches(known, _CALIBRATION_TOKENS),
+        notes=(*splits.notes, train.note, *_packed(maker, rows), dev.note, *cut, *_cached(maker)),
+    )
+
+
+def _maker(spec: TextDataSpec, bundle: object) -> Maker:
+    if not isinstance(bundle, LanguageBundle):
+        raise InputError(f"data type {spec.type!r} needs a language model as base, with a tokenizer; this base is none")
+    style = spec.style if isinstance(spec, PromptedSpec) else "plain"
+    encoder = Encoder.of(bundle.tokenizer, turns_of(bundle.tokenizer, style))
+    return Maker(spec, bundle, encoder, task_for(spec), TokenCache(on_disk=spec.cache))
+
+
+def _own_probes(maker: Maker, splits: Splits) -> tuple[Probe, ...]:
+    """Return the probes of dev and test; those of dev carry its name, since names are unique."""
+    made: list[Probe] = []
+    pools = {"dev": splits.dev, "test": splits.test}
+    for split, records in pools.items():
+        if records:
+            other = [r for name in ("train", "dev", "test") if name != split for r in getattr(splits, name)]
+            made += maker.task.probes(maker.encoder, records, other, split)
+    return tuple(made)
+
+
+def _calibration(maker: Maker, records: Sequence[Record]) -> tuple[list[Tokens], tuple[str, ...]]:
+    """Return calibration texts, spread evenly over the sources, cut to their setting's length."""
+    spec = maker.spec
+    count = min(spec.calibration_rows, len(records))
+    chosen = [records[i * len(records) // count] for i in range(count)]
+    pairs: list[Pair] = [("", r.text) for r in chosen]  # type: ignore[union-attr]
+    whole = tokenised(maker.encoder, pairs, maker.cache)
+    cut = [Tokens(e.ids[: spec.calibration_tokens], e.labels[: spec.calibration_tokens], e.nbytes) for e in whole]
+    if not cut:
+        return [], ()
+    shorter = sum(len(a.ids) > len(b.ids) for a, b in zip(whole, cut, strict=True))
+    tokens = sum(len(e.ids) for e in cut)
+    return cut, (f"calibration: {len(cut)} texts, {tokens:,} tokens; {shorter} cut to {spec.calibration_tokens}",)
+
+
+def _packed(maker: Maker, rows: Sequence[packing.Row]) -> tuple[str, ...]:
+    if not isinstance(maker.spec, PlainTextSpec):
+        return ()
+    full = packing.fill(rows, maker.spec.length)
+    return (f"train: packed into {len(rows):,} rows of {maker.spec.length} tokens, {full:.0%} full",)
+
+
+def _cached(maker: Maker) -> tuple[str, ...]:
+    return ("tokenised data: taken from the cache",) if maker.cache.hits else ()

@@ -1,0 +1,41 @@
+"""The hooks of mgk_text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from mgk_core.hookspecs import hookimpl
+from mgk_text.specs import DictionarySpec, McqSpec, PlainTextSpec, TextDataSpec
+
+if TYPE_CHECKING:
+    from mgk_core.bundle import Bundle, LanguageBundle, PhaseData, Probe, Score
+    from mgk_core.context import PhaseContext
+    from mgk_core.specs import Spec, SpecRegistry
+
+
+@hookimpl
+def mgk_register_specs(registry: SpecRegistry) -> None:
+    """Answer for the data ``text``, ``dictionary`` and ``mcq``."""
+    registry.add("data", "text", PlainTextSpec)
+    registry.add("data", "dictionary", DictionarySpec)
+    registry.add("data", "mcq", McqSpec)
+
+
+@hookimpl
+def mgk_load_data(spec: Spec, bundle: Bundle) -> PhaseData | None:
+    """Read, check, tokenise and pack a phase's data."""
+    if not isinstance(spec, TextDataSpec):
+        return None
+    from mgk_text.load import load
+
+    return load(spec, bundle)
+
+
+@hookimpl
+def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score | None:
+    """Judge answers that the model generates."""
+    from mgk_text.generation import METRIC, evaluate
+
+    if probe.metric != METRIC:
+        return None
+    return evaluate(cast("LanguageBundle", ctx.bundle), probe)

@@ -1,0 +1,110 @@
+"""Probes made from held-out records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from mgk_core.bundle import Probe
+from mgk_core.errors import InputError
+from mgk_text import generation
+from mgk_text.encode import Encoder
+from mgk_text.lengths import split as split_long
+from mgk_text.records import Entry, Question, Record
+from mgk_text.specs import PromptedSpec
+from mgk_text.templates import DictionaryTemplate, McqTemplate
+
+T = TypeVar("T")
+
+
+def perplexity(encoder: Encoder, texts: Sequence[str], name: str, *, split: str, limit: int, phase: str = "") -> Probe:
+    """Return the perplexity of texts; longer ones are scored in pieces of ``limit`` tokens."""
+    items = tuple(p for e in encoder.plain(texts) for p in (split_long(e, limit) if len(e.ids) > limit else [e]))
+    return Probe(
+        name=_name(name, split),
+        phase=phase,
+        metric="perplexity",
+        items=items,
+        higher_is_better=False,
+        split=split,
+        digest=_digest([e.ids for e in items]),
+    )
+
+
+def base_probes(encoder: Encoder, sources: Mapping[str, Sequence[Record]], limit: int) -> list[Probe]:
+    """Return a perplexity for each set of texts that no phase trains on, bound to the base."""
+    made = []
+    for name, records in sources.items():
+        texts = [getattr(r, "text") for r in records]  # noqa: B009 - read as plain texts
+        made.append(perplexity(encoder, texts, name, split="test", limit=limit, phase="base"))
+    return made
+
+
+def options(
+    encoder: Encoder, items: Sequence[tuple[str, Sequence[str], int, str]], name: str, split: str
+) -> list[Probe]:
+    """Return two probes over one set of items: the right option's log-likelihood, and the accuracy.
+
+    items: as `Encoder.choices` takes them.
+    """
+    choices = tuple(encoder.choices(items))
+    digest = _digest([[c.prompt, c.options, c.answer] for c in choices])
+    chance = math.fsum(1 / len(c.options) for c in choices) / len(choices)
+    shared: dict[str, Any] = {"phase": "", "items": choices, "higher_is_better": True, "split": split, "digest": digest}
+    return [
+        Probe(name=_name(name, split), metric="option_logprob", **shared),
+        Probe(name=_name(f"{name}-accuracy", split), metric="option_accuracy", chance=chance, **shared),
+    ]
+
+
+def terms(encoder: Encoder, template: DictionaryTemplate, entries: Sequence[Entry], spec: PromptedSpec) -> Probe:
+    """Return generated terms."""
+    prompts = encoder.prompts([template.ask(e) for e in entries])
+    judges = [generation.term_judge(template, e) for e in entries]
+    return _generated(encoder, prompts, judges, spec, chance=None)
+
+
+def answers(encoder: Encoder, template: McqTemplate, questions: Sequence[Question], spec: PromptedSpec) -> Probe:
+    """Return generated answers to questions."""
+    prompts = encoder.prompts([template.ask(q) for q in questions])
+    judges = [generation.choice_judge(template, q) for q in questions]
+    chance = math.fsum(1 / len(q.options) for q in questions) / len(questions)
+    return _generated(encoder, prompts, judges, spec, chance=chance)
+
+
+def spread(records: Sequence[T], count: int) -> list[T]:
+    """Return ``count`` records, evenly spread: the same ones in every run."""
+    count = min(count, len(records))
+    return [records[i * len(records) // count] for i in range(count)]
+
+
+def _generated(
+    encoder: Encoder, prompts: Sequence[Any], judges: Sequence[Any], spec: PromptedSpec, chance: float | None
+) -> Probe:
+    items = tuple(
+        generation.Asked(tuple(p), judge, encoder, spec.new_tokens) for p, judge in zip(prompts, judges, strict=True)
+    )
+    return Probe(
+        name=f"{spec.probe_name}-generated",
+        phase="",
+        metric=generation.METRIC,
+        items=items,
+        higher_is_better=True,
+        chance=chance,
+        split="test",
+        digest=_digest([i.prompt for i in items]),
+        when="ends",
+    )
+
+
+def _name(name: str, split: str) -> str:
+    if not name:
+        raise InputError("base_probes: expected a name for each source")
+    return name if split == "test" else f"{name}-{split}"
+
+
+def _digest(content: Any) -> str:
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=32).hexdigest()

@@ -1,0 +1,158 @@
+"""The three tasks: which pairs are learnt, and which probes measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from attrs import frozen
+
+from mgk_core.bundle import Probe
+from mgk_core.errors import Problem
+from mgk_text import probes
+from mgk_text.encode import Encoder, Pair
+from mgk_text.options import options_for
+from mgk_text.records import Entry, Question, Record, Text
+from mgk_text.specs import DictionarySpec, McqSpec, PlainTextSpec, TextDataSpec
+from mgk_text.templates import DictionaryTemplate, McqTemplate
+
+
+class Task(Protocol):
+    """What a kind of data asks of a model."""
+
+    @property
+    def length(self) -> int | None:
+        """Tokens of a packed row; None where one row is one example."""
+
+    @property
+    def overflow(self) -> str:
+        """What happens to examples that are too long."""
+
+    def pairs(self, records: Sequence[Record]) -> tuple[list[Pair], list[str]]:
+        """Return what is learnt, (prompt, answer) each, and the place where each came from."""
+
+    def probes(self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str) -> list[Probe]:
+        """Return the probes of a split; other: the records of the other splits."""
+
+    def problems(self, records: Sequence[Record]) -> list[Problem]:
+        """Return what is missing in records for this task."""
+
+
+@frozen
+class TextTask:
+    """Say the text itself."""
+
+    spec: PlainTextSpec
+
+    @property
+    def length(self) -> int | None:
+        """Tokens of a packed row."""
+        return self.spec.length
+
+    @property
+    def overflow(self) -> str:
+        """What happens to texts that are too long."""
+        return self.spec.overflow
+
+    def pairs(self, records: Sequence[Record]) -> tuple[list[Pair], list[str]]:
+        """Return each text, without a prompt."""
+        texts = cast("Sequence[Text]", records)
+        return [("", t.text) for t in texts], [t.place for t in texts]
+
+    def probes(self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str) -> list[Probe]:  # noqa: ARG002
+        """Return the perplexity of the texts."""
+        texts = [t.text for t in cast("Sequence[Text]", records)]
+        return [probes.perplexity(encoder, texts, self.spec.probe_name, split=split, limit=self.spec.max_length)]
+
+    def problems(self, records: Sequence[Record]) -> list[Problem]:  # noqa: ARG002
+        """Return nothing: a text needs nothing else."""
+        return []
+
+
+@frozen
+class DictionaryTask:
+    """Say one field of an entry, given another."""
+
+    spec: DictionarySpec
+    length: int | None = None
+
+    @property
+    def overflow(self) -> str:
+        """What happens to examples that are too long."""
+        return self.spec.overflow
+
+    def pairs(self, records: Sequence[Record]) -> tuple[list[Pair], list[str]]:
+        """Return every direction of each entry."""
+        entries = cast("Sequence[Entry]", records)
+        templates = [DictionaryTemplate(d) for d in self.spec.directions]
+        pairs = [(t.ask(e), t.answer(e)) for e in entries for t in templates]
+        return pairs, [e.place for e in entries for _ in templates]
+
+    def probes(self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str) -> list[Probe]:
+        """Return option log-likelihoods, and generated terms (test only)."""
+        entries, others = cast("Sequence[Entry]", records), cast("Sequence[Entry]", other)
+        spec, template = self.spec, DictionaryTemplate(self.spec.probe_direction)
+        items = []
+        for entry in entries:
+            options, right = options_for(entry, entries, others, template, count=spec.distractors, seed=spec.seed)
+            items.append((template.ask(entry), options, right, entry.specialty))
+        made = probes.options(encoder, items, spec.probe_name, split)
+        if split == "test" and spec.generate:
+            asked = probes.spread(entries, spec.generate)
+            made.append(probes.terms(encoder, template, asked, spec))
+        return made
+
+    def problems(self, records: Sequence[Record]) -> list[Problem]:  # noqa: ARG002
+        """Return nothing: the reader has asked for what the directions need."""
+        return []
+
+
+@frozen
+class McqTask:
+    """Answer a question."""
+
+    spec: McqSpec
+    length: int | None = None
+
+    @property
+    def template(self) -> McqTemplate:
+        """The one template of training, scoring and generation."""
+        return McqTemplate(self.spec.target, self.spec.lists_options)
+
+    @property
+    def overflow(self) -> str:
+        """What happens to examples that are too long."""
+        return self.spec.overflow
+
+    def pairs(self, records: Sequence[Record]) -> tuple[list[Pair], list[str]]:
+        """Return each question with its answer."""
+        questions = cast("Sequence[Question]", records)
+        return [(self.template.ask(q), self.template.answer(q)) for q in questions], [q.place for q in questions]
+
+    def probes(self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str) -> list[Probe]:  # noqa: ARG002
+        """Return option log-likelihoods, and generated answers (test only)."""
+        questions = cast("Sequence[Question]", records)
+        template = self.template
+        items = [(template.ask(q), template.options(q), q.answer, q.specialty) for q in questions]
+        made = probes.options(encoder, items, self.spec.probe_name, split)
+        if split == "test" and self.spec.generate:
+            asked = probes.spread(questions, self.spec.generate)
+            made.append(probes.answers(encoder, template, asked, self.spec))
+        return made
+
+    def problems(self, records: Sequence[Record]) -> list[Problem]:
+        """Return the training questions without a reasoning, where one shall be learnt."""
+        if self.spec.target != "reasoning":
+            return []
+        without = [q for q in cast("Sequence[Question]", records) if not q.reasoning]
+        return [Problem(q.place, "target 'reasoning' needs a reasoning, and this question has none") for q in without]
+
+
+def task_for(spec: TextDataSpec) -> Task:
+    """Return the task of a spec."""
+    if isinstance(spec, McqSpec):
+        return McqTask(spec)
+    if isinstance(spec, DictionarySpec):
+        return DictionaryTask(spec)
+    assert isinstance(spec, PlainTextSpec)  # noqa: S101 - the plugin registers these three
+    return TextTask(spec)

@@ -1,0 +1,41 @@
+"""The training set: rows of examples, batched by the base's own packing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from attrs import define, field
+
+from mgk_core.bundle import Batch, LanguageBundle, Tokens
+from mgk_text.packing import Row
+
+
+@define(eq=False)
+class TokenRows:
+    """Rows of examples; a batch holds every example of the rows asked for."""
+
+    bundle: LanguageBundle = field(repr=False)
+    rows: tuple[Row, ...] = field(repr=False)
+    digest: str
+
+    @classmethod
+    def of(cls, bundle: LanguageBundle, rows: Sequence[Row]) -> TokenRows:
+        """Return a training set with the digest of all its tokens."""
+        return cls(bundle, tuple(rows), digest([e for row in rows for e in row]))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Collate rows, in the order given."""
+        return self.bundle.pack([example for row in rows for example in self.rows[row]])
+
+
+def digest(examples: Sequence[Tokens]) -> str:
+    """Digest of examples: ids and what of them is learnt."""
+    state = hashlib.blake2b(digest_size=32)
+    for example in examples:
+        state.update(json.dumps([example.ids, example.labels]).encode())
+    return state.hexdigest()
