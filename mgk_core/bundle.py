@@ -137,10 +137,11 @@ class TrainSet(Protocol):
 class Probe:
     """A fixed held-out set with a metric, bound to the phase that teaches it, or to the base.
 
-    phase: name of the teaching phase, or ``"base"``. metric: what `mgk_evaluate` dispatches on.
-    higher_is_better: direction of the metric. chance: score of a guess, None where it has none.
-    floor: best score that can be reached, where that is known. split: ``dev`` or ``test``. when:
-    ``always`` for every row of the retention matrix, ``ends`` for the first and the last only.
+    phase: name of the teaching phase, or ``"base"``; empty: the phase whose data it came with.
+    metric: what `mgk_evaluate` dispatches on. higher_is_better: direction of the metric. chance:
+    score of a guess, None where it has none. floor: best score that can be reached, where that is
+    known. split: ``dev`` or ``test``. when: ``always`` for every row of the retention matrix,
+    ``ends`` for the first and the last only.
     """
 
     name: str
