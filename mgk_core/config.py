@@ -204,7 +204,7 @@ def _phase(
     _check_keys(tree, values, _PHASE_KEYS, path, problems)
     made: dict[str, Any] = {}
     for slot in ("data", "adapter", "optimizer", "step", "merge"):
-        made[slot] = _spec(tree, registry, slot, values.get(slot), (*path, slot), problems)  # type: ignore[arg-type]
+        made[slot] = _spec(tree, registry, slot, values.get(slot), (*path, slot), problems)
     for slot in MANY:
         made[slot] = _many(tree, registry, slot, values.get(slot, {}), (*path, slot), problems)
     made["train"] = _table(tree, TrainSettings, values.get("train", {}), (*path, "train"), problems)

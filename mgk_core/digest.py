@@ -18,7 +18,7 @@ def tensor_digest(tensor: Tensor) -> str:
     plain = tensor.detach().to("cpu").contiguous()
     state = hashlib.blake2b(f"{plain.dtype} {tuple(plain.shape)} ".encode(), digest_size=32)
     if plain.numel():
-        state.update(memoryview(plain.reshape(-1).view(torch.uint8).numpy()))
+        state.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
 
 

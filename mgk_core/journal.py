@@ -43,7 +43,7 @@ class Journal:
     def last(self, event: str, **match: Any) -> dict[str, Any] | None:
         """Return the latest event of a kind whose data match."""
         for entry in reversed(self.events):
-            if entry["event"] == event and all(entry.get(k) == v for k, v in match.items()):
+            if entry["event"] == event and match.items() <= entry.items():
                 return entry
         return None
 
@@ -90,7 +90,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(entry, dict) or entry.get("hash") != _hash(entry):
         return None
-    return entry
+    return dict(entry)
 
 
 def journal_path(run: Path) -> Path:

@@ -3,10 +3,11 @@ and does not hide the others."""
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -89,10 +90,14 @@ def load_plugins(
         _load(plugins, point.name, point.load, _where(point), left_out)
     for name, plugin in extras:
         module = getattr(plugin, "__name__", type(plugin).__name__)
-        _load(plugins, name, lambda p=plugin: p, ("(not installed)", "", module), left_out)
+        _load(plugins, name, functools.partial(_same, plugin), ("(not installed)", "", module), left_out)
     if os.environ.get("MGK_TRACE_HOOKS"):
         _trace(manager)
     return plugins
+
+
+def _same(plugin: Any) -> Any:
+    return plugin
 
 
 def _where(point: importlib.metadata.EntryPoint) -> tuple[str, str, str]:
@@ -160,11 +165,11 @@ def _register_specs(plugins: Plugins, name: str, plugin: Any) -> None:
 def _trace(manager: pluggy.PluginManager) -> None:
     """Print each hook call and who answers, to standard error (``MGK_TRACE_HOOKS=1``)."""
 
-    def before(hook: str, impls: list[Any], kwargs: dict[str, Any]) -> None:
+    def before(hook: str, impls: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         names = ", ".join(i.plugin_name for i in impls) or "nobody"
         print(f"hook {hook}: asked: {names}", file=sys.stderr)
 
-    def after(outcome: Any, hook: str, impls: list[Any], kwargs: dict[str, Any]) -> None:
+    def after(outcome: Any, hook: str, impls: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         error = outcome.exception
         said = f"raised {type(error).__name__}" if error else f"returned {type(outcome.get_result()).__name__}"
         print(f"hook {hook}: {said}", file=sys.stderr)

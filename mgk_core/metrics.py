@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy as np
 from attrs import frozen
 
 from mgk_core.bundle import Score
@@ -159,19 +160,15 @@ def _mcnemar(differences: Sequence[float]) -> float:
     if n == 0:
         return 1.0
     tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
-    return min(1.0, 2 * tail)
+    return min(1.0, 2.0 * float(tail))
 
 
 def _bootstrap(differences: Sequence[float], draws: int, seed: int) -> float:
     """Two-sided p of a mean of zero, by resampling items."""
-    generator = np.random.default_rng(seed)
-    values, n = np.asarray(differences, dtype=np.float64), len(differences)
-    below, block = 0, max(1, 2**20 // n)  # draws at once, so that memory stays bounded
-    for start in range(0, draws, block):
-        drawn = generator.integers(0, n, size=(min(block, draws - start), n))
-        below += int((values[drawn].sum(axis=1) <= 0).sum())
-    share = below / draws
-    return max(1 / draws, min(1.0, 2 * min(share, 1 - share)))
+    values = np.asarray(differences)
+    picks = np.random.default_rng(seed).integers(0, len(values), size=(draws, len(values)))
+    below = float((values[picks].sum(axis=1) <= 0).mean())
+    return max(1 / draws, min(1.0, 2 * min(below, 1 - below)))
 
 
 def retention_of(

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
-from mgk_core.adapter import state_of
+from mgk_core.bundle import PhaseData
 from mgk_core.config import Resolved, load_tree, plugin_settings, resolve
 from mgk_core.device import pick_device, set_up
 from mgk_core.digest import base_digest
@@ -67,12 +67,17 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
     session = Session(prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger)
     for phase in config.phases:
         events("load", what="data", phase=phase.name, type=phase.data.type)
-        session.data.append(prepared.hooks.load_data(phase.data, bundle))
+        session.data.append(_bound(prepared.hooks.load_data(phase.data, bundle), phase.name))
         for note in session.data[-1].notes:
             events("note", phase=phase.name, text=note)
     check_probes(session.probes, [p.name for p in config.phases])
     session.targets = _targets(session)
     return session
+
+
+def _bound(data: PhaseData, phase: str) -> PhaseData:
+    """Bind probes that name no phase to the phase whose data they came with."""
+    return evolve(data, probes=tuple(evolve(p, phase=p.phase or phase) for p in data.probes))
 
 
 def _targets(session: Session) -> tuple[str, ...]:
@@ -93,7 +98,6 @@ def _targets(session: Session) -> tuple[str, ...]:
             adapter = session.hooks.attach_adapter(model, spec, "targets")
         names |= dict.fromkeys(adapter.targets())
         adapter.detach()
-    state_of(model)
     return tuple(names)
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 class Transform(Protocol):
     """A change to deltas before they are merged; transforms chain in the order of the proposal."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the ledger calls it."""
 
     def delta(self, weight: str, delta: Tensor, rows: slice | None) -> Tensor:
         """Return the changed delta, fp32. delta: (out, in) after reshape, or the block ``rows``."""

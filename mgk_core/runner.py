@@ -15,6 +15,7 @@ from mgk_core.config import load_tree
 from mgk_core.errors import InputError, Interrupted, nearest
 from mgk_core.events import Events, Sink, ignore
 from mgk_core.identity import compare, identity_of
+from mgk_core.journal import NAME as JOURNAL
 from mgk_core.journal import open_journal
 from mgk_core.ledger import Ledger, read_ledger
 from mgk_core.metricslog import MetricsLog
@@ -59,14 +60,28 @@ def run_pipeline(
     """
     prepared = prepare(load_tree(pipeline, config, overrides, flags), without)
     _check_until(prepared, until)
+    fresh = not out.exists()
     claim(out)
     lock = Lock(out)
     try:
         store = Store(out)
         store.write_text("run.toml", to_toml(prepared.resolved))
         return _go(prepared, store, until, sink, accept=())
+    except BaseException:
+        _leave_nothing(out, fresh=fresh)
+        raise
     finally:
         lock.release()
+
+
+def _leave_nothing(out: Path, *, fresh: bool) -> None:
+    """Remove what was written of a run that never began: there is nothing to go on with."""
+    if (out / JOURNAL).exists():
+        return
+    for name in ("run.toml", "metrics.jsonl"):
+        (out / name).unlink(missing_ok=True)
+    if fresh:
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def resume_run(

@@ -6,6 +6,7 @@ into them and knows no plugin's keys.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -34,8 +35,8 @@ class Registered:
     plugin: str
     slot: Slot
     type: str
-    cls: type[Spec]
     summary: str
+    cls: builtins.type[Spec]
 
 
 class SpecRegistry:
@@ -50,7 +51,7 @@ class SpecRegistry:
     def add(self, slot: Slot, type_: str, cls: type[Spec]) -> None:
         """Claim ``type_`` in ``slot``. ``family:*`` claims every type that begins so."""
         summary = (cls.__doc__ or "").strip().split("\n")[0]
-        claim = Registered(self.plugin, slot, type_, cls, summary)
+        claim = Registered(self.plugin, slot, type_, summary, cls)
         if not isinstance(cls, type) or not issubclass(cls, Spec):
             raise PluginError(self.plugin, f"plugin {self.plugin!r}: {slot} {type_!r}: {cls!r} is no subclass of Spec")
         self._claims.setdefault((slot, type_), []).append(claim)

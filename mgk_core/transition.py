@@ -283,7 +283,7 @@ class Transition:
 
     def _files(self) -> dict[str, str]:
         root = self.session.run
-        found = {}
+        found: dict[str, str] = {}
         for path in sorted(self.session.store.path(self.folder).iterdir()):
             if path.name.startswith(".tmp") or path.name == "checkpoint":
                 continue
