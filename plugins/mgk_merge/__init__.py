@@ -1,0 +1,1 @@
+"""Merging into the base: exact, all or nothing, reversible."""

@@ -1,0 +1,120 @@
+"""Where a weight's delta comes from: the adapter's factors, or `merged_weight` less the weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from attrs import evolve
+from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
+
+from mgk_core.adapter import Adapter, Factors, LowRank, Target
+from mgk_core.errors import MergeError
+from mgk_core.lowrank import stored_delta
+from mgk_core.outcome import FactorTransform, Proposal, Transform
+
+DeltaOf = Callable[[Tensor, int, Tensor], None]
+"""(weight rows (n, …) fp32, index of the first row, out like them): write the delta's rows to out."""
+
+
+def delta_of(
+    adapter: Adapter, name: str, target: Target, proposal: Proposal, dtype: torch.dtype
+) -> tuple[DeltaOf, bool]:
+    """Return (how to get rows of the delta to merge, whether all rows have to be asked for at once).
+
+    The proposal's transforms and scale are applied. Transforms that act on the inputs only are
+    applied to the factors, so that no dense delta is needed.
+    """
+    factors = adapter.factors(name) if isinstance(adapter, LowRank) else None
+    # A bias has no inputs that a transform could act on.
+    transforms = proposal.transforms if target.parameter.dim() > 1 else ()
+    if factors is not None and all(isinstance(t, FactorTransform) for t in transforms):
+        return _from_factors(_through(factors, name, transforms), target, proposal.scale, dtype), False
+    if factors is not None:
+        source = _from_factors(factors, target, 1.0, dtype)
+        whole = False
+    else:
+        source = _from_merged(adapter, name)
+        whole = not adapter.row_separable
+    return _transformed(source, name, target, transforms, proposal.scale), whole or (
+        bool(transforms) and _folded(target)
+    )
+
+
+def _through(factors: Factors, name: str, transforms: Sequence[Transform]) -> Factors:
+    a, a0 = factors.a.detach(), None if factors.a0 is None else factors.a0.detach()
+    for transform in transforms:
+        assert isinstance(transform, FactorTransform)  # noqa: S101 - the caller checked
+        a, a0 = transform.right(name, a), None if a0 is None else transform.right(name, a0)
+    return Factors(a, factors.b, factors.scale, a0, factors.b0)
+
+
+def _from_factors(factors: Factors, target: Target, scale: float, dtype: torch.dtype) -> DeltaOf:
+    scaled = evolve(factors, scale=factors.scale * scale)
+    stored = stored_delta(scaled, transposed=target.transposed, dtype=dtype)
+    shape = target.parameter.shape
+    if stored.rows * stored.right.shape[-1] != target.parameter.numel():
+        raise MergeError(
+            f"{target.weight}: the adapter's factors make {stored.rows} × {stored.right.shape[-1]} numbers,"
+            f" the weight has {tuple(shape)}"
+        )
+    per_row = stored.rows // shape[0]
+
+    def rows(weight: Tensor, start: int, out: Tensor) -> None:
+        del weight
+        stored.write_(out.view(-1, stored.right.shape[-1]), start * per_row)
+
+    return rows
+
+
+def _from_merged(adapter: Adapter, name: str) -> DeltaOf:
+    def rows(weight: Tensor, start: int, out: Tensor) -> None:
+        out.copy_(weight)  # the adapter gets a copy: what it does to it harms nobody
+        block = slice(start, start + weight.shape[0])
+        merged = adapter.merged_weight(name, out, block if adapter.row_separable else None)
+        if merged.shape != weight.shape:
+            raise MergeError(
+                f"{name}: merged_weight returned shape {tuple(merged.shape)}, expected {tuple(weight.shape)}"
+                f" (adapter {adapter.name!r})"
+            )
+        torch.sub(merged.to(weight.dtype), weight, out=out)
+
+    return rows
+
+
+def _transformed(source: DeltaOf, name: str, target: Target, transforms: Sequence[Transform], scale: float) -> DeltaOf:
+    folded = _folded(target)
+
+    def rows(weight: Tensor, start: int, out: Tensor) -> None:
+        source(weight, start, out)
+        for transform in transforms:
+            matrix = _as_matrix(out, target)
+            block = None if folded else slice(start, start + out.shape[0])
+            changed = transform.delta(name, matrix.clone(), block)
+            if changed.shape != matrix.shape:
+                raise MergeError(
+                    f"{name}: transform {transform.name!r} changed the delta's shape to {tuple(changed.shape)}"
+                )
+            matrix.copy_(changed)
+        if scale != 1.0:
+            out.mul_(scale)
+
+    return rows
+
+
+def _folded(target: Target) -> bool:
+    """Tell whether rows as stored are no rows of the (out, in) delta."""
+    return target.transposed or _stacked(target)
+
+
+def _stacked(target: Target) -> bool:
+    """Tell a stack of matrices (experts) from a convolution's kernels."""
+    return target.parameter.dim() == 3 and not isinstance(target.module, _ConvNd)
+
+
+def _as_matrix(delta: Tensor, target: Target) -> Tensor:
+    """View a delta as (out, in): transposed back, kernels flattened, experts one below the other."""
+    if target.transposed:
+        return delta.t()
+    return delta.flatten(0, -2) if _stacked(target) else delta.flatten(1)

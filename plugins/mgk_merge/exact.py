@@ -1,0 +1,95 @@
+"""The rule ``exact``: W' = round(W + residual + Δ), weight by weight, all or nothing.
+
+The sum is taken in fp32 (float64 for a float64 base) and rounded once. A bf16 or fp16 weight
+keeps S − W' as its residual, which the next merge adds. Contents are exchanged in place: the
+Parameter objects and their memory stay, so ties, optimizers and compiled code go on.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mgk_core.adapter import Adapter, ModelState, Target, state_of
+from mgk_core.outcome import MergeReport, Proposal
+from mgk_merge.check import check
+from mgk_merge.delta import delta_of
+from mgk_merge.figures import Figures, summary
+from mgk_merge.spec import MergeSpec
+from mgk_merge.undo import DiskKeeper, ExactUndo, Keeper, MemoryKeeper
+from mgk_merge.weight import WeightMerge, blocks, residual_key
+
+_ROUNDED = (torch.bfloat16, torch.float16)
+_RESIDUAL = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpec) -> MergeReport:
+    """Fold ``adapter`` into the base; see `mgk_core.hookspecs.mgk_merge`.
+
+    :raises MergeError: refused; the model is bit-identical to before
+    """
+    state = state_of(model)
+    targets = dict(adapter.targets())
+    check(state, adapter, proposal, targets)
+    undo = ExactUndo(_keeper(proposal, state, targets), state, adapter)
+    try:
+        with torch.no_grad():
+            figures = [_merge_weight(undo, t, proposal, spec) for t in targets.values()]
+        report = summary(adapter.name, spec.type, figures, residual=spec.residual, undo=undo)
+        state.merged.append(adapter)
+    except BaseException:
+        _restore(undo)
+        raise
+    return report
+
+
+def _merge_weight(undo: ExactUndo, target: Target, proposal: Proposal, spec: MergeSpec) -> Figures:
+    state, adapter, keeper = undo.state, undo.adapter, undo.keeper
+    name, weight = target.weight, target.parameter.detach()
+    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    delta, whole = delta_of(adapter, name, target, proposal, wide)
+    before = state.residuals.get(name)
+    after = _new_residual(before, weight, spec)
+    figures = Figures(name, weight.dtype, tuple(weight.shape))
+    work = WeightMerge(name, weight, wide, delta, before, after, keeper, figures)
+    for start, stop in blocks(weight, weight.shape[0] if whole else spec.chunk_rows):
+        work.block(start, stop)
+    if after is None:
+        state.residuals.pop(name, None)
+    else:
+        state.residuals[name] = after
+    return figures
+
+
+def _new_residual(before: Tensor | None, weight: Tensor, spec: MergeSpec) -> Tensor | None:
+    """Return the tensor that takes the new residual: the old one, a new one, or None."""
+    if not spec.residual or weight.dtype not in _ROUNDED:
+        return None
+    dtype = _RESIDUAL[spec.residual_dtype]
+    if before is not None and (before.dtype, before.device, before.shape) == (dtype, weight.device, weight.shape):
+        return before
+    return torch.empty(weight.shape, dtype=dtype, device=weight.device)
+
+
+def _keeper(proposal: Proposal, state: ModelState, targets: Mapping[str, Target]) -> Keeper:
+    if proposal.undo == "memory":
+        return MemoryKeeper()
+    tensors = {t.weight: t.parameter.detach() for t in targets.values()}
+    tensors |= {residual_key(n): state.residuals[n] for n in targets if n in state.residuals}
+    folder = Path(proposal.spool) if proposal.spool else Path(tempfile.mkdtemp(prefix="mgk-undo-"))
+    return DiskKeeper(folder, tensors)
+
+
+def _restore(undo: ExactUndo) -> None:
+    """Put everything back, also when interrupted again on the way."""
+    while True:
+        try:
+            undo.put_back()
+            undo.release()
+        except KeyboardInterrupt:
+            continue  # the first interrupt is raised once the model is whole
+        return
