@@ -42,6 +42,7 @@ class Journal:
 
     def last(self, event: str, **match: Any) -> dict[str, Any] | None:
         """Return the latest event of a kind whose data match."""
+        entry: dict[str, Any]
         for entry in reversed(self.events):
             if entry["event"] == event and match.items() <= entry.items():
                 return entry
