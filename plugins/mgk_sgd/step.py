@@ -7,6 +7,7 @@ how its examples were split; loss terms count once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -44,11 +45,11 @@ class StandardStep:
         """Perform step ``step`` (0-based) on the examples of all micro-batches together."""
         total, count, gradients = self._accumulate(micro_batches)
         loss = total / count
-        torch._foreach_div_(gradients, count)
+        gradients, whole = divided(gradients, count)
         terms = self._add_terms(gradients, step)
-        norm = gradient_norm(gradients)
+        norm = gradient_norm(whole)
         if self.clip is not None:
-            torch._foreach_mul_(gradients, (self.clip / (norm + 1e-6)).clamp(max=1.0))
+            torch._foreach_mul_(whole, (self.clip / (norm + 1e-6)).clamp(max=1.0))
         lr = self._set_rates(step)
         skipped = self._apply(gradients, norm, loss if terms is None else loss + terms)
         return StepOut(loss, terms, norm, count, skipped, lr)
@@ -63,7 +64,8 @@ class StandardStep:
 
     def _accumulate(self, micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor, list[Tensor]]:
         total, count, first = self.gradient_of(micro_batches[0])
-        gradients = list(first)
+        # The next call may overwrite what this one returned.
+        gradients = list(first) if len(micro_batches) == 1 else [g.clone() for g in first]
         for batch in micro_batches[1:]:
             more, further, added = self.gradient_of(batch)
             total, count = total + more, count + further
@@ -88,18 +90,32 @@ class StandardStep:
 
     def _apply(self, gradients: list[Tensor], norm: Tensor, loss: Tensor) -> Tensor:
         """Update where all is finite; return 0, or 1 where the step was left out."""
-        finite = torch.isfinite(norm + loss)
         if not self.wait:
-            bad = 1.0 - finite.to(torch.float32)
+            bad = 1.0 - torch.isfinite(norm + loss).to(torch.float32)
             self.update(gradients, bad)
             return bad
-        if not finite:
+        if not math.isfinite(norm.item() + loss.item()):
             return self.left_out
         self.update(gradients, None)
         return self.took
 
 
+def divided(gradients: list[Tensor], count: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the gradients over ``count``, and the same as the fewest tensors that hold them all.
+
+    Views of one buffer are divided in place. Otherwise the results are new tensors: autograd may
+    hand out one tensor for two parameters, and dividing that in place would divide it twice.
+    """
+    base = gradients[0]._base  # noqa: SLF001 - torch has no other name for it
+    shared = base is not None and all(g._base is base for g in gradients)  # noqa: SLF001
+    if base is not None and shared and base.numel() == sum(g.numel() for g in gradients):
+        return gradients, [base.div_(count)]
+    fresh = list(torch._foreach_div(gradients, count))  # noqa: SLF001 - public in all but name
+    return fresh, fresh
+
+
 def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
     """2-norm of all gradients together, 0-dim fp32; not finite where any entry is not."""
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))).float())  # noqa: SLF001
-    return norm
+    single = gradients[0] if len(gradients) == 1 else torch.stack(torch._foreach_norm(list(gradients)))  # noqa: SLF001
+    norm: Tensor = torch.linalg.vector_norm(single)
+    return norm.float()

@@ -18,6 +18,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from attrs import define
 from torch import Tensor
@@ -37,19 +38,20 @@ _VERIFY = 64  # examples on which merged is compared with live
 
 @define(eq=False)
 class PairsTrainSet:
-    """Training examples on the device. inputs: (n, in)   targets: (n, out)."""
+    """Training examples on the device. both: (n, in + out), so that one look-up fetches a batch."""
 
-    inputs: Tensor
-    targets: Tensor
+    both: Tensor
+    width: int
     digest: str
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.both)
 
     def batch(self, rows: Sequence[int]) -> Pairs:
         """Collate rows, in the order given."""
-        index = torch.tensor(rows, device=self.inputs.device)
-        return Pairs.of(self.inputs.index_select(0, index), self.targets.index_select(0, index))
+        index = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.both.device)
+        found = self.both.index_select(0, index)
+        return Pairs.of(found[:, : self.width], found[:, self.width :])
 
 
 def teacher_draw(spec: TeacherSpec, inside: int, outside: int) -> Draw:
@@ -89,7 +91,7 @@ def load(spec: PairsSpec, bundle: object) -> PhaseData:
     parts = {name: draw(sizes[name], _generator(spec, name)) for name in _SPLITS}
     pairs = {name: Pairs.of(x.to(bundle.device), y.to(bundle.device)) for name, (x, y) in parts.items()}
     return PhaseData(
-        train=PairsTrainSet(pairs["train"].inputs, pairs["train"].targets, _digest(*parts["train"])),
+        train=PairsTrainSet(torch.cat(parts["train"], 1).to(bundle.device), inside, _digest(*parts["train"])),
         probes=tuple(_probe(spec, split, pairs[split], _digest(*parts[split]), floor) for split in ("dev", "test")),
         dev=(pairs["dev"],),
         verify=(pairs["verify"],),

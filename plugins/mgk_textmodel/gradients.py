@@ -10,11 +10,12 @@ and ∂z = ∂h · f'(z) below an activation f. Offered where an adapter is plai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from attrs import frozen
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from mgk_core.adapter import Adapter, LowRank, state_of
 from mgk_core.bundle import GradientFn
@@ -31,34 +32,50 @@ _BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @frozen(eq=False)
 class Layer:
-    """One layer and what an adapter adds to it. a: (rank, in)   b: (out, rank), or None."""
+    """One layer and what an adapter adds to it. a: (rank, in)   b: (out, rank), or None.
+
+    scale: 0-dim fp32; a Python number would be turned into a tensor at every product.
+    """
 
     linear: nn.Linear
     a: Tensor | None = None
     b: Tensor | None = None
-    scale: float = 0.0
+    scale: Tensor | None = None
+    alpha: float = 0.0
 
 
 def gradient_function(network: ReferenceNetwork, adapter: Adapter, parameters: Sequence[Tensor]) -> GradientFn | None:
-    """Return the hand-derived gradients of ``parameters``; None where they need autograd."""
+    """Return the hand-derived gradients of ``parameters``; None where they need autograd.
+
+    The gradients are views of one buffer, which each call overwrites.
+    """
     layers = _layers(network, adapter)
     if layers is None or state_of(network).adapters != [adapter]:
         return None
     known = {id(t): (i, kind) for i, layer in enumerate(layers) for t, kind in ((layer.a, "a"), (layer.b, "b"))}
     if not all(id(p) in known and p.dtype == torch.float32 for p in parameters):
         return None
-    wanted = [known[id(p)] for p in parameters]
-    lowest = min(i for i, _ in wanted)
+    views = _views(parameters)
+    out = {known[id(p)]: view for p, view in zip(parameters, views, strict=True)}
+    lowest = min(i for i, _ in out)
     act, act_backward = ACTIVATIONS[network.activation], _BACKWARD[network.activation]
+    two = torch.full((), 2.0, device=parameters[0].device)
 
     def gradients(batch: Pairs) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         with torch.no_grad():
             kept, difference = _forward(layers, act, batch)
-            found = _backward(layers, act_backward, kept, difference * 2, lowest)
+            _backward(layers, act_backward, kept, torch.mul(difference, two), lowest=lowest, out=out)
             flat = difference.view(-1)
-            return torch.dot(flat, flat), batch.count, [found[key] for key in wanted]
+            return torch.dot(flat, flat), batch.count, views
 
     return gradients
+
+
+def _views(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Return views of one new buffer, shaped like the parameters."""
+    buffer = torch.empty(sum(p.numel() for p in parameters), device=parameters[0].device)
+    pieces = torch.split(buffer, [p.numel() for p in parameters])
+    return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
 
 
 def _layers(network: ReferenceNetwork, adapter: Adapter) -> list[Layer] | None:
@@ -66,16 +83,18 @@ def _layers(network: ReferenceNetwork, adapter: Adapter) -> list[Layer] | None:
     if not isinstance(adapter, LowRank):
         return None
     targets = dict(adapter.targets())
-    layers, plain = [], 0
-    for linear in network.layers:
-        name = next((n for n, t in targets.items() if t.parameter is linear.weight and not t.transposed), None)
-        factors = adapter.factors(name) if name is not None else None
-        if name is not None:
-            if factors is None or factors.a0 is not None or factors.a.dim() != 2:
-                return None
-            plain += 1
-        layers.append(Layer(linear) if factors is None else Layer(linear, factors.a, factors.b, factors.scale))
-    return layers if plain == len(targets) else None
+    layers = []
+    for own in network.layers:
+        name = next((n for n, t in targets.items() if t.parameter is own.weight and not t.transposed), None)
+        if name is None:
+            layers.append(Layer(own))
+            continue
+        factors = adapter.factors(targets.pop(name).weight)
+        if factors is None or factors.a0 is not None or factors.a.dim() != 2:
+            return None
+        scale = torch.full((), factors.scale, device=factors.a.device)
+        layers.append(Layer(own, factors.a, factors.b, scale, factors.scale))
+    return None if targets else layers
 
 
 def _forward(
@@ -84,13 +103,13 @@ def _forward(
     """Return each layer's (h, u, z), and out − y: (n, out)."""
     hidden, kept = batch.inputs, []
     for layer in layers:
-        z, u = torch.addmm(layer.linear.bias, hidden, layer.linear.weight.t()), None
+        z, u = linear(hidden, layer.linear.weight, layer.linear.bias), None
         if layer.a is not None and layer.b is not None:
-            u = hidden @ layer.a.t()  # (n, rank)
-            z = torch.addmm(z, u, layer.b.t(), alpha=layer.scale)
+            u = linear(hidden, layer.a)  # (n, rank)
+            z = torch.addmm(z, u, layer.b.t(), alpha=layer.alpha)
         kept.append((hidden, u, z))
         hidden = act(z) if layer is not layers[-1] else z
-    return kept, kept[-1][2] - batch.targets
+    return kept, hidden - batch.targets
 
 
 def _backward(
@@ -98,21 +117,23 @@ def _backward(
     act_backward: Callable[[Tensor, Tensor], Tensor],
     kept: Sequence[tuple[Tensor, Tensor | None, Tensor]],
     g: Tensor,
+    *,
     lowest: int,
-) -> dict[tuple[int, str], Tensor]:
-    """Return the gradients by (layer, "a" or "b"), down to the layer ``lowest``."""
-    found: dict[tuple[int, str], Tensor] = {}
+    out: Mapping[tuple[int, str], Tensor],
+) -> None:
+    """Write the gradients into ``out`` by (layer, "a" or "b"), down to the layer ``lowest``."""
     for i in range(len(layers) - 1, lowest - 1, -1):
         layer, (hidden, u, _) = layers[i], kept[i]
         down = None
         if u is not None and layer.b is not None:
-            scaled = g * layer.scale  # (n, out)
-            down = scaled @ layer.b  # (n, rank)
-            found[i, "b"] = scaled.t() @ u
-            found[i, "a"] = down.t() @ hidden
+            scaled = torch.mul(g, layer.scale)  # type: ignore[arg-type]  # (n, out)
+            down = torch.mm(scaled, layer.b)  # (n, rank)
+            if (i, "b") in out:
+                torch.mm(scaled.t(), u, out=out[i, "b"])
+            if (i, "a") in out:
+                torch.mm(down.t(), hidden, out=out[i, "a"])
         if i > lowest:
-            g = g @ layer.linear.weight
+            g = torch.mm(g, layer.linear.weight)
             if down is not None and layer.a is not None:
                 g = torch.addmm(g, down, layer.a)
             g = act_backward(g, kept[i - 1][2])
-    return found
