@@ -114,8 +114,7 @@ class Trainer:
         """Move the steps' figures from the device into `Progress`: one transfer for all of them."""
         if not self._pending:
             return
-        columns = [_columns(out) for out in self._pending]
-        self.progress.pending += torch.stack(columns).tolist()
+        self.progress.pending += _figures(self._pending)
         self._pending.clear()
 
     def _flush(self, until: int) -> None:
@@ -140,6 +139,7 @@ class Trainer:
             lr=rows[-1][5] if rows else None,
             skipped=sum(int(r[3]) for r in rows),
             count=int(sum(r[2] for r in rows)),
+            unit="samples" if self.ctx.bundle.tokenizer is None else "tokens",
             seconds=seconds,
             per_second=sum(r[2] for r in rows) / seconds if seconds > 0 else None,
             **memory(self.ctx.device),
@@ -185,16 +185,28 @@ class Trainer:
         self._since += seconds
 
 
-def _columns(out: StepOut) -> Tensor:
-    """(loss, terms, count, skipped, grad norm or −1, lr) as float64 on the step's device."""
-    like = out.loss.detach()
-    zero = torch.zeros((), device=like.device)
-    parts = (
-        like,
-        zero if out.terms is None else out.terms.detach(),
-        out.count,
-        zero if out.skipped is None else out.skipped,
-        zero - 1 if out.grad_norm is None else out.grad_norm.detach(),
-        torch.tensor(out.lr),
+@torch.no_grad()
+def _figures(outs: Sequence[StepOut]) -> list[list[float]]:
+    """(loss, terms, count, skipped, grad norm or −1, lr) of each step.
+
+    One look-up per figure for all steps together, since one per step costs more than the step's own work.
+    """
+    device = outs[0].loss.device
+    columns = (
+        _column([o.loss for o in outs], 0.0, device),
+        _column([o.terms for o in outs], 0.0, device),
+        _column([o.count for o in outs], 0.0, device),
+        _column([o.skipped for o in outs], 0.0, device),
+        _column([o.grad_norm for o in outs], -1.0, device),
     )
-    return torch.stack([p.reshape(()).to(device=like.device, dtype=torch.float64) for p in parts])
+    rows: list[list[float]] = torch.stack(columns, dim=1).tolist()
+    return [[*row, out.lr] for row, out in zip(rows, outs, strict=True)]
+
+
+def _column(values: Sequence[Tensor | None], missing: float, device: torch.device) -> Tensor:
+    """Stack 0-dim tensors as float64 on the step's device: (steps,)."""
+    known = next((v for v in values if v is not None), None)
+    if known is None:
+        return torch.full((len(values),), missing, dtype=torch.float64, device=device)
+    default = torch.full_like(known, missing)
+    return torch.stack([default if v is None else v for v in values]).to(device, torch.float64)
