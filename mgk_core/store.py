@@ -1,14 +1,13 @@
-"""How files are written so that nothing is lost: temporary name, fsync, rename, fsync of the folder.
-
-`Disk` holds the few operations that touch the file system; tests drive faults through it.
-"""
+"""How files are written so that nothing is lost: temporary name, fsync, rename, fsync of the folder."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
+import math
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,59 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mgk_core.disk import Disk, told
 from mgk_core.errors import StoreError
 
 TEMPORARY = ".tmp-"
-
-
-class Disk:
-    """The primitive operations. A test's subclass may fail, crash or forget at any of them."""
-
-    def produce(self, path: Path, write: Callable[[Path], None]) -> None:
-        """Let ``write`` make a new file at ``path``."""
-        write(path)
-
-    def append(self, path: Path, data: bytes) -> None:
-        """Append to a file and flush it to the device."""
-        with path.open("ab") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def sync(self, path: Path) -> None:
-        """Flush a file's content to the device."""
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-    def sync_folder(self, path: Path) -> None:
-        """Flush a folder's entries to the device."""
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-    def rename(self, old: Path, new: Path) -> None:
-        """Move a file or folder to its final name; replaces a file that stands there."""
-        old.replace(new)
-
-    def remove(self, path: Path) -> None:
-        """Remove a file or a whole folder."""
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-    def make_folder(self, path: Path) -> None:
-        """Make a folder and what is above it."""
-        path.mkdir(parents=True, exist_ok=True)
-
-    def truncate(self, path: Path, size: int) -> None:
-        """Cut a file to ``size`` bytes and flush it."""
-        with path.open("r+b") as file:
-            file.truncate(size)
-            file.flush()
-            os.fsync(file.fileno())
+MAX_BYTES = 256 * 2**20  # of a file that is read whole: JSON, the journal
+MAX_HEADER = 64 * 2**20  # of a safetensors file; 2 million tensors fit
 
 
 @define(eq=False)
@@ -81,127 +33,219 @@ class Store:
     disk: Disk = field(factory=Disk)
 
     def path(self, name: str) -> Path:
-        """Return the absolute path of a name; one that leaves the root is refused."""
-        path = (self.root / name).resolve()
-        if not path.is_relative_to(self.root.resolve()):
-            raise StoreError(f"{name!r} would leave the run directory {self.root}")
+        """Return the path of a name; one that leaves the root, also through a link, is refused."""
+        path = self.root / name
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise StoreError(f"{name!r} would leave the run directory {self.root}; remove the link or the '..' in it")
         return path
 
     def write(self, name: str, produce: Callable[[Path], None]) -> Path:
         """Write one file atomically; ``produce`` gets the temporary path."""
-        final = self.path(name)
-        temporary = final.with_name(TEMPORARY + final.name)
-        with _told(final):
-            self.disk.make_folder(final.parent)
-            self.disk.produce(temporary, produce)
-            self.disk.sync(temporary)
-            self.disk.rename(temporary, final)
-            self.disk.sync_folder(final.parent)
-        return final
+        return self._write(name, produce, folder=False)
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file, UTF-8."""
-        return self.write(name, lambda path: _put(path, text.encode()))
+        return self.write(name, lambda path: put_text(path, text))
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Write JSON, indented, keys in the order given; NaN and inf are refused."""
-        return self.write_text(name, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+        """Write JSON; see `json_text`."""
+        return self.write_text(name, json_text(value))
 
-    def write_tensors(self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+    def write_tensors(
+        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    ) -> Path:
         """Write safetensors. Tensors are made contiguous; those that share storage are copied."""
-        ready = {k: v.detach().contiguous().clone() if v._is_view() else v.detach().contiguous() for k, v in tensors.items()}  # noqa: SLF001 - the public way to ask does not exist
-        return self.write(name, lambda path: save_file(ready, path, dict(metadata or {})))
+        return self.write(name, lambda path: put_tensors(path, tensors, metadata))
 
     def write_folder(self, name: str, produce: Callable[[Path], None]) -> Path:
         """Write a whole folder atomically: made under a temporary name, synced, renamed."""
+        return self._write(name, produce, folder=True)
+
+    def _write(self, name: str, produce: Callable[[Path], None], *, folder: bool) -> Path:
         final = self.path(name)
         temporary = final.with_name(TEMPORARY + final.name)
-        with _told(final):
-            if temporary.exists():
-                self.disk.remove(temporary)
-            self.disk.make_folder(temporary)
-            self.disk.produce(temporary, produce)
-            for path in sorted(temporary.rglob("*")):
-                if path.is_file():
-                    self.disk.sync(path)
-            for path in sorted([temporary, *(p for p in temporary.rglob("*") if p.is_dir())], reverse=True):
-                self.disk.sync_folder(path)
-            if final.exists():
-                self.disk.remove(final)
-            self.disk.rename(temporary, final)
-            self.disk.sync_folder(final.parent)
+        with told(final):
+            self._make_folder(final.parent)
+            self._clear(temporary)
+            try:
+                if folder:
+                    self.disk.make_folder(temporary)
+                self.disk.produce(temporary, produce)
+                self._sync_all(temporary)
+                if folder:
+                    self._put_aside(final)
+                self.disk.rename(temporary, final)
+            except BaseException:
+                with contextlib.suppress(OSError):  # the first error is the one to tell; sweep() finds what stays
+                    self._clear(temporary)
+                raise
+            self.disk.sync(final.parent)
         return final
+
+    def _sync_all(self, path: Path) -> None:
+        """Bring a file, or a folder with all in it, to the device; contents before the entries that name them."""
+        if path.is_dir():
+            for inner in sorted(path.iterdir()):
+                self._sync_all(inner)
+        else:
+            _as_readable_as_others(path)
+        self.disk.sync(path)
+
+    def _make_folder(self, path: Path) -> None:
+        """Make a folder and what is above it, down to the device."""
+        if path.is_dir():
+            return
+        self._make_folder(path.parent)
+        self.disk.make_folder(path)
+        self.disk.sync(path.parent)
+
+    def _clear(self, path: Path) -> None:
+        if os.path.lexists(path):
+            self.disk.remove(path)
+
+    def _put_aside(self, path: Path) -> None:
+        """Move a folder out of the way in one step, then remove it: it is never there in part."""
+        if os.path.lexists(path):
+            aside = path.with_name(f"{TEMPORARY}old-{path.name}")
+            self._clear(aside)
+            self.disk.rename(path, aside)
+            self.disk.remove(aside)
 
     def append(self, name: str, line: str) -> None:
         """Append one line and flush it."""
         path = self.path(name)
-        with _told(path):
+        with told(path):
+            new = not path.exists()
             self.disk.append(path, line.encode() + b"\n")
+            if new:
+                self.disk.sync(path.parent)
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cut a file to ``size`` bytes."""
+        path = self.path(name)
+        with told(path):
+            self.disk.truncate(path, size)
 
     def remove(self, name: str) -> None:
-        """Remove a file or folder."""
+        """Remove a file or folder; a folder is gone at once, never in part."""
         path = self.path(name)
-        with _told(path):
-            self.disk.remove(path)
+        with told(path):
+            if path.is_dir() and not path.is_symlink():
+                self._put_aside(path)
+            else:
+                self.disk.remove(path)
 
     def sweep(self) -> list[str]:
         """Remove what an interrupted write left under a temporary name; return what it was."""
         left = sorted(p for p in self.root.rglob(TEMPORARY + "*"))
         for path in left:
-            if path.exists():
-                self.disk.remove(path)
+            with told(path):
+                self._clear(path)
         return [str(p.relative_to(self.root)) for p in left]
 
 
-class _told:  # noqa: N801 - used like a function
-    """Say which file could not be written, and what to do, in place of a bare OSError."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, SafetensorError) and "os error" in str(error).lower():
-            raise StoreError(f"{self.path}: cannot be written: {error}") from error
-        if not isinstance(error, OSError):
-            return
-        reason = error.strerror or str(error)
-        mend = {28: "free some space", 122: "free some space", 30: "choose a directory that can be written", 13: "choose a directory that you may write to", 24: "raise the limit of open files (ulimit -n)"}
-        hint = mend.get(error.errno or 0, "mend that")
-        raise StoreError(f"{self.path}: cannot be written: {reason}; {hint}, then go on with 'mgk resume'") from error
+@functools.cache
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
-def _put(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+def _as_readable_as_others(path: Path) -> None:
+    """Give a file the mode that any other new file has: safetensors makes its own for the owner alone."""
+    if not path.is_symlink():
+        path.chmod(0o666 & ~_umask())
+
+
+def put_text(path: Path, text: str) -> None:
+    """Write UTF-8 text to a path, plainly: for use inside ``produce``."""
+    path.write_bytes(text.encode())
+
+
+def put_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write safetensors to a path, plainly: for use inside ``produce``."""
+    ready = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    seen: set[int] = set()
+    for name, tensor in ready.items():
+        where = tensor.untyped_storage().data_ptr()
+        whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+        ready[name] = tensor if whole and where not in seen else tensor.clone()
+        seen.add(where)
+    save_file(ready, path, dict(metadata or {}))
+
+
+def json_text(value: Any) -> str:
+    """Return JSON, indented, keys in the order given. What is not finite becomes ``"nan"``, ``"inf"``
+    or ``"-inf"``: JSON has no word for it, and ``float()`` reads these back.
+    """
+    return json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """Return plain data with every number that is not finite as a string."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return value
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Read a small file whole; a `StoreError` names a missing, huge or foreign one before it is read."""
+    try:
+        if not path.is_file():
+            raise StoreError(f"{path}: cannot be read: {'is no file' if os.path.lexists(path) else 'no such file'}")
+        if (size := path.stat().st_size) > limit:
+            raise StoreError(f"{path}: is damaged: it has {size:,} bytes, expected at most {limit:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def read_json(path: Path) -> Any:
     """Read JSON; a `StoreError` names a missing or damaged file."""
+    data = read_bytes(path)
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from None
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path}: is damaged: {error}") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read safetensors; a `StoreError` names a missing or damaged file."""
+    check_header(path)
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read as safetensors: {error}") from None
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Read a safetensors file's metadata without its tensors."""
+    check_header(path)
     try:
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise StoreError(f"{path}: cannot be read as safetensors: {error}") from None
+
+
+def check_header(path: Path) -> None:
+    """Hold what a safetensors file says of its header against its size, before anything is allocated."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(8)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read as safetensors: {error.strerror or error}") from None
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > min(size - 8, MAX_HEADER):
+        raise StoreError(
+            f"{path}: cannot be read as safetensors: its header says {length:,} bytes, the file has {size:,}"
+            f" and a header at most {MAX_HEADER:,}; it is cut short, damaged, or of another kind"
+        )
 
 
 def file_digest(path: Path) -> str:
@@ -210,6 +254,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def text_digest(text: str) -> str:
+    """Return the sha256 that a file with this text has."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def folder_digests(root: Path, folder: Path) -> dict[str, str]:
     """Return path (relative to ``root``) → sha256 of every file below ``folder``."""
-    return {str(p.relative_to(root)): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {p.relative_to(root).as_posix(): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
