@@ -53,7 +53,15 @@ def set_up(device: torch.device, *, threads: int, deterministic: bool) -> None:
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
         torch.cuda.reset_peak_memory_stats(device)
-    torch.use_deterministic_algorithms(deterministic)
+    _use_deterministic(deterministic)
+
+
+def _use_deterministic(wanted: bool) -> None:  # noqa: FBT001 - torch's own signature
+    """As `torch.use_deterministic_algorithms`, which also imports the whole compiler: seconds at every start."""
+    if "torch._inductor" in sys.modules:
+        torch.use_deterministic_algorithms(wanted)
+    else:
+        torch._C._set_deterministic_algorithms(wanted)  # noqa: SLF001 - what the public function calls
 
 
 def memory(device: torch.device) -> dict[str, int]:
