@@ -12,12 +12,15 @@ from torch import Tensor
 
 from mgk_core.adapter import Adapter, state_of, trainable
 from mgk_core.checkpoint import Progress, list_checkpoints, load_checkpoint, newest_sound, save_checkpoint, set_rng_state
+from mgk_core.config import structure_spec
 from mgk_core.context import PhaseContext, StepContext, StepFn
+from mgk_core.device import reset_peak
 from mgk_core.digest import base_digest
 from mgk_core.errors import GateRefused, Interrupted, MgkError, PluginError
 from mgk_core.outcome import Outcome, Recovery
 from mgk_core.rundir import phase_folder
 from mgk_core.session import Session
+from mgk_core.specs import Spec
 from mgk_core.training import Trainer, steps_of
 from mgk_core.transition import Transition
 from mgk_core.verify import outputs_on, relative_error
@@ -51,6 +54,7 @@ class PhaseRun:
         """
         session, ctx = self.session, self.ctx
         session.events("phase", phase=ctx.phase.name, index=self.index, title=ctx.phase.title, state="enter")
+        reset_peak(session.device)
         session.hooks.phase_enter(ctx)
         try:
             outcome = self._run()
@@ -187,7 +191,9 @@ class PhaseRun:
         """Train further for a recovery, with what it adds; hooks are resolved again."""
         ctx, trainer = self.ctx, self.trainer
         assert trainer is not None  # noqa: S101 - training came first
-        ctx.extra_retention = (*ctx.extra_retention, *recovery.retention)
+        registry = self.session.hooks.plugins.registry
+        added = (s if isinstance(s, Spec) else structure_spec(registry, "retention", s) for s in recovery.retention)
+        ctx.extra_retention = (*ctx.extra_retention, *added)
         ctx.steps += recovery.steps
         state = {k: v.clone() for k, v in trainer.step.state_dict().items()}
         trainer.step = self._make_step()

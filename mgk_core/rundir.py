@@ -35,7 +35,9 @@ class Lock:
         try:
             self._file: IO[str] = path.open("a+")
         except OSError as error:
-            raise StoreError(f"{run}: cannot be written: {error.strerror}; choose a directory that you may write to") from None
+            raise StoreError(
+                f"{run}: cannot be written: {error.strerror}; choose a directory that you may write to"
+            ) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -50,6 +52,19 @@ class Lock:
         if not self._file.closed:
             self._path.unlink(missing_ok=True)
             self._file.close()
+
+
+def owner_of(run: Path) -> str | None:
+    """Say who is working on a run now; None where nobody is."""
+    path = run / LOCK
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return _owner(path)
+    return None
 
 
 def _owner(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,11 +167,12 @@ def _go(
     journal = open_journal(store)
     log = MetricsLog(store, length=_metrics_length(store, journal.events))
     events = Events(sink, log)
-    stop = StopFlag()
+    stop = StopFlag(lambda: sink({"event": "stopping"}))
+    began = time.perf_counter()
     try:
         with stop.listening():
             session = open_session(prepared, store, journal, events)
-            session.stop = stop
+            session.stop, session.times["load"] = stop, time.perf_counter() - began
             _begin(session, accept, forked)
             return _phases(session, until)
     except Interrupted as error:
@@ -251,7 +253,7 @@ def _base_row(session: Session) -> None:
         digest = session.ledger.save(store)
         session.events.flush()
         length = session.events.log.sync() if session.events.log else 0
-        session.journal.add("base", digest=session.ledger.base, ledger=digest, metrics_length=length)
+        session.journal.add("base", digest=session.ledger.base, ledger=digest, metrics_length=length, **session.account())
 
 
 def _base_statistics(session: Session) -> None:
@@ -288,7 +290,9 @@ def _phases(session: Session, until: str | None) -> RunResult:
                 session.rows.append((phase.name, row))
             retention = _write_retention(session)
             length = session.events.log.sync() if session.events.log else 0
-            session.journal.add("phase_exit", phase=phase.name, result=outcome.result, metrics_length=length)
+            session.journal.add(
+                "phase_exit", phase=phase.name, result=outcome.result, metrics_length=length, **session.account()
+            )
             if session.stop():
                 raise Interrupted(f"stopped after phase {phase.name!r}")
         if phase.name == until and index + 1 < len(session.config.phases):
@@ -320,7 +324,7 @@ def _finish(session: Session) -> None:
     digest = session.ledger.save(session.store)
     length = session.events.log.sync() if session.events.log else 0
     session.events("time", **{k: round(v, 3) for k, v in session.times.items()})
-    session.journal.add("finished", ledger=digest, metrics_length=length)
+    session.journal.add("finished", ledger=digest, metrics_length=length, **session.account())
 
 
 def _result(session: Session, retention: Mapping[str, Any], *, finished: bool) -> RunResult:

@@ -76,7 +76,9 @@ def load_row(path: Path, digest: str | None = None) -> dict[str, Score] | None:
     return {s.probe: s for s in scores}
 
 
-def retention_table(rows: Sequence[tuple[str, Row]], probes: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, Any]:
+def retention_table(
+    rows: Sequence[tuple[str, Row]], probes: Mapping[str, str], marks: Mapping[str, str]
+) -> dict[str, Any]:
     """Return what retention.json holds: R, the figures read off it, n and standard errors."""
     r = metrics.retention_of(rows, probes)
     return {
@@ -99,7 +101,7 @@ def retention_table(rows: Sequence[tuple[str, Row]], probes: Mapping[str, str], 
         "base_drift": metrics.base_drift(r),
         "base_measured": any(v == "base" for v in probes.values()),
         "worst": metrics.worst(r),
-        "paired": _paired(rows, probes),
+        "paired": _paired(rows, r),
     }
 
 
@@ -110,15 +112,18 @@ def _kind(rows: Sequence[tuple[str, Row]], probe: str) -> dict[str, Any]:
     return {"metric": "", "chance": None}
 
 
-def _paired(rows: Sequence[tuple[str, Row]], probes: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Compare each row with row 0 and with the row before, probe by probe, on the same items."""
+def _paired(rows: Sequence[tuple[str, Row]], r: metrics.Retention) -> list[dict[str, Any]]:
+    """Compare looks at one probe on the same items: what its phase gained, and what is left at the end.
+
+    Its own phase's row with the row before; the last row with row 0 and with its own phase's row.
+    """
     result = []
-    for i in range(1, len(rows)):
-        for other in sorted({0, i - 1}):
-            for probe in probes:
-                before, after = rows[other][1].get(probe), rows[i][1].get(probe)
-                found = metrics.paired(before, after) if before and after else None
-                if found is not None:
-                    names = {"from": rows[other][0], "to": rows[i][0], "probe": probe}
-                    result.append(names | attrs.asdict(found))
+    for probe, taught in zip(r.probes, r.taught, strict=True):
+        last = len(rows) - 1
+        pairs = {(0, last)} if taught is None or taught > last else {(taught - 1, taught), (0, last), (taught, last)}
+        for one, other in sorted(p for p in pairs if p[0] < p[1]):
+            before, after = rows[one][1].get(probe), rows[other][1].get(probe)
+            found = metrics.paired(before, after) if before and after else None
+            if found is not None:
+                result.append({"from": rows[one][0], "to": rows[other][0], "probe": probe} | attrs.asdict(found))
     return result

@@ -16,6 +16,7 @@ from attrs import define, field
 from mgk_core.bundle import Bundle, PhaseData, Probe, Score
 from mgk_core.config import Resolved
 from mgk_core.context import PhaseContext, Remembered
+from mgk_core.device import memory
 from mgk_core.events import Events
 from mgk_core.hooks import Hooks
 from mgk_core.journal import Journal
@@ -46,6 +47,7 @@ class Session:
     targets: tuple[str, ...] = ()
     times: dict[str, float] = field(factory=dict)
     stop: Callable[[], bool] = lambda: False
+    _accounted: dict[str, float] = field(factory=dict)
 
     @property
     def config(self) -> RunConfig:
@@ -93,11 +95,18 @@ class Session:
         """Add the time spent inside to one part of the run's account."""
         import time
 
+        self.events("part", part=part)
         began = time.perf_counter()
         try:
             yield
         finally:
             self.times[part] = self.times.get(part, 0.0) + time.perf_counter() - began
+
+    def account(self) -> dict[str, Any]:
+        """Return the seconds spent by part since the last call, and memory as it stands, for the journal."""
+        spent = {k: round(v - self._accounted.get(k, 0.0), 3) for k, v in self.times.items()}
+        self._accounted = dict(self.times)
+        return {"seconds": {k: v for k, v in spent.items() if v}, "memory": memory(self.device)}
 
 
 def _reader(path: Path) -> Callable[[], dict[str, torch.Tensor]]:
@@ -107,8 +116,10 @@ def _reader(path: Path) -> Callable[[], dict[str, torch.Tensor]]:
 class StopFlag:
     """Turns SIGINT and SIGTERM into a question; a second SIGINT stops at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[], None] = lambda: None) -> None:
+        """:param tell: called at the first signal, inside the handler: it may touch no buffered stream"""
         self.signal: int | None = None
+        self.tell = tell
 
     def __call__(self) -> bool:
         """Whether a signal came."""
@@ -117,7 +128,9 @@ class StopFlag:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        first, self.signal = self.signal is None, number
+        if first:
+            self.tell()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
