@@ -237,8 +237,11 @@ def _many(
             continue
         entry = {} if value is True else value
         found = _spec(tree, registry, slot, entry, (*path, key), problems, default=key)
-        if found is not None:
-            made.append(found)
+        if found is None:
+            continue
+        made.append(found)
+        if slot == "recover":  # methods that a recovery would add are checked now, not when it is needed
+            _many(tree, registry, "retention", getattr(found, "retention", {}), (*path, key, "retention"), problems)
     return tuple(made)
 
 

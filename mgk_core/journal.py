@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field
 
 from mgk_core.errors import StoreError
-from mgk_core.store import Store
+from mgk_core.store import Store, finite, read_bytes
 
 NAME = "journal.jsonl"
 START = "0" * 32
@@ -22,14 +23,15 @@ START = "0" * 32
 
 @define(eq=False)
 class Journal:
-    """Events of a run, in order."""
+    """Events of a run, in order. torn: bytes of a last line that a crash cut short, left in the file."""
 
     store: Store
     events: list[dict[str, Any]] = field(factory=list)
+    torn: int = 0
 
     def add(self, event: str, **data: Any) -> dict[str, Any]:
         """Append one event; on return it is on the device."""
-        entry = {"n": len(self.events), "event": event, **data, "prev": self.head}
+        entry = {"n": len(self.events), "event": event, **finite(data), "prev": self.head}
         entry["hash"] = _hash(entry)
         self.store.append(NAME, json.dumps(entry, ensure_ascii=False, allow_nan=False))
         self.events.append(entry)
@@ -57,29 +59,35 @@ def _hash(entry: dict[str, Any]) -> str:
 def open_journal(store: Store, *, repair: bool = True) -> Journal:
     """Read a run's journal whole; a torn last line is cut off where ``repair``.
 
-    :raises StoreError: a line in the middle is damaged: says which
+    :raises StoreError: a line is damaged: says which
     """
     path = store.path(NAME)
     journal = Journal(store)
-    if not path.exists():
+    if not os.path.lexists(path):
         return journal
-    data = path.read_bytes()
+    data = read_bytes(path)
     good = 0
     for number, line in enumerate(data.splitlines(keepends=True), 1):
         entry = _parse(line)
-        last = good + len(line) >= len(data)
-        if entry is None and last:
+        if entry is None and good + len(line) >= len(data) and _torn(line):
             break
         if entry is None or entry.get("prev") != journal.head or entry.get("n") != len(journal.events):
             raise StoreError(
-                f"{path}:{number}: the journal is damaged here (hash chain broken);"
-                " restore the file from a copy, or start a new run from the last sound phase with 'mgk phase'"
+                f"{path}:{number}: the journal is damaged here (its chain of hashes breaks); restore the file from a"
+                " copy, or run the phases again from the last sound one with 'mgk phase RUN PHASE --out DIR'"
             )
         journal.events.append(entry)
         good += len(line)
-    if repair and good < len(data):
-        store.disk.truncate(path, good)
+    journal.torn = len(data) - good
+    if repair and journal.torn:
+        store.truncate(NAME, good)
+        journal.torn = 0
     return journal
+
+
+def _torn(line: bytes) -> bool:
+    """Tell what a crash leaves (a line cut short, or blocks that were never written) from damage."""
+    return not line.endswith(b"\n") or b"\0" in line
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -87,11 +95,10 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         entry = json.loads(line)
+        sound = isinstance(entry, dict) and "event" in entry and entry.get("hash") == _hash(entry)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(entry, dict) or entry.get("hash") != _hash(entry):
-        return None
-    return dict(entry)
+    return dict(entry) if sound else None
 
 
 def journal_path(run: Path) -> Path:

@@ -88,7 +88,7 @@ def last_bits_flipped(adapter: Adapter, seed: int) -> Iterator[None]:
 def _flip(adapter: Adapter, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for target in adapter.targets().values():
-        data = target.parameter.data
+        data = target.parameter.detach()  # unlike .data, this tells caches that the weight changed
         if not data.is_floating_point() or data.element_size() not in _INTEGER:
             continue
         bits = data.view(_INTEGER[data.element_size()])
