@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -10,11 +11,14 @@ import time
 from pathlib import Path
 from typing import IO
 
+from mgk_core.disk import told
 from mgk_core.errors import InputError, StoreError
 from mgk_core.journal import NAME as JOURNAL
 from mgk_core.ledger import NAME as LEDGER
+from mgk_core.store import TEMPORARY
 
 LOCK = ".lock"
+CONFIG = "run.toml"
 
 
 def phase_folder(index: int, name: str) -> str:
@@ -26,26 +30,47 @@ class Lock:
     """One process at a time on a run directory.
 
     The system drops the lock with its process, so a stale one cannot block; the owner is written
-    into it so that the second process can say who is there.
+    into it so that the second process can say who is there. stale: who left the file behind.
     """
 
     def __init__(self, run: Path) -> None:
-        path = run / LOCK
-        self._path = path
-        try:
-            self._file: IO[str] = path.open("a+")
-        except OSError as error:
-            raise StoreError(
-                f"{run}: cannot be written: {error.strerror}; choose a directory that you may write to"
-            ) from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{run}: in use by {_owner(path)}; wait for it to end, or choose another --out") from None
-        self._file.truncate(0)
+        self._path = run / LOCK
+        self._file = self._take(run)
+        self.stale = _owner(self._path) if os.fstat(self._file.fileno()).st_size else None
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        self._file.write(json.dumps(owner))
-        self._file.flush()
+        with told(self._path):
+            self._file.truncate(0)
+            self._file.write(json.dumps(owner))
+            self._file.flush()
+
+    def _take(self, run: Path) -> IO[str]:
+        """Return the locked file; look again for a moment, since asking for the owner locks it too."""
+        for last in (*[False] * 20, True):
+            with told(self._path):
+                flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+                file = os.fdopen(os.open(self._path, flags, 0o666), "a+")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is_current(file):
+                    return file
+            except BlockingIOError:
+                if last:
+                    raise InputError(
+                        f"{run}: in use by {_owner(self._path)}; wait for it to end, or choose another --out"
+                    ) from None
+                time.sleep(0.01)
+            except OSError as error:
+                raise StoreError(
+                    f"{run}: its file system cannot lock files ({error.strerror}); choose another --out"
+                ) from error
+            file.close()
+        raise InputError(f"{run}: in use by another process; wait for it to end, or choose another --out")
+
+    def _is_current(self, file: IO[str]) -> bool:
+        """Whether the file is still the one of that name: its owner removes it before letting go."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(file.fileno()), self._path.stat())
+        return False
 
     def release(self) -> None:
         """Give the directory free and remove the lock."""
@@ -75,28 +100,35 @@ def _owner(path: Path) -> str:
         return "another process"
 
 
-def claim(out: Path) -> None:
-    """Make a new run directory; refuse one that holds anything.
+def claim(out: Path) -> bool:
+    """See that a new run may be written here; make the directory. Returns whether it was missing.
 
     :raises InputError: it is no directory, not empty, or holds a run (says how to go on with it)
     """
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise InputError(f"{out}: exists and is no directory; choose another --out")
-    if (out / JOURNAL).exists() or (out / LEDGER).exists():
-        raise InputError(
-            f"{out}: holds a run already; go on with 'mgk resume {out}', see it with 'mgk show {out}', or choose another --out"
-        )
-    if out.exists() and any(p.name != LOCK for p in out.iterdir()):
-        raise InputError(f"{out}: is not empty and holds no run; choose another --out")
+    fresh = not os.path.lexists(out)
     try:
+        if not fresh and (out.is_symlink() or not out.is_dir()):
+            raise InputError(f"{out}: exists and is no directory; choose another --out")
+        if any((out / name).exists() for name in (JOURNAL, LEDGER, CONFIG)):
+            raise InputError(
+                f"{out}: holds a run already; go on with 'mgk resume {out}', see it with 'mgk show {out}',"
+                " or choose another --out"
+            )
+        if not fresh and any(p.name != LOCK and not p.name.startswith(TEMPORARY) for p in out.iterdir()):
+            raise InputError(f"{out}: is not empty and holds no run; choose another --out")
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{out}: cannot be made: {error.strerror}; choose a directory that you may write to") from None
+        reason = error.strerror or str(error)
+        raise StoreError(f"{out}: cannot be made: {reason}; choose a directory that you may write to") from None
+    return fresh
 
 
 def require_run(run: Path) -> None:
     """Refuse a directory that is missing or no run's."""
-    if not run.exists():
-        raise InputError(f"{run}: no such run directory")
-    if not run.is_dir() or not (run / JOURNAL).exists():
-        raise InputError(f"{run}: no run directory (no {JOURNAL} in it); expected one that 'mgk run --out' wrote")
+    try:
+        if not run.exists():
+            raise InputError(f"{run}: no such run directory")
+        if not run.is_dir() or not ((run / JOURNAL).exists() or (run / CONFIG).exists()):
+            raise InputError(f"{run}: no run directory (no {JOURNAL} in it); expected one that 'mgk run --out' wrote")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(run)!r}: cannot be a run directory: {error}") from None
