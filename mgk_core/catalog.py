@@ -40,9 +40,7 @@ class Entry:
 def entries(group: str) -> list[Entry]:
     """Return a group's entries, sorted by name."""
     points = sorted(importlib.metadata.entry_points(group=group), key=lambda p: p.name)
-    return [
-        Entry(p.name, p.dist.name if p.dist else "?", p.dist.version if p.dist else "", p.value, p) for p in points
-    ]
+    return [Entry(p.name, p.dist.name if p.dist else "?", p.dist.version if p.dist else "", p.value, p) for p in points]
 
 
 def find_pipeline(name: str) -> Pipeline:

@@ -6,23 +6,20 @@ found and told at once, with file, line and key.
 
 from __future__ import annotations
 
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
-import cattrs
-from attrs import NOTHING, frozen
+from attrs import frozen
 
 from mgk_core.catalog import find_phase, find_pipeline
 from mgk_core.errors import ConfigError, InputError, Problem, nearest
 from mgk_core.pipeline import Phase, Pipeline, check_name, order
 from mgk_core.settings import EvaluateSettings, PhaseConfig, PluginSettings, RunConfig, RunSettings, TrainSettings
 from mgk_core.specs import MANY, Slot, Spec, SpecRegistry
+from mgk_core.structure import read_table
 from mgk_core.tree import Source, Tree, parse_set, read_toml
-
-T = TypeVar("T")
 
 _TOP = ("name", "title", "extends", "base", "defaults", "phases", "run", "plugins")
 _PHASE_KEYS = tuple(a.name for a in attrs.fields(Phase) if a.name != "name")
@@ -107,13 +104,11 @@ def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
     """Check the tree against what the plugins know; all problems at once in one `ConfigError`."""
     problems: list[Problem] = []
     values = tree.values
-    for key in values:
-        if key not in _TOP:
-            problems.append(tree.problem((key,), f"unknown key{nearest(key, _TOP)}"))
+    _check_keys(tree, values, _TOP, (), problems)
     base = _spec(tree, registry, "base", values.get("base"), ("base",), problems)
     phases = _phases(tree, registry, problems)
-    run = _table(tree, RunSettings, values.get("run", {}), ("run",), problems)
-    plugins = _table(tree, PluginSettings, values.get("plugins", {}), ("plugins",), problems)
+    run = read_table(tree, RunSettings, values.get("run", {}), ("run",), problems)
+    plugins = read_table(tree, PluginSettings, values.get("plugins", {}), ("plugins",), problems)
     if not problems and not phases:
         problems.append(Problem("phases", "expected at least one phase"))
     if problems or base is None or run is None or plugins is None:
@@ -129,7 +124,7 @@ def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
 def plugin_settings(tree: Tree) -> PluginSettings:
     """Read the ``plugins`` table alone: needed before the plugins, and so the registry, exist."""
     problems: list[Problem] = []
-    found = _table(tree, PluginSettings, tree.values.get("plugins", {}), ("plugins",), problems)
+    found = read_table(tree, PluginSettings, tree.values.get("plugins", {}), ("plugins",), problems)
     if found is None:
         raise ConfigError(problems)
     return found
@@ -162,9 +157,8 @@ def _ordered(tree: Tree, tables: dict[str, Any], problems: list[Problem]) -> lis
             problems.append(tree.problem(("phases", name), "expected a table, or false to leave the phase out"))
             continue
         try:
-            _bring_in(tree, tables, name, table)
-            table = tables[name]
-            declared.append(Phase(name, after=table.get("after"), before=table.get("before")))
+            whole = _bring_in(tree, tables, name, table)
+            declared.append(Phase(name, after=whole.get("after"), before=whole.get("before")))
         except InputError as error:
             problems.append(tree.problem(("phases", name), str(error)))
     try:
@@ -174,17 +168,18 @@ def _ordered(tree: Tree, tables: dict[str, Any], problems: list[Problem]) -> lis
         return []
 
 
-def _bring_in(tree: Tree, tables: dict[str, Any], name: str, table: dict[str, Any]) -> None:
-    """Lay a table over the installed phase that its ``use`` names."""
+def _bring_in(tree: Tree, tables: dict[str, Any], name: str, table: dict[str, Any]) -> dict[str, Any]:
+    """Lay a table over the installed phase that its ``use`` names; return the whole."""
     wanted = table.pop("use", None)
     if wanted is None:
-        return
+        return table
     below = Tree()
     below.overlay(_phase_table(find_phase(str(wanted))), Source(f"phase {wanted}"))
     for path, source in below.sources.items():
         tree.sources.setdefault(("phases", name, *path), source)
     below.overlay(table, Source("file"))
     tables[name] = below.values
+    return below.values
 
 
 def _phase(
@@ -207,8 +202,8 @@ def _phase(
         made[slot] = _spec(tree, registry, slot, values.get(slot), (*path, slot), problems)
     for slot in MANY:
         made[slot] = _many(tree, registry, slot, values.get(slot, {}), (*path, slot), problems)
-    made["train"] = _table(tree, TrainSettings, values.get("train", {}), (*path, "train"), problems)
-    made["evaluate"] = _table(tree, EvaluateSettings, values.get("evaluate", {}), (*path, "evaluate"), problems)
+    made["train"] = read_table(tree, TrainSettings, values.get("train", {}), (*path, "train"), problems)
+    made["evaluate"] = read_table(tree, EvaluateSettings, values.get("evaluate", {}), (*path, "evaluate"), problems)
     train = made["train"]
     if train is not None and train.micro_batch is not None and train.micro_batch > train.batch_size:
         problems.append(tree.problem((*path, "train", "micro_batch"), "expected at most train.batch_size"))
@@ -220,9 +215,8 @@ def _phase(
 def _check_keys(
     tree: Tree, table: Mapping[str, Any], known: Sequence[str], path: tuple[str, ...], problems: list[Problem]
 ) -> None:
-    for key in table:
-        if key not in known:
-            problems.append(tree.problem((*path, key), f"unknown key{nearest(key, known)}"))
+    unknown = (key for key in table if key not in known)
+    problems.extend(tree.problem((*path, key), f"unknown key{nearest(key, known)}") for key in unknown)
 
 
 def _many(
@@ -271,39 +265,7 @@ def _spec(
     except InputError as error:
         problems.append(tree.problem((*path, "type"), str(error)))
         return None
-    return _table(tree, claim.cls, {**table, "type": type_}, path, problems)
-
-
-def _table(tree: Tree, cls: type[T], table: Any, path: tuple[str, ...], problems: list[Problem]) -> T | None:
-    """Read a table into a frozen attrs class, collecting every problem in it."""
-    if not isinstance(table, Mapping):
-        problems.append(tree.problem(path, "expected a table"))
-        return None
-    fields = {a.name: a for a in attrs.fields(cls)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
-    found: dict[str, Any] = {}
-    before = len(problems)
-    for key, value in table.items():
-        if key not in fields:
-            problems.append(tree.problem((*path, key), f"unknown key{nearest(key, fields)}"))
-            continue
-        try:
-            found[key] = _value(hints[key], value)
-            validator = fields[key].validator
-            if validator is not None:
-                validator(None, fields[key], found[key])
-        except (ValueError, TypeError, cattrs.BaseValidationError) as error:
-            problems.append(tree.problem((*path, key), _say(error, hints[key], value)))
-    for name, attribute in fields.items():
-        if attribute.default is NOTHING and name not in table:
-            problems.append(tree.problem((*path, name), "missing"))
-    if len(problems) > before:
-        return None
-    try:
-        return cls(**found)
-    except (ValueError, InputError) as error:
-        problems.append(tree.problem(path, str(error)))
-        return None
+    return read_table(tree, claim.cls, {**table, "type": type_}, path, problems)
 
 
 def structure_spec(registry: SpecRegistry, slot: Slot, table: Mapping[str, Any]) -> Spec:
@@ -313,71 +275,3 @@ def structure_spec(registry: SpecRegistry, slot: Slot, table: Mapping[str, Any])
     if spec is None:
         raise ConfigError(problems)
     return spec
-
-
-def _say(error: BaseException, hint: Any, value: Any) -> str:
-    if isinstance(error, ValueError) and str(error).startswith("expected"):
-        return str(error)
-    return f"expected {_describe(hint)}, got {value!r:.60}"
-
-
-def _describe(hint: Any) -> str:
-    names = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "nothing"}
-    if hint in names:
-        return names[hint]
-    arguments = typing.get_args(hint)
-    origin = typing.get_origin(hint)
-    if origin is tuple or origin is list:
-        return f"an array, each {_describe(arguments[0])}"
-    if origin is dict:
-        return f"a table, each value {_describe(arguments[1])}"
-    if origin is typing.Literal:
-        return "one of " + ", ".join(map(repr, arguments))
-    options = [_describe(a) for a in arguments if a is not type(None)]
-    return " or ".join(options) if options else str(hint)
-
-
-def _strict(kind: type) -> Callable[[Any, Any], Any]:
-    def structure(value: Any, _: Any) -> Any:
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if type(value) is not kind:
-            raise ValueError(f"expected {_describe(kind)}, got {value!r:.60}")
-        if kind is float and value != value:  # noqa: PLR0124 - NaN is the one number unlike itself
-            raise ValueError("expected a number, got nan")
-        return value
-
-    return structure
-
-
-_converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
-for _kind in (int, float, str, bool):
-    _converter.register_structure_hook(_kind, _strict(_kind))
-
-
-def _value(hint: Any, value: Any) -> Any:
-    """Structure one value strictly: no string becomes a number, no number a bool."""
-    arguments = typing.get_args(hint)
-    if type(None) in arguments or len(arguments) > 1 and typing.get_origin(hint) in (typing.Union, _UNION):
-        return _union(hint, arguments, value)
-    if typing.get_origin(hint) is tuple and not isinstance(value, (list, tuple)):
-        raise ValueError(f"expected {_describe(hint)}, got {value!r:.60}")
-    if typing.get_origin(hint) is dict and not isinstance(value, Mapping):
-        raise ValueError(f"expected {_describe(hint)}, got {value!r:.60}")
-    if hint is Any:
-        return value
-    return _converter.structure(value, hint)
-
-
-_UNION = type(int | str)
-
-
-def _union(hint: Any, arguments: tuple[Any, ...], value: Any) -> Any:
-    if value is None and type(None) in arguments:
-        return None
-    for option in sorted((a for a in arguments if a is not type(None)), key=lambda a: a is float):
-        try:
-            return _value(option, value)
-        except (ValueError, TypeError, cattrs.BaseValidationError):
-            continue
-    raise ValueError(f"expected {_describe(hint)}, got {value!r:.60}")

@@ -79,9 +79,7 @@ class PhaseContext:
         for start in range(0, len(rows), size):
             yield self.data.train.batch(rows[start : start + size])
 
-    def visit_layers(
-        self, batches: Iterable[Batch], visit: LayerVisitor, *, gradients: bool = True
-    ) -> int:
+    def visit_layers(self, batches: Iterable[Batch], visit: LayerVisitor, *, gradients: bool = True) -> int:
         """Run batches through the bare base and show each target's inputs and output gradients.
 
         Padding is left out. Gradients are of the summed loss. Returns the number of positions.

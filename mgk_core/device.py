@@ -49,7 +49,9 @@ def _best() -> str:
 
 def set_up(device: torch.device, *, threads: int, deterministic: bool) -> None:
     """Set threads and determinism for this process."""
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1)
+    torch.set_num_threads(
+        threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
+    )
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
         torch.cuda.reset_peak_memory_stats(device)

@@ -3,7 +3,6 @@
 A *firstresult* hook answers only for the type that its spec names, and returns None to leave the
 question to another plugin. An *all* hook is asked of every plugin, in the order of `mgk plugins`.
 """
-# ruff: noqa: ARG001
 
 from __future__ import annotations
 
@@ -256,7 +255,9 @@ def mgk_gate(ctx: PhaseContext, before: Sequence[Mapping[str, Score]], after: Ma
 
 
 @hookspec(firstresult=True)
-def mgk_recover(ctx: PhaseContext, refusals: Sequence[Refusal], tried: Sequence[Recovery], spec: Spec) -> Recovery | None:
+def mgk_recover(
+    ctx: PhaseContext, refusals: Sequence[Refusal], tried: Sequence[Recovery], spec: Spec
+) -> Recovery | None:
     """Say what to try after a refusal.
 
     Called for each entry of the phase's ``recover`` in order, until one answers; after the last
@@ -275,5 +276,3 @@ def mgk_recover(ctx: PhaseContext, refusals: Sequence[Refusal], tried: Sequence[
 def spec_names() -> list[str]:
     """Return the names of all hooks, in the order of this file."""
     return [n for n in globals() if n.startswith("mgk_")]
-
-

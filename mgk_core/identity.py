@@ -67,7 +67,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 def code_digest(module: str) -> str:
     """Digest of a plugin's source files: those of the package that its module belongs to."""
-    name = module.split(":")[0].split(".")[0]
+    name = module.split(":", maxsplit=1)[0].split(".", maxsplit=1)[0]
     try:
         file = getattr(importlib.import_module(name), "__file__", None)
     except ImportError:

@@ -32,11 +32,11 @@ class Part(nn.Module):
     enabled: bool = True
     on_weights: bool = False
 
-    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG002
+    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Return the output of ``module(*args)`` with this part's contribution."""
         return output
 
-    def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return replacements for some of the module's parameters, by attribute name."""
         return {}
 

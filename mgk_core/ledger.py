@@ -19,7 +19,18 @@ from mgk_core.store import Store, file_digest, read_json
 
 NAME = "ledger.json"
 FORMAT = 1
-LIBRARIES = ("mgk", "torch", "numpy", "transformers", "tokenizers", "safetensors", "peft", "bitsandbytes", "attrs", "pluggy")
+LIBRARIES = (
+    "mgk",
+    "torch",
+    "numpy",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "peft",
+    "bitsandbytes",
+    "attrs",
+    "pluggy",
+)
 
 
 @frozen
@@ -91,11 +102,15 @@ def read_ledger(run: Path) -> Ledger:
         raise InputError(f"{run}: no ledger here; expected a run directory (one that 'mgk run --out' wrote)")
     raw = read_json(path)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        raise InputError(f"{path}: expected ledger format {FORMAT}, got {raw.get('format') if isinstance(raw, dict) else raw!r}")
+        raise InputError(
+            f"{path}: expected ledger format {FORMAT}, got {raw.get('format') if isinstance(raw, dict) else raw!r}"
+        )
     try:
         return cattrs.structure(raw, Ledger)
     except (cattrs.BaseValidationError, TypeError, ValueError, KeyError) as error:
-        raise StoreError(f"{path}: is damaged: {cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else error}") from None
+        raise StoreError(
+            f"{path}: is damaged: {cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else error}"
+        ) from None
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -167,12 +167,12 @@ def _trace(manager: pluggy.PluginManager) -> None:
 
     def before(hook: str, impls: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         names = ", ".join(i.plugin_name for i in impls) or "nobody"
-        print(f"hook {hook}: asked: {names}", file=sys.stderr)
+        sys.stderr.write(f"hook {hook}: asked: {names}\n")
 
     def after(outcome: Any, hook: str, impls: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         error = outcome.exception
         said = f"raised {type(error).__name__}" if error else f"returned {type(outcome.get_result()).__name__}"
-        print(f"hook {hook}: {said}", file=sys.stderr)
+        sys.stderr.write(f"hook {hook}: {said}\n")
 
     manager.add_hookcall_monitoring(before, after)
 

@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy as np
 from attrs import frozen
 
 from mgk_core.bundle import Score
@@ -171,9 +170,7 @@ def _bootstrap(differences: Sequence[float], draws: int, seed: int) -> float:
     return max(1 / draws, min(1.0, 2 * min(below, 1 - below)))
 
 
-def retention_of(
-    rows: Sequence[tuple[str, Mapping[str, Score]]], taught_by: Mapping[str, str]
-) -> Retention:
+def retention_of(rows: Sequence[tuple[str, Mapping[str, Score]]], taught_by: Mapping[str, str]) -> Retention:
     """Build R from (row name, scores) pairs; ``taught_by``: probe → phase name, or ``"base"``."""
     names = [name for name, _ in rows]
     probes = tuple(taught_by)

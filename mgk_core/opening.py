@@ -99,5 +99,3 @@ def _targets(session: Session) -> tuple[str, ...]:
         names |= dict.fromkeys(adapter.targets())
         adapter.detach()
     return tuple(names)
-
-

@@ -11,7 +11,14 @@ from attrs import define, field
 from torch import Tensor
 
 from mgk_core.adapter import Adapter, state_of, trainable
-from mgk_core.checkpoint import Progress, list_checkpoints, load_checkpoint, newest_sound, save_checkpoint, set_rng_state
+from mgk_core.checkpoint import (
+    Progress,
+    list_checkpoints,
+    load_checkpoint,
+    newest_sound,
+    save_checkpoint,
+    set_rng_state,
+)
 from mgk_core.config import structure_spec
 from mgk_core.context import PhaseContext, StepContext, StepFn
 from mgk_core.device import reset_peak
@@ -174,7 +181,9 @@ class PhaseRun:
             trainer.checkpoint()
         if trainer.best is not None and ctx.phase.train.keep == "best":
             ctx.adapter.load_state_dict(trainer.best)
-            self.session.events("note", phase=ctx.phase.name, text=f"the best step by dev loss is {self.progress.best_step}")
+            self.session.events(
+                "note", phase=ctx.phase.name, text=f"the best step by dev loss is {self.progress.best_step}"
+            )
         with self.session.timed("merge"):
             found = base_digest(ctx.model)
         if found != base:
@@ -218,7 +227,9 @@ def _check_trainable(ctx: PhaseContext, adapter: Adapter) -> None:
     foreign = [n for n, p in trainable(ctx.model) if id(p) not in own]
     if foreign or not own:
         what = f"left these trainable: {', '.join(foreign[:5])}" if foreign else "has no parameters"
-        raise PluginError(ctx.phase.adapter.type, f"adapter type {ctx.phase.adapter.type!r} {what}", "mgk_attach_adapter")
+        raise PluginError(
+            ctx.phase.adapter.type, f"adapter type {ctx.phase.adapter.type!r} {what}", "mgk_attach_adapter"
+        )
 
 
 def _check_identity(ctx: PhaseContext, adapter: Adapter, base: list[Tensor]) -> None:

@@ -68,7 +68,9 @@ def _fill(into: Any, table: Mapping[str, Any], path: tuple[str, ...], resolved: 
     for key, value in table.items():
         here = (*path, key)
         if isinstance(value, dict):
-            below: Table = tomlkit.table(is_super_table=bool(value) and all(isinstance(v, dict) for v in value.values()))
+            below: Table = tomlkit.table(
+                is_super_table=bool(value) and all(isinstance(v, dict) for v in value.values())
+            )
             _fill(below, value, here, resolved)
             into.add(key, below)
             continue

@@ -207,7 +207,10 @@ def _begin(session: Session, accept: Iterable[str], forked: str | None) -> None:
     if started is None:
         journal.add("started", identity=identity, environment=session.ledger.environment, forked=forked)
     else:
-        known = {**started["identity"], **{k: v for e in journal.events if e["event"] == "accepted" for k, v in e["identity"].items()}}
+        known = {
+            **started["identity"],
+            **{k: v for e in journal.events if e["event"] == "accepted" for k, v in e["identity"].items()},
+        }
         taken = compare(known, identity, accept)
         journal.add("resumed")
         if taken:
@@ -253,7 +256,9 @@ def _base_row(session: Session) -> None:
         digest = session.ledger.save(store)
         session.events.flush()
         length = session.events.log.sync() if session.events.log else 0
-        session.journal.add("base", digest=session.ledger.base, ledger=digest, metrics_length=length, **session.account())
+        session.journal.add(
+            "base", digest=session.ledger.base, ledger=digest, metrics_length=length, **session.account()
+        )
 
 
 def _base_statistics(session: Session) -> None:

@@ -34,7 +34,9 @@ class TrainSettings:
     steps: int | None = option(None, at_least(1), help="optimizer steps; overrides epochs")
     batch_size: int = option(16, at_least(1), help="examples in an optimizer step")
     micro_batch: int | None = option(None, at_least(1), help="examples in memory at once; default: batch_size")
-    log_every: int = option(10, at_least(1), help="read the loss every N steps; the device is not synchronised in between")
+    log_every: int = option(
+        10, at_least(1), help="read the loss every N steps; the device is not synchronised in between"
+    )
     eval_every: int | None = option(None, at_least(1), help="evaluate on dev every N steps")
     keep: str = option("last", one_of("last", "best"), help="which step is merged: the last, or the best by dev loss")
     checkpoint_steps: int | None = option(None, at_least(1), help="checkpoint every N steps")
@@ -48,7 +50,9 @@ class EvaluateSettings:
     """What is measured at a phase's end (table ``evaluate``)."""
 
     live: bool = option(False, help="also score every probe with the adapter live, before the merge")
-    split: str = option("test", one_of("dev", "test"), help="which split of the probes makes the row; nothing selects on test")
+    split: str = option(
+        "test", one_of("dev", "test"), help="which split of the probes makes the row; nothing selects on test"
+    )
     limit: int | None = option(None, at_least(1), help="score at most N items of each probe")
 
 

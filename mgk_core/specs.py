@@ -58,7 +58,7 @@ class SpecRegistry:
 
     def find(self, slot: Slot, type_: str) -> Registered:
         """Return the one claim for a type; `InputError` where there is none or several."""
-        family = type_.split(":")[0] + ":*"
+        family = type_.split(":", maxsplit=1)[0] + ":*"
         claims = self._claims.get((slot, type_)) or self._claims.get((slot, family), [])
         wanted = self._prefer.get(f"{slot}:{type_}")
         if wanted is not None:
@@ -69,7 +69,7 @@ class SpecRegistry:
             names = " and ".join(repr(c.plugin) for c in claims)
             raise InputError(
                 f"{slot} type {type_!r} is claimed by the plugins {names};"
-                f" choose one with plugins.prefer.\"{slot}:{type_}\" = \"{claims[0].plugin}\", or --without-plugin"
+                f' choose one with plugins.prefer."{slot}:{type_}" = "{claims[0].plugin}", or --without-plugin'
             )
         return claims[0]
 

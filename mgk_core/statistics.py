@@ -100,7 +100,11 @@ def _one(
 
 def _flat(tensor: Tensor, mask: Tensor | None) -> Tensor:
     """(…, width) → (positions, width), padding left out where the mask fits."""
-    flat = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() > 1 and tensor.is_floating_point() else tensor.reshape(-1, 1)
+    flat = (
+        tensor.reshape(-1, tensor.shape[-1])
+        if tensor.dim() > 1 and tensor.is_floating_point()
+        else tensor.reshape(-1, 1)
+    )
     if mask is not None and mask.numel() == flat.shape[0]:
         flat = flat[mask.reshape(-1)]
     return flat.detach()

@@ -103,7 +103,9 @@ class Transition:
         self.live = outputs_on(ctx.bundle, ctx.data.verify)
         if ctx.phase.evaluate.live:
             with self.session.timed("evaluation"):
-                self._tell_row(f"{ctx.phase.name} (live)", measure_row(self.session.hooks, ctx, ends=self.last), live=True)
+                self._tell_row(
+                    f"{ctx.phase.name} (live)", measure_row(self.session.hooks, ctx, ends=self.last), live=True
+                )
         start = Proposal(
             undo="disk" if ctx.config.run.undo == "disk" else "memory",
             spool=str(self.session.store.path(f"{self.folder}/.tmp-undo")),
@@ -185,7 +187,9 @@ class Transition:
                 continue
             self.attempts.append(Attempt(recovery.method, self.refusals, dict(recovery.evidence)))
             self.tried.append(recovery)
-            self.session.journal.add("recover", phase=self.ctx.phase.name, method=recovery.method, action=recovery.action)
+            self.session.journal.add(
+                "recover", phase=self.ctx.phase.name, method=recovery.method, action=recovery.action
+            )
             self.session.events("recover", phase=self.ctx.phase.name, method=recovery.method, action=recovery.action)
             return self._follow(recovery)
         return State.GIVEN_UP
@@ -220,7 +224,9 @@ class Transition:
         with self.session.timed("evaluation"):
             self.row = measure_row(self.session.hooks, ctx, ends=self.last)
         self._tell_row(ctx.phase.name, self.row, kept_apart=True)
-        save_row(self.session.store, f"{self.folder}/scores.json", self.row, digest=self.digest, marks={"kept_apart": True})
+        save_row(
+            self.session.store, f"{self.folder}/scores.json", self.row, digest=self.digest, marks={"kept_apart": True}
+        )
         self.session.marks[ctx.phase.name] = "kept apart"
         self._commit("kept_apart", self.digest)
         return State.DONE

@@ -91,7 +91,9 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
         if not path.is_file():
             raise ConfigError([Problem("", "expected a TOML file, got something else", name)])
         if size > MAX_BYTES:
-            raise ConfigError([Problem("", f"file has {size:,} bytes; a configuration has at most {MAX_BYTES:,}", name)])
+            raise ConfigError(
+                [Problem("", f"file has {size:,} bytes; a configuration has at most {MAX_BYTES:,}", name)]
+            )
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError([Problem("", f"cannot be read: {error.strerror or error}", name)]) from None
@@ -120,7 +122,9 @@ def parse_set(text: str) -> dict[str, Any]:
             return tomllib.loads(f"{key} = {candidate}")
         except (tomllib.TOMLDecodeError, RecursionError):
             continue
-    raise ConfigError([Problem(f"--set {text}", 'the key is not valid TOML; quote parts that hold other signs: a."b.c"=1')])
+    raise ConfigError(
+        [Problem(f"--set {text}", 'the key is not valid TOML; quote parts that hold other signs: a."b.c"=1')]
+    )
 
 
 def _quoted(key: str) -> str:

@@ -140,7 +140,10 @@ def _dots(delta: Tensor, old: Tensor, visible: Tensor, carried: Tensor | None) -
 
 
 def _size(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor, ord=math.inf)) if tensor.numel() else 0.0
+    if not tensor.numel():
+        return 0.0
+    low, high = torch.aminmax(tensor)
+    return max(-float(low), float(high))
 
 
 def _share(part: float, whole: float) -> float:

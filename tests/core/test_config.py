@@ -50,10 +50,14 @@ def registry():
 
 
 def phase(name, **more):
-    return Phase(name, **({"data": {"type": "plain"}, "adapter": {"type": "low"}, "optimizer": {"type": "plain"}} | more))
+    return Phase(
+        name, **({"data": {"type": "plain"}, "adapter": {"type": "low"}, "optimizer": {"type": "plain"}} | more)
+    )
 
 
-PIPELINE = Pipeline("demo", base={"type": "plain"}, phases=(phase("one"), phase("two")), defaults={"train": {"batch_size": 4}})
+PIPELINE = Pipeline(
+    "demo", base={"type": "plain"}, phases=(phase("one"), phase("two")), defaults={"train": {"batch_size": 4}}
+)
 
 
 def resolved(registry, pipeline=PIPELINE, file=None, sets=()):
@@ -87,7 +91,9 @@ def test_a_new_type_drops_the_keys_of_the_old(registry):
 def test_every_problem_is_told_at_once_with_file_line_and_key(registry, tmp_path):
     """Three mistakes, three lines, each with its place and what was expected."""
     file = tmp_path / "my.toml"
-    file.write_text("[phases.one.adapter]\nrank = 0\n\n[phases.two]\noptimiser = 3\n[phases.two.adapter]\nalpha = 'x'\n")
+    file.write_text(
+        "[phases.one.adapter]\nrank = 0\n\n[phases.two]\noptimiser = 3\n[phases.two.adapter]\nalpha = 'x'\n"
+    )
     with pytest.raises(ConfigError) as caught:
         resolved(registry, file=file)
     lines = str(caught.value).splitlines()
@@ -135,7 +141,9 @@ def test_a_phase_can_be_left_out(registry):
 
 def test_the_written_configuration_resolves_to_itself(registry, tmp_path):
     """run.toml, read back alone, gives the same configuration."""
-    first = resolved(registry, sets=["phases.one.adapter.rank=2", 'phases.two.adapter.pattern."a.b"=3', "phases.one.gate.plain=true"])
+    first = resolved(
+        registry, sets=["phases.one.adapter.rank=2", 'phases.two.adapter.pattern."a.b"=3', "phases.one.gate.plain=true"]
+    )
     file = tmp_path / "run.toml"
     file.write_text(to_toml(first))
     again = resolve(load_tree(file=file), registry)

@@ -1,0 +1,43 @@
+"""The two-phase commit of the ledger, and settling it after a crash.
+
+First the journal says which ledger is about to be written (its digest), then the ledger is replaced
+by one rename, which is the commit, then the journal confirms it. Whatever instant a crash falls on,
+the ledger on disk is one of the two that the journal knows; anything else is damage.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mgk_core.errors import DigestError
+from mgk_core.journal import Journal
+from mgk_core.ledger import NAME, Ledger, read_ledger
+from mgk_core.store import Store, file_digest, text_digest
+
+PREPARE = "prepare"
+
+
+def commit(store: Store, journal: Journal, ledger: Ledger, event: str, **data: Any) -> None:
+    """Write the ledger and note ``event`` with it: all or nothing, whenever the process dies."""
+    text = ledger.text()
+    digest = text_digest(text)
+    journal.add(PREPARE, what=event, digest=digest, data=data)
+    store.write_text(NAME, text)
+    journal.add(event, ledger=digest, **data)
+
+
+def settle(store: Store, journal: Journal) -> Ledger | None:
+    """Bring journal and ledger together after a crash; return the ledger, None where there is none yet.
+
+    :raises DigestError: the ledger is not the one that the journal knows
+    """
+    confirmed = next((e for e in reversed(journal.events) if "ledger" in e), None)
+    prepared = journal.last(PREPARE)
+    path = store.path(NAME)
+    found = file_digest(path) if path.exists() else ""
+    expected = str(confirmed["ledger"]) if confirmed is not None else ""
+    if found != expected:
+        if prepared is None or found != prepared["digest"]:
+            raise DigestError(path, expected or "none yet", found or "missing")
+        journal.add(prepared["what"], ledger=found, **prepared["data"])
+    return read_ledger(store.root) if found else None
