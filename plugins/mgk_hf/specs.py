@@ -34,4 +34,8 @@ class HfSpec(Spec):
     device_map: str | None = option(None, help="spread a large model over devices, as accelerate's device_map: 'auto' ...")
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")  # noqa: FBT003
     token_budget: int = option(1024, at_least(64), help="positions computed together when options are scored")
+    text: str = option(
+        "package:mgk_phases/data/korean_medical/text/train.jsonl",
+        help="what tiny-gemma's tokenizer is made from: a file of text or JSON lines",
+    )
     seed: int = option(0, at_least(0), help="of tiny-gemma's weights: the base is part of the declaration")

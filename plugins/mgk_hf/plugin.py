@@ -1,0 +1,33 @@
+"""Hugging Face causal language models as bases (base type ``hf``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mgk_core.errors import EnvironmentFault
+from mgk_core.hookspecs import hookimpl
+from mgk_core.specs import Spec, SpecRegistry
+from mgk_hf.specs import HfSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from mgk_core.bundle import Bundle
+
+
+@hookimpl
+def mgk_register_specs(registry: SpecRegistry) -> None:
+    """Register the base type."""
+    registry.add("base", "hf", HfSpec)
+
+
+@hookimpl
+def mgk_build_model(spec: Spec, device: torch.device) -> Bundle | None:
+    """Load the base; transformers is imported here and not before."""
+    if not isinstance(spec, HfSpec):
+        return None
+    try:
+        from mgk_hf.loading import build
+    except ImportError as error:
+        raise EnvironmentFault(f"base type 'hf' needs {error.name}: pip install 'mgk[hf]'") from error
+    return build(spec, device)
