@@ -108,6 +108,20 @@ class LanguageBundle(Bundle, Protocol):
         """Continue each prompt greedily; returns the new ids, without the stop token."""
 
 
+@runtime_checkable
+class Unpacks(Protocol):
+    """Optional promise of a bundle: its batches can be taken apart and put together again (replay).
+
+    An example is `Tokens`, or an attrs class whose fields are tensors, so that it can be kept.
+    """
+
+    def unpack(self, batch: Batch) -> list[Any]:
+        """Return a micro-batch's examples, in order; ``pack`` of them asks the same of the model."""
+
+    def pack(self, examples: Sequence[Any]) -> Batch:
+        """Make one micro-batch of such examples."""
+
+
 @frozen
 class OptionScores:
     """Log-likelihoods of one item's options, given its prompt.

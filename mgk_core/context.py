@@ -27,13 +27,18 @@ class Remembered:
     read: Callable[[], dict[str, Tensor]] = field(repr=False)
 
 
+def _tell_nobody(event: str, **data: Any) -> None:
+    """Be the listener of a context that was made by hand."""
+
+
 @define(eq=False)
 class PhaseContext:
     """Everything that the plugins of one phase may look at.
 
     adapter, data, optimizer are None before the step of the phase that makes them. history:
     statistics of the base and of the phases before, in order. scores: rows of the retention
-    matrix so far, row 0 first. training: scratch space of this phase's plugins, not saved.
+    matrix so far, row 0 first. tell: sends an event, ``tell(name, **data)``; those that
+    `mgk_core.events.KEPT` names are kept in metrics.jsonl.
     """
 
     config: RunConfig
@@ -53,6 +58,7 @@ class PhaseContext:
     extra_retention: tuple[Any, ...] = ()
     notes: list[str] = field(factory=list)
     base_phase: bool = False
+    tell: Callable[..., None] = _tell_nobody
 
     @property
     def model(self) -> nn.Module:

@@ -11,7 +11,7 @@ from mgk_core.context import Observer
 from mgk_core.metricslog import MetricsLog
 
 Sink = Callable[[Mapping[str, Any]], None]
-KEPT = ("step", "evaluation", "phase", "merge", "gate", "alarm", "time", "dev")
+KEPT = ("step", "evaluation", "phase", "merge", "gate", "alarm", "drift", "time", "dev")
 
 
 def ignore(_: Mapping[str, Any]) -> None:

@@ -86,14 +86,19 @@ def _check(tokens: Sequence[int], labels: Sequence[int]) -> None:
         raise ValueError(f"a sequence of {len(tokens)} tokens has {len(labels)} labels; both must be equal and not 0")
 
 
-def split(batch: TokenBatch, pad_id: int = 0) -> TokenBatch:
-    """Return the same sequences as padded rows, one each: for models that cannot be packed."""
+def unpack(batch: TokenBatch) -> list[Sequence_]:
+    """Return the batch's sequences in the order of their numbers."""
     flat_segments = batch.segment_ids.flatten()
     sequences: list[Sequence_] = []
     for number in flat_segments[flat_segments != PADDING].unique(sorted=True).tolist():
         mask = flat_segments == number
         sequences.append((batch.input_ids.flatten()[mask].tolist(), batch.labels.flatten()[mask].tolist()))
-    return pad(sequences, pad_id).to(batch.input_ids.device)
+    return sequences
+
+
+def split(batch: TokenBatch, pad_id: int = 0) -> TokenBatch:
+    """Return the same sequences as padded rows, one each: for models that cannot be packed."""
+    return pad(unpack(batch), pad_id).to(batch.input_ids.device)
 
 
 def predictors(batch: TokenBatch) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from mgk_core.bundle import OptionScores, Tokens
-from mgk_hf.batch import PADDING, TokenBatch, pack, pad, predictors, split
+from mgk_hf.batch import PADDING, TokenBatch, pack, pad, predictors, split, unpack
 from mgk_hf.network import Network
 from mgk_hf.precision import exact
 from mgk_hf.scoring import Item, collect, groups, pack_items, separate_items
@@ -52,6 +52,10 @@ class HfBundle:
         sequences = [(e.ids, e.labels) for e in examples]
         batch = pack(sequences) if self.network.packs else pad(sequences, self._pad_id)
         return batch.to(self.device)
+
+    def unpack(self, batch: TokenBatch) -> list[Tokens]:
+        """Return a batch's examples; of a first token, which is never learnt, the label is lost."""
+        return [Tokens(tuple(ids), tuple(labels)) for ids, labels in unpack(batch)]
 
     def loss(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Return (summed negative log-likelihood of the labels, their number), 0-dim fp32."""

@@ -54,6 +54,15 @@ class ReferenceBundle:
         """Return None: there is no padding."""
         return None
 
+    def unpack(self, batch: Pairs) -> list[Pairs]:
+        """Return a batch's examples as batches of one."""
+        rows = zip(batch.inputs.split(1), batch.targets.split(1), strict=True)
+        return [Pairs.of(x, y) for x, y in rows]
+
+    def pack(self, examples: Sequence[Pairs]) -> Pairs:
+        """Return one batch of the examples, in order."""
+        return Pairs.of(torch.cat([e.inputs for e in examples]), torch.cat([e.targets for e in examples]))
+
     def gradient_function(self, adapter: Adapter, parameters: Sequence[Tensor]) -> GradientFn | None:
         """Return the hand-derived gradients, for plain LoRA on the network's layers."""
         return gradient_function(self.network, adapter, parameters)
