@@ -1,0 +1,1 @@
+"""Ways of not forgetting: loss terms, merges, initialisations, and what they remember."""

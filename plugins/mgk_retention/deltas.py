@@ -1,0 +1,64 @@
+"""An adapter's deltas in the orientation of the mathematics: (out, in), factors (r, in) and (out, r)."""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from mgk_core.adapter import Adapter, LowRank, Target
+from mgk_core.errors import InputError
+from mgk_core.inject import effective_weights, parts_of
+
+
+@frozen(eq=False)
+class Pair:
+    """Live factors of one weight: ΔW = scale · b @ a. a: (r, in)   b: (out, r); gradients go through."""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+def matrices(adapter: Adapter) -> dict[str, Target]:
+    """Return the adapter's targets that are matrices: what has inputs and outputs to keep in place."""
+    return {n: t for n, t in adapter.targets().items() if t.parameter.dim() == 2}
+
+
+def oriented(target: Target, weight: Tensor) -> Tensor:
+    """Return a stored weight or delta as (out, in)."""
+    return weight.mT if target.transposed else weight
+
+
+def base_weight(target: Target) -> Tensor:
+    """Return the base's weight, fp32, (out, in), without a gradient."""
+    return oriented(target, target.parameter.detach().float())
+
+
+def pair_of(adapter: Adapter, name: str) -> Pair | None:
+    """Return a target's factors; None where the adapter has none there. Initial ones are subtracted."""
+    factors = adapter.factors(name) if isinstance(adapter, LowRank) else None
+    if factors is None or factors.a.dim() != 2:
+        return None
+    if factors.a0 is None or factors.b0 is None:
+        return Pair(factors.a, factors.b, factors.scale)
+    # BA − B₀A₀ = [B, −B₀] [A; A₀]
+    return Pair(torch.cat([factors.a, factors.a0]), torch.cat([factors.b, -factors.b0], dim=1), factors.scale)
+
+
+def dense_delta(adapter: Adapter, name: str, target: Target) -> Tensor:
+    """Return ΔW, (out, in), with gradients: what the target's weight becomes, less what it is.
+
+    Asks `merged_weight` and, where that cuts gradients, the parts on the module.
+    """
+    stored = target.parameter.detach().float()
+    merged = adapter.merged_weight(name, stored)
+    if torch.is_grad_enabled() and not merged.requires_grad:
+        changed = effective_weights(target.module, [p for p in parts_of(target.module) if p.enabled])
+        merged = changed.get(target.attribute, merged)
+    if torch.is_grad_enabled() and not merged.requires_grad:
+        raise InputError(
+            f"adapter {adapter.name!r}: its delta on {name} has neither factors nor gradients, so no loss term can"
+            " hold it back; use a method that acts at the transition (covariance-merge) or on examples (replay)"
+        )
+    return oriented(target, merged.float() - stored)

@@ -1,0 +1,133 @@
+"""Replay and self-distillation: loss terms that look at examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mgk_core.bundle import Batch
+from mgk_core.context import PhaseContext
+from mgk_core.errors import InputError
+from mgk_core.outcome import LossTerm
+from mgk_retention.examples import from_tensors, unpacks
+from mgk_retention.kept import REPLAY, Past
+from mgk_retention.specs import DistilSpec, ReplaySpec
+
+BatchAt = Callable[[int], Batch]
+"""Step → batch: a pure function of seed, phase and step, so that a resumed run sees the same ones."""
+
+
+def kept_batches(ctx: PhaseContext, past: Past, size: int, who: str) -> BatchAt | None:
+    """Return batches of kept examples, every earlier phase equally often; None where nothing was kept."""
+    assert ctx.data is not None  # noqa: S101 - the runner loads data first
+    bundle = unpacks(ctx.bundle, who)
+    kind = type(bundle.unpack(ctx.data.train.batch([0]))[0])
+    pools = [from_tensors(fields, kind, ctx.device) for _, fields in past.group(REPLAY)]
+    if not pools:
+        return None
+
+    def at(step: int) -> Batch:
+        generator = ctx.generator(salt=101 + step)
+        which = torch.randint(len(pools), (size,), generator=generator).tolist()
+        place = torch.rand(size, generator=generator).tolist()
+        return bundle.pack([pools[p][int(u * len(pools[p]))] for p, u in zip(which, place, strict=True)])
+
+    return at
+
+
+def new_batches(ctx: PhaseContext, size: int) -> BatchAt:
+    """Return batches of the phase's own training data."""
+    data = ctx.data
+    assert data is not None  # noqa: S101 - the runner loads data first
+
+    def at(step: int) -> Batch:
+        rows = torch.randint(len(data.train), (size,), generator=ctx.generator(salt=211 + step))
+        return data.train.batch(rows.tolist())
+
+    return at
+
+
+def calibration_batches(ctx: PhaseContext) -> BatchAt:
+    """Return the calibration batches that came with the phase's data, one after the other."""
+    found = () if ctx.data is None else ctx.data.calibration
+    if not found:
+        raise InputError(
+            f"phase {ctx.phase.name!r}: self-distillation on 'calibration' needs calibration text in the phase's data;"
+            " name some there, or use on = 'new' or 'kept'"
+        )
+    return lambda step: found[step % len(found)]
+
+
+def replay_term(ctx: PhaseContext, past: Past, spec: ReplaySpec) -> LossTerm | None:
+    """strength · mean loss of kept examples."""
+    at = kept_batches(ctx, past, spec.batch or ctx.phase.train.batch_size, spec.type)
+    if at is None:
+        return None
+
+    def term(step: int) -> Tensor:
+        total, count = ctx.bundle.loss(at(step))
+        return spec.strength * total / count
+
+    return term
+
+
+def distil_term(ctx: PhaseContext, past: Past, spec: DistilSpec) -> LossTerm | None:
+    """strength · distance of the adapted model from the base, adapters off, on the same examples."""
+    at = _batches(ctx, past, spec)
+    if at is None:
+        return None
+    look = _layers if spec.level == "layers" else _outputs
+    adapter = ctx.adapter
+    assert adapter is not None  # noqa: S101 - attached before terms are made
+
+    def term(step: int) -> Tensor:
+        batch = at(step)
+        with torch.no_grad(), adapter.disabled():
+            teacher = look(ctx, batch)
+        student = look(ctx, batch)
+        return spec.strength * distance(student, teacher, spec)
+
+    return term
+
+
+def _batches(ctx: PhaseContext, past: Past, spec: DistilSpec) -> BatchAt | None:
+    size = spec.batch or ctx.phase.train.batch_size
+    if spec.on == "calibration":
+        return calibration_batches(ctx)
+    return kept_batches(ctx, past, size, spec.type) if spec.on == "kept" else new_batches(ctx, size)
+
+
+def _outputs(ctx: PhaseContext, batch: Batch) -> list[Tensor]:
+    return [ctx.bundle.outputs(batch)]
+
+
+def _layers(ctx: PhaseContext, batch: Batch) -> list[Tensor]:
+    """Return the output of each adapted module, in the order of the adapter's targets."""
+    assert ctx.adapter is not None  # noqa: S101 - attached before terms are made
+    found: list[Tensor] = []
+
+    def keep(_module: Any, _args: Any, output: Any) -> None:
+        found.append(output[0] if isinstance(output, tuple) else output)
+
+    modules = dict.fromkeys(t.module for t in ctx.adapter.targets().values())
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_hook(keep).remove)
+        ctx.bundle.loss(batch)
+    return found
+
+
+def distance(student: Sequence[Tensor], teacher: Sequence[Tensor], spec: DistilSpec) -> Tensor:
+    """Mean KL(teacher ‖ student) over positions, or mean of ‖s − t‖² / ‖t‖² over layers."""
+    if spec.level == "outputs" and spec.distance == "kl":
+        s, t = student[0].log_softmax(-1), teacher[0].log_softmax(-1)
+        return functional.kl_div(s, t, reduction="sum", log_target=True) / s.shape[0]
+    shares = [
+        (s.float() - t.float()).square().sum() / t.float().square().sum() for s, t in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(shares).mean()

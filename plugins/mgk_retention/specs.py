@@ -1,0 +1,172 @@
+"""Configuration of the methods. Each is an entry of a phase's ``retention``, ``recover`` or ``observe``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import frozen
+
+from mgk_core.specs import Spec, above, at_least, between, one_of, option
+
+Shapes = Mapping[str, tuple[int, int]]
+"""Weight name → (out, in)."""
+
+FLOAT, HALF = 4, 2  # bytes of fp32 and bf16
+
+
+@frozen(kw_only=True)
+class MethodSpec(Spec):
+    """What every method shares: how much of the old data it looks at."""
+
+    max_tokens: int = option(4096, at_least(1), help="positions of a phase's data (or calibration text) looked at")
+
+    def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
+        """Return the bytes that one phase leaves for the later ones. examples: rows in its training set."""
+        return 0
+
+
+@frozen(kw_only=True)
+class MomentsSpec(MethodSpec):
+    """A method that rests on second moments, whole or sketched."""
+
+    sketch: int = option(64, at_least(0), help="eigenvectors kept of each second moment; 0: the whole matrix")
+    tail: str = option("isotropic", one_of("isotropic", "diagonal"), help="what stands for the other eigenvectors")
+
+    def side_bytes(self, width: int) -> int:
+        """Return the bytes of one moment of this width, as it is kept."""
+        if self.sketch == 0:
+            return FLOAT * width * width
+        tail = 1 if self.tail == "isotropic" else width
+        return HALF * width * min(self.sketch, width) + FLOAT * tail
+
+
+@frozen(kw_only=True)
+class DriftGuardSpec(MomentsSpec):
+    """drift-guard: a loss term on what the delta does to old inputs, weighed by old gradients."""
+
+    strength: float = option(10.0, above(0), help="weight of the term; one value serves models of any size")
+    identity: float = option(0.5, between(0, 1), help="share of the outputs that count whatever the old gradients say")
+
+    def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
+        """Return the bytes of C and G of every weight (inputs that layers share are kept once)."""
+        return sum(self.side_bytes(out) + self.side_bytes(inside) for out, inside in shapes.values())
+
+
+@frozen(kw_only=True)
+class CovarianceSpec(MomentsSpec):
+    """covariance-merge: at the transition, take out of the delta what acts on old inputs."""
+
+    strength: float = option(1.0, above(0), help="weight of the old inputs against the new ones")
+    ridge: float = option(1e-3, above(0), help="added to the diagonal, as a share of its mean")
+
+    def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
+        """Return the bytes of C of every weight."""
+        return sum(self.side_bytes(inside) for _, inside in shapes.values())
+
+
+@frozen(kw_only=True)
+class ReplaySpec(MethodSpec):
+    """replay: a part of what earlier phases learnt from, trained on again."""
+
+    share: float = option(0.05, between(0, 1), help="share of each earlier phase's examples that is kept")
+    calibration_share: float = option(1.0, between(0, 1), help="share of the base's calibration text that is kept")
+    batch: int | None = option(None, at_least(1), help="kept examples in each step; default: as many as new ones")
+    strength: float = option(1.0, above(0), help="weight of their loss")
+    source: str = option("kept", one_of("kept", "generated"), help="real examples, or what the model says itself")
+    prompt_tokens: int = option(4, at_least(1), help="tokens of an example that a generated one begins with")
+    new_tokens: int = option(48, at_least(1), help="tokens that are generated")
+
+    def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
+        """Return the bytes of ids and labels, for examples of 128 tokens."""
+        return round(self.share * examples) * 128 * 8
+
+
+@frozen(kw_only=True)
+class EwcSpec(MethodSpec):
+    """EWC: a quadratic penalty on each single weight, by its diagonal Fisher information."""
+
+    strength: float = option(3000.0, above(0), help="weight of the penalty (λ of Kirkpatrick et al. 2017)")
+
+    def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
+        """Return the bytes of one number for every weight."""
+        return sum(FLOAT * out * inside for out, inside in shapes.values())
+
+
+@frozen(kw_only=True)
+class OloraSpec(MethodSpec):
+    """O-LoRA: keeps a new adapter's A orthogonal to those of earlier phases."""
+
+    strength: float = option(0.5, above(0), help="weight of Σ (A_old Aᵀ)²")
+    rank: int = option(8, at_least(1), help="rank that `mgk plan` reckons with")
+
+    def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
+        """Return the bytes of A of every weight."""
+        return sum(FLOAT * self.rank * inside for _, inside in shapes.values())
+
+
+@frozen(kw_only=True)
+class DesignedSpec(MomentsSpec):
+    """InfLoRA-style: A is designed from new and old inputs and frozen; only B is trained."""
+
+    strength: float = option(30.0, above(0), help="weight of the old inputs against the new ones")
+    ridge: float = option(1e-3, above(0), help="added to the diagonal, as a share of its mean")
+    freeze: bool = option(True, help="train B alone")
+
+    def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
+        """Return the bytes of C of every weight."""
+        return sum(self.side_bytes(inside) for _, inside in shapes.values())
+
+
+@frozen(kw_only=True)
+class DistilSpec(MethodSpec):
+    """self-distillation: the base, adapters off, is the teacher."""
+
+    strength: float = option(1.0, above(0), help="weight of the distance")
+    on: str = option("new", one_of("new", "calibration", "kept"), help="what teacher and student look at")
+    level: str = option("outputs", one_of("outputs", "layers"), help="final outputs, or each adapted layer's own")
+    distance: str = option("kl", one_of("kl", "squared"), help="of outputs: KL of their softmax, or squared error")
+    batch: int | None = option(None, at_least(1), help="examples in each step; default: as many as new ones")
+    share: float = option(0.05, between(0, 1), help="share of each earlier phase's examples kept, for on = kept")
+
+    def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
+        """Return the bytes of ids and labels, for examples of 128 tokens."""
+        return round(self.share * examples) * 128 * 8 if self.on == "kept" else 0
+
+
+@frozen(kw_only=True)
+class NaiveSpec(MethodSpec):
+    """naive: no protection against forgetting."""
+
+
+@frozen(kw_only=True)
+class CovarianceRecoverySpec(CovarianceSpec):
+    """covariance: after a refusal, merge again with what acts on old inputs taken out."""
+
+    strengths: tuple[float, ...] = option((1.0, 10.0), help="weights of the old inputs, tried in this order")
+
+    def __attrs_post_init__(self) -> None:
+        if not self.strengths or min(self.strengths) <= 0:
+            raise ValueError(f"strengths: expected numbers above 0, got {list(self.strengths)}")
+
+
+@frozen(kw_only=True)
+class AlarmSpec(MomentsSpec):
+    """alarm: how far each layer drifts from what it did, without any data, during training."""
+
+    limit: float = option(0.05, above(0), help="tr(ΔW C ΔWᵀ) / tr(W C Wᵀ) of a layer from which on it is told")
+
+    def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
+        """Return the bytes of C of every weight."""
+        return sum(self.side_bytes(inside) for _, inside in shapes.values())
+
+
+RETENTION: dict[str, type[MethodSpec]] = {
+    "drift-guard": DriftGuardSpec,
+    "covariance-merge": CovarianceSpec,
+    "replay": ReplaySpec,
+    "designed-a": DesignedSpec,
+    "o-lora": OloraSpec,
+    "ewc": EwcSpec,
+    "self-distillation": DistilSpec,
+    "naive": NaiveSpec,
+}
