@@ -1,0 +1,1 @@
+"""The command line of mgk: one command a file, drawing and wording only."""

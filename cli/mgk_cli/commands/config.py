@@ -1,0 +1,40 @@
+"""``mgk config``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mgk_cli import options
+from mgk_cli.lazy import Command
+
+
+@click.command(
+    "config",
+    cls=Command,
+    short_help="Show the resolved configuration and its sources.",
+    epilog="Example: mgk config textmodel --set run.seed=3 > my.toml",
+)
+@click.argument("pipeline", required=False)
+@options.config_options
+@options.machine_options
+@options.without_option
+def command(
+    pipeline: str | None, config: Path | None, overrides: tuple[str, ...],
+    device: str | None, seed: int | None, without: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Print the resolved configuration of PIPELINE as TOML, each value with where it came from.
+
+    What is printed is itself a configuration that --config takes.
+    """
+    from mgk_cli.console import pipe_may_close
+    from mgk_cli.words import clean
+    from mgk_core.config import load_tree
+    from mgk_core.opening import prepare
+    from mgk_core.render import to_toml
+
+    tree = load_tree(pipeline, config, overrides, {"device": device, "seed": seed})
+    toml = to_toml(prepare(tree, without).resolved)
+    with pipe_may_close():
+        print(clean(toml, lines=True), end="")

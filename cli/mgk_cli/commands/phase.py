@@ -1,0 +1,40 @@
+"""``mgk phase``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mgk_cli import options
+from mgk_cli.lazy import Command
+
+
+@click.command(
+    "phase",
+    cls=Command,
+    short_help="Run one phase from its saved predecessor.",
+    epilog="Example: mgk phase runs/textmodel-1 mcq --out runs/mcq-slow --set phases.mcq.optimizer.lr=1e-4",
+)
+@options.RUN
+@click.argument("phase")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="New run directory.  [default: RUN-PHASE]")
+@options.set_option
+@options.without_option
+@options.output_options
+def command(
+    run: Path, phase: str, out: Path | None, overrides: tuple[str, ...], without: tuple[str, ...],
+    quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Run PHASE from what stood before it in RUN; nothing earlier is trained again.
+
+    The phase that comes next in an unfinished RUN is run in place. Any other one, or one with
+    changed settings, is run in a new directory that begins with a copy of what came before.
+    """
+    from mgk_cli.working import work
+    from mgk_core.runner import run_phase
+
+    work(
+        lambda sink: run_phase(run, phase, out=out, overrides=overrides, without=without, sink=sink),
+        out or run, quiet=quiet, as_json=as_json,
+    )  # fmt: skip

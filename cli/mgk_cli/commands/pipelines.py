@@ -1,0 +1,30 @@
+"""``mgk pipelines``."""
+
+from __future__ import annotations
+
+import click
+
+from mgk_cli import options
+from mgk_cli.lazy import Command
+
+
+@click.command(
+    "pipelines", cls=Command, short_help="List the installed pipelines.", epilog="Example: mgk pipelines --json"
+)
+@options.json_option
+def command(as_json: bool) -> None:
+    """List every installed pipeline and phase, and the distribution that each comes from.
+
+    One that cannot be loaded is named with the reason.
+    """
+    from mgk_cli.console import make, show
+    from mgk_cli.listing import installed, print_json
+    from mgk_core.catalog import PHASES, PIPELINES
+
+    found = [*installed(PIPELINES, "pipeline"), *installed(PHASES, "phase")]
+    if as_json:
+        print_json(found)
+        return
+    from mgk_cli.listing import catalogue
+
+    show(*catalogue(found, make().width))

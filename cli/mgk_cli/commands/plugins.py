@@ -1,0 +1,29 @@
+"""``mgk plugins``."""
+
+from __future__ import annotations
+
+import click
+
+from mgk_cli import options
+from mgk_cli.lazy import Command
+
+
+@click.command(
+    "plugins", cls=Command, short_help="List the installed plugins and their hooks.", epilog="Example: mgk plugins"
+)
+@options.without_option
+@options.json_option
+def command(without: tuple[str, ...], as_json: bool) -> None:
+    """List every plugin in the order in which hooks ask them: distribution, types and hooks.
+
+    A plugin that cannot be loaded is named with the reason, and hides no other.
+    """
+    from mgk_cli.console import show
+    from mgk_cli.listing import plugin_rows, plugins_drawn, print_json
+    from mgk_core.manager import load_plugins
+
+    rows = plugin_rows(load_plugins(without=without))
+    if as_json:
+        print_json(rows)
+    else:
+        show(*plugins_drawn(rows))

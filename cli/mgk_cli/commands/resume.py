@@ -1,0 +1,41 @@
+"""``mgk resume``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mgk_cli import options
+from mgk_cli.lazy import Command
+
+
+@click.command(
+    "resume", cls=Command, short_help="Go on with a run where it was.", epilog="Example: mgk resume runs/textmodel-1"
+)
+@options.RUN
+@click.option("--until", metavar="PHASE", help="Stop after this phase.")
+@click.option(
+    "--accept-change",
+    "accept",
+    multiple=True,
+    metavar="KEY",
+    help="Go on although this has changed since the run began, and record it. May be repeated.",
+)
+@options.without_option
+@options.output_options
+def command(
+    run: Path, until: str | None, accept: tuple[str, ...], without: tuple[str, ...], quiet: bool, as_json: bool
+) -> None:
+    """Go on with RUN where it was, to the same end as if it had not been stopped.
+
+    Configuration, data, tokenizer, base, code of plugins, libraries and threads must be what they
+    were; each change is named with both values.
+    """
+    from mgk_cli.working import work
+    from mgk_core.runner import resume_run
+
+    work(
+        lambda sink: resume_run(run, until=until, accept=accept, without=without, sink=sink),
+        run, quiet=quiet, as_json=as_json,
+    )  # fmt: skip

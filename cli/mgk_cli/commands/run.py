@@ -1,0 +1,58 @@
+"""``mgk run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mgk_cli import options
+from mgk_cli.lazy import Command
+
+DEFAULT = "korean-medical"
+
+
+@click.command(
+    "run",
+    cls=Command,
+    short_help="Run a pipeline.",
+    epilog="Example: mgk run textmodel --out runs/first --set phases.mcq.optimizer.lr=1e-4",
+)
+@click.argument("pipeline", required=False)
+@options.config_options
+@click.option("--until", metavar="PHASE", help="Stop after this phase; 'mgk resume' goes on.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="New run directory.  [default: runs/PIPELINE-N]"
+)
+@options.machine_options
+@options.without_option
+@options.output_options
+def command(
+    pipeline: str | None, config: Path | None, overrides: tuple[str, ...], until: str | None, out: Path | None,
+    device: str | None, seed: int | None, without: tuple[str, ...], quiet: bool, as_json: bool,  # noqa: FBT001 - click's
+) -> None:  # fmt: skip
+    """Run PIPELINE (default: korean-medical) into a new run directory.
+
+    Each phase trains one adapter on the frozen base, scores every probe before and after, asks the
+    gates, and merges or rolls back. At the end stands what each phase gained and what it cost.
+    """
+    from mgk_cli.working import work
+    from mgk_core.runner import run_pipeline
+
+    named = pipeline or (None if config is not None else DEFAULT)
+    target = out or free_name(named or (config.stem if config else "run"))
+    flags = {"device": device, "seed": seed}
+    work(
+        lambda sink: run_pipeline(
+            named, out=target, config=config, overrides=overrides, flags=flags, until=until, without=without, sink=sink
+        ),
+        target, quiet=quiet, as_json=as_json,
+    )  # fmt: skip
+
+
+def free_name(name: str, root: Path = Path("runs")) -> Path:
+    """Return ``runs/NAME-N`` with the first N that is free."""
+    number = 1
+    while (root / f"{name}-{number}").exists():
+        number += 1
+    return root / f"{name}-{number}"

@@ -1,0 +1,88 @@
+"""Where output goes. rich is imported at the first use, so that ``--help`` stays light."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, Any, TextIO
+
+from mgk_cli.words import clean
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+PIPE_WIDTH = 120  # columns of tables where the output is no terminal and COLUMNS says nothing
+
+
+@cache
+def _class() -> type[Console]:
+    from rich.console import Console as RichConsole
+
+    class Quiet(RichConsole):
+        """A console whose reader may leave: what follows goes nowhere, and the work goes on."""
+
+        def on_broken_pipe(self) -> None:
+            close_stdout()
+
+    return Quiet
+
+
+def make(stream: TextIO | None = None, **options: Any) -> Console:
+    """Return a console on a stream (standard output where None) that takes text as it is."""
+    target = stream or sys.stdout
+    if not target.isatty() and "width" not in options:
+        with contextlib.suppress(ValueError):
+            options["width"] = max(20, int(os.environ.get("COLUMNS", "")))
+        options.setdefault("width", PIPE_WIDTH)
+    return _class()(file=target, markup=False, highlight=False, emoji=False, soft_wrap=False, **options)
+
+
+def show(*what: RenderableType, indent: int = 0) -> None:
+    """Print renderables to standard output, one below the other."""
+    from rich.padding import Padding
+
+    console = make()
+    for item in what:
+        console.print(Padding(item, (0, 0, 0, indent), expand=False) if indent else item)
+
+
+def line(text: str = "") -> None:
+    """Print one line of plain text, however long."""
+    with pipe_may_close():
+        print(clean(text))
+
+
+def warn(text: str, word: str = "warning") -> None:
+    """Print one line to standard error."""
+    print(f"{word}: {clean(text)}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def pipe_may_close() -> Any:
+    """Go on quietly where the reader of standard output has gone."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        close_stdout()
+
+
+def close_stdout() -> None:
+    """Send whatever is still written to standard output nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    except (OSError, ValueError):  # no real file underneath (a test's buffer)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - stands in until the process ends
+    finally:
+        os.close(nowhere)
+
+
+def tolerate_foreign_text() -> None:
+    """Let no terminal's encoding stop a message: what it lacks is shown as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")

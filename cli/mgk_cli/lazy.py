@@ -1,0 +1,83 @@
+"""A group whose commands are imported when they are run, so that ``--help`` costs nothing."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+GROUP = "mgk.commands"
+
+
+class Command(click.Command):
+    """A command with ``--debug``, whose help keeps examples as they were written."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(debug_option())
+
+
+def debug_option() -> click.Option:
+    """``--debug``: only shown here; `mgk_cli.main.invoke` looks for it itself, wherever it stands."""
+    return click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks.")
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and short help; plugins' commands by their entry points' names."""
+
+    def __init__(self, *args: Any, own: Mapping[str, str], package: str, **kwargs: Any) -> None:
+        """:param own: name → short help; each is imported from ``package`` under its name."""
+        super().__init__(*args, **kwargs)
+        self.own, self.package = dict(own), package
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names: the own in their order, then those of plugins."""
+        return [*self.own, *(n for n in foreign() if n not in self.own)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name in self.own:
+            module = importlib.import_module(f"{self.package}.{cmd_name.replace('-', '_')}")
+            found: click.Command = module.command
+            return found
+        return load_foreign(cmd_name) if cmd_name in foreign() else None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; an unknown one is answered with the nearest names."""
+        if args and self.get_command(ctx, args[0]) is None:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+            raise click.UsageError(f"no such command {args[0]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing one."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.own.items()))
+        others = {n: owner for n, owner in foreign().items() if n not in self.own}
+        if others:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl([(n, f"from {owner}") for n, owner in others.items()])
+
+
+def foreign() -> dict[str, str]:
+    """Return the names of plugins' commands → the distribution that each comes from."""
+    points = importlib.metadata.entry_points(group=GROUP)
+    return {p.name: f"{p.dist.name} {p.dist.version}" if p.dist else "?" for p in sorted(points, key=lambda p: p.name)}
+
+
+def load_foreign(name: str) -> click.Command:
+    """Import a plugin's command; a `PluginError` says whose it is and why it failed."""
+    from mgk_core.catalog import entries
+    from mgk_core.errors import PluginError
+
+    entry = next(e for e in entries(GROUP) if e.name == name)
+    loaded = entry.load()
+    if not isinstance(loaded, click.Command):
+        owner = f"{entry.distribution} {entry.version}"
+        raise PluginError(name, f"command {name!r} of {owner}: expected a click command, got {type(loaded).__name__}")
+    return loaded

@@ -1,0 +1,158 @@
+"""The retention matrix on a terminal: rows of R by probes, in blocks of columns that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from mgk_cli import words
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+GAP = 2
+TAUGHT = "◂"
+_SHADES = " ░▒▓█"
+_BETTER, _WORSE = (31, 111, 180), (200, 100, 20)  # blue and orange: told apart by the colour-blind too
+
+
+@frozen
+class Column:
+    """One probe: heading lines, a cell per row, closing cells. heat: per row, −1 … 1 or None."""
+
+    heading: tuple[str, ...]
+    cells: tuple[str, ...]
+    taught: int | None
+    heat: tuple[float | None, ...]
+    closing: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """Cells of the terminal that the column needs."""
+        from rich.cells import cell_len
+
+        return max(map(cell_len, (*self.heading, *(f"{c} {TAUGHT}" for c in self.cells), *self.closing)))
+
+
+def matrix(table: Mapping[str, Any], *, width: int, heat: bool = False, colour: bool = True) -> Iterator[Table]:
+    """Draw retention.json's matrix. heat: tint each cell by its change against row 0."""
+    from rich.cells import cell_len
+
+    names = row_names(table)
+    labels = ("gain when taught", "gain kept")
+    first = max(map(cell_len, (*names, *labels)))
+    columns = [_column(table, j, heat=heat, colour=colour) for j in range(len(table["probes"]))]
+    for block in _blocks(columns, width - first):
+        yield _draw(names, labels, block, heat=heat and colour)
+
+
+def row_names(table: Mapping[str, Any]) -> list[str]:
+    """Return the rows' names with their marks."""
+    return [words.clean(r["name"] + (f" ({r['mark']})" if r["mark"] else "")) for r in table["rows"]]
+
+
+def _column(table: Mapping[str, Any], j: int, *, heat: bool, colour: bool) -> Column:
+    probe = table["probes"][j]
+    heats = tuple(_heat(table, j)) if heat else (None,) * len(table["rows"])
+    cells = tuple(
+        words.score(row[j], table["stderr"][i][j]) + ("" if colour else _shade(heats[i]))
+        for i, row in enumerate(table["R"])
+    )
+    rows = [r["name"] for r in table["rows"]]
+    taught = rows.index(probe["phase"]) if probe["phase"] in rows and probe["phase"] != "base" else None
+    kept = table["gain_kept"].get(probe["name"])
+    return Column(
+        heading=tuple(_heading(table, j)),
+        cells=cells,
+        taught=taught,
+        heat=heats,
+        closing=(words.signed(table["gain"].get(probe["name"]), 4), words.share(kept)),
+    )
+
+
+def _heading(table: Mapping[str, Any], j: int) -> Iterator[str]:
+    probe = table["probes"][j]
+    yield words.clean(probe["name"])
+    yield words.clean(probe["metric"]) + (" ↑" if probe["higher_is_better"] else " ↓")
+    counts = sorted({row[j] for row in table["n"] if row[j] is not None})
+    told = f"n {'–'.join(words.count(n) for n in counts)}" if counts else "not measured"
+    yield told if probe["chance"] is None else f"{told}, chance {words.number(probe['chance'], 3)}"
+
+
+def _heat(table: Mapping[str, Any], j: int) -> Iterator[float | None]:
+    """Change against row 0, better positive, as a share of the column's largest change."""
+    column = [row[j] for row in table["R"]]
+    sign = 1.0 if table["probes"][j]["higher_is_better"] else -1.0
+    zero = column[0] if column else None
+    changes = [None if v is None or zero is None else sign * (v - zero) for v in column]
+    largest = max((abs(c) for c in changes if c is not None), default=0.0)
+    for change in changes:
+        yield None if change is None else (change / largest if largest else 0.0)
+
+
+def _shade(heat: float | None) -> str:
+    """Heat in signs, for terminals without colours."""
+    if heat is None or round(abs(heat) * 4) == 0:
+        return "   "
+    return f" {'+' if heat > 0 else '−'}{_SHADES[round(abs(heat) * 4)]}"
+
+
+def _blocks(columns: Sequence[Column], room: int) -> Iterator[list[Column]]:
+    block: list[Column] = []
+    used = 0
+    for column in columns:
+        if block and used + GAP + column.width > room:
+            yield block
+            block, used = [], 0
+        block.append(column)
+        used += GAP + column.width
+    if block:
+        yield block
+
+
+def _draw(names: Sequence[str], labels: Iterable[str], block: Sequence[Column], *, heat: bool) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_header=True, header_style="")
+    table.add_column("")
+    for column in block:
+        table.add_column(_lines(column.heading), justify="right", no_wrap=True)
+    for i, name in enumerate(names):
+        table.add_row(_text(name), *(_cell(c, i, heat=heat) for c in block))
+    for k, label in enumerate(labels):
+        table.add_row(_text(label, "dim"), *(_text(c.closing[k], "dim") for c in block))
+    return table
+
+
+def _lines(heading: Sequence[str]) -> Text:
+    from rich.text import Text
+
+    text = Text(heading[0], style="bold")
+    for further in heading[1:]:
+        text.append(f"\n{further}", style="not bold dim")
+    return text
+
+
+def _cell(column: Column, row: int, *, heat: bool) -> Text:
+    style = "bold" if row == column.taught else ""
+    level = column.heat[row]
+    if heat and level is not None:
+        style += f" white on {tint(level)}"
+    mark = f" {TAUGHT}" if row == column.taught else "  "
+    return _text(column.cells[row] + mark, style)
+
+
+def tint(level: float) -> str:
+    """Return a background for −1 … 1: orange for worse, dark grey for no change, blue for better."""
+    end = _BETTER if level > 0 else _WORSE
+    parts = (round(40 + (e - 40) * min(1.0, abs(level))) for e in end)
+    return f"rgb({','.join(map(str, parts))})"
+
+
+def _text(content: str, style: str = "") -> Text:
+    from rich.text import Text
+
+    return Text(content, style=style)

@@ -1,0 +1,73 @@
+"""Options that several commands share, with one wording."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+RUN = click.argument("run", type=click.Path(path_type=Path))
+
+
+def config_options(function: F) -> F:
+    """``--config`` and ``--set``: what lies over the pipeline."""
+    return _apply(
+        function,
+        click.option(
+            "--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file to lay over the pipeline."
+        ),
+        set_option,
+    )
+
+
+def set_option(function: F) -> F:
+    """``--set KEY=VALUE``, any number of times."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Set one value, such as phases.mcq.optimizer.lr=1e-4. May be repeated.",
+    )(function)
+
+
+def machine_options(function: F) -> F:
+    """``--device`` and ``--seed``."""
+    return _apply(
+        function,
+        click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
+        click.option(
+            "--seed", type=click.IntRange(min=0), metavar="N", help="Seed of everything random.  [default: 0]"
+        ),
+    )
+
+
+def without_option(function: F) -> F:
+    """``--without-plugin NAME``, any number of times."""
+    return click.option(
+        "--without-plugin", "without", multiple=True, metavar="NAME", help="Leave a plugin out. May be repeated."
+    )(function)
+
+
+def output_options(function: F) -> F:
+    """``--quiet`` and ``--json``: how progress is told."""
+    return _apply(
+        function,
+        click.option("--quiet", "-q", is_flag=True, help="Say nothing but the result."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line and nothing else."),
+    )
+
+
+def json_option(function: F) -> F:
+    """``--json`` for commands that show something."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")(function)
+
+
+def _apply(function: F, *decorators: Callable[[F], F]) -> F:
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function

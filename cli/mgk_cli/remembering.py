@@ -1,0 +1,78 @@
+"""What is read off the retention matrix, in words: BWT, forgetting, the base's drift, paired tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mgk_cli import words
+from mgk_cli.tables import Column, fitted, text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+
+def figures(table: Mapping[str, Any]) -> Iterator[Text]:
+    """Say BWT, forgetting with its definition, and what the base lost, or that nobody measured it."""
+    yield text("◂ taught here; ± standard error; ↑ more is better, ↓ less is better; a positive gain is better", "dim")
+    metrics = sorted({p["metric"] for p in table["probes"]})
+    mixed = f"; a mean over different metrics ({', '.join(metrics)})" if len(metrics) > 1 else ""
+    if table["bwt"] is not None:
+        meaning = "mean change of earlier probes since they were taught; negative is forgetting"
+        yield text(f"BWT {words.signed(table['bwt'])} ({meaning}{mixed})")
+    if table["forgetting"] is not None:
+        yield text(f"forgetting {words.number(table['forgetting'], 3)} ({table['forgetting_definition']})")
+    if table["worst"] is not None and table["worst"][1] < 0:
+        yield text(f"lost most: {table['worst'][0]} {words.signed(table['worst'][1])}", "yellow")
+    yield base(table)
+
+
+def base(table: Mapping[str, Any]) -> Text:
+    """Say what the base lost, or loudly that nobody measured it."""
+    if not table["base_measured"]:
+        unknown = "no probe measures what the untouched base could do; what it lost is unknown"
+        return text(f"base UNMEASURED: {unknown}", "bold yellow")
+    drift = ", ".join(f"{p} {words.signed(d)}" for p, d in table["base_drift"].items())
+    return text(f"base since row 0: {drift}" if drift else "base: measured in row 0 only so far")
+
+
+def changes(table: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
+    """Draw the paired comparisons: on the same items, in the probe's phase, since then, and over all."""
+    if not table["paired"]:
+        return
+    rows = [r["name"] for r in table["rows"]]
+    columns = [Column("same items"), *(Column(h, right=True) for h in ("in its phase", "since then", "over all"))]
+    for probe in table["probes"]:
+        cells = {_when(pair, probe, rows): pair for pair in table["paired"] if pair["probe"] == probe["name"]}
+        if cells:
+            columns[0].cells.append(text(probe["name"]))
+            for column, when in zip(columns[1:], ("phase", "since", "all"), strict=True):
+                column.cells.append(_change(cells.get(when)))
+    yield text("")
+    yield fitted(columns, width)
+    used = ", ".join(sorted({p["test"] for p in table["paired"]}))
+    yield text(
+        f"better by, ± standard error; {used}: * p < 0.05, ** p < 0.01, *** p < 0.001, ns not significant", "dim"
+    )
+
+
+def _when(pair: Mapping[str, Any], probe: Mapping[str, Any], rows: list[str]) -> str:
+    """Say which comparison a pair is. A phase that comes first and last is its own whole run."""
+    if pair["to"] == probe["phase"] and rows.index(pair["from"]) == rows.index(pair["to"]) - 1:
+        return "phase"
+    return "since" if pair["from"] == probe["phase"] and pair["from"] != "base" else "all"
+
+
+def _change(pair: Mapping[str, Any] | None) -> Text:
+    if pair is None:
+        return text("–", "dim")
+    value = words.score(pair["difference"], pair["stderr"])
+    sign = "+" if pair["difference"] > 0 else ""
+    style = "dim" if pair["p"] >= 0.05 else ("green" if pair["difference"] > 0 else "yellow")
+    return text(f"{sign}{value} {stars(pair['p']):3}", style)
+
+
+def stars(p: float) -> str:
+    """Return the usual marks of significance."""
+    return "***" if p < 0.001 else "**" if p < 0.01 else "*" if p < 0.05 else "ns"

@@ -1,0 +1,123 @@
+"""Numbers, sizes, times and foreign text as they are shown."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def clean(text: object, *, lines: bool = False) -> str:
+    """Return text with everything that could steer a terminal made visible.
+
+    Control characters, marks of direction, separators of lines and lone surrogates become escapes.
+    lines: keep line breaks.
+    """
+    return "".join(c if c == "\n" and lines else _shown(c) for c in str(text))
+
+
+def _shown(char: str) -> str:
+    if char == " " or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return char
+    if char == "\u200d":  # joins the parts of one sign; steers nothing
+        return char
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number with so many significant digits; ``–`` where there is none."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    if 1e-4 <= abs(value) < 1e6:
+        places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        return f"{value:.{places}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """Return a difference with its sign."""
+    text = number(value, digits)
+    return text if value is None or text.startswith("-") or value == 0 else f"+{text}"
+
+
+def score(value: float | None, stderr: float | None = None) -> str:
+    """Return ``value ± stderr``, both cut where the standard error's second digit stands."""
+    if value is None:
+        return "–"
+    if stderr is None or not math.isfinite(stderr) or stderr <= 0 or not math.isfinite(value):
+        return number(value)
+    places = min(8, max(0, 1 - math.floor(math.log10(stderr))))
+    return f"{value:.{places}f} ± {stderr:.{places}f}"
+
+
+def p_value(p: float) -> str:
+    """Return ``p = …``, or ``p < …`` where it is at the end of what the test can tell."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def share(value: float | None) -> str:
+    """Return a share as per cent."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def count(value: float) -> str:
+    """Return a whole number with its thousands apart."""
+    return f"{round(value):,}"
+
+
+def size(value: float | None) -> str:
+    """Return bytes in a unit that fits (powers of 1000)."""
+    if value is None:
+        return "–"
+    amount, unit = float(value), 0
+    while abs(amount) >= 999.5 and unit < len(_UNITS) - 1:
+        amount, unit = amount / 1000, unit + 1
+    return f"{amount:.0f} {_UNITS[unit]}" if unit == 0 or amount >= 99.95 else f"{amount:.1f} {_UNITS[unit]}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as ``0.4 s``, ``12 s``, ``3 min 05 s`` or ``2 h 10 min``."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def several(n: int, one: str, many: str | None = None) -> str:
+    """Return ``1 error``, ``2 errors``."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def digest(value: str, length: int = 12) -> str:
+    """Return the beginning of a digest."""
+    return clean(value[:length])
+
+
+def rate(per_second: float | None, unit: str) -> str:
+    """Return ``950 tokens/s`` or ``1.2k tokens/s``."""
+    if per_second is None or not math.isfinite(per_second):
+        return f"– {unit}/s"
+    if per_second < 999.5:
+        return f"{number(per_second, 3)} {unit}/s"
+    return f"{number(per_second / 1000, 3)}k {unit}/s"
+
+
+def clock(seconds: float | None) -> str:
+    """Return time left as ``m:ss`` or ``h:mm:ss``."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–:––"
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
