@@ -33,6 +33,7 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpe
     :raises MergeError: refused; the model is bit-identical to before
     """
     state = state_of(model)
+    state.merged[:] = [a for a in state.merged if any(a is b for b in state.adapters)]  # the others are off
     targets = dict(adapter.targets())
     check(state, adapter, proposal, targets)
     undo = ExactUndo(_keeper(proposal, state, targets), state, adapter)
