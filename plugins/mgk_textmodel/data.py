@@ -101,7 +101,7 @@ def load(spec: PairsSpec, bundle: object) -> PhaseData:
 def _probe(spec: PairsSpec, split: str, pairs: Pairs, digest: str, floor: float) -> Probe:
     rows = zip(torch.split(pairs.inputs, 1), torch.split(pairs.targets, 1), strict=True)
     return Probe(
-        name=spec.probe_name if split == "test" else f"{spec.probe_name}-{split}",
+        name=spec.probe_name,
         phase="",
         metric="squared_error",
         items=tuple(Pairs.of(x, y) for x, y in rows),

@@ -47,7 +47,7 @@ class Odd(torch.optim.Optimizer):
     def __init__(self, params: Any) -> None:
         super().__init__(params, {"lr": 0.1, "k": 0, "warm": False})
 
-    def step(self, closure: Any = None) -> None:  # noqa: ARG002
+    def step(self, closure: Any = None) -> None:
         for group in self.param_groups:
             group["k"] += 1
             group["warm"] = True

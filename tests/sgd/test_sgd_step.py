@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -120,7 +121,7 @@ def test_a_step_does_not_depend_on_how_it_is_split(make_phase: Any, gradients: s
         for p, v in zip(ctx.phase.adapter.parameters(), start, strict=True):
             p.data.copy_(v)
         edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-        micro = [train_set.batch(rows[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+        micro = [train_set.batch(rows[a:b]) for a, b in pairwise(edges)]
         out = step(micro, 0)
         assert float(out.count) == 16
         return [v - s for v, s in zip(values(ctx), start, strict=True)], float(out.loss)
@@ -185,12 +186,12 @@ class Foreign(torch.optim.Optimizer):
         super().__init__(params, {"lr": 1e-3})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # noqa: ARG002
+    def step(self, closure: Any = None) -> None:
         for group in self.param_groups:
             for p in group["params"]:
                 state = self.state[p]
                 state["mean"] = 0.9 * state.get("mean", torch.zeros_like(p)) + p.grad
-                p -= group["lr"] * state["mean"]
+                p.sub_(group["lr"] * state["mean"])
 
 
 OPTIMIZERS: dict[str, Any] = {
@@ -244,7 +245,7 @@ def test_reading_the_flag_or_not_gives_the_same_bits(make_phase: Any, batches: A
 
 def test_an_overflowing_term_skips_the_step(make_phase: Any, batches: Any) -> None:
     """A loss term that is not finite counts like a loss that is not."""
-    ctx = make_phase(terms=[lambda _: lambda step: torch.tensor(math.inf)])  # noqa: ARG005
+    ctx = make_phase(terms=[lambda _: lambda step: torch.tensor(math.inf)])
     start = values(ctx)
     assert float(StandardStep(ctx)(batches(ctx, 1), 0).skipped) == 1
     assert all(torch.equal(a, b) for a, b in zip(values(ctx), start, strict=True))
