@@ -1,0 +1,301 @@
+"""Write the generated part of the reference pages: all below their marker line.
+
+    python docs/generate.py            write the pages
+    python docs/generate.py --check    exit 1 where one is out of date, and name it
+
+What stands above the marker is written by hand and kept.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from mgk_core import hookspecs, settings
+from mgk_core.manager import Plugins, load_plugins
+from mgk_core.specs import SLOTS, Registered
+
+REFERENCE = Path(__file__).parent / "reference"
+MARKER = "<!-- generated below this line by docs/generate.py -->"
+TABLES = {
+    "run": (settings.RunSettings, "Of the whole run."),
+    "train": (settings.TrainSettings, "Of each phase: `defaults.train` or `phases.NAME.train`."),
+    "evaluate": (settings.EvaluateSettings, "Of each phase: `defaults.evaluate` or `phases.NAME.evaluate`."),
+    "plugins": (settings.PluginSettings, "Of the whole run."),
+}
+API = {
+    "mgk_core": ["attach", "merge", "rollback", "detach", "run", "pipeline", "Pipeline", "Phase", "Spec", "SpecRegistry", "option"],
+    "mgk_core.adapter": ["Adapter", "LowRank", "Factors", "Saves", "Target", "base_state_dict", "aliases_of"],
+    "mgk_core.inject": ["Part", "put", "take", "switched_off"],
+    "mgk_core.bundle": ["Bundle", "LanguageBundle", "OwnGradients", "TrainSet", "PhaseData", "Probe", "Score"],
+    "mgk_core.context": ["PhaseContext", "StepContext", "StepFn", "StepOut", "Observer"],
+    "mgk_core.outcome": ["Proposal", "Transform", "FactorTransform", "MergeReport", "WeightReport", "Verdict", "Refusal", "Recovery", "Outcome"],
+    "mgk_core.errors": ["MgkError", "InputError", "DataError", "ConfigError", "EnvironmentFault", "PluginError", "MergeError", "GateRefused", "Interrupted", "Problem"],
+}
+
+
+def prose(text: str) -> str:
+    """Turn a docstring's markup into Markdown: double backticks into single ones."""
+    return text.replace("``", "`")
+
+
+def cell(text: str) -> str:
+    """Make text fit a table's cell."""
+    return prose(" ".join(text.split())).replace("|", "\\|")
+
+
+# hooks
+
+
+def hooks_page(plugins: Plugins) -> str:
+    """Every hook in the order of its file, by family."""
+    families = _families()
+    lines = []
+    for name in hookspecs.spec_names():
+        if name in families:
+            lines.append(f"## {families[name].capitalize()}\n")
+        lines.append(_hook(name, plugins))
+    return "\n".join(lines)
+
+
+def _families() -> dict[str, str]:
+    """Return first hook of a family → the family, from the comments between them."""
+    source = inspect.getsource(hookspecs)
+    found = {"mgk_register_specs": "everything"}
+    for match in re.finditer(r"^# ([a-z ]+)$\s+@hookspec.*\s+def (mgk_\w+)", source, re.MULTILINE):
+        found[match[2]] = match[1]
+    return found
+
+
+def _hook(name: str, plugins: Plugins) -> str:
+    function = getattr(hookspecs, name)
+    options = function.mgk_spec
+    kind = "firstresult" if options["firstresult"] else "historic" if options["historic"] else "all"
+    text, fields = _fields(function)
+    own = [i.name for i in plugins.infos if name in i.hooks and i.distribution == "mgk"]
+    implemented = ", ".join(f"`{n}`" for n in own) or "none; it is for yours"
+    return "\n".join([
+        f"### {name}\n", f"```python\n{_def(name, function)}\n```\n", text, "",
+        *(f"- `{k}`: {v}" for k, v in fields), "", f"Kind: {kind}. Implemented by: {implemented}.\n",
+    ])  # fmt: skip
+
+
+def _def(name: str, function: Callable[..., Any]) -> str:
+    """Return the line that defines a function, one argument a line where it is long."""
+    signature = inspect.signature(function)
+    arguments = str(signature.replace(return_annotation=inspect.Signature.empty)).replace("'", "")
+    returns = "" if signature.return_annotation is inspect.Signature.empty else f" -> {signature.return_annotation}"
+    line = f"def {name}{arguments}{returns}"
+    if len(line) <= 110:
+        return line
+    inner = arguments[1:-1]
+    parts = re.split(r", (?=\w+:|\*)", inner)
+    return "\n".join([f"def {name}(", *(f"    {p}," for p in parts), f"){returns}"])
+
+
+def _fields(function: Callable[..., Any]) -> tuple[str, list[tuple[str, str]]]:
+    """Split a docstring into its text and its (name, description) fields."""
+    text = inspect.getdoc(function) or ""
+    body, *parts = re.split(r"^(?::param |:return|:raises |\.\. version)", text, flags=re.MULTILINE)
+    kinds = re.findall(r"^(?::param |:return|:raises |\.\. version)", text, flags=re.MULTILINE)
+    fields = []
+    for kind, part in zip(kinds, parts, strict=True):
+        name, _, said = part.partition(":") if kind != ".. version" else part.partition("::")
+        words = {":return": "returns", ".. version": f"version {name}"}
+        label = words.get(kind, f"raises {name}" if kind == ":raises " else name)
+        fields.append((label, prose(" ".join(said.split()))))
+    return prose(body.strip()), fields
+
+
+# configuration
+
+
+def configuration_page(plugins: Plugins) -> str:
+    """Every table and every registered type, key by key."""
+    lines = ["## Tables of the core\n"]
+    for name, (cls, where) in TABLES.items():
+        lines += [f"### {name}\n", f"{prose(inspect.getdoc(cls) or '')} {where}\n", _keys(cls)]
+    for slot in SLOTS:
+        claims = sorted((c for c in plugins.registry if c.slot == slot), key=lambda c: c.type)
+        if not claims:
+            continue
+        lines.append(f"## {slot}\n")
+        lines += [_claim(claim) for claim in claims]
+    return "\n".join(lines)
+
+
+def _claim(claim: Registered) -> str:
+    text = prose(inspect.getdoc(claim.cls) or "")
+    return f'### {claim.slot}: "{claim.type}"\n\n{text} From plugin `{claim.plugin}`.\n\n{_keys(claim.cls)}'
+
+
+def _keys(cls: type[Any]) -> str:
+    hints = typing.get_type_hints(cls)
+    rows = [
+        f"| `{a.name}` | {_expected(a, hints[a.name])} | {_default(a)} | {cell(a.metadata.get('help', ''))} |"
+        for a in attrs.fields(cls)
+        if a.name != "type"
+    ]
+    if not rows:
+        return "No keys.\n"
+    return "\n".join(["| key | expected | default | what |", "|---|---|---|---|", *rows, ""])
+
+
+def _expected(attribute: attrs.Attribute[Any], hint: Any) -> str:
+    """Return the type, narrowed by what the validator says of a value that cannot be right."""
+    if attribute.validator is None:
+        return _type(hint)
+    try:
+        attribute.validator(None, attribute, float("nan"))
+    except ValueError as error:
+        said = re.match(r"expected (?:a number |one of )?(.*?), got nan", str(error))
+        if said is not None:
+            whole = _type(hint) if "number" in str(error) else "one of"
+            return cell(f"{whole} {said[1]}".replace(">=", "≥"))
+    return _type(hint)
+
+
+def _type(hint: Any) -> str:
+    names = {int: "integer", float: "number", str: "string", bool: "true / false", type(None): ""}
+    if hint in names:
+        return names[hint]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return f"array of {_type(arguments[0])}s"
+    if origin is dict:
+        return f"table of {_type(arguments[1])}s" if arguments[1] is not Any else "table"
+    options = [_type(a) for a in arguments if a is not type(None)]
+    return " or ".join(options) if options else cell(str(hint))
+
+
+def _default(attribute: attrs.Attribute[Any]) -> str:
+    value = attribute.default
+    if value is attrs.NOTHING:
+        return "**required**"
+    if isinstance(value, attrs.Factory):  # type: ignore[arg-type]
+        value = value.factory()
+        if not value:
+            return "empty"
+    if value is None:
+        return "none"
+    words = {True: "true", False: "false"}
+    text = words[value] if isinstance(value, bool) else repr(value).replace("'", '"')
+    if isinstance(value, tuple):
+        text = "[" + ", ".join(repr(v).replace("'", '"') for v in value) + "]"
+    return f"`{text}`".replace("|", "\\|")
+
+
+# command line
+
+
+def cli_page(_: Plugins) -> str:
+    """The help of every command of mgk's own."""
+    from mgk_cli.main import COMMANDS, cli
+
+    lines = [_help("mgk", cli)]
+    with click.Context(cli, info_name="mgk") as parent:
+        for name in COMMANDS:
+            command = cli.get_command(parent, name)
+            assert command is not None, name
+            lines.append(_help(f"mgk {name}", command, parent))
+    return "\n".join(lines)
+
+
+def _help(title: str, command: click.Command, parent: click.Context | None = None) -> str:
+    settings_ = {**command.context_settings, "terminal_width": 100, "max_content_width": 100}
+    name = title.rpartition(" ")[2]
+    with click.Context(command, info_name=name, parent=parent, **settings_) as ctx:
+        text = command.get_help(ctx)
+    return f"## {title}\n\n```text\n{click.unstyle(text).rstrip()}\n```\n"
+
+
+# Python
+
+
+def api_page(_: Plugins) -> str:
+    """Signature and docstring of what is public in Python."""
+    lines = []
+    for module, names in API.items():
+        lines.append(f"## {module}\n")
+        home = importlib.import_module(module)
+        for name in names:
+            lines.append(_object(name, getattr(home, name)))
+    return "\n".join(lines)
+
+
+def _object(name: str, value: Any) -> str:
+    text, fields = _fields(value)
+    lines = [f"### {name}\n", f"```python\n{_signature(name, value)}\n```\n", text, ""]
+    lines += [f"- `{k}`: {v}" for k, v in fields]
+    if inspect.isclass(value):
+        lines += list(_members(value))
+    return "\n".join([*lines, ""])
+
+
+def _signature(name: str, value: Any) -> str:
+    if not inspect.isclass(value):
+        return _def(name, value)
+    bases = ", ".join(b.__name__ for b in value.__bases__ if b not in (object,))
+    head = f"class {name}({bases})" if bases else f"class {name}"
+    if attrs.has(value):
+        own = [f"    {a.name}: {a.type}" for a in attrs.fields(value) if not a.name.startswith("_")]
+        return "\n".join([head + ":", *own]) if own else head
+    own = [f"    {k}: {v}" for k, v in inspect.get_annotations(value).items() if not k.startswith("_")]
+    return "\n".join([head + ":", *own]) if own else head
+
+
+def _members(cls: type[Any]) -> Iterator[str]:
+    for name, member in vars(cls).items():
+        function = member.fget if isinstance(member, property) else member
+        if name.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
+            continue
+        shown = name
+        if not isinstance(member, property):
+            shown = re.sub(r"\(self(, )?", "(", f"{name}{inspect.signature(function)}".replace("'", ""))
+        yield f"- `{shown}`: {cell(_fields(function)[0])}"
+
+
+PAGES: dict[str, Callable[[Plugins], str]] = {
+    "hooks.md": hooks_page,
+    "configuration.md": configuration_page,
+    "cli.md": cli_page,
+    "python-api.md": api_page,
+}
+
+
+def render(name: str) -> str:
+    """Return the whole page: what was written by hand, then what is generated."""
+    plugins = load_plugins()
+    foreign = [i.name for i in plugins.infos if i.distribution != "mgk"]
+    if foreign:
+        plugins = load_plugins(without=foreign)
+    plugins.require_whole()
+    by_hand = (REFERENCE / name).read_text(encoding="utf-8").partition(MARKER)[0]
+    text = f"{by_hand}{MARKER}\n\n{PAGES[name](plugins).rstrip()}\n"
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    stale = [n for n in PAGES if render(n) != (REFERENCE / n).read_text(encoding="utf-8")]
+    if "--check" in sys.argv[1:]:
+        for name in stale:
+            print(f"{REFERENCE / name}: out of date; run: python docs/generate.py", file=sys.stderr)
+        return int(bool(stale))
+    for name in stale:
+        (REFERENCE / name).write_text(render(name), encoding="utf-8")
+        print(REFERENCE / name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
