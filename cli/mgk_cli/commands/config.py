@@ -21,7 +21,7 @@ from mgk_cli.lazy import Command
 @options.machine_options
 @options.without_option
 def command(
-    pipeline: str | None, config: Path | None, overrides: tuple[str, ...],
+    *, pipeline: str | None, config: Path | None, overrides: tuple[str, ...],
     device: str | None, seed: int | None, without: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Print the resolved configuration of PIPELINE as TOML, each value with where it came from.

@@ -17,7 +17,7 @@ ENVIRONMENT = 3
 )
 @click.option("--device", default="auto", metavar="NAME", help="Device to try.  [default: auto]")
 @options.json_option
-def command(device: str, as_json: bool) -> int:
+def command(*, device: str, as_json: bool) -> int:
     """Check Python, torch, the device, libraries, plugins, disk and memory.
 
     Each line is ok, warning or error, with the mend. Exits 3 where there is an error.

@@ -23,7 +23,7 @@ from mgk_cli.lazy import Command
 @options.without_option
 @options.output_options
 def command(
-    run: Path, phase: str, out: Path | None, overrides: tuple[str, ...], without: tuple[str, ...],
+    *, run: Path, phase: str, out: Path | None, overrides: tuple[str, ...], without: tuple[str, ...],
     quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run PHASE from what stood before it in RUN; nothing earlier is trained again.

@@ -12,7 +12,7 @@ from mgk_cli.lazy import Command
     "pipelines", cls=Command, short_help="List the installed pipelines.", epilog="Example: mgk pipelines --json"
 )
 @options.json_option
-def command(as_json: bool) -> None:
+def command(*, as_json: bool) -> None:
     """List every installed pipeline and phase, and the distribution that each comes from.
 
     One that cannot be loaded is named with the reason.

@@ -13,7 +13,7 @@ from mgk_cli.lazy import Command
 )
 @options.without_option
 @options.json_option
-def command(without: tuple[str, ...], as_json: bool) -> None:
+def command(*, without: tuple[str, ...], as_json: bool) -> None:
     """List every plugin in the order in which hooks ask them: distribution, types and hooks.
 
     A plugin that cannot be loaded is named with the reason, and hides no other.

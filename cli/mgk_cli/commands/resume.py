@@ -25,7 +25,7 @@ from mgk_cli.lazy import Command
 @options.without_option
 @options.output_options
 def command(
-    run: Path, until: str | None, accept: tuple[str, ...], without: tuple[str, ...], quiet: bool, as_json: bool
+    *, run: Path, until: str | None, accept: tuple[str, ...], without: tuple[str, ...], quiet: bool, as_json: bool
 ) -> None:
     """Go on with RUN where it was, to the same end as if it had not been stopped.
 

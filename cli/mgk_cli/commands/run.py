@@ -28,8 +28,8 @@ DEFAULT = "korean-medical"
 @options.without_option
 @options.output_options
 def command(
-    pipeline: str | None, config: Path | None, overrides: tuple[str, ...], until: str | None, out: Path | None,
-    device: str | None, seed: int | None, without: tuple[str, ...], quiet: bool, as_json: bool,  # noqa: FBT001 - click's
+    *, pipeline: str | None, config: Path | None, overrides: tuple[str, ...], until: str | None, out: Path | None,
+    device: str | None, seed: int | None, without: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run PIPELINE (default: korean-medical) into a new run directory.
 

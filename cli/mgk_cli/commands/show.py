@@ -18,7 +18,7 @@ from mgk_cli.lazy import Command
 )
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @options.json_option
-def command(runs: tuple[Path, ...], as_json: bool) -> None:  # noqa: FBT001 - click's
+def command(*, runs: tuple[Path, ...], as_json: bool) -> None:
     """Show phases, scores, retention matrix, ledger, memory and timings of each RUN."""
     from mgk_cli.console import show
     from mgk_cli.summary import summary

@@ -1,0 +1,48 @@
+"""``mgk plan``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mgk_cli import options
+from mgk_cli.lazy import Command
+
+
+@click.command(
+    "plan",
+    cls=Command,
+    short_help="Say what a run would do; run nothing.",
+    epilog="Example: mgk plan textmodel --set phases.mcq.adapter.rank=16",
+)
+@click.argument("pipeline", required=False)
+@options.config_options
+@options.machine_options
+@options.without_option
+@options.json_option
+def command(
+    *, pipeline: str | None, config: Path | None, overrides: tuple[str, ...],
+    device: str | None, seed: int | None, without: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Say what a run of PIPELINE would do: data, steps, parameters, memory, disk, plugins, hooks, conflicts.
+
+    The model is loaded and the data are read; nothing is trained and nothing is written.
+    """
+    import attrs
+
+    from mgk_cli.commands.run import DEFAULT
+    from mgk_cli.console import make, show
+    from mgk_cli.listing import print_json
+    from mgk_cli.planning import drawn
+    from mgk_core.config import load_tree
+    from mgk_core.opening import prepare
+    from mgk_core.plan import make_plan
+
+    named = pipeline or (None if config is not None else DEFAULT)
+    tree = load_tree(named, config, overrides, {"device": device, "seed": seed})
+    plan = make_plan(prepare(tree, without))
+    if as_json:
+        print_json([attrs.asdict(plan) | {"memory_peak": plan.peak, "disk": plan.disk}])
+    else:
+        show(*drawn(plan, make().width))

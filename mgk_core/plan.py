@@ -1,0 +1,301 @@
+"""What a run would do: steps, parameters, memory and disk, plugins and hooks. Trains and writes nothing.
+
+The model is built and the data are read, each phase's adapter is attached to the untouched base and
+taken off again, and one micro-batch goes forward to see what the backward pass would have to keep.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from mgk_core.adapter import Adapter, Saves, base_state_dict, state_of
+from mgk_core.bundle import PhaseData
+from mgk_core.device import memory
+from mgk_core.errors import ConfigError, InputError, Problem
+from mgk_core.events import Events, Sink, ignore
+from mgk_core.hookspecs import spec_names
+from mgk_core.journal import Journal
+from mgk_core.opening import Prepared, open_session
+from mgk_core.session import Session
+from mgk_core.settings import PhaseConfig
+from mgk_core.specs import MANY, Slot
+from mgk_core.store import Store
+from mgk_core.training import steps_of
+
+FP32 = 4
+ONE: tuple[Slot, ...] = ("data", "adapter", "optimizer", "step", "merge")
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """Optional promise of a ``retention`` entry's spec: how much it leaves on disk for later phases."""
+
+    def kept_bytes(self, shapes: Mapping[str, tuple[int, int]], examples: int = 0) -> int:
+        """Return bytes. shapes: weight name → (out, in). examples: rows of the phase's training set."""
+
+
+@frozen
+class ProbePlan:
+    """One probe that will be scored in every row."""
+
+    name: str
+    phase: str
+    metric: str
+    split: str
+    items: int
+
+
+@frozen
+class PhasePlan:
+    """One phase. memory, disk: part → bytes. plugins: slot → ``type (plugin)``."""
+
+    name: str
+    title: str
+    index: int
+    examples: int
+    batch_size: int
+    micro_batch: int
+    steps: int
+    adapter: str
+    targets: int
+    trainable: int
+    share: float
+    plugins: Mapping[str, str]
+    memory: Mapping[str, int]
+    disk: Mapping[str, int]
+    probes: tuple[ProbePlan, ...]
+    notes: tuple[str, ...] = ()
+
+
+@frozen
+class Plan:
+    """A whole run. runtime: bytes of Python and its libraries before the model; peak: the largest phase's."""
+
+    name: str
+    title: str
+    base: str
+    device: str
+    threads: int
+    seed: int
+    parameters: int
+    base_bytes: int
+    runtime: int
+    phases: tuple[PhasePlan, ...]
+    hooks: Mapping[str, tuple[str, ...]]
+    conflicts: tuple[str, ...]
+
+    @property
+    def peak(self) -> int:
+        """Return bytes of memory of the largest phase, Python and libraries included."""
+        return self.runtime + max((sum(p.memory.values()) for p in self.phases), default=0)
+
+    @property
+    def disk(self) -> int:
+        """Return bytes that the finished run directory takes; checkpoints come and go."""
+        lasting = sum(v for p in self.phases for k, v in p.disk.items() if k != "checkpoints")
+        transient = max((p.disk["checkpoints"] for p in self.phases), default=0)
+        return lasting + transient + self.base_bytes
+
+
+def make_plan(prepared: Prepared, *, sink: Sink = ignore) -> Plan:
+    """Plan a run.
+
+    :raises ConfigError: phases that cannot be begun, all of them, and why
+    """
+    runtime = memory(torch.device("cpu"))["rss"]
+    store = Store(Path("plan"))  # nothing is written below it
+    session = open_session(prepared, store, Journal(store), Events(sink))
+    weights = base_state_dict(session.bundle.model)
+    config = session.config
+    return Plan(
+        name=config.name,
+        title=config.title,
+        base=str(getattr(config.base, "id", None) or config.base.type),
+        device=str(session.device),
+        threads=torch.get_num_threads(),
+        seed=config.run.seed,
+        parameters=sum(t.numel() for t in weights.values()),
+        base_bytes=size_of(weights.values()),
+        runtime=runtime,
+        phases=_phases(session),
+        hooks=_hooks(session),
+        conflicts=tuple(conflicts(session)),
+    )
+
+
+def _phases(session: Session) -> tuple[PhasePlan, ...]:
+    """Plan every phase; all that cannot be begun are named at once."""
+    plans, problems = [], []
+    for index, phase in enumerate(session.config.phases):
+        try:
+            plans.append(_phase(session, index))
+        except InputError as error:
+            problems.append(Problem(f"phases.{phase.name}", str(error)))
+    if problems:
+        raise ConfigError(problems)
+    return tuple(plans)
+
+
+def _phase(session: Session, index: int) -> PhasePlan:
+    phase, data = session.config.phases[index], session.data[index]
+    model = session.bundle.model
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(session.config.run.seed)
+        adapter = session.hooks.attach_adapter(model, phase.adapter, phase.name)
+    state_of(model).adapters.append(adapter)
+    try:
+        return _attached(session, index, phase, data, adapter)
+    finally:
+        adapter.detach()
+        state_of(model).adapters.remove(adapter)
+
+
+def _attached(session: Session, index: int, phase: PhaseConfig, data: PhaseData, adapter: Adapter) -> PhasePlan:
+    train = phase.train
+    micro = min(train.micro_batch or train.batch_size, len(data.train))
+    parameters = [p for p in adapter.parameters() if p.requires_grad]
+    trainable = sum(p.numel() for p in parameters)
+    total = sum(t.numel() for t in base_state_dict(session.bundle.model).values())
+    optimizer = _optimizer_bytes(session, phase, adapter)
+    return PhasePlan(
+        name=phase.name,
+        title=phase.title,
+        index=index,
+        examples=len(data.train),
+        batch_size=train.batch_size,
+        micro_batch=micro,
+        steps=steps_of(len(data.train), train.batch_size, train.epochs, train.steps),
+        adapter=phase.adapter.type,
+        targets=len(adapter.targets()),
+        trainable=trainable,
+        share=trainable / total if total else 0.0,
+        plugins=dict(_plugins(session, phase)),
+        memory=_memory(session, index, adapter, optimizer, activations(session, data, micro)),
+        disk=_disk(session, phase, data, adapter, optimizer),
+        probes=tuple(ProbePlan(p.name, p.phase, p.metric, p.split, len(p.items)) for p in data.probes),
+        notes=tuple(data.notes),
+    )
+
+
+def _optimizer_bytes(session: Session, phase: PhaseConfig, adapter: Adapter) -> int:
+    """Make the phase's optimizer, let it see gradients of zero, and count what it keeps."""
+    optimizer = session.hooks.make_optimizer(adapter, phase.optimizer)
+    held = {id(p): p.detach().clone() for g in optimizer.param_groups for p in g["params"]}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.data.copy_(held[id(parameter)])
+            parameter.grad = None
+    return size_of(v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor))
+
+
+def activations(session: Session, data: PhaseData, micro: int) -> int:
+    """Run one micro-batch forward; return the bytes that autograd keeps for the backward pass."""
+    model = session.bundle.model
+    own = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = max(kept.get(storage.data_ptr(), 0), storage.nbytes())
+        return tensor
+
+    was_training = model.training
+    model.train()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            total, _ = session.bundle.loss(data.train.batch(list(range(micro))))
+    finally:
+        model.train(was_training)
+    del total
+    return sum(kept.values())
+
+
+def _memory(session: Session, index: int, adapter: Adapter, optimizer: int, forward: int) -> dict[str, int]:
+    """Return what one phase holds in memory at once: training's part or the merge's, the larger."""
+    parameters = size_of(adapter.parameters())
+    targets = [t.parameter for t in adapter.targets().values()]
+    undo = size_of(targets) if session.config.run.undo == "memory" else 0
+    # fp32 copies of the largest weight: the sum and the delta
+    scratch = 2 * FP32 * max((t.numel() for t in targets), default=0)
+    training = {"gradients": parameters, "optimizer": optimizer, "activations": forward}
+    merging = {"old weights": undo, "merge": scratch}
+    larger = training if sum(training.values()) >= sum(merging.values()) else merging
+    base = size_of(base_state_dict(session.bundle.model).values())
+    residual = _residual(targets) if index else 0
+    return {"base": base, "adapter": parameters, "residual": residual} | larger
+
+
+def _disk(session: Session, phase: PhaseConfig, data: PhaseData, adapter: Adapter, optimizer: int) -> dict[str, int]:
+    """Return what one phase leaves in the run directory, and its checkpoints while it trains."""
+    state = size_of(adapter.state_dict().values())
+    kept = {
+        "adapter": state * (2 if isinstance(adapter, Saves) else 1),
+        "residual": _residual([t.parameter for t in adapter.targets().values()]),
+        "statistics": _statistics(session, data),
+        "checkpoints": (state + optimizer) * phase.train.keep_checkpoints,
+    }
+    return kept | ({"row 0's statistics": _statistics(session, data)} if phase is session.config.phases[0] else {})
+
+
+def _statistics(session: Session, data: PhaseData) -> int:
+    """Ask every retention entry of the pipeline what a phase leaves for the later ones; each kind once."""
+    weights = base_state_dict(session.bundle.model)
+    shapes = {n: (weights[n].shape[0], math.prod(weights[n].shape[1:])) for n in session.targets if n in weights}
+    specs = {repr(s): s for p in session.config.phases for s in (*p.retention, *p.recover, *p.observe)}
+    return sum(s.kept_bytes(shapes, len(data.train)) for s in specs.values() if isinstance(s, Keeps))
+
+
+def _residual(targets: list[nn.Parameter]) -> int:
+    """Bytes of the fp32 residuals that weights of lower precision leave beside them."""
+    return sum(FP32 * t.numel() for t in targets if t.dtype in (torch.bfloat16, torch.float16))
+
+
+def _plugins(session: Session, phase: PhaseConfig) -> Iterator[tuple[str, str]]:
+    """Yield slot → type and the plugin that answers for it."""
+    registry = session.hooks.plugins.registry
+    yield "base", f"{session.config.base.type} ({registry.find('base', session.config.base.type).plugin})"
+    for slot in ONE:
+        spec = getattr(phase, slot)
+        yield slot, f"{spec.type} ({registry.find(slot, spec.type).plugin})"
+    for slot in MANY:
+        named = [f"{s.type} ({registry.find(slot, s.type).plugin})" for s in getattr(phase, slot)]
+        if named:
+            yield slot, ", ".join(named)
+
+
+def _hooks(session: Session) -> dict[str, tuple[str, ...]]:
+    """Return hook → the plugins that implement it, in the order in which they are asked."""
+    found: dict[str, tuple[str, ...]] = {hook: () for hook in spec_names()}
+    for info in reversed(session.hooks.plugins.infos):  # pluggy asks the last registered first
+        for hook in info.hooks:
+            found[hook] = (*found[hook], info.name)
+    return {hook: names for hook, names in found.items() if names}
+
+
+def conflicts(session: Session) -> Iterator[str]:
+    """Say which types two plugins claim; one that the pipeline uses has been refused before."""
+    claims: dict[tuple[Any, str], list[str]] = {}
+    for claim in session.hooks.plugins.registry:
+        claims.setdefault((claim.slot, claim.type), []).append(claim.plugin)
+    for (slot, type_), owners in sorted(claims.items()):
+        if len(owners) > 1:
+            yield f"{slot} type {type_!r} is claimed by {' and '.join(owners)}"
+
+
+def size_of(tensors: Any) -> int:
+    """Return the bytes of tensors."""
+    return sum(t.numel() * t.element_size() for t in tensors)
