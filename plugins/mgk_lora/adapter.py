@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mgk_core.adapter import Factors, Identity, Target
 from mgk_core.errors import InputError
 from mgk_core.inject import switched_off, take
+from mgk_lora.kinds import Candidate
 from mgk_lora.pair import Pair
 from mgk_lora.parts import LoraPart, WeightPart
 from mgk_lora.spec import LoraSpec
 from mgk_lora.ties import Untied
 
 AnyPart = LoraPart | WeightPart
+
+OWN = "adapter.safetensors"
 
 
 class LoraAdapter:
@@ -29,15 +34,18 @@ class LoraAdapter:
         self,
         name: str,
         spec: LoraSpec,
+        chosen: Sequence[Candidate],
         *,
         placed: list[tuple[nn.Module, AnyPart]],
         pairs: Mapping[str, tuple[Pair, Target]],
         biases: Mapping[str, tuple[Pair, Target]],
         untied: list[Untied],
         identity: Identity,
+        module_names: tuple[str, ...],
     ) -> None:
-        """:param pairs: weight name → its factors and where it lives; biases: the same by bias name."""
-        self.name, self.spec = name, spec
+        """:param module_names: of all the model's modules; pairs: weight name → its factors and where it lives; biases: the same by bias name."""
+        self.name, self.spec, self.chosen = name, spec, tuple(chosen)
+        self.module_names: tuple[str, ...] = module_names
         self._placed, self._pairs, self._biases, self._untied = placed, dict(pairs), dict(biases), untied
         self.identity: Identity = identity
         # A norm over the first stored dimension (DoRA on a transposed weight) needs all rows at once.
@@ -106,3 +114,21 @@ class LoraAdapter:
             raise InputError(f"adapter {self.name!r}: the state does not fit: {'; '.join(problems[:8])}{more}")
         for key, tensor in own.items():
             tensor.copy_(state[key])
+
+    def save(self, directory: Path) -> None:
+        """Write PEFT's format where PEFT has the type, else one safetensors file of `state_dict`."""
+        from mgk_lora.peft_format import save_peft, why_not
+
+        if why_not(self) is None:
+            save_peft(self, directory)
+        else:
+            save_file({k: v.contiguous().cpu().clone() for k, v in self.state_dict().items()}, directory / OWN)
+
+    def load(self, directory: Path) -> None:
+        """Take over what `save` wrote, bit for bit."""
+        from mgk_lora.peft_format import load_into
+
+        if (directory / OWN).is_file():
+            self.load_state_dict(load_file(directory / OWN))
+        else:
+            load_into(self, directory)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mgk_core.adapter import Identity, Target, aliases_of
+from mgk_core.adapter import Identity, Target, aliases_of, base_name
 from mgk_core.errors import InputError
 from mgk_core.inject import effective_weights, parts_of, put, take
 from mgk_lora.adapter import AnyPart, LoraAdapter
@@ -122,8 +122,14 @@ def _place(
             full = f"{c.module_name}.{c.bias}" if c.module_name else c.bias
             biases[full] = (pairs[c.weight], _target(model, c, c.bias, full))
     return LoraAdapter(
-        name, spec, placed=placed, pairs=homes, biases=biases, untied=untied, identity=_identity(model, spec)
-    )
+        name, spec, chosen, placed=placed, pairs=homes, biases=biases, untied=untied,
+        identity=_identity(model, spec), module_names=_module_names(model),
+    )  # fmt: skip
+
+
+def _module_names(model: nn.Module) -> tuple[str, ...]:
+    names = (base_name(n) for n, _ in model.named_modules() if n)
+    return tuple(n for n in names if n is not None)
 
 
 def _identity(model: nn.Module, spec: LoraSpec) -> Identity:

@@ -11,11 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from mgk_core.inject import Part, effective_weights, parts_of
-from mgk_lora.kinds import is_scaled_embedding
-from mgk_lora.parts import ConvPart, EmbeddingPart, LinearPart, add, embed_scale, low_rank, match_dtype
+from mgk_lora.parts import ConvPart, EmbeddingPart, LinearPart, LoraPart, low_rank, match_dtype
 
 
 def standing(module: nn.Module, part: Part) -> dict[str, Tensor | None]:
@@ -26,7 +24,7 @@ def standing(module: nn.Module, part: Part) -> dict[str, Tensor | None]:
     return {**own, **effective_weights(module, earlier)} if earlier else own
 
 
-def factor(part: LinearPart | ConvPart, weight: Tensor) -> Tensor:
+def factor(part: LoraPart, weight: Tensor) -> Tensor:
     """Return c = m / ‖W + ΔW‖, (out,); gradients reach m alone."""
     pair = part.pair
     with torch.no_grad():
@@ -62,16 +60,10 @@ class DoraConvPart(ConvPart):
 
 
 class DoraEmbeddingPart(EmbeddingPart):
-    """DoRA on embeddings: one norm per token, computed for the tokens that occur."""
+    """DoRA on embeddings: y = Wᵀ · onehot(id), so c stands for one place of the embedding."""
 
     def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """args[0]: ids (...)   output: (..., width)."""
-        pair, ids = self.pair, args[0]
-        base = F.embedding(ids, standing(module, self)["weight"])  # type: ignore[arg-type]  # (..., width)
-        delta = self.rows(module, ids) * pair.scale
-        norms = torch.linalg.vector_norm((base + delta).detach(), dim=-1, keepdim=True)
-        c = F.embedding(ids, pair.magnitude) / norms  # type: ignore[arg-type]  # (..., 1)
-        change = (c - 1) * base + c * delta
-        if is_scaled_embedding(module):
-            change = change * embed_scale(module, output)
-        return add(output, change, 1.0)
+        c = factor(self, standing(module, self)["weight"])  # type: ignore[arg-type]
+        delta = self.rows(module, args[0], output)
+        return (output + (c - 1) * output + c * delta * self.pair.scale).to(output.dtype)

@@ -19,7 +19,7 @@ class Layout:
     """A weight as ``blocks`` matrices of (rows, cols), before transposition (out, in).
 
     shape: as stored. batched: the factors keep the block dimension. transposed: stored (in, out).
-    norm_dims: what DoRA's norms run over, so that one is left per output (an embedding: per token).
+    norm_dims: what DoRA's norms run over, so that one is left per output.
     """
 
     shape: tuple[int, ...]
@@ -88,7 +88,8 @@ def module_kind(module: nn.Module) -> tuple[Kind, Layout, bool] | None:
         plain = plain_forward(module, nn.Linear) or not weight_is_dense(weight)
         return ("linear" if plain else "weight"), layout, True
     if isinstance(module, nn.Embedding):
-        layout = Layout(tuple(module.weight.shape), module.embedding_dim, module.num_embeddings, transposed=True)
+        count, width = module.num_embeddings, module.embedding_dim
+        layout = Layout((count, width), width, count, transposed=True, norm_dims=(0,))
         plain = plain_forward(module, nn.Embedding) or is_scaled_embedding(module)
         return ("embedding" if plain else "weight"), layout, False
     if isinstance(module, _CONVS):

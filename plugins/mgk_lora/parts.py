@@ -27,7 +27,7 @@ class LoraPart(Part):
         """Return weight attribute → pair."""
         return {"weight": self.pair}
 
-    def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return what weight and bias become, differentiable, in their own dtype."""
         changed = {"weight": self.pair.apply_to(current["weight"])}
         if self.pair.bias is not None:
@@ -38,7 +38,7 @@ class LoraPart(Part):
 class LinearPart(LoraPart):
     """output + scale · (x Aᵀ) Bᵀ, on ``nn.Linear`` and transformers' ``Conv1D``."""
 
-    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:  # noqa: ARG002
+    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """args[0]: (..., in)   output: (..., out)."""
         pair = self._modules["pair"]
         own = pair._parameters  # type: ignore[union-attr]  # noqa: SLF001 - a lookup that costs nothing
@@ -66,19 +66,16 @@ class EmbeddingPart(LoraPart):
 
     def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """args[0]: ids (...)   output: (..., width)."""
-        delta = self.rows(module, args[0])
-        if is_scaled_embedding(module):
-            delta = delta * embed_scale(module, output)
-        return add(output, delta, self.pair.scale)
+        return add(output, self.rows(module, args[0], output), self.pair.scale)
 
-    def rows(self, module: nn.Module, ids: Tensor) -> Tensor:
-        """Return the unscaled delta's rows for these ids: (..., width)."""
+    def rows(self, module: nn.Module, ids: Tensor, output: Tensor) -> Tensor:
+        """Return the delta's rows for these ids, times gain: (..., width)."""
         pair = self.pair
         padding: int | None = module.padding_idx  # type: ignore[assignment]
         delta = F.linear(F.embedding(ids, pair.a.t(), padding), pair.b)
         if pair.a0 is not None and pair.b0 is not None:
             delta = delta - F.linear(F.embedding(ids, pair.a0.t(), padding), pair.b0)
-        return delta
+        return delta * embed_scale(module, output) if is_scaled_embedding(module) else delta
 
 
 class ConvPart(LoraPart):
@@ -125,7 +122,7 @@ class WeightPart(Part):
         """Return weight attribute → pair."""
         return dict(zip(self.attributes, self.held, strict=True))  # type: ignore[arg-type]
 
-    def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return what each pair's weight becomes, differentiable, in its own dtype."""
         changed: dict[str, Tensor] = {}
         for attribute, pair in self.pairs().items():

@@ -10,9 +10,6 @@ DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
 INITS = ("gaussian", "kaiming", "orthogonal", "pissa")
 
 
-# ruff: noqa: RUF009 - option() declares a field
-
-
 @frozen(kw_only=True)
 class LoraSpec(Spec):
     """LoRA: output = x Wᵀ + scale · (x Aᵀ) Bᵀ, scale = alpha / rank."""

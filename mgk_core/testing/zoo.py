@@ -1,0 +1,167 @@
+"""Small models of every kind that an adapter may meet, for tests and for the laws.
+
+Sizes are never square, so that a forgotten transpose shows. Weights come from a seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from attrs import field, frozen
+from torch import Tensor, nn
+
+Kind = Literal[
+    "linear", "embedding", "conv1d", "conv2d", "conv3d", "grouped", "transposed", "attention", "experts", "mixed"
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Conv1D(nn.Module):
+    """The transposed linear layer of GPT-2, weight (in, out), as transformers has it."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight = nn.Parameter(torch.randn(nx, nf) * 0.1)
+        self.bias = nn.Parameter(torch.zeros(nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in)   returns: (..., out)."""
+        return torch.addmm(self.bias, x.reshape(-1, self.nx), self.weight).view(*x.shape[:-1], self.nf)
+
+
+class Experts(nn.Module):
+    """A stack of matrices as one plain Parameter, (experts, out, in); each token goes to each expert."""
+
+    def __init__(self, count: int, out: int, into: int) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.randn(count, out, into) * 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., in)   returns: (..., experts · out)."""
+        return torch.cat([nn.functional.linear(x, matrix) for matrix in self.up], dim=-1)
+
+
+class Attention(nn.Module):
+    """Torch's attention over a sequence, on itself."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.mha = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, length, width)."""
+        output: Tensor = self.mha(x, x, x, need_weights=False)[0]
+        return output
+
+
+class Swap(nn.Module):
+    """Exchange the last two dimensions: between sequences and channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., a, b)   returns: (..., b, a)."""
+        return x.transpose(-1, -2).contiguous()
+
+
+@frozen(eq=False)
+class Case:
+    """A model and how to make inputs for it.
+
+    targets: patterns of the weights to adapt. sample: generator, batch → the model's input.
+    """
+
+    kind: Kind
+    model: nn.Module = field(repr=False)
+    targets: tuple[str, ...] = field(repr=False)
+    sample: Callable[[torch.Generator, int], Tensor] = field(repr=False)
+
+    def inputs(self, seed: int = 0, batch: int = 5) -> Tensor:
+        """Return a batch of inputs in the model's dtype (ids stay integers)."""
+        x = self.sample(torch.Generator().manual_seed(seed), batch)
+        first = next(self.model.parameters())
+        return x.to(first.device, first.dtype if x.is_floating_point() else x.dtype)
+
+
+def make(kind: Kind, *, seed: int = 0, dtype: torch.dtype = torch.float32, layers: int = 1) -> Case:
+    """Return a frozen model of a kind, in evaluation mode.
+
+    :param layers: 1: the bare module, linear in its weights (but for attention); more: with GELU between
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        modules, sample = _MAKERS[kind]()
+        if layers > 1:
+            modules = [*modules, nn.GELU(), nn.LazyLinear(11), *_more(layers - 2), nn.GELU(), nn.LazyLinear(6)]
+        model = nn.Sequential(*modules)
+        model(sample(torch.Generator().manual_seed(0), 2))  # lazy layers take their shape
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+    targets = ("*",) if kind != "experts" else ("*",)
+    return Case(kind, model.to(dtype).eval(), targets, sample)
+
+
+def _more(count: int) -> list[nn.Module]:
+    return [m for i in range(count) for m in (nn.GELU(), nn.LazyLinear(9 + 2 * i))]
+
+
+def _floats(*shape: int) -> Callable[[torch.Generator, int], Tensor]:
+    return lambda generator, batch: torch.randn(batch, *shape, generator=generator)
+
+
+def _ids(length: int, count: int) -> Callable[[torch.Generator, int], Tensor]:
+    return lambda generator, batch: torch.randint(0, count, (batch, length), generator=generator)
+
+
+_Made = tuple[list[nn.Module], Callable[[torch.Generator, int], Tensor]]
+
+
+def _linear() -> _Made:
+    return [nn.Linear(13, 7)], _floats(13)
+
+
+def _embedding() -> _Made:
+    return [nn.Embedding(19, 8)], _ids(6, 19)
+
+
+def _conv1d() -> _Made:
+    return [nn.Conv1d(5, 8, 3, padding=1)], _floats(5, 9)
+
+
+def _conv2d() -> _Made:
+    return [nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding_mode="circular", padding=1)], _floats(4, 7, 6)
+
+
+def _conv3d() -> _Made:
+    return [nn.Conv3d(2, 5, 2, dilation=(1, 2, 1))], _floats(2, 3, 5, 4)
+
+
+def _grouped() -> _Made:
+    return [nn.Conv2d(6, 9, 3, groups=3, padding=1)], _floats(6, 5, 4)
+
+
+def _transposed() -> _Made:
+    return [Conv1D(7, 12)], _floats(4, 12)
+
+
+def _attention() -> _Made:
+    return [Attention(12, 3)], _floats(5, 12)
+
+
+def _experts() -> _Made:
+    return [Experts(3, 7, 10)], _floats(4, 10)
+
+
+def _mixed() -> _Made:
+    modules = [
+        nn.Embedding(17, 10), Swap(), nn.Conv1d(10, 14, 3, padding=1, groups=2), Swap(), Conv1D(12, 14), nn.GELU(),
+        Attention(12, 4), nn.Linear(12, 9), nn.Tanh(), Experts(2, 5, 9),
+    ]  # fmt: skip
+    return modules, _ids(6, 17)
+
+
+_MAKERS: dict[Kind, Callable[[], _Made]] = {
+    "linear": _linear, "embedding": _embedding, "conv1d": _conv1d, "conv2d": _conv2d, "conv3d": _conv3d,
+    "grouped": _grouped, "transposed": _transposed, "attention": _attention, "experts": _experts, "mixed": _mixed,
+}  # fmt: skip
