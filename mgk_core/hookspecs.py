@@ -79,11 +79,12 @@ def mgk_attach_adapter(model: nn.Module, spec: Spec, name: str) -> Adapter | Non
     """Attach a new adapter.
 
     Called at a phase's entry, with every base parameter frozen. Random numbers come from torch's
-    global generator, which the caller has seeded.
+    global generator, which the caller has seeded. Where statistics may be asked for, it is also
+    called before row 0, once per distinct spec, to learn the targets; that adapter is detached at once.
 
     :param model: the bare base, or a base with other adapters attached
     :param spec: the phase's ``adapter``
-    :param name: the adapter's name, that of its phase
+    :param name: the adapter's name, that of its phase (``targets`` for the one that is detached at once)
     :return: the adapter, its parameters registered in the model and requiring gradients
 
     .. versionadded:: 0.1
