@@ -1,0 +1,89 @@
+"""The documentation is true: its code runs, its generated part is up to date, its links lead somewhere."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+blocks = load("blocks")
+PAGES = [pytest.param(p, id=str(p.relative_to(ROOT))) for p in blocks.pages()]
+FAST = [p for p in PAGES if any(b.action == "run" and not b.slow for b in blocks.blocks(p.values[0]))]
+SLOW = [p for p in PAGES if any(b.slow for b in blocks.blocks(p.values[0]))]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    return blocks.environment_for(tmp_path_factory.mktemp("docs"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_code_is_run_or_says_why_not(page):
+    """A bash, python or toml block without a mark is an error; so is a mark that means nothing."""
+    for block in blocks.blocks(page):
+        if block.language in blocks.MARKED:
+            assert block.action in ("run", "file", "not"), (
+                f"{block}: mark this block: run, file NAME, or not run: REASON"
+            )
+        if block.action == "not":
+            assert len(block.mark) > len("not run: ") + 8, f"{block}: say why it is not run"
+
+
+@pytest.mark.parametrize("page", FAST)
+def test_the_code_of_a_page_runs(page, tmp_path, environment):
+    """Each block does what its page says, in order, in one directory."""
+    assert blocks.run_page(page, tmp_path, environment, slow=False) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", SLOW)
+def test_the_code_of_a_page_runs_slow_blocks_too(page, tmp_path, environment):
+    """The blocks that take their time do what their page says."""
+    assert blocks.run_page(page, tmp_path, environment, slow=True) > 0
+
+
+@pytest.mark.parametrize("name", list(load("generate").PAGES))
+def test_a_generated_page_is_up_to_date(name):
+    """Help texts, docstrings and the pages that show them never drift apart."""
+    generate = load("generate")
+    found = (generate.REFERENCE / name).read_text(encoding="utf-8")
+    assert found == generate.render(name), "run: python docs/generate.py"
+
+
+def anchors(page):
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in found}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_to_a_file_leads_somewhere(page):
+    """Relative links name files and headings that exist."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page}: {target} leads nowhere"
+        if anchor:
+            assert anchor in anchors(path), f"{page}: {target}: no such heading"
+
+
+def test_every_page_is_in_the_navigation():
+    """No page can be reached only by its address."""
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = str(page.relative_to(ROOT / "docs"))
+        assert name in nav or name.startswith("decisions/"), f"mkdocs.yml: {name} is missing from nav"
