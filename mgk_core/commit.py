@@ -7,7 +7,7 @@ the ledger on disk is one of the two that the journal knows; anything else is da
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from mgk_core.errors import DigestError
 from mgk_core.journal import Journal
@@ -15,6 +15,8 @@ from mgk_core.ledger import NAME, Ledger, read_ledger
 from mgk_core.store import Store, file_digest, text_digest
 
 PREPARE = "prepare"
+LedgerState = Literal["none", "confirmed", "prepared"]
+"""No ledger yet; the one that the journal confirms; one whose commit it only prepared."""
 
 
 def commit(store: Store, journal: Journal, ledger: Ledger, event: str, **data: Any) -> None:
@@ -26,18 +28,30 @@ def commit(store: Store, journal: Journal, ledger: Ledger, event: str, **data: A
     journal.add(event, ledger=digest, **data)
 
 
-def settle(store: Store, journal: Journal) -> Ledger | None:
-    """Bring journal and ledger together after a crash; return the ledger, None where there is none yet.
+def standing(store: Store, journal: Journal) -> LedgerState:
+    """Tell how the ledger on disk and the journal stand to each other. Nothing is written.
 
-    :raises DigestError: the ledger is not the one that the journal knows
+    :raises DigestError: the ledger is not one that the journal knows
     """
     confirmed = next((e for e in reversed(journal.events) if "ledger" in e), None)
     prepared = journal.last(PREPARE)
     path = store.path(NAME)
     found = file_digest(path) if path.exists() else ""
     expected = str(confirmed["ledger"]) if confirmed is not None else ""
-    if found != expected:
-        if prepared is None or found != prepared["digest"]:
-            raise DigestError(path, expected or "none yet", found or "missing")
-        journal.add(prepared["what"], ledger=found, **prepared["data"])
-    return read_ledger(store.root) if found else None
+    if found == expected:
+        return "confirmed" if found else "none"
+    if prepared is not None and found == prepared["digest"]:
+        return "prepared"
+    raise DigestError(path, expected or "none yet", found or "missing")
+
+
+def settle(store: Store, journal: Journal) -> Ledger | None:
+    """Bring journal and ledger together after a crash; return the ledger, None where there is none yet.
+
+    :raises DigestError: the ledger is not one that the journal knows
+    """
+    stands = standing(store, journal)
+    prepared = journal.last(PREPARE)
+    if stands == "prepared" and prepared is not None:
+        journal.add(prepared["what"], ledger=prepared["digest"], **prepared["data"])
+    return None if stands == "none" else read_ledger(store.root)

@@ -20,17 +20,28 @@ def ignore(_: Mapping[str, Any]) -> None:
 
 @define(eq=False)
 class Events:
-    """Hands each event to everybody. ``event`` in `KEPT` is written to metrics.jsonl too."""
+    """Hands each event to everybody. ``event`` in `KEPT` is written to metrics.jsonl too.
+
+    part, phase: what was told of last, for an error that knows no better where it is.
+    """
 
     sink: Sink = ignore
     log: MetricsLog | None = None
     observers: list[Observer] = field(factory=list)
+    part: str = "load"
+    phase: str | None = None
 
     def __call__(self, event: str, **data: Any) -> None:
         """Tell everybody of one event."""
-        entry = {"event": event, **data}
         if self.log is not None and event in KEPT:
-            self.log.write(entry)
+            self.log.write({"event": event, **data})
+        self.tell(event, **data)
+
+    def tell(self, event: str, **data: Any) -> None:
+        """Tell the console and the observers only: what metrics.jsonl has already."""
+        entry = {"event": event, **data}
+        self.part = str(data["part"]) if event == "part" else self.part
+        self.phase = data.get("phase") or self.phase
         self.sink(entry)
         for observer in self.observers:
             observer.on_event(entry)

@@ -6,6 +6,7 @@ hook's name on it, which pluggy does not give.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,14 @@ from mgk_core.context import Observer, PhaseContext, StepContext, StepFn
 from mgk_core.errors import InputError, MgkError, PluginError
 from mgk_core.manager import Plugins
 from mgk_core.outcome import LossTerm, MergeReport, Outcome, Proposal, Recovery, Refusal, Verdict
+from mgk_core.outofmemory import is_out_of_memory
 from mgk_core.specs import Spec
+
+_RETURNING = (
+    "mgk_loss_terms", "mgk_observers", "mgk_propose_merge", "mgk_make_step", "mgk_make_optimizer", "mgk_attach_adapter",
+    "mgk_merge", "mgk_load_data", "mgk_build_model",
+)  # fmt: skip
+"""Hooks whose answers are called later, outside of any hook."""
 
 
 class Hooks:
@@ -132,13 +140,14 @@ class Hooks:
             return caller(**kwargs)
         except MgkError:
             raise
-        except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            plugin = self._guilty(hook, error)
+        except (Exception, SystemExit) as error:
+            if is_out_of_memory(error):
+                raise
+            plugin, inside = self._guilty(hook, error), self.plugins.owner_of(error)
+            within = f", inside plugin {self.plugins.describe(inside)}" if inside not in (None, plugin) else ""
             raise PluginError(
                 plugin,
-                f"plugin {self.plugins.describe(plugin)} raised in {hook}: {type(error).__name__}: {error}",
+                f"plugin {self.plugins.describe(plugin)} raised in {hook}{within}: {type(error).__name__}: {error}",
                 hook,
             ) from error
 
@@ -146,10 +155,25 @@ class Hooks:
         """Find whose function of this hook stands in the traceback."""
         impls = getattr(self.plugins.manager.hook, hook).get_hookimpls()
         codes = {i.function.__code__: i.plugin_name for i in impls if hasattr(i.function, "__code__")}
-        trace = error.__traceback__
-        while trace is not None:
-            name = codes.get(trace.tb_frame.f_code)
-            if name is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if (name := codes.get(frame.f_code)) is not None:
                 return str(name)
-            trace = trace.tb_next
-        return "?"
+        return self.plugins.owner_of(error) or "?"
+
+    def blamed(self, error: BaseException) -> PluginError | None:
+        """Turn what was raised by something that a hook had returned into an error that names whose it is.
+
+        None where no plugin's code had a part in it: then it is a fault of the core.
+        """
+        plugin = self.plugins.owner_of(error)
+        if plugin is None:
+            return None
+        info = next(i for i in self.plugins.infos if i.name == plugin)
+        hooks = [h for h in _RETURNING if h in info.hooks]
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return PluginError(
+            plugin,
+            f"plugin {self.plugins.describe(plugin)} raised in {frame.name} ({frame.filename}:{frame.lineno}), in what it"
+            f" returned from {' or '.join(hooks) or 'a hook'}: {type(error).__name__}: {error}",
+            hooks[0] if hooks else None,
+        )

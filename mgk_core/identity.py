@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.util
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,8 +12,20 @@ from typing import Any
 from mgk_core.errors import InputError
 from mgk_core.render import as_table
 from mgk_core.session import Session
+from mgk_core.settings import RunConfig
+from mgk_core.specs import MANY, SLOTS, Registered, Spec
 
-_LOOSE = ("phases",)
+_UNASKED = (
+    "mgk_init_adapter",
+    "mgk_loss_terms",
+    "mgk_evaluate",
+    "mgk_collect_statistics",
+    "mgk_propose_merge",
+    "mgk_gate",
+)
+"""Hooks that are put to every plugin, or (metrics) to plugins that no type of the configuration names."""
+
+_SHOWN = 200  # characters of a value in a message
 
 
 def identity_of(session: Session) -> dict[str, str]:
@@ -28,10 +40,26 @@ def identity_of(session: Session) -> dict[str, str]:
     environment = session.ledger.environment
     found |= {f"environment.{k}": str(environment[k]) for k in ("device", "threads", "capability", "machine")}
     found |= {f"library.{k}": v for k, v in environment["libraries"].items()}
+    used = {claim.plugin for claim in session.hooks.plugins.registry if _names(session.config, claim)}
     for info in session.hooks.plugins.infos:
-        if info.error is None and not info.left_out:
+        if info.error is None and not info.left_out and (info.name in used or _acts_unasked(info.hooks)):
             found[f"plugin.{info.name}"] = code_digest(info.module)
+    found["plugin.core"] = code_digest("mgk_core")
     return found
+
+
+def _names(config: RunConfig, claim: Registered) -> bool:
+    """Whether a configuration uses a type that a plugin registered."""
+    specs: list[Spec] = [config.base]
+    for phase in config.phases:
+        specs += [getattr(phase, s) for s in SLOTS if s != "base" and s not in MANY]
+        specs += [spec for s in MANY for spec in getattr(phase, s)]
+    return any(type(spec) is claim.cls for spec in specs)
+
+
+def _acts_unasked(hooks: Iterable[str]) -> bool:
+    """Whether a plugin may change what a run computes though no type of it is named."""
+    return any(h in _UNASKED for h in hooks)
 
 
 def compare(old: Mapping[str, str], new: Mapping[str, str], accept: Iterable[str]) -> list[str]:
@@ -40,16 +68,24 @@ def compare(old: Mapping[str, str], new: Mapping[str, str], accept: Iterable[str
     accept: keys, or prefixes of keys (``library``, ``environment.threads``).
     """
     allowed = tuple(accept)
-    changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    changed = {k: _change(k, old, new) for k in sorted({*old, *new}) if _value(k, old) != _value(k, new)}
     taken = [k for k in changed if any(k == a or k.startswith(a + ".") for a in allowed)]
     refused = [k for k in changed if k not in taken]
     if refused:
-        lines = "\n".join(f"  {k}: was {old.get(k, 'absent')}, is {new.get(k, 'absent')}" for k in refused)
+        lines = "\n".join(f"  {changed[k]}" for k in refused)
         raise InputError(
             f"the run cannot go on to the same end, because this has changed since it began:\n{lines}\n"
-            f"put it back, or go on and have it recorded with --accept-change {refused[0]}"
+            f"put it back, or go on and have it recorded with {' '.join(f'--accept-change {k}' for k in refused[:3])}"
         )
-    return [f"{k}: was {old.get(k, 'absent')}, is {new.get(k, 'absent')}" for k in taken]
+    return [changed[k] for k in taken]
+
+
+def _value(key: str, values: Mapping[str, str]) -> str:
+    return values.get(key, "absent")
+
+
+def _change(key: str, old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    return f"{key}: was {_value(key, old):.{_SHOWN}}, is {_value(key, new):.{_SHOWN}}"
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -68,18 +104,17 @@ def tokenizer_digest(tokenizer: Any) -> str:
 def code_digest(module: str) -> str:
     """Digest of a plugin's source files: those of the package that its module belongs to."""
     name = module.split(":", maxsplit=1)[0].split(".", maxsplit=1)[0]
-    try:
-        file = getattr(importlib.import_module(name), "__file__", None)
-    except ImportError:
+    found = importlib.util.find_spec(name)
+    if found is None:
         return "unknown"
-    if file is None:
-        return "unknown"
-    path = Path(file)
-    sources = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    folders = [Path(p) for p in found.submodule_search_locations or ()]
+    files = [(p, p.relative_to(f).as_posix()) for f in folders for p in f.rglob("*.py")]
+    if not files and found.origin is not None and Path(found.origin).is_file():
+        files = [(Path(found.origin), name)]
     state = hashlib.blake2b(digest_size=16)
-    for source in sources:
-        state.update(source.name.encode() + b"\0" + source.read_bytes())
-    return state.hexdigest()
+    for path, known_as in sorted(files, key=lambda f: f[1]):
+        state.update(known_as.encode() + b"\0" + path.read_bytes() + b"\0")
+    return state.hexdigest() if files else "unknown"
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

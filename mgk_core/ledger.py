@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import cattrs
 import torch
 from attrs import define, field, frozen
 
-from mgk_core.errors import InputError, StoreError
+from mgk_core.errors import DigestError, InputError, StoreError
 from mgk_core.outcome import Refusal
-from mgk_core.store import Store, file_digest, read_json
+from mgk_core.store import file_digest, json_text, read_json
 
 NAME = "ledger.json"
 FORMAT = 1
@@ -90,9 +91,9 @@ class Ledger:
         """Digest of the base as the committed phases left it."""
         return self.phases[-1].merged if self.phases else self.base
 
-    def save(self, store: Store) -> str:
-        """Write the ledger in one rename; return the file's digest."""
-        return file_digest(store.write_json(NAME, attrs.asdict(self)))
+    def text(self) -> str:
+        """Return what ledger.json says. Nothing in it depends on when or how often a run was stopped."""
+        return json_text(attrs.asdict(self))
 
 
 def read_ledger(run: Path) -> Ledger:
@@ -129,3 +130,15 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "libraries": versions,
     }
+
+
+def check_files(run: Path, files: Mapping[str, str]) -> None:
+    """Hold files (by name below ``run``) against their digests; the first that differs is named.
+
+    :raises DigestError: a file is missing, or not what was written
+    """
+    for name, expected in files.items():
+        path = run / name
+        found = file_digest(path) if path.is_file() else "missing"
+        if found != expected:
+            raise DigestError(path, expected, found)

@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -55,6 +56,15 @@ class Plugins:
                 f"plugin {info.name!r} of {info.distribution} {info.version} is broken: {info.error};"
                 f" mend or uninstall it, or go on with --without-plugin {info.name}",
             )
+
+    def owner_of(self, error: BaseException) -> str | None:
+        """Return the plugin whose code stands innermost in an error's traceback; None: nobody's does."""
+        packages = {i.module.split(":", 1)[0].split(".", 1)[0]: i.name for i in self.infos if not i.left_out}
+        owner = None
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            package = str(frame.f_globals.get("__name__", "")).split(".", 1)[0]
+            owner = packages.get(package, owner)
+        return owner
 
     def describe(self, name: str) -> str:
         """Return ``'name' (distribution version)`` for messages."""

@@ -9,6 +9,7 @@ import torch
 from attrs import evolve, frozen
 
 from mgk_core.bundle import PhaseData
+from mgk_core.checkpoint import seed_all
 from mgk_core.config import Resolved, load_tree, plugin_settings, resolve
 from mgk_core.device import pick_device, set_up
 from mgk_core.digest import base_digest
@@ -54,7 +55,7 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
     config = prepared.resolved.config
     device = pick_device(config.run.device)
     set_up(device, threads=config.run.threads, deterministic=config.run.deterministic)
-    torch.manual_seed(config.run.seed)
+    seed_all(config.run.seed)
     events("load", what="base", type=config.base.type, device=str(device))
     bundle = prepared.hooks.build_model(config.base, device)
     bundle.model.requires_grad_(False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import attrs
 import torch
@@ -11,20 +10,13 @@ from attrs import define, field
 from torch import Tensor
 
 from mgk_core.adapter import Adapter, state_of, trainable
-from mgk_core.checkpoint import (
-    Progress,
-    list_checkpoints,
-    load_checkpoint,
-    newest_sound,
-    save_checkpoint,
-    set_rng_state,
-)
+from mgk_core.checkpoint import Loaded, Progress, list_checkpoints, save_checkpoint, seed_all, set_rng_state
 from mgk_core.config import structure_spec
 from mgk_core.context import PhaseContext, StepContext, StepFn
 from mgk_core.device import reset_peak
 from mgk_core.digest import base_digest
 from mgk_core.errors import GateRefused, Interrupted, MgkError, PluginError
-from mgk_core.outcome import Outcome, Recovery
+from mgk_core.outcome import Outcome, Recovery, Result
 from mgk_core.rundir import phase_folder
 from mgk_core.session import Session
 from mgk_core.specs import Spec
@@ -32,6 +24,7 @@ from mgk_core.training import Trainer, steps_of
 from mgk_core.transition import Transition
 from mgk_core.verify import outputs_on, relative_error
 
+SAME_LOSS = 1e-4  # relative; the same weights and examples on the same device give the same bits
 CLOSE = 1e-3  # an adapter that promises "close" may move the outputs by this much, relative
 
 
@@ -55,42 +48,49 @@ class PhaseRun:
         return phase_folder(self.index, self.ctx.phase.name)
 
     def run(self) -> Outcome:
-        """Run the phase. `mgk_phase_exit` is called however it ends.
-
-        :raises GateRefused: refused, no recovery left; rolled back and on record
-        """
+        """Run the phase. `mgk_phase_exit` is called however it ends."""
         session, ctx = self.session, self.ctx
-        session.events("phase", phase=ctx.phase.name, index=self.index, title=ctx.phase.title, state="enter")
+        checkpoint = session.take_checkpoint()
+        # A run that goes on from a checkpoint has this line in its metrics already.
+        tell = session.events if checkpoint is None else session.events.tell
+        tell("phase", phase=ctx.phase.name, index=self.index, title=ctx.phase.title, state="enter")
         reset_peak(session.device)
-        session.hooks.phase_enter(ctx)
         try:
-            outcome = self._run()
-        except BaseException as error:
-            kind = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+            session.hooks.phase_enter(ctx)
+            outcome = self._run(checkpoint)
             self._take_off()
-            session.hooks.phase_exit(ctx, Outcome(kind, error=error))  # type: ignore[arg-type]
+        except BaseException as error:
+            self._failed(error)
             raise
-        self._take_off()
         session.hooks.phase_exit(ctx, outcome)
-        session.events("phase", phase=ctx.phase.name, index=self.index, state="exit", result=outcome.result)
-        if outcome.result == "rolled_back":
-            reasons = "; ".join(f"{r.gate}: {r.reason}" for r in outcome.refusals)
-            raise GateRefused(
-                f"phase {ctx.phase.name!r} was refused and rolled back: {reasons}. The base is as before the phase;"
-                f" its adapter is in {self.session.store.path(self.folder) / 'adapter'}"
-            )
         return outcome
 
-    def _run(self) -> Outcome:
+    def _failed(self, error: BaseException) -> None:
+        """Tell the plugins of a failed phase; what goes wrong on the way is noted on the error itself."""
+        kind: Result = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+        try:
+            self._take_off()
+            self.session.hooks.phase_exit(self.ctx, Outcome(kind, error=error))
+        except Exception as second:  # noqa: BLE001 - the first error is the one to raise, whatever came of it
+            error.add_note(f"and when the phase was left: {second}")
+
+    def refused(self, outcome: Outcome) -> GateRefused:
+        """Say why a phase was rolled back."""
+        reasons = "; ".join(f"{r.gate}: {r.reason}" for r in outcome.refusals)
+        return GateRefused(
+            f"phase {self.ctx.phase.name!r} was refused and rolled back: {reasons}. The base is as before the phase;"
+            f" its adapter is in {self.session.store.path(self.folder) / 'adapter'}"
+        )
+
+    def _run(self, checkpoint: Loaded | None) -> Outcome:
         session, ctx = self.session, self.ctx
         assert ctx.data is not None  # noqa: S101 - the runner loads data first
         settings = ctx.phase.train
         ctx.steps = steps_of(len(ctx.data.train), settings.batch_size, settings.epochs, settings.steps)
-        checkpoint = self._newest_checkpoint()
-        session.journal.add("phase_enter", phase=ctx.phase.name, steps=ctx.steps, checkpoint=str(checkpoint or ""))
+        done = checkpoint.progress.step if checkpoint is not None else 0
+        session.journal.add("phase_enter", phase=ctx.phase.name, steps=ctx.steps, done=done)
         with session.timed("attach"):
             ctx.adapter = self._attach(initialise=checkpoint is None)
-            before = session.ledger.head
         trainer = self._trainer()
         if checkpoint is not None:
             self._load(checkpoint, trainer)
@@ -98,7 +98,7 @@ class PhaseRun:
             finished = trainer.run(ctx.steps)
         if not finished:
             raise Interrupted(f"phase {ctx.phase.name!r} stopped after step {self.progress.step} of {ctx.steps}")
-        self._finish_training(trainer, before)
+        self._finish_training(trainer, session.ledger.head)
         outcome = Transition(session, ctx, self._train_on).run()
         session.store.remove(f"{self.folder}/checkpoint")
         return outcome
@@ -111,7 +111,7 @@ class PhaseRun:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         base = outputs_on(ctx.bundle, ctx.data.verify)
-        torch.manual_seed(ctx.seed)
+        seed_all(ctx.seed)
         adapter = session.hooks.attach_adapter(model, ctx.phase.adapter, ctx.phase.name)
         state_of(model).adapters.append(adapter)
         ctx.adapter = adapter
@@ -130,20 +130,25 @@ class PhaseRun:
         self.observers = list(session.hooks.observers(ctx))
         session.events.observe(self.observers)  # type: ignore[arg-type]
         step = self._make_step()
-        self.trainer = Trainer(ctx, step, session.events, self.progress, self._save, session.stop)
+        self.trainer = Trainer(ctx, step, session.events, self.progress, self._save, session.stop, self._halved)
         return self.trainer
 
     def _make_step(self) -> StepFn:
         terms = self.session.hooks.loss_terms(self.ctx)
         return self.session.hooks.make_step(StepContext(self.ctx, tuple(terms.values()), tuple(terms)))
 
+    def _halved(self, micro: int) -> None:
+        session, name, step = self.session, self.ctx.phase.name, self.progress.step
+        session.journal.add("auto_batch", phase=name, step=step, micro_batch=micro)
+        text = f"out of memory in step {step + 1}: {micro} examples in memory at once from here on; the batch stays the same"
+        session.events("note", phase=name, text=text)
+
     def _save(self) -> None:
         """Write a checkpoint of everything; called by the trainer between two steps."""
         session, trainer = self.session, self.trainer
         assert trainer is not None and self.ctx.adapter is not None  # noqa: S101, PT018 - it calls this
         with session.timed("checkpoint"):
-            if session.events.log is not None:
-                self.progress.metrics_length = session.events.log.sync()
+            self.progress.metrics = session.mark()
             self.progress.observers = [o.state_dict() if hasattr(o, "state_dict") else None for o in self.observers]
             save_checkpoint(
                 session.store, f"{self.folder}/checkpoint", self.progress, self.ctx.adapter, trainer.step,
@@ -151,39 +156,50 @@ class PhaseRun:
             )  # fmt: skip
             session.journal.add("checkpoint", phase=self.ctx.phase.name, step=self.progress.step)
 
-    def _newest_checkpoint(self) -> Path | None:
-        path, wrong = newest_sound(self.session.store.path(f"{self.folder}/checkpoint"))
-        for message in wrong:
-            self.session.events("note", phase=self.ctx.phase.name, text=f"a checkpoint was left out: {message}")
-        return path
-
-    def _load(self, path: Path, trainer: Trainer) -> None:
+    def _load(self, checkpoint: Loaded, trainer: Trainer) -> None:
         """Go on from a checkpoint as if nothing had happened."""
         session, ctx = self.session, self.ctx
         assert ctx.adapter is not None  # noqa: S101 - attached before
-        progress, parts = load_checkpoint(path)
+        parts = checkpoint.parts
         for attribute in attrs.fields(Progress):
-            setattr(self.progress, attribute.name, getattr(progress, attribute.name))
+            setattr(self.progress, attribute.name, getattr(checkpoint.progress, attribute.name))
         ctx.adapter.load_state_dict(parts["adapter"])
         trainer.step.load_state_dict(parts["optimizer"])
         trainer.best = parts.get("best")
-        for observer, state in zip(self.observers, progress.observers, strict=False):
+        for observer, state in zip(self.observers, self.progress.observers, strict=False):
             if state is not None and hasattr(observer, "load_state_dict"):
                 observer.load_state_dict(state)
+        self._check_loss(trainer)
         set_rng_state(parts["rng"], session.device)
-        session.events("note", phase=ctx.phase.name, text=f"goes on after step {progress.step} of {ctx.steps}")
+
+    def _check_loss(self, trainer: Trainer) -> None:
+        """See that the loss goes on where it was, and say so."""
+        before, name = self.progress.check, self.ctx.phase.name
+        now = trainer.next_loss()
+        place = f"goes on after step {self.progress.step} of {self.ctx.steps}"
+        if before is None:
+            return
+        if _same_loss(before, now):
+            self.session.events("note", phase=name, text=f"{place}; the next batch's loss is {now:.6g}, as it was")
+            return
+        text = f"the next batch's loss was {before:.6g} at the checkpoint and is {now:.6g} now"
+        if not self.session.changed:
+            raise MgkError(
+                f"phase {name!r} cannot go on where it was: {text}, though nothing that is recorded has changed; is the"
+                " data still what it was, and does its plugin's digest cover all of it? Start the phase again with 'mgk phase'"
+            )
+        self.session.events("note", phase=name, text=f"{place}; {text}, after the change that was accepted")
 
     def _finish_training(self, trainer: Trainer, base: str) -> None:
-        """Take the best step if asked, and see that training left the base alone."""
+        """Take the best step if asked, and see that training left the base alone (digest ``base``)."""
         ctx = self.ctx
         assert ctx.adapter is not None  # noqa: S101 - attached before
         if self._last_checkpoint_step() != self.progress.step:
             trainer.checkpoint()
         if trainer.best is not None and ctx.phase.train.keep == "best":
             ctx.adapter.load_state_dict(trainer.best)
-            self.session.events(
-                "note", phase=ctx.phase.name, text=f"the best step by dev loss is {self.progress.best_step}"
-            )
+            text = f"the best step by dev loss is {self.progress.best_step}"
+            self.session.events("note", phase=ctx.phase.name, text=text)
         with self.session.timed("merge"):
             found = base_digest(ctx.model)
         if found != base:
@@ -219,6 +235,11 @@ class PhaseRun:
             adapter.detach()
             state.adapters.remove(adapter)
         self.session.events.observe([])
+
+
+def _same_loss(before: float, now: float) -> bool:
+    """Equal, up to what a device's rounding may do; NaN is the same as NaN."""
+    return math.isclose(before, now, rel_tol=SAME_LOSS) or (math.isnan(before) and math.isnan(now))
 
 
 def _check_trainable(ctx: PhaseContext, adapter: Adapter) -> None:

@@ -10,11 +10,11 @@ from attrs import evolve
 from mgk_core.adapter import state_of
 from mgk_core.digest import base_digest, tensors_digest
 from mgk_core.errors import DigestError, InputError
-from mgk_core.ledger import PhaseEntry
+from mgk_core.ledger import PhaseEntry, check_files
 from mgk_core.outcome import Proposal
 from mgk_core.rundir import phase_folder
 from mgk_core.session import Session
-from mgk_core.store import file_digest, read_tensors
+from mgk_core.store import read_tensors
 from mgk_core.stored import stored_transform
 
 Scale = Callable[[str], float]
@@ -48,7 +48,7 @@ def _merge_again(session: Session, entry: PhaseEntry, factor: float) -> str:
         raise InputError(f"the ledger has phase {entry.phase!r}, which the configuration lacks")
     phase = session.config.phases[index]
     folder = phase_folder(entry.index, entry.phase)
-    check_files(session, entry)
+    check_files(session.run, entry.files)
     model = session.bundle.model
     state = read_tensors(session.store.path(f"{folder}/adapter/state.safetensors"))
     if tensors_digest(state) != entry.adapter:
@@ -75,12 +75,3 @@ def _proposal(session: Session, entry: PhaseEntry, folder: str, factor: float) -
         return proposal
     stored = stored_transform("+".join(entry.transforms), read_tensors(path))
     return proposal if stored is None else evolve(proposal, transforms=(stored,))
-
-
-def check_files(session: Session, entry: PhaseEntry) -> None:
-    """Hold a phase's files against the ledger's digests; the first that differs is named."""
-    for name, expected in entry.files.items():
-        path = session.store.path(name)
-        found = file_digest(path) if path.exists() else "missing"
-        if found != expected:
-            raise DigestError(path, expected, found)

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 from attrs import frozen
 
-from mgk_core.bundle import PhaseData
+from mgk_core.begin import begin, find
 from mgk_core.config import load_tree
-from mgk_core.errors import InputError, Interrupted, nearest
+from mgk_core.disk import Disk
+from mgk_core.errors import InputError, Interrupted, MgkError, StoreError, nearest
 from mgk_core.events import Events, Sink, ignore
-from mgk_core.identity import compare, identity_of
+from mgk_core.fork import finish as finish_fork
+from mgk_core.fork import fork
+from mgk_core.hooks import Hooks
 from mgk_core.journal import NAME as JOURNAL
-from mgk_core.journal import open_journal
+from mgk_core.journal import Journal, open_journal
+from mgk_core.ledger import NAME as LEDGER
 from mgk_core.ledger import Ledger, read_ledger
-from mgk_core.metricslog import MetricsLog
+from mgk_core.metricslog import NAME as METRICS
 from mgk_core.opening import Prepared, open_session, prepare, prepare_run
+from mgk_core.outofmemory import is_out_of_memory, told_of
 from mgk_core.phase import PhaseRun
 from mgk_core.pipeline import Pipeline
-from mgk_core.rebuild import replay
 from mgk_core.render import to_toml
-from mgk_core.rundir import Lock, claim, phase_folder, require_run
-from mgk_core.scores import load_row, measure_row, retention_table, save_row
+from mgk_core.rundir import CONFIG, LOCK, Lock, claim, require_run
+from mgk_core.scores import load_row, retention_table
 from mgk_core.session import Session, StopFlag
-from mgk_core.store import Store, file_digest, folder_digests, read_json
+from mgk_core.store import Store, folder_digests, json_text, read_json, text_digest
 from mgk_core.training import Diverged
+
+RETENTION = "retention.json"
 
 
 @frozen
@@ -53,42 +59,31 @@ def run_pipeline(
     until: str | None = None,
     without: Iterable[str] = (),
     sink: Sink = ignore,
+    disk: Disk | None = None,
 ) -> RunResult:
-    """Run a pipeline into a new run directory. Nothing is written before all input is checked.
+    """Run a pipeline into a new run directory. Where the input is wrong nothing is left behind.
 
+    :param disk: what performs the writes; tests let it fail
     :raises GateRefused: a phase was refused and rolled back
     :raises Interrupted: a signal came; the run can go on
     """
     prepared = prepare(load_tree(pipeline, config, overrides, flags), without)
     _check_until(prepared, until)
-    fresh = not out.exists()
-    claim(out)
-    lock = Lock(out)
-    try:
-        store = Store(out)
-        store.write_text("run.toml", to_toml(prepared.resolved))
-        return _go(prepared, store, until, sink, accept=())
-    except BaseException:
-        _leave_nothing(out, fresh=fresh)
-        raise
-    finally:
-        lock.release()
-
-
-def _leave_nothing(out: Path, *, fresh: bool) -> None:
-    """Remove what was written of a run that never began: there is nothing to go on with."""
-    if (out / JOURNAL).exists():
-        return
-    for name in ("run.toml", "metrics.jsonl"):
-        (out / name).unlink(missing_ok=True)
-    if fresh:
-        shutil.rmtree(out, ignore_errors=True)
+    with _new_directory(out, disk) as store:
+        store.write_text(CONFIG, to_toml(prepared.resolved))
+        return _go(prepared, store, until, sink)
 
 
 def resume_run(
-    run: Path, *, until: str | None = None, accept: Iterable[str] = (), without: Iterable[str] = (), sink: Sink = ignore
+    run: Path,
+    *,
+    until: str | None = None,
+    accept: Iterable[str] = (),
+    without: Iterable[str] = (),
+    sink: Sink = ignore,
+    disk: Disk | None = None,
 ) -> RunResult:
-    """Go on with a run where it was.
+    """Go on with a run where it was; one that has finished is checked and told again.
 
     :param accept: keys of changes that are taken and recorded
     """
@@ -97,7 +92,9 @@ def resume_run(
     _check_until(prepared, until)
     lock = Lock(run)
     try:
-        store = Store(run)
+        if lock.stale:
+            sink({"event": "note", "phase": "", "text": f"{lock.stale} has left this run; going on with it"})
+        store = Store(run, disk or Disk())
         store.sweep()
         return _go(prepared, store, until, sink, accept=accept)
     finally:
@@ -112,6 +109,7 @@ def run_phase(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     without: Iterable[str] = (),
     sink: Sink = ignore,
+    disk: Disk | None = None,
 ) -> RunResult:
     """Run one phase from its saved predecessor; nothing earlier is trained again.
 
@@ -120,7 +118,7 @@ def run_phase(
     """
     require_run(run)
     ledger = read_ledger(run)
-    prepared = prepare(load_tree(file=run / "run.toml", overrides=overrides), without)
+    prepared = prepare(load_tree(file=run / CONFIG, overrides=overrides), without)
     names = [p.name for p in prepared.resolved.config.phases]
     if phase not in names:
         raise InputError(f"{run}: no phase {phase!r}{nearest(phase, names)}")
@@ -128,30 +126,42 @@ def run_phase(
     if missing := [n for n in names[:index] if ledger.entry(n) is None]:
         raise InputError(f"{run}: phase {phase!r} needs {', '.join(missing)} first; go on with 'mgk resume {run}'")
     if out is None and not overrides and len(ledger.phases) == index:
-        return resume_run(run, until=phase, without=without, sink=sink)
-    target = out or run.with_name(f"{run.name}-{phase}")
-    claim(target)
-    lock = Lock(target)
+        return resume_run(run, until=phase, without=without, sink=sink, disk=disk)
+    with _new_directory(out or run.with_name(f"{run.name}-{phase}"), disk) as store:
+        store.write_text(CONFIG, to_toml(prepared.resolved))
+        fork(store, open_journal(store), run, index)
+        return _go(prepared, store, phase, sink)
+
+
+@contextmanager
+def _new_directory(out: Path, disk: Disk | None) -> Iterator[Store]:
+    """Hold a new run directory; where the run ends before it has begun nothing of it is left."""
+    fresh = claim(out)
+    lock = Lock(out)
     try:
-        store = Store(target)
-        _fork(run, store, prepared, index)
-        return _go(prepared, store, phase, sink, accept=(), forked=str(run))
+        claim(out)  # again, now that nobody else can have begun in between
+        store = Store(out, disk or Disk())
+        store.sweep()
+        try:
+            yield store
+        except BaseException:
+            _leave_nothing(store, fresh=fresh)
+            raise
     finally:
         lock.release()
 
 
-def _fork(run: Path, store: Store, prepared: Prepared, index: int) -> None:
-    """Copy the phases before ``index`` and the base's row into a new run directory."""
-    store.write_text("run.toml", to_toml(prepared.resolved))
-    folders = ["base", *(phase_folder(i, p.name) for i, p in enumerate(prepared.resolved.config.phases[:index]))]
-    for name in folders:
-        source = run / name
-        if source.is_dir():
-            store.write_folder(name, lambda where, source=source: shutil.copytree(source, where, dirs_exist_ok=True))  # type: ignore[misc]
-    ledger = read_ledger(run)
-    ledger.phases = ledger.phases[:index]
-    ledger.model = None
-    ledger.save(store)
+def _leave_nothing(store: Store, *, fresh: bool) -> None:
+    """Remove what was written of a run that never began: there is nothing to go on with."""
+    if open_journal(store, repair=False).last("started") is not None:
+        return
+    with suppress(StoreError, OSError):  # the error that ended the run is the one to tell
+        store.sweep()
+        for name in (JOURNAL, LEDGER, METRICS, CONFIG, "base", "phases"):
+            store.remove(name)
+        if fresh:
+            (store.root / LOCK).unlink(missing_ok=True)
+            store.root.rmdir()
 
 
 def _check_until(prepared: Prepared, until: str | None) -> None:
@@ -160,180 +170,135 @@ def _check_until(prepared: Prepared, until: str | None) -> None:
         raise InputError(f"--until {until}: no such phase{nearest(until, names)}")
 
 
-def _go(
-    prepared: Prepared, store: Store, until: str | None, sink: Sink, *, accept: Iterable[str], forked: str | None = None
-) -> RunResult:
-    """Open the session, find where the run stands, and go on from there."""
+def _go(prepared: Prepared, store: Store, until: str | None, sink: Sink, *, accept: Iterable[str] = ()) -> RunResult:
+    """Find where the run stands, open the session, and go on from there."""
     journal = open_journal(store)
-    log = MetricsLog(store, length=_metrics_length(store, journal.events))
-    events = Events(sink, log)
+    finish_fork(store, journal)
+    stand = find(store, journal, [p.name for p in prepared.resolved.config.phases])
+    if journal.last("finished") is not None and stand.ledger is not None:
+        return RunResult(store.root, stand.ledger, read_json(store.path(RETENTION)), {}, finished=True)
+    events = Events(sink)
     stop = StopFlag(lambda: sink({"event": "stopping"}))
     began = time.perf_counter()
     try:
-        with stop.listening():
+        with stop.listening(), _told_plainly(prepared.hooks, journal, events):
             session = open_session(prepared, store, journal, events)
             session.stop, session.times["load"] = stop, time.perf_counter() - began
-            _begin(session, accept, forked)
-            return _phases(session, until)
-    except Interrupted as error:
-        message = f"{error}; everything up to here is kept. Go on with: mgk resume {store.root}"
-        raise Interrupted(message) from None
+            begin(session, stand, accept)
+            result = _phases(session, until)
+        if events.log is not None:
+            events.log.close()
+        return result
     finally:
-        log.close()
+        if events.log is not None:
+            with suppress(StoreError):  # only after a failure, which is the one to tell
+                events.log.close()
 
 
-def _metrics_length(store: Store, events: list[dict[str, Any]]) -> int | None:
-    """Return how much of metrics.jsonl belongs to what will not be done again."""
-    for entry in reversed(events):
-        if entry["event"] == "checkpoint":
-            folder = store.path("phases").glob(f"*-{entry['phase']}/checkpoint/step-{entry['step']:08d}/state.json")
-            state = next(folder, None)
-            if state is not None:
-                return int(read_json(state).get("metrics_length", 0))
-        if "metrics_length" in entry:
-            return int(entry["metrics_length"])
-    return None
+@contextmanager
+def _told_plainly(hooks: Hooks, journal: Journal, events: Events) -> Iterator[None]:
+    """Say what ended a run in words that lead on: how to resume, what to lower, whose plugin it was."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as error:
+        raise _resumable(journal, error) from None
+    except MgkError:
+        raise
+    except (Exception, SystemExit) as error:
+        if is_out_of_memory(error):
+            raise told_of(error, events.part, events.phase) from error
+        blamed = hooks.blamed(error)
+        if blamed is None:
+            raise
+        raise blamed from error
 
 
-def _begin(session: Session, accept: Iterable[str], forked: str | None) -> None:
-    """Start a run's record, or check that it is the same run and build its base again."""
-    journal, store = session.journal, session.store
-    identity = identity_of(session)
-    started = journal.last("started")
-    if (store.root / "ledger.json").exists():
-        old = read_ledger(store.root)
-        session.ledger.phases, session.ledger.files = old.phases, old.files
-        session.ledger.model = old.model
-    if started is None:
-        journal.add("started", identity=identity, environment=session.ledger.environment, forked=forked)
-    else:
-        known = {
-            **started["identity"],
-            **{k: v for e in journal.events if e["event"] == "accepted" for k, v in e["identity"].items()},
-        }
-        taken = compare(known, identity, accept)
-        journal.add("resumed")
-        if taken:
-            journal.add("accepted", changes=taken, identity={k: v for k, v in identity.items() if known.get(k) != v})
-        for change in taken:
-            session.events("note", phase="", text=f"accepted change: {change}")
-    _repair_commit(session)
-    with session.timed("load"):
-        replay(session, session.ledger.phases)
-    _base_row(session)
-    for entry in session.ledger.phases:
-        row = load_row(store.path(f"{phase_folder(entry.index, entry.phase)}/scores.json"))
-        if row is not None and entry.result != "rolled_back":
-            session.rows.append((entry.phase, row))
-            if entry.result == "kept_apart":
-                session.marks[entry.phase] = "kept apart"
-
-
-def _repair_commit(session: Session) -> None:
-    """A ledger that is ahead of the journal was committed and not yet noted: note it."""
-    noted = {e["phase"] for e in session.journal.events if e["event"] == "committed"}
-    digest = file_digest(session.run / "ledger.json") if (session.run / "ledger.json").exists() else ""
-    for entry in session.ledger.phases:
-        if entry.phase not in noted:
-            session.journal.add("committed", phase=entry.phase, result=entry.result, merged=entry.merged, ledger=digest)
-
-
-def _base_row(session: Session) -> None:
-    """Row 0: every probe on the untouched base; and statistics of the base."""
-    store, name = session.store, "base/scores.json"
-    row = load_row(store.path(name), session.ledger.base)
-    if row is None:
-        ctx = session.context(0)
-        with session.timed("evaluation"):
-            row = measure_row(session.hooks, ctx, ends=True)
-        save_row(store, name, row, digest=session.ledger.base)
-        scores = [attrs.asdict(s, filter=lambda a, _: a.name != "per_item") for s in row.values()]
-        session.events("evaluation", phase="base", row="base", scores=scores)
-    session.rows.append(("base", row))
-    if session.journal.last("base") is None:
-        _base_statistics(session)
-        session.ledger.files = folder_digests(session.run, store.path("base"))
-        digest = session.ledger.save(store)
-        session.events.flush()
-        length = session.events.log.sync() if session.events.log else 0
-        session.journal.add(
-            "base", digest=session.ledger.base, ledger=digest, metrics_length=length, **session.account()
-        )
-
-
-def _base_statistics(session: Session) -> None:
-    """Let plugins collect what they need to know of the base, over the calibration batches."""
-    if session.store.path("base/statistics.safetensors").exists():
-        return  # a forked run has its predecessor's
-    calibration = tuple(b for d in session.data for b in d.calibration)
-    if not calibration:
-        return
-    ctx = session.context(0)
-    ctx.base_phase = True
-    ctx.data = PhaseData(train=session.data[0].train, calibration=calibration)
-    with session.timed("statistics"):
-        found = session.hooks.collect_statistics(ctx)
-    if found:
-        session.store.write_tensors("base/statistics.safetensors", found)
+def _resumable(journal: Journal, error: BaseException) -> Interrupted:
+    """Say what an interrupted run has kept, and how to go on."""
+    said = str(error) or "stopped at once"
+    if journal.last("started") is None:
+        return Interrupted(f"{said}; the run had not begun, nothing is kept")
+    return Interrupted(f"{said}; everything up to here is kept. Go on with: mgk resume {journal.store.root}")
 
 
 def _phases(session: Session, until: str | None) -> RunResult:
     """Run what is left; write retention.json after each phase, model/ after the last."""
-    retention = _write_retention(session)
     for index, phase in enumerate(session.config.phases):
         entry = session.ledger.entry(phase.name)
-        if entry is not None and entry.result == "rolled_back":
+        if entry is None:
+            _stop_here(session, f"before phase {phase.name!r}")
+            _run_one(session, index)
+        elif entry.result == "rolled_back":
             raise InputError(
                 f"{session.run}: phase {phase.name!r} was refused by its gates and rolled back; run it with other settings:"
                 f" mgk phase {session.run} {phase.name} --out DIR --set phases.{phase.name}.…"
             )
-        if entry is None:
-            run = PhaseRun(session, index)
-            outcome = run.run()
-            row = load_row(session.store.path(f"{phase_folder(index, phase.name)}/scores.json"))
-            if row is not None and outcome.result != "rolled_back":
-                session.rows.append((phase.name, row))
-            retention = _write_retention(session)
-            length = session.events.log.sync() if session.events.log else 0
-            session.journal.add(
-                "phase_exit", phase=phase.name, result=outcome.result, metrics_length=length, **session.account()
-            )
-            if session.stop():
-                raise Interrupted(f"stopped after phase {phase.name!r}")
+        elif session.journal.last("committed", phase=phase.name) and not _left(session, phase.name):
+            _leave(session, index, entry.result)
         if phase.name == until and index + 1 < len(session.config.phases):
-            return _result(session, retention, finished=False)
+            return _result(session, finished=False)
+    _stop_here(session, "before the model was written")
     _finish(session)
-    return _result(session, retention, finished=True)
+    return _result(session, finished=True)
 
 
-def _write_retention(session: Session) -> dict[str, Any]:
-    split = {p.name for p in session.probes}
-    taught = {p.name: p.phase for p in session.probes if p.name in split}
+def _run_one(session: Session, index: int) -> None:
+    run = PhaseRun(session, index)
+    outcome = run.run()
+    if outcome.result != "rolled_back":
+        row = load_row(session.store.path(f"{run.folder}/scores.json"))
+        session.rows.append((session.config.phases[index].name, row or {}))
+    _leave(session, index, outcome.result)
+    if outcome.result == "rolled_back":
+        raise run.refused(outcome)
+
+
+def _left(session: Session, phase: str) -> bool:
+    return session.journal.last("phase_exit", phase=phase) is not None
+
+
+def _leave(session: Session, index: int, result: str) -> None:
+    """Note that a phase has ended; done again where a crash came between its commit and this."""
+    phase = session.config.phases[index].name
+    session.events("phase", phase=phase, index=index, state="exit", result=result)
+    digest = _write_retention(session)
+    mark = attrs.asdict(session.mark())
+    session.journal.add("phase_exit", phase=phase, result=result, metrics=mark, retention=digest, **session.account())
+
+
+def _stop_here(session: Session, where: str) -> None:
+    if session.stop():
+        raise Interrupted(f"stopped {where}")
+
+
+def _write_retention(session: Session) -> str:
+    """Write the matrix so far; return the file's digest."""
+    table = _retention(session)
+    session.store.write_json(RETENTION, table)
+    return text_digest(json_text(table))
+
+
+def _retention(session: Session) -> dict[str, Any]:
+    taught = {p.name: p.phase for p in session.probes}
     measured = {name for _, row in session.rows for name in row}
-    table = retention_table(session.rows, {k: v for k, v in taught.items() if k in measured}, session.marks)
-    session.store.write_json("retention.json", table)
-    return table
+    return retention_table(session.rows, {k: v for k, v in taught.items() if k in measured}, session.marks)
 
 
 def _finish(session: Session) -> None:
     """Write the model and close the record."""
-    if session.journal.last("finished") is not None:
-        return
     if session.config.run.save_model:
         session.events("load", what="save")
         with session.timed("save"):
             folder = session.store.write_folder("model", session.bundle.save)
-        digests = folder_digests(session.run, folder)
-        session.ledger.files |= digests
+        session.ledger.files |= folder_digests(session.run, folder)
         session.ledger.model = session.ledger.head
-    digest = session.ledger.save(session.store)
-    length = session.events.log.sync() if session.events.log else 0
+    digest = _write_retention(session)
     session.events("time", **{k: round(v, 3) for k, v in session.times.items()})
-    session.journal.add("finished", ledger=digest, metrics_length=length, **session.account())
+    session.commit("finished", retention=digest, **session.account())
 
 
-def _result(session: Session, retention: Mapping[str, Any], *, finished: bool) -> RunResult:
-    return RunResult(session.run, session.ledger, retention, dict(session.times), finished)
+def _result(session: Session, *, finished: bool) -> RunResult:
+    return RunResult(session.run, session.ledger, _retention(session), dict(session.times), finished)
 
 
 __all__ = ["Diverged", "RunResult", "resume_run", "run_phase", "run_pipeline"]

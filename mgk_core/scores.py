@@ -15,7 +15,7 @@ from mgk_core.bundle import Probe, Score
 from mgk_core.context import PhaseContext
 from mgk_core.errors import InputError, StoreError
 from mgk_core.hooks import Hooks
-from mgk_core.store import Store, read_json
+from mgk_core.store import Store, json_text, read_json, text_digest
 
 Row = Mapping[str, Score]
 
@@ -59,19 +59,30 @@ def check_probes(probes: Sequence[Probe], phases: Sequence[str]) -> None:
 def save_row(store: Store, name: str, row: Row, *, digest: str, marks: Mapping[str, Any] | None = None) -> Path:
     """Write one row with every item's value; ``digest``: of the weights it was measured on."""
     table = {"weights": digest, **(marks or {}), "scores": [attrs.asdict(s) for s in row.values()]}
-    return store.write_json(name, table)
+    return store.write_json(name, {**table, "hash": _hash(table)})
+
+
+def _hash(table: Mapping[str, Any]) -> str:
+    """Digest of a row as it is written, so that one that no ledger lists yet is not believed blindly."""
+    return text_digest(json_text({k: v for k, v in table.items() if k != "hash"}))
 
 
 def load_row(path: Path, digest: str | None = None) -> dict[str, Score] | None:
-    """Read a row back; None where it is missing or was measured on other weights."""
+    """Read a row back; None where there is none.
+
+    digest: of the weights it must have been measured on; a row of others, or one that is not whole,
+    is none, and is measured again.
+    """
     if not path.exists():
         return None
-    raw = read_json(path)
     try:
-        if digest is not None and raw["weights"] != digest:
+        raw = read_json(path)
+        if digest is not None and (raw["weights"] != digest or raw["hash"] != _hash(raw)):
             return None
         scores = cattrs.structure(raw["scores"], tuple[Score, ...])
-    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
+    except (StoreError, cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
+        if digest is not None:
+            return None
         raise StoreError(f"{path}: is damaged: {error}") from None
     return {s.probe: s for s in scores}
 

@@ -10,10 +10,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import attrs
 import torch
 from attrs import define, field
 
 from mgk_core.bundle import Bundle, PhaseData, Probe, Score
+from mgk_core.checkpoint import Loaded
+from mgk_core.commit import commit
 from mgk_core.config import Resolved
 from mgk_core.context import PhaseContext, Remembered
 from mgk_core.device import memory
@@ -21,6 +24,7 @@ from mgk_core.events import Events
 from mgk_core.hooks import Hooks
 from mgk_core.journal import Journal
 from mgk_core.ledger import Ledger
+from mgk_core.metricslog import Mark
 from mgk_core.rundir import phase_folder
 from mgk_core.settings import RunConfig
 from mgk_core.store import Store, read_tensors
@@ -30,7 +34,8 @@ from mgk_core.store import Store, read_tensors
 class Session:
     """One process working on one run directory.
 
-    rows: (row name, scores), row 0 first. marks: row name → why its scores are special.
+    rows: (row name, scores), row 0 first. marks: row name → why its scores are special. checkpoint:
+    where the next phase goes on, taken once. changed: this process accepted a change.
     """
 
     resolved: Resolved
@@ -47,6 +52,8 @@ class Session:
     targets: tuple[str, ...] = ()
     times: dict[str, float] = field(factory=dict)
     stop: Callable[[], bool] = lambda: False
+    checkpoint: Loaded | None = None
+    changed: bool = False
     _accounted: dict[str, float] = field(factory=dict)
 
     @property
@@ -79,6 +86,7 @@ class Session:
             history=self.history(index),
             scores=tuple(row for _, row in self.rows),
             probes=self.probes,
+            tell=self.events,
         )
 
     def history(self, index: int) -> tuple[Remembered, ...]:
@@ -89,6 +97,19 @@ class Session:
             if entry is not None and entry.result == "committed":
                 places.append((phase.name, self.store.path(f"{phase_folder(i, phase.name)}/statistics.safetensors")))
         return tuple(Remembered(name, path, _reader(path)) for name, path in places if path.exists())
+
+    def commit(self, event: str, **data: Any) -> None:
+        """Commit the ledger and note ``event``, with how far metrics.jsonl belongs to it."""
+        commit(self.store, self.journal, self.ledger, event, **data, metrics=attrs.asdict(self.mark()))
+
+    def mark(self) -> Mark:
+        """Bring the metrics to the device and say how far they are whole."""
+        return self.events.log.sync() if self.events.log is not None else Mark()
+
+    def take_checkpoint(self) -> Loaded | None:
+        """Return the checkpoint to go on from, the first time."""
+        found, self.checkpoint = self.checkpoint, None
+        return found
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:

@@ -23,6 +23,9 @@ class RunSettings:
     threads: int = option(0, at_least(0), help="CPU threads; 0: as many as this process may use")
     deterministic: bool = option(True, help="refuse operations that are not deterministic on the device")
     undo: str = option("memory", one_of("memory", "disk"), help="where a merge keeps the old weights")
+    auto_batch: bool = option(
+        False, help="halve the micro-batch where a step is out of memory; the batch stays, and so does the step"
+    )
     save_model: bool = option(True, help="write model/ at the end")
 
 

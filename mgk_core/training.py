@@ -13,9 +13,12 @@ from torch import Tensor
 from mgk_core.checkpoint import Progress
 from mgk_core.context import PhaseContext, StepFn, StepOut
 from mgk_core.device import memory
-from mgk_core.diagnose import first_bad_layer
+from mgk_core.diagnose import BAD, first_bad_layer
 from mgk_core.errors import MgkError
 from mgk_core.events import Events
+from mgk_core.outofmemory import FittingStep
+
+CHECKED = 4  # examples whose loss is compared at resume; a forward pass over them is a fraction of a step
 
 
 class Diverged(MgkError):
@@ -55,6 +58,7 @@ class Trainer:
     """Runs steps of one phase and tells of them.
 
     save: writes a checkpoint. stop: asked after every step; True ends the loop after a checkpoint.
+    halved: told of the micro-batch to which out-of-memory brought a step.
     """
 
     ctx: PhaseContext
@@ -63,6 +67,7 @@ class Trainer:
     progress: Progress
     save: Callable[[], None]
     stop: Callable[[], bool]
+    halved: Callable[[int], None] = lambda _: None
     best: dict[str, Tensor] | None = None
     _pending: list[StepOut] = field(factory=list)
     _since: float = field(factory=time.perf_counter)
@@ -71,37 +76,56 @@ class Trainer:
 
     def run(self, until: int) -> bool:
         """Train up to step ``until``; False where it was asked to stop before."""
-        ctx, settings = self.ctx, self.ctx.phase.train
-        assert ctx.data is not None  # noqa: S101 - the runner loads data first
-        train = ctx.data.train
-        order = Order(len(train), settings.batch_size, ctx.seed)
-        micro = settings.micro_batch or settings.batch_size
-        ctx.model.train()
+        settings = self.ctx.phase.train
+        order = self._order()
+        perform = FittingStep(self.ctx, self.step, self.progress, self._halved)
+        self.ctx.model.train()
         self._since = time.perf_counter()
         while self.progress.step < until:
             number = self.progress.step
-            rows = order.rows(number)
-            batches = [train.batch(rows[i : i + micro]) for i in range(0, len(rows), micro)]
-            self._pending.append(self.step(batches, number))
+            self._pending.append(perform(order.rows(number), number))
             self.progress.step = number + 1
             last = self.progress.step == until
             if last or self.progress.step % settings.log_every == 0:
                 self._flush(until)
             if settings.eval_every and (last or self.progress.step % settings.eval_every == 0):
                 self._evaluate_dev()
-            if not last and self._due():
+            asked = not last and self.stop()
+            if asked or (not last and self._due()):
                 self.checkpoint()
-            if not last and self.stop():
-                self.checkpoint()
+            if asked:
                 return False
         return True
+
+    def _order(self) -> Order:
+        assert self.ctx.data is not None  # noqa: S101 - the runner loads data first
+        return Order(len(self.ctx.data.train), self.ctx.phase.train.batch_size, self.ctx.seed)
+
+    def _halved(self, micro: int) -> None:
+        """Go on with smaller micro-batches; a checkpoint first, so that a resumed run has them from here on."""
+        self.halved(micro)
+        self.checkpoint()
 
     def checkpoint(self) -> None:
         """Write a checkpoint now; figures not yet logged go with it."""
         self._read_pending()
+        self.progress.check = self.next_loss()
         self.save()
         self._saved_at = time.monotonic()
         self.events("checkpoint", phase=self.ctx.phase.name, step=self.progress.step)
+
+    @torch.no_grad()
+    def next_loss(self) -> float:
+        """Mean loss of the next step's first examples, without dropout: what a resumed run must find again."""
+        ctx = self.ctx
+        assert ctx.data is not None  # noqa: S101 - the runner loads data first
+        rows = self._order().rows(self.progress.step)[:CHECKED]
+        was_training = ctx.model.training
+        ctx.model.eval()
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            total, count = ctx.bundle.loss(ctx.data.train.batch(rows))
+        ctx.model.train(was_training)
+        return float(total) / max(float(count), 1e-30)
 
     def _due(self) -> bool:
         settings = self.ctx.phase.train
@@ -155,14 +179,18 @@ class Trainer:
             raise Diverged(self._diagnosis())
 
     def _diagnosis(self) -> str:
-        ctx = self.ctx
+        ctx, settings = self.ctx, self.ctx.phase.train
         assert ctx.data is not None  # noqa: S101 - the runner loads data first
-        order = Order(len(ctx.data.train), ctx.phase.train.batch_size, ctx.seed)
-        layer = first_bad_layer(ctx.bundle, ctx.data.train.batch(order.rows(self.progress.step - 1)))
+        rows = self._order().rows(self.progress.step - 1)
+        micro = self.progress.micro_batch or settings.micro_batch or settings.batch_size
+        found = [
+            first_bad_layer(ctx.bundle, ctx.data.train.batch(rows[i : i + micro])) for i in range(0, len(rows), micro)
+        ]
+        layer = next((f for f in found if BAD in f), found[0])
         return (
             f"phase {ctx.phase.name!r}: {self.progress.bad_in_row} steps in a row up to step {self.progress.step}"
             f" had a loss or gradient that is not finite; {layer}; those updates were left out. Lower"
-            f" phases.{ctx.phase.name}.optimizer.lr or set optimizer.clip, then start the phase again with 'mgk phase'"
+            f" phases.{ctx.phase.name}.optimizer.lr or set optimizer.clip, then run the phase again with 'mgk phase'"
         )
 
     @torch.no_grad()

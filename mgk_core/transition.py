@@ -256,7 +256,6 @@ class Transition:
         session, ctx = self.session, self.ctx
         state = {k: v.detach() for k, v in self.adapter.state_dict().items()}
         session.store.write_folder(f"{self.folder}/adapter", lambda where: _save_adapter(where, self.adapter, state))
-        session.events.flush()
         report = self.report if result == "committed" else None
         entry = PhaseEntry(
             phase=ctx.phase.name,
@@ -280,8 +279,7 @@ class Transition:
             files=self._files(),
         )
         session.ledger.phases.append(entry)
-        digest = session.ledger.save(session.store)
-        session.journal.add("committed", phase=ctx.phase.name, result=result, merged=merged, ledger=digest)
+        session.commit("committed", phase=ctx.phase.name, result=result, merged=merged)
         self.result = result
         self._off.close()
         if self.report is not None and self.report.undo is not None and result == "committed":

@@ -1,0 +1,168 @@
+"""Where a run stands, and bringing a session there: the same run, its base built again, row 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import attrs
+from attrs import define
+
+from mgk_core.bundle import PhaseData, Score
+from mgk_core.checkpoint import Loaded, newest_sound
+from mgk_core.commit import settle
+from mgk_core.errors import InputError
+from mgk_core.identity import compare, identity_of
+from mgk_core.journal import Journal
+from mgk_core.ledger import Ledger, check_files
+from mgk_core.metricslog import NAME as METRICS
+from mgk_core.metricslog import Mark, MetricsLog, digest_of
+from mgk_core.rebuild import replay
+from mgk_core.rundir import CONFIG, phase_folder
+from mgk_core.scores import load_row, measure_row, save_row
+from mgk_core.session import Session
+from mgk_core.store import Store, file_digest, folder_digests
+
+BASE_STATISTICS = "base/statistics.safetensors"
+
+
+@define(eq=False)
+class Standpoint:
+    """What a run directory says of itself before anything heavy is loaded.
+
+    checkpoint: of the first phase that has not ended. mark: how much of metrics.jsonl stays.
+    damaged: newer checkpoints that could not be used, and why.
+    """
+
+    ledger: Ledger | None = None
+    checkpoint: Loaded | None = None
+    mark: Mark = attrs.field(factory=Mark)
+    damaged: Sequence[str] = ()
+
+
+def find(store: Store, journal: Journal, phases: Sequence[str]) -> Standpoint:
+    """Settle what a crash left in flight, hold every file against its digest, find the place to go on.
+
+    :raises DigestError: a file is not what was written
+    """
+    ledger = settle(store, journal)
+    stand = Standpoint(ledger, mark=_last_mark(journal))
+    ended = () if ledger is None else tuple(p.phase for p in ledger.phases)
+    if ledger is not None:
+        check_files(store.root, ledger.files)
+        for entry in ledger.phases:
+            check_files(store.root, entry.files)
+    for index, name in enumerate(phases):
+        folder = f"{phase_folder(index, name)}/checkpoint"
+        if not store.path(folder).is_dir():
+            continue
+        if name in ended:
+            store.remove(folder)  # the phase was committed, and the process died before it tidied up
+            continue
+        stand.checkpoint, stand.damaged = newest_sound(store.path(folder))
+        if stand.checkpoint is not None:
+            stand.mark = stand.checkpoint.progress.metrics
+    return stand
+
+
+def _last_mark(journal: Journal) -> Mark:
+    marks = (e["metrics"] for e in reversed(journal.events) if "metrics" in e)
+    return Mark(**next(marks, {}))
+
+
+def begin(session: Session, stand: Standpoint, accept: Iterable[str]) -> None:
+    """Start a run's record, or check that it is the same run; then build its base again."""
+    journal = session.journal
+    identity = identity_of(session)
+    if stand.ledger is not None:
+        _adopt(session, stand.ledger)
+    if journal.last("started") is None:
+        config = file_digest(session.store.path(CONFIG))
+        journal.add("started", identity=identity, environment=session.ledger.environment, config=config)
+    else:
+        _check_same(session, stand, identity, accept)
+    for message in stand.damaged:
+        journal.add("damaged", text=message)
+        session.events("note", phase="", text=f"a checkpoint is damaged and was left out: {message}")
+    session.checkpoint = stand.checkpoint
+    session.events.log = MetricsLog(session.store, stand.mark.length)
+    with session.timed("load"):
+        replay(session, session.ledger.phases)
+    _base_row(session)
+    _earlier_rows(session)
+
+
+def _adopt(session: Session, ledger: Ledger) -> None:
+    """Take over what the ledger says; the base that was loaded must be the one that it says."""
+    if session.ledger.base != ledger.base and session.journal.last("started") is None:
+        raise InputError(
+            f"the base has changed: was {ledger.base}, is {session.ledger.base}; a phase can be run again only on the"
+            " base that its run began with"
+        )
+    session.ledger.phases, session.ledger.files, session.ledger.model = ledger.phases, ledger.files, ledger.model
+
+
+def _check_same(session: Session, stand: Standpoint, identity: dict[str, str], accept: Iterable[str]) -> None:
+    """Refuse to go on where something has changed, save what is accepted; that is recorded."""
+    journal = session.journal
+    started = journal.last("started")
+    assert started is not None  # noqa: S101 - the caller looked
+    known = dict(started["identity"])
+    for event in journal.events:
+        known |= event["identity"] if event["event"] == "accepted" else {}
+    metrics = digest_of(session.store.path(METRICS), stand.mark.length)
+    taken = compare(known | {METRICS: stand.mark.digest}, identity | {METRICS: metrics}, accept)
+    journal.add("resumed")
+    if taken:
+        changed = {k: v for k, v in identity.items() if known.get(k) != v}
+        gone = {k: "absent" for k in known if k not in identity}
+        journal.add("accepted", changes=taken, identity=changed | gone)
+    for change in taken:
+        session.events("note", phase="", text=f"accepted change: {change}")
+    session.changed = bool(taken)
+
+
+def _base_row(session: Session) -> None:
+    """Row 0: every probe on the untouched base; and statistics of the base."""
+    store, name = session.store, "base/scores.json"
+    row = load_row(store.path(name), session.ledger.base)
+    if row is None:
+        with session.timed("evaluation"):
+            row = measure_row(session.hooks, session.context(0), ends=True)
+        save_row(store, name, row, digest=session.ledger.base)
+    session.rows.append(("base", row))
+    if session.journal.last("base") is None:
+        session.events("evaluation", phase="base", row="base", scores=plain(row.values()))
+        _base_statistics(session)
+        session.ledger.files = folder_digests(session.run, store.path("base"))
+        session.commit("base", digest=session.ledger.base, **session.account())
+
+
+def plain(scores: Iterable[Score]) -> list[dict[str, object]]:
+    """Return scores as an event tells them: without each item's value."""
+    return [attrs.asdict(s, filter=lambda a, _: a.name != "per_item") for s in scores]
+
+
+def _base_statistics(session: Session) -> None:
+    """Let plugins collect what they need to know of the base, over the calibration batches."""
+    if BASE_STATISTICS in session.ledger.files:
+        return  # a forked run has its predecessor's
+    calibration = tuple(b for d in session.data for b in d.calibration)
+    if not calibration:
+        return
+    ctx = session.context(0)
+    ctx.base_phase = True
+    ctx.data = PhaseData(train=session.data[0].train, calibration=calibration)
+    with session.timed("statistics"):
+        found = session.hooks.collect_statistics(ctx)
+    if found:
+        session.store.write_tensors(BASE_STATISTICS, found)
+
+
+def _earlier_rows(session: Session) -> None:
+    """Take up the rows of the phases that have ended."""
+    for entry in session.ledger.phases:
+        row = load_row(session.store.path(f"{phase_folder(entry.index, entry.phase)}/scores.json"))
+        if row is not None and entry.result != "rolled_back":
+            session.rows.append((entry.phase, row))
+            if entry.result == "kept_apart":
+                session.marks[entry.phase] = "kept apart"
