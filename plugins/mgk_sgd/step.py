@@ -35,7 +35,8 @@ class StandardStep:
         self.terms = ctx.terms
         self.clip: float | None = getattr(phase.phase.optimizer, "clip", None)
         self.schedule = Schedule.of(phase.phase.optimizer, phase.steps)
-        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        # A second step of the phase (after a recovery) must not take the scheduled rate for the full one.
+        self.rates = [float(group.setdefault("initial_lr", group["lr"])) for group in self.optimizer.param_groups]
         self.wait = phase.device.type == "cpu" if wait is None else wait
         self.gradient_of = choose(phase, self.parameters, own=getattr(phase.phase.step, "gradients", "auto") == "auto")
         self.update = make_update(self.optimizer, on_device=not self.wait)

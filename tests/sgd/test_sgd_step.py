@@ -179,6 +179,14 @@ def test_learning_rates_follow_the_schedule(make_phase: Any, batches: Any) -> No
     assert ctx.phase.optimizer.param_groups[0]["lr"] == rates[-1]
 
 
+def test_a_second_step_of_a_phase_has_the_full_rate(make_phase: Any, batches: Any) -> None:
+    """After a recovery the rate is that of the configuration, not what the schedule had left of it."""
+    ctx = make_phase({"optimizer": {"type": "sgd", "lr": 0.5, "schedule": "linear"}}, steps=10)
+    batch = batches(ctx, 1)[0]
+    assert StandardStep(ctx)([batch], 9).lr == pytest.approx(0.05)
+    assert StandardStep(ctx)([batch], 0).lr == 0.5
+
+
 class Foreign(torch.optim.Optimizer):
     """Another plugin's optimizer: state of its own, replaced rather than written to."""
 
