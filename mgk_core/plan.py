@@ -279,7 +279,7 @@ def _plugins(session: Session, phase: PhaseConfig) -> Iterator[tuple[str, str]]:
 
 def _hooks(session: Session) -> dict[str, tuple[str, ...]]:
     """Return hook → the plugins that implement it, in the order in which they are asked."""
-    found: dict[str, tuple[str, ...]] = {hook: () for hook in spec_names()}
+    found: dict[str, tuple[str, ...]] = dict.fromkeys(spec_names(), ())
     for info in reversed(session.hooks.plugins.infos):  # pluggy asks the last registered first
         for hook in info.hooks:
             found[hook] = (*found[hook], info.name)

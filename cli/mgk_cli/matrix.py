@@ -58,7 +58,7 @@ def _column(table: Mapping[str, Any], j: int, *, heat: bool, colour: bool) -> Co
     probe = table["probes"][j]
     heats = tuple(_heat(table, j)) if heat else (None,) * len(table["rows"])
     cells = tuple(
-        words.score(row[j], table["stderr"][i][j]) + ("" if colour else _shade(heats[i]))
+        words.score(row[j], table["stderr"][i][j]) + (_shade(heats[i]) if heat and not colour else "")
         for i, row in enumerate(table["R"])
     )
     rows = [r["name"] for r in table["rows"]]

@@ -1,0 +1,71 @@
+"""``mgk rebuild``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mgk_cli import options
+from mgk_cli.lazy import Command
+
+
+@click.command(
+    "rebuild",
+    cls=Command,
+    short_help="Build a run's model again, up to or without a phase.",
+    epilog="Example: mgk rebuild runs/textmodel-1 --until plain_text --out models/after-text",
+)
+@options.RUN
+@click.option("--until", metavar="PHASE", help="Stop after this phase: the model as it stood then, bit for bit.")
+@click.option(
+    "--without", "leave_out", multiple=True, metavar="PHASE", help="Leave this phase's delta out. May be repeated."
+)
+@click.option("--scale", multiple=True, metavar="PHASE=FACTOR", help="Scale this phase's delta. May be repeated.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="New directory for the model."
+)
+@options.without_option
+@options.json_option
+def command(
+    *, run: Path, until: str | None, leave_out: tuple[str, ...], scale: tuple[str, ...], out: Path,
+    without: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Build the model of RUN again from its base and its adapters; nothing is trained.
+
+    A prefix (--until) is held against the ledger and must be bit-identical on the same device,
+    thread count and library versions. --without and --scale give a model that never was.
+    """
+    import attrs
+
+    from mgk_cli.console import line
+    from mgk_cli.listing import print_json
+    from mgk_cli.words import digest
+    from mgk_core.derive import rebuild
+
+    made = rebuild(run, out, until=until, leave_out=leave_out, scales=dict(map(_factor, scale)), without=without)
+    if as_json:
+        print_json([attrs.asdict(made)])
+        return
+    line(f"model {made.directory}: base + {' + '.join(_term(p, made.scales) for p in made.phases) or 'nothing'}")
+    if made.recorded is None:
+        line(f"weights {digest(made.weights)}…; no run had this model, and none of its scores are known")
+    else:
+        line(f"weights {digest(made.weights)}…, as the ledger says")
+
+
+def _factor(text: str) -> tuple[str, float]:
+    """Parse PHASE=FACTOR."""
+    name, equals, value = text.partition("=")
+    try:
+        factor = float(value)
+    except ValueError:
+        factor = float("nan")
+    if not equals or not name or not -1e6 < factor < 1e6:
+        raise click.UsageError(f"--scale {text}: expected PHASE=FACTOR, such as mcq=0.5")
+    return name, factor
+
+
+def _term(phase: str, scales: object) -> str:
+    factor = scales.get(phase, 1.0) if isinstance(scales, dict) else 1.0
+    return phase if factor == 1.0 else f"{factor:g}·{phase}"
