@@ -11,8 +11,8 @@ from mgk_core.errors import InputError, nearest
 from mgk_core.events import Sink, ignore
 from mgk_core.ledger import Ledger, PhaseEntry
 from mgk_core.rebuild import replay
-from mgk_core.reopen import reopen
-from mgk_core.rundir import claim
+from mgk_core.reopen import reopen, reserved
+from mgk_core.session import Session
 from mgk_core.store import Store
 
 RECORD = "mgk-rebuild.json"
@@ -52,20 +52,20 @@ def rebuild(
     factors = dict(scales or {}) | dict.fromkeys(leave_out, 0.0)
     for name in factors:
         _merged(session.ledger, entries, name)
-    claim(out)
-    with session.timed("merge"):
-        digest = replay(session, entries, scales=factors or None)
-    used = tuple(e.phase for e in entries if e.result == "committed" and factors.get(e.phase, 1.0) != 0.0)
-    recorded = None if factors else (entries[-1].merged if entries else session.ledger.base)
-    result = Rebuilt(out, used, factors, digest, recorded)
-
-    def produce(where: Path) -> None:
-        session.bundle.save(where)
-        Store(where).write_json(RECORD, _record(session.ledger, result, run))
-
-    with session.timed("save"):
-        Store(out.parent).write_folder(out.name, produce)
+    with reserved(out):
+        with session.timed("merge"):
+            digest = replay(session, entries, scales=factors or None)
+        used = tuple(e.phase for e in entries if e.result == "committed" and factors.get(e.phase, 1.0) != 0.0)
+        recorded = None if factors else (entries[-1].merged if entries else session.ledger.base)
+        result = Rebuilt(out, used, factors, digest, recorded)
+        with session.timed("save"):
+            Store(out.parent).write_folder(out.name, lambda where: _write(where, session, result))
     return result
+
+
+def _write(where: Path, session: Session, result: Rebuilt) -> None:
+    session.bundle.save(where)
+    Store(where).write_json(RECORD, _record(session, result))
 
 
 def _prefix(ledger: Ledger, until: str | None) -> list[PhaseEntry]:
@@ -89,11 +89,11 @@ def _merged(ledger: Ledger, entries: list[PhaseEntry], name: str) -> None:
         )
 
 
-def _record(ledger: Ledger, result: Rebuilt, run: Path) -> dict[str, object]:
+def _record(session: Session, result: Rebuilt) -> dict[str, object]:
     return {
-        "run": run.name,
-        "base": ledger.base,
-        "base_spec": ledger.base_spec,
+        "run": session.run.name,
+        "base": session.ledger.base,
+        "base_spec": session.ledger.base_spec,
         "phases": result.phases,
         "scales": dict(result.scales),
         "weights": result.weights,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from mgk_core.events import Events, Sink, ignore
 from mgk_core.journal import open_journal
 from mgk_core.ledger import read_ledger
 from mgk_core.opening import prepare_run
-from mgk_core.rundir import require_run
+from mgk_core.rundir import claim, require_run
 from mgk_core.session import Session
 from mgk_core.store import Store
 
@@ -44,3 +45,19 @@ def reopen(run: Path, *, without: Iterable[str] = (), sink: Sink = ignore) -> Se
         )
     journal = open_journal(store, repair=False)
     return Session(prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger)
+
+
+@contextmanager
+def reserved(out: Path) -> Iterator[None]:
+    """Hold a new directory while what goes into it is made; where that fails it is gone again.
+
+    :raises InputError: it is not empty, or no directory
+    """
+    fresh = claim(out)
+    try:
+        yield
+    except BaseException:
+        if fresh:
+            with suppress(OSError):  # the error that ended the work is the one to tell
+                out.rmdir()
+        raise
