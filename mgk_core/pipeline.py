@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import graphlib
 import re
+import sys
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -130,3 +132,18 @@ def _insert(result: list[Phase], phase: Phase, rank: Mapping[str, int]) -> None:
                 f" {phase.before!r} does not come after {phase.after!r}"
             )
     result.insert(place, phase)
+
+
+class _Callable(types.ModuleType):
+    """This module, which `mgk_core.pipeline` names once it is imported, instead of the function of that name.
+
+    Python sets a package's attribute to each submodule that is loaded; so this one does what the function does.
+    """
+
+    def __call__(self, name: str) -> Pipeline:
+        from mgk_core.api import pipeline
+
+        return pipeline(name)
+
+
+sys.modules[__name__].__class__ = _Callable
