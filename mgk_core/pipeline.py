@@ -135,7 +135,7 @@ def _insert(result: list[Phase], phase: Phase, rank: Mapping[str, int]) -> None:
 
 
 class _Callable(types.ModuleType):
-    """This module, which `mgk_core.pipeline` names once it is imported, instead of the function of that name.
+    """What `mgk_core.pipeline` names once it is imported, instead of the function of that name.
 
     Python sets a package's attribute to each submodule that is loaded; so this one does what the function does.
     """
