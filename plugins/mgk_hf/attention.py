@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mgk_hf.layout import Layout, Rearrange
+from mgk_hf.layout import Layout
 
 NAME = "mgk_segments"
 ARGUMENT = "mgk_layout"
@@ -69,8 +69,7 @@ def attention(
     out = out.transpose(1, 2)
     if not layout.plain:
         width = out.shape[2] * out.shape[3]
-        flat = Rearrange.apply(out.reshape(-1, width), layout.back, layout.rows.flatten())
-        out = flat.view(batch, length, *out.shape[2:])
+        out = layout.to_batch(out.reshape(-1, width)).view(batch, length, *out.shape[2:])
     return out, None
 
 
@@ -80,9 +79,7 @@ def _by_sequence(x: Tensor, layout: Layout) -> Tensor:
         return x
     _, heads, _, depth = x.shape
     flat = x.transpose(1, 2).reshape(-1, heads * depth)  # (N, H·D)
-    rows = Rearrange.apply(flat, layout.rows.flatten(), layout.back)
-    moved: Tensor = rows.view(*layout.rows.shape, heads, depth).transpose(1, 2)
-    return moved
+    return layout.to_sequences(flat).view(*layout.rows.shape, heads, depth).transpose(1, 2)
 
 
 def _grouped(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,8 @@ class TokenBatch:
         """Return the batch on a device."""
         branch = None if self.branch_ids is None else self.branch_ids.to(device)
         moved = (t.to(device) for t in (self.input_ids, self.labels, self.position_ids, self.segment_ids))
-        return TokenBatch(*moved, branch)
+        ids, labels, positions, segments = moved
+        return TokenBatch(ids, labels, positions, segments, branch)
 
     @property
     def tokens(self) -> int:
@@ -90,7 +91,7 @@ def unpack(batch: TokenBatch) -> list[Sequence_]:
     """Return the batch's sequences in the order of their numbers."""
     flat_segments = batch.segment_ids.flatten()
     sequences: list[Sequence_] = []
-    for number in flat_segments[flat_segments != PADDING].unique(sorted=True).tolist():
+    for number in torch.unique(flat_segments[flat_segments != PADDING]).tolist():
         mask = flat_segments == number
         sequences.append((batch.input_ids.flatten()[mask].tolist(), batch.labels.flatten()[mask].tolist()))
     return sequences

@@ -36,11 +36,10 @@ class HfBundle:
     source: Path | None = None
     budget: int = 1024
     notes: list[str] = field(factory=list)
+    model: nn.Module = field(init=False)
 
-    @property
-    def model(self) -> nn.Module:
-        """The transformers model."""
-        return self.network.whole
+    def __attrs_post_init__(self) -> None:
+        self.model = self.network.whole
 
     @property
     def adaptable(self) -> str:
@@ -99,7 +98,7 @@ class HfBundle:
         options = int(packed.option[-1]) + 1
         hidden = self.network(packed.batch.to(self.device))
         # Options begin at one position, so its logits are computed once for all of them.
-        places, place = packed.where.to(self.device).unique(return_inverse=True)
+        places, place = torch.unique(packed.where.to(self.device), return_inverse=True)
         logprob = self.network.head.logprob(hidden[places], place, packed.wanted.to(self.device))
         sums = torch.zeros(options, dtype=torch.float64)
         result: list[float] = sums.index_add_(0, packed.option, logprob.double().cpu()).tolist()

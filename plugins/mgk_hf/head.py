@@ -50,7 +50,7 @@ class Head:
         if type(self.module) not in {nn.Linear, WideLinear}:
             return False
         frozen_ = not any(p.requires_grad for p in self.module.parameters())
-        return frozen_ and self.module.weight.is_floating_point()  # type: ignore[union-attr, operator]
+        return frozen_ and self.module.weight.is_floating_point()  # type: ignore[operator]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return fp32 logits. hidden: (N, D)   returns (N, V)."""
@@ -65,7 +65,7 @@ class Head:
         if not self.fast:
             return torch.cat([
                 torch.log_softmax(self.logits(hidden[p]), 1).gather(1, t[:, None]).squeeze(1)
-                for p, t in zip(place.split(PLAIN_CHUNK), tokens.split(PLAIN_CHUNK), strict=True)
+                for p, t in zip(torch.split(place, PLAIN_CHUNK), torch.split(tokens, PLAIN_CHUNK), strict=True)
             ])
         weight, bias = self.module.weight, getattr(self.module, "bias", None)
         h = hidden.float() * self.scale
@@ -84,7 +84,7 @@ class Head:
         if self.fast:
             bias = getattr(self.module, "bias", None)
             states = hidden * self.scale if self.scale != 1 else hidden
-            result: Tensor = _HeadNll.apply(states, self.module.weight, bias, labels, self.softcap)
+            result: Tensor = _HeadNll.apply(states, self.module.weight, bias, labels, self.softcap)  # type: ignore[no-untyped-call]
             return result
         return self._plain(hidden, labels)
 
@@ -96,7 +96,7 @@ class Head:
 
         parts = [
             checkpoint(chunk, h, y, use_reentrant=False)
-            for h, y in zip(hidden.split(PLAIN_CHUNK), labels.split(PLAIN_CHUNK), strict=True)
+            for h, y in zip(torch.split(hidden, PLAIN_CHUNK), torch.split(labels, PLAIN_CHUNK), strict=True)
         ]
         return torch.cat(parts)
 

@@ -21,7 +21,7 @@ class Layout:
 
     rows: (S, L) flat positions of each sequence in order, 0 where it is shorter. back: (N,) flat
     position → index into S·L. plain: True where the batch already is (S, L). positions, branches:
-    (S, L), None where no mask needs them. Right padding needs no mask: attention is causal, so no
+    (S, L), None where no mask needs them. empty: indices into S·L where a sequence is shorter. Right padding needs no mask: attention is causal, so no
     token of a sequence sees what stands behind it.
     """
 
@@ -30,7 +30,18 @@ class Layout:
     plain: bool
     positions: Tensor
     branches: Tensor | None
+    empty: Tensor | None = None
     _masks: dict[int | None, Tensor] = field(factory=dict, init=False, repr=False)
+
+    def to_sequences(self, x: Tensor) -> Tensor:
+        """(N, D) → (S·L, D)."""
+        moved: Tensor = Gather.apply(x, self.rows.flatten(), self.back, None)  # type: ignore[no-untyped-call]
+        return moved
+
+    def to_batch(self, x: Tensor) -> Tensor:
+        """(S·L, D) → (N, D)."""
+        moved: Tensor = Gather.apply(x, self.back, self.rows.flatten(), self.empty)  # type: ignore[no-untyped-call]
+        return moved
 
     def mask(self, window: int | None) -> Tensor | None:
         """Return (S, 1, L, L) booleans, True where a query may look; None: plain causal attention.
@@ -64,16 +75,18 @@ def layout_of(batch: TokenBatch) -> Layout:
     count = segments.numel()
     if _is_plain(batch.segment_ids):
         index = torch.arange(count, device=segments.device)
-        return Layout(index.view(batch.segment_ids.shape), index, True, batch.position_ids, batch.branch_ids)  # noqa: FBT003
+        return Layout(index.view(batch.segment_ids.shape), index, True, batch.position_ids, batch.branch_ids)
     # Padding becomes a sequence of its own: it is computed with the rest and read by nobody.
-    _, inverse, lengths = segments.unique_consecutive(return_inverse=True, return_counts=True)
+    _, inverse, lengths = torch.unique_consecutive(segments, return_inverse=True, return_counts=True)
     starts = lengths.cumsum(0) - lengths
     width = int(lengths.max())
     offset = torch.arange(width, device=segments.device)
-    rows = torch.where(offset < lengths[:, None], starts[:, None] + offset, 0)  # (S, L)
+    inside = offset < lengths[:, None]
+    rows = torch.where(inside, starts[:, None] + offset, 0)  # (S, L)
     back = inverse * width + (torch.arange(count, device=segments.device) - starts[inverse])
     branches = None if batch.branch_ids is None else batch.branch_ids.flatten()[rows]
-    return Layout(rows, back, False, batch.position_ids.flatten()[rows], branches)  # noqa: FBT003
+    empty = (~inside).flatten().nonzero().squeeze(1)
+    return Layout(rows, back, False, batch.position_ids.flatten()[rows], branches, empty)
 
 
 def _is_plain(segments: Tensor) -> bool:
@@ -84,21 +97,24 @@ def _is_plain(segments: Tensor) -> bool:
     return bool(inside.all() & padded_last.all() & (first != PADDING).all())
 
 
-class Rearrange(torch.autograd.Function):
+class Gather(torch.autograd.Function):
     """``x[there]`` whose gradient is ``g[back]``: both ways a gather, never a scatter.
 
-    Right where every position of x appears in ``there`` once, save for padding, whose gradient
-    is zero anyway.
+    Right where every position of x stands in ``there`` once; ``empty`` are the rows of x that
+    stand nowhere (padding), whose gradient is 0.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
-        """x: (N, D)   there: (M,)   returns (M, D)."""
-        ctx.save_for_backward(back)
+    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor, empty: Tensor | None) -> Tensor:
+        """x: (N, D)   there: (M,)   back: (N,)   returns (M, D)."""
+        ctx.save_for_backward(back, empty)
         return x.index_select(0, there)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         """Gather the gradient back into the order of x."""
-        (back,) = ctx.saved_tensors
-        return grads[0].index_select(0, back), None, None
+        back, empty = ctx.saved_tensors
+        gradient = grads[0].index_select(0, back)
+        if empty is not None:
+            gradient.index_fill_(0, empty, 0.0)
+        return gradient, None, None, None

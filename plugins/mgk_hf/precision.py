@@ -41,8 +41,8 @@ def best_compute(device: torch.device) -> Compute:
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     if device.type != "cpu":
         return "float32"
-    able = torch.backends.mkldnn.is_available() and _cpu_has("amx_tile", "avx512_bf16")
-    return "bfloat16" if able else "float32"
+    able = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return "bfloat16" if able and _cpu_has("amx_tile", "avx512_bf16") else "float32"
 
 
 def _cpu_has(*features: str) -> bool:
@@ -60,20 +60,21 @@ def apply_policy(model: nn.Module, compute: Compute, *, masters: torch.dtype | N
     """
     if masters is None:
         return
-    tables = {id(m.weight) for m in _tables(model)}
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and id(parameter) not in tables:
-            parameter.data = parameter.data.to(masters)
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            buffer.data = buffer.data.to(masters)
-    for table in _tables(model):
+    tables = _tables(model)
+    _convert(model, masters, keep={id(t.weight) for t in tables})
+    for table in tables:
         if table.weight.dtype != masters:
             _widen(table)
     if compute == "bfloat16" and masters == torch.float32:
         for module in model.modules():
             if type(module) is nn.Linear:
                 module.__class__ = MixedLinear
+
+
+def _convert(model: nn.Module, dtype: torch.dtype, keep: set[int]) -> None:
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and id(tensor) not in keep:
+            tensor.data = tensor.data.to(dtype)
 
 
 def _tables(model: nn.Module) -> list[Any]:
@@ -89,12 +90,14 @@ def _widen(table: nn.Module) -> None:
         table.__class__ = wide_embedding(type(table))
     # The true scale, √D, was rounded when the module was made in bf16.
     if (scalar := getattr(table, "scalar_embed_scale", None)) is not None:
-        table.embed_scale = torch.tensor(scalar, dtype=torch.float32, device=table.weight.device)  # type: ignore[union-attr]
+        device = next(table.parameters()).device
+        table.register_buffer("embed_scale", torch.tensor(float(scalar), device=device), persistent=False)
 
 
 class WideLinear(nn.Linear):
     """A linear map stored in few bits that gives fp32: the weight is widened block by block."""
 
+    computes = nn.Linear
     block = 4096
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
@@ -102,7 +105,7 @@ class WideLinear(nn.Linear):
         if input.dtype == self.weight.dtype:
             return nn.functional.linear(input, self.weight, self.bias)
         x = input.float()
-        out = torch.cat([x @ w.to(x.dtype).t() for w in self.weight.split(self.block)], -1)
+        out = torch.cat([x @ w.to(x.dtype).t() for w in torch.split(self.weight, self.block)], -1)
         return out if self.bias is None else out + self.bias.to(x.dtype)
 
 
@@ -128,8 +131,13 @@ def wide_embedding(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 class MixedLinear(nn.Linear):
-    """A linear map whose master is fp32 and whose products are bf16, between fp32 ends."""
+    """A linear map whose master is fp32 and whose products are bf16, between fp32 ends.
 
+    computes: what this forward computes, rounding aside, for code that adapts modules by what
+    they are.
+    """
+
+    computes = nn.Linear
     _narrow: Tensor | None = None
     _narrow_of: tuple[int, int] = (0, -1)
 

@@ -44,7 +44,10 @@ def pack_items(items: Sequence[Item]) -> PackedItems:
 
     :raises InputError: a prompt or an option without tokens
     """
-    ids, positions, segments, branches = [], [], [], []
+    ids: list[int] = []
+    positions: list[int] = []
+    segments: list[int] = []
+    branches: list[int] = []
     where: list[int] = []
     wanted: list[int] = []
     option: list[int] = []

@@ -30,9 +30,9 @@ class HfSpec(Spec):
         help="auto: packed sequences through sdpa where the model allows it; any other: padded rows",
     )  # fmt: skip
     quantize: str = option("none", one_of("none", "int8", "nf4"), help="load the base quantized, by bitsandbytes")
-    checkpointing: bool = option(False, help="recompute activations in the backward pass: less memory, a third more time")  # noqa: FBT003
+    checkpointing: bool = option(False, help="recompute activations in the backward pass: less memory, a third more time")
     device_map: str | None = option(None, help="spread a large model over devices, as accelerate's device_map: 'auto' ...")
-    trust_remote_code: bool = option(False, help="run Python code that comes with the model")  # noqa: FBT003
+    trust_remote_code: bool = option(False, help="run Python code that comes with the model")
     token_budget: int = option(1024, at_least(64), help="positions computed together when options are scored")
     text: str = option(
         "package:mgk_phases/data/korean_medical/text/train.jsonl",

@@ -1,0 +1,77 @@
+"""Small models of several families, and texts to show them."""
+
+import pytest
+import torch
+
+from mgk_hf.bundle import HfBundle
+from mgk_hf.network import take_apart
+from mgk_hf.tiny import tiny_config, tiny_model, tiny_tokenizer
+
+TEXTS = (
+    "당뇨병은 혈당이 높은 상태가 오래 계속되는 대사 질환이다.",
+    "고혈압은 혈압이 지속적으로 높은 상태를 말한다.",
+    "The heart pumps blood through the body.",
+    "폐렴은 폐에 생긴 염증으로, 기침과 열이 난다.",
+    "간은 해독을 맡는다.",
+)
+VOCABULARY = 320
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A byte-level tokenizer small enough that short texts have many tokens."""
+    return tiny_tokenizer(TEXTS, VOCABULARY)
+
+
+def family(name, seed=0):
+    """Build a small model of a family with weights large enough that differences show."""
+    import transformers as t
+
+    makers = {
+        "gemma3": lambda: tiny_model(VOCABULARY, seed, sliding_window=9),
+        "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**SIZES)),
+        "qwen2": lambda: t.Qwen2ForCausalLM(
+            t.Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=9, max_window_layers=1)
+        ),
+        "mistral": lambda: t.MistralForCausalLM(t.MistralConfig(**SIZES, sliding_window=9)),
+        "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4)),
+        "granite": lambda: t.GraniteForCausalLM(t.GraniteConfig(**SIZES, logits_scaling=8.0)),
+        "gemma2": lambda: t.Gemma2ForCausalLM(t.Gemma2Config(**SIZES, head_dim=16, sliding_window=9)),
+        "gemma3-multimodal": lambda: t.Gemma3ForConditionalGeneration(multimodal_config()),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = makers[name]().eval().requires_grad_(False)
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(3)
+            elif not parameter.any():
+                parameter.normal_(std=0.1)
+    return model
+
+
+def multimodal_config():
+    """A Gemma 3 with a vision tower, as MedGemma 4B has one."""
+    from transformers import Gemma3Config
+
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    return Gemma3Config(text_config=tiny_config(VOCABULARY).to_dict(), vision_config=vision, mm_tokens_per_image=4)
+
+
+@pytest.fixture
+def make_bundle(tokenizer):
+    """Return a maker of bundles by family."""
+
+    def make(name="gemma3", seed=0):
+        return HfBundle(take_apart(family(name, seed)), tokenizer, torch.device("cpu"))
+
+    return make
+
+
+@pytest.fixture
+def sequences(tokenizer):
+    """Token sequences of different lengths."""
+    return [tuple(tokenizer(text).input_ids) for text in TEXTS]
