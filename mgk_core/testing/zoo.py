@@ -69,12 +69,11 @@ class Swap(nn.Module):
 class Case:
     """A model and how to make inputs for it.
 
-    targets: patterns of the weights to adapt. sample: generator, batch → the model's input.
+    sample: generator, batch → the model's input.
     """
 
     kind: Kind
     model: nn.Module = field(repr=False)
-    targets: tuple[str, ...] = field(repr=False)
     sample: Callable[[torch.Generator, int], Tensor] = field(repr=False)
 
     def inputs(self, seed: int = 0, batch: int = 5) -> Tensor:
@@ -98,8 +97,7 @@ def make(kind: Kind, *, seed: int = 0, dtype: torch.dtype = torch.float32, layer
         model(sample(torch.Generator().manual_seed(0), 2))  # lazy layers take their shape
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-    targets = ("*",) if kind != "experts" else ("*",)
-    return Case(kind, model.to(dtype).eval(), targets, sample)
+    return Case(kind, model.to(dtype).eval(), sample)
 
 
 def _more(count: int) -> list[nn.Module]:

@@ -46,24 +46,15 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {  # keys that change what an adapter com
 def why_not(adapter: LoraAdapter) -> str | None:
     """Return why PEFT's format cannot hold this adapter, or None where it can."""
     for candidate in adapter.chosen:
-        attention = isinstance(candidate.module, nn.MultiheadAttention)
         if candidate.layout.batched:
             return f"{candidate.name}: PEFT has no such delta for grouped convolutions and stacks of matrices"
-        if candidate.kind == "weight" and not attention:
+        if isinstance(candidate.module, nn.MultiheadAttention):
+            return f"{candidate.name}: PEFT (0.21.2 at least) adds the delta of nn.MultiheadAttention's out_proj twice"
+        if candidate.kind == "weight":
             return f"{candidate.name}: PEFT adapts no plain weights of this kind"
-        if attention and (adapter.spec.bias or isinstance(adapter.spec, DoraSpec)):
-            return f"{candidate.name}: PEFT has neither bias nor DoRA for nn.MultiheadAttention"
-        if attention and not _whole_attention(adapter, candidate):
-            return f"{candidate.name}: PEFT adapts nn.MultiheadAttention as a whole, with one rank and scale"
         if candidate.kind == "embedding" and adapter.spec.bias:
             return f"{candidate.name}: PEFT has no bias for embeddings"
     return None
-
-
-def _whole_attention(adapter: LoraAdapter, candidate: Candidate) -> bool:
-    pairs = {c.attribute: adapter.pair(c.weight) for c in adapter.chosen if c.module is candidate.module}
-    alike = {(p.a.shape[0], p.scale) for p in pairs.values()}
-    return pairs.keys() == {"in_proj_weight", "out_proj.weight"} and len(alike) == 1
 
 
 def save_peft(adapter: LoraAdapter, directory: Path) -> None:
@@ -101,8 +92,6 @@ def attach_peft(model: nn.Module, directory: Path, name: str) -> LoraAdapter:
     _check(config, directory)
     modules = {module: tensors[module]["a"].shape[0] for module in tensors if "a" in tensors[module]}
     exact = {module: f"re:{re.escape(module)}" for module in modules}
-    attention = {c: f"re:{re.escape(c)}\\.in_proj_weight" for c in modules if _is_attention(model, c)}
-    exact |= attention
     cls = DoraSpec if config.get("use_dora") else LoraSpec
     spec = cls(
         type="dora" if cls is DoraSpec else "lora",
@@ -124,13 +113,6 @@ def attach_peft(model: nn.Module, directory: Path, name: str) -> LoraAdapter:
     return adapter
 
 
-def _is_attention(model: nn.Module, name: str) -> bool:
-    try:
-        return isinstance(model.get_submodule(name), nn.MultiheadAttention)
-    except AttributeError:
-        return False
-
-
 def _to_peft(candidate: Candidate, pair: Pair) -> dict[str, Tensor]:
     a, b = pair.a.detach(), pair.b.detach()
     if pair.a0 is not None and pair.b0 is not None:
@@ -139,7 +121,7 @@ def _to_peft(candidate: Candidate, pair: Pair) -> dict[str, Tensor]:
     if kernel:
         a = a.reshape(a.shape[0], -1, *kernel)
         b = b.reshape(*b.shape, *[1] * len(kernel))
-    key = _PREFIX + _peft_module(candidate)
+    key = _PREFIX + candidate.name
     names = (
         ("lora_embedding_A", "lora_embedding_B")
         if candidate.kind == "embedding"
@@ -154,18 +136,10 @@ def _to_peft(candidate: Candidate, pair: Pair) -> dict[str, Tensor]:
     return {k: v.contiguous().cpu().clone() for k, v in result.items()}
 
 
-def _peft_module(candidate: Candidate) -> str:
-    """Return the module's name as PEFT's keys have it; attention is wrapped, its out_proj inside."""
-    if isinstance(candidate.module, nn.MultiheadAttention):
-        inside = candidate.attribute == "out_proj.weight"
-        return candidate.module_name + (".base_layer.out_proj" if inside else "")
-    return candidate.name
-
-
 def _from_peft(
     candidate: Candidate, pair: Pair, tensors: Mapping[str, Mapping[str, Tensor]], directory: Path
 ) -> dict[str, Tensor]:
-    module = _peft_module(candidate).replace(".base_layer", "")
+    module = candidate.name
     found = dict(tensors.get(module, {}))
     if "a" not in found or "b" not in found:
         raise InputError(f"{directory / TENSORS}: has no factors for {module}")
@@ -190,10 +164,9 @@ def _read(directory: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]
     tensors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in raw.items():
         match = _KEY.fullmatch(key)
-        if match is None:
-            raise InputError(f"{directory / TENSORS}: {key}: no tensor of a LoRA adapter")
-        module = match["module"].replace(".base_layer", "")
-        tensors.setdefault(module, {})[_PART[match["part"]]] = tensor
+        if match is None or ".base_layer." in key:
+            raise InputError(f"{directory / TENSORS}: {key}: not a tensor of a LoRA that mgk reads")
+        tensors.setdefault(match["module"], {})[_PART[match["part"]]] = tensor
     return config, tensors
 
 
