@@ -10,6 +10,10 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+TOKENS = click.option(
+    "--tokens", type=click.IntRange(1, 8192), default=128, metavar="N", help="Longest answer.  [default: 128]"
+)
+
 RUN = click.argument("run", type=click.Path(path_type=Path))
 
 
