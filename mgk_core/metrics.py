@@ -170,6 +170,16 @@ def _bootstrap(differences: Sequence[float], draws: int, seed: int) -> float:
     return max(1 / draws, min(1.0, 2 * min(below, 1 - below)))
 
 
+def interval(score: Score, *, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a mean: Wilson's (1927) for right-or-wrong items, else mean ± z standard errors."""
+    p, n = score.value, score.n
+    if not score.per_item or not set(score.per_item) <= {0.0, 1.0}:
+        return p - z * score.stderr, p + z * score.stderr
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def retention_of(rows: Sequence[tuple[str, Mapping[str, Score]]], taught_by: Mapping[str, str]) -> Retention:
     """Build R from (row name, scores) pairs; ``taught_by``: probe → phase name, or ``"base"``."""
     names = [name for name, _ in rows]

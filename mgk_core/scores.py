@@ -101,6 +101,7 @@ def retention_table(
         "R": r.values,
         "stderr": [[row[p].stderr if p in row else None for p in r.probes] for _, row in rows],
         "n": [[row[p].n if p in row else None for p in r.probes] for _, row in rows],
+        "interval": [[metrics.interval(row[p]) if p in row else None for p in r.probes] for _, row in rows],
         "extra": [{p: dict(row[p].extra) for p in r.probes if p in row} for _, row in rows],
         "bwt": metrics.bwt(r),
         "forgetting": metrics.forgetting(r),

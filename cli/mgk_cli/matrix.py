@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 GAP = 2
+FEW = 100  # items below which a score stands with its interval
 TAUGHT = "◂"
 _SHADES = " ░▒▓█"
 _BETTER, _WORSE = (31, 111, 180), (200, 100, 20)  # blue and orange: told apart by the colour-blind too
@@ -57,10 +58,8 @@ def row_names(table: Mapping[str, Any]) -> list[str]:
 def _column(table: Mapping[str, Any], j: int, *, heat: bool, colour: bool) -> Column:
     probe = table["probes"][j]
     heats = tuple(_heat(table, j)) if heat else (None,) * len(table["rows"])
-    cells = tuple(
-        words.score(row[j], table["stderr"][i][j]) + (_shade(heats[i]) if heat and not colour else "")
-        for i, row in enumerate(table["R"])
-    )
+    shades = [_shade(h) if heat and not colour else "" for h in heats]
+    cells = tuple(cell(table, i, j) + shade for i, shade in enumerate(shades))
     rows = [r["name"] for r in table["rows"]]
     taught = rows.index(probe["phase"]) if probe["phase"] in rows and probe["phase"] != "base" else None
     kept = table["gain_kept"].get(probe["name"])
@@ -71,6 +70,16 @@ def _column(table: Mapping[str, Any], j: int, *, heat: bool, colour: bool) -> Co
         heat=heats,
         closing=(words.signed(table["gain"].get(probe["name"]), 4), words.share(kept)),
     )
+
+
+def cell(table: Mapping[str, Any], i: int, j: int) -> str:
+    """Return one score with its standard error; of few items with its 95 % interval instead."""
+    value, stderr, n = table["R"][i][j], table["stderr"][i][j], table["n"][i][j]
+    if value is None or n is None or n >= FEW:
+        return words.score(value, stderr)
+    low, high = table["interval"][i][j]
+    places = words.places(stderr or (high - low) / 4)
+    return f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
 
 
 def _heading(table: Mapping[str, Any], j: int) -> Iterator[str]:

@@ -51,8 +51,15 @@ def score(value: float | None, stderr: float | None = None) -> str:
         return "–"
     if stderr is None or not math.isfinite(stderr) or stderr <= 0 or not math.isfinite(value):
         return number(value)
-    places = min(8, max(0, 1 - math.floor(math.log10(stderr))))
-    return f"{value:.{places}f} ± {stderr:.{places}f}"
+    digits = places(stderr)
+    return f"{value:.{digits}f} ± {stderr:.{digits}f}"
+
+
+def places(stderr: float) -> int:
+    """Return how many decimal places show two digits of a standard error."""
+    if not math.isfinite(stderr) or stderr <= 0:
+        return 3
+    return min(8, max(0, 1 - math.floor(math.log10(stderr))))
 
 
 def p_value(p: float) -> str:

@@ -114,3 +114,20 @@ def test_paired_is_antisymmetric(items, higher):
     one, two = metrics.paired(a, b), metrics.paired(b, a)
     assert one.difference == pytest.approx(-two.difference)
     assert one.stderr == pytest.approx(two.stderr)
+
+
+def test_interval_of_right_or_wrong_items_is_wilsons():
+    """None of 40: [0, z² / (n + z²)]; half of 40: symmetric about one half."""
+    z2 = 1.959964**2
+    low, high = metrics.interval(score("q", 0.0, items=[0.0] * 40))
+    assert low == 0.0
+    assert high == pytest.approx(z2 / (40 + z2))
+    low, high = metrics.interval(score("q", 0.5, items=[0.0, 1.0] * 20))
+    assert low + high == pytest.approx(1.0)
+    assert high - low == pytest.approx(2 * math.sqrt(z2 / 160 + z2**2 / 6400) / (1 + z2 / 40))
+
+
+def test_interval_of_other_scores_is_normal():
+    """Mean ± 1.96 standard errors."""
+    low, high = metrics.interval(score("q", 2.0, items=[1.5, 2.5], stderr=0.5))
+    assert (low, high) == (pytest.approx(2 - 0.979982), pytest.approx(2 + 0.979982))
