@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import sys
@@ -60,17 +61,25 @@ def set_up(device: torch.device, *, threads: int, deterministic: bool) -> None:
 
 def _use_deterministic(wanted: bool) -> None:  # noqa: FBT001 - torch's own signature
     """As `torch.use_deterministic_algorithms`, which also imports the whole compiler: seconds at every start."""
+    # Filling every new tensor with NaN helps to find uses of uninitialised memory and costs time at each.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if "torch._inductor" in sys.modules:
         torch.use_deterministic_algorithms(wanted)
     else:
         torch._C._set_deterministic_algorithms(wanted)  # noqa: SLF001 - what the public function calls
 
 
+@functools.cache
+def _process(pid: int) -> psutil.Process:
+    """Return the process by its id: making the object costs more than asking it."""
+    return psutil.Process(pid)
+
+
 def memory(device: torch.device) -> dict[str, int]:
     """Return bytes: peak and present RSS of the process; allocated, reserved and peak on CUDA."""
     unit = 1 if sys.platform == "darwin" else 1024
     figures = {
-        "rss": psutil.Process().memory_info().rss,
+        "rss": _process(os.getpid()).memory_info().rss,
         "rss_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
     }
     if device.type == "cuda":

@@ -215,26 +215,22 @@ class Trainer:
 
 @torch.no_grad()
 def _figures(outs: Sequence[StepOut]) -> list[list[float]]:
-    """(loss, terms, count, skipped, grad norm or −1, lr) of each step.
+    """(loss, terms, count, skipped, grad norm or −1, lr) of each step, with one transfer for all of them.
 
-    One look-up per figure for all steps together, since one per step costs more than the step's own work.
+    Per step it would cost more than the step's own work.
     """
-    device = outs[0].loss.device
-    columns = (
-        _column([o.loss for o in outs], 0.0, device),
-        _column([o.terms for o in outs], 0.0, device),
-        _column([o.count for o in outs], 0.0, device),
-        _column([o.skipped for o in outs], 0.0, device),
-        _column([o.grad_norm for o in outs], -1.0, device),
-    )
-    rows: list[list[float]] = torch.stack(columns, dim=1).tolist()
+    like = outs[0].loss
+    zero, none = torch.zeros_like(like), torch.full_like(like, -1.0)
+    table = [
+        (
+            out.loss,
+            zero if out.terms is None else out.terms,
+            out.count,
+            zero if out.skipped is None else out.skipped,
+            none if out.grad_norm is None else out.grad_norm,
+        )
+        for out in outs
+    ]
+    flat = [t if t.dtype == like.dtype and t.device == like.device else t.to(like) for row in table for t in row]
+    rows: list[list[float]] = torch.stack(flat).view(len(outs), -1).tolist()
     return [[*row, out.lr] for row, out in zip(rows, outs, strict=True)]
-
-
-def _column(values: Sequence[Tensor | None], missing: float, device: torch.device) -> Tensor:
-    """Stack 0-dim tensors as float64 on the step's device: (steps,)."""
-    known = next((v for v in values if v is not None), None)
-    if known is None:
-        return torch.full((len(values),), missing, dtype=torch.float64, device=device)
-    default = torch.full_like(known, missing)
-    return torch.stack([default if v is None else v for v in values]).to(device, torch.float64)
