@@ -50,13 +50,13 @@ class ReferenceBundle:
             " use the metric 'squared_error', or a base that is a language model"
         )
 
-    def valid(self, batch: Pairs) -> Tensor | None:  # noqa: ARG002 - the protocol's signature
+    def valid(self, batch: Pairs) -> Tensor | None:
         """Return None: there is no padding."""
         return None
 
     def unpack(self, batch: Pairs) -> list[Pairs]:
         """Return a batch's examples as batches of one."""
-        rows = zip(batch.inputs.split(1), batch.targets.split(1), strict=True)
+        rows = zip(torch.split(batch.inputs, 1), torch.split(batch.targets, 1), strict=True)
         return [Pairs.of(x, y) for x, y in rows]
 
     def pack(self, examples: Sequence[Pairs]) -> Pairs:

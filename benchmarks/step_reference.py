@@ -1,0 +1,166 @@
+"""A training step of the reference network: mgk's own loop against PEFT in a bare loop.
+
+Both train LoRA of rank 8 on layers 1 and 2 with plain SGD and batches of 16. PEFT's loop has its
+batches ready and does nothing but zero_grad, forward, loss, backward, step. mgk's is the trainer that
+``mgk run`` uses: it chooses rows, makes the batch, sets the learning rate, checks that all is finite,
+accounts for the loss and tells of it every ten steps. The two take turns, block by block.
+
+    OMP_NUM_THREADS=1 python benchmarks/step_reference.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import mse_loss
+
+from mgk_core.adapter import state_of
+from mgk_core.checkpoint import Progress
+from mgk_core.config import load_tree, resolve
+from mgk_core.context import PhaseContext, StepContext
+from mgk_core.device import set_up
+from mgk_core.events import Events
+from mgk_core.hooks import Hooks
+from mgk_core.manager import load_plugins
+from mgk_core.training import Trainer
+
+BATCH = 16
+
+
+def phase(hooks: Hooks, device: torch.device, gradients: str) -> PhaseContext:
+    """Enter the reference pipeline's first phase, as a run does."""
+    overrides = {"phases.plain_text": {"step": {"type": "standard", "gradients": gradients}}}
+    config = resolve(load_tree("textmodel", overrides=overrides), hooks.plugins.registry).config
+    bundle = hooks.build_model(config.base, device)
+    ctx = PhaseContext(config, config.phases[0], 0, bundle, device, Path())
+    torch.manual_seed(ctx.seed)
+    ctx.adapter = hooks.attach_adapter(bundle.model, ctx.phase.adapter, "plain_text")
+    state_of(bundle.model).adapters.append(ctx.adapter)
+    ctx.data = hooks.load_data(ctx.phase.data, bundle)
+    ctx.optimizer = hooks.make_optimizer(ctx.adapter, ctx.phase.optimizer)
+    ctx.steps = 10**9
+    return ctx
+
+
+class Clock:
+    """Adds up the time spent in a callable."""
+
+    def __init__(self, inner: Callable[..., Any]) -> None:
+        self.inner, self.seconds = inner, 0.0
+
+    def __call__(self, *args: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return self.inner(*args)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+def mgk_loop(hooks: Hooks, device: torch.device, gradients: str) -> tuple[Callable[[int], None], Trainer]:
+    """Return what runs n further steps of mgk's trainer."""
+    ctx = phase(hooks, device, gradients)
+    step = hooks.make_step(StepContext(ctx, ()))
+    trainer = Trainer(ctx, step, Events(), Progress(), lambda: None, lambda: False)
+
+    def run(n: int) -> None:
+        trainer.run(trainer.progress.step + n)
+
+    return run, trainer
+
+
+def peft_loop(hooks: Hooks, device: torch.device) -> Callable[[int], None]:
+    """Return what runs n further steps of a bare loop with PEFT and torch.optim.SGD."""
+    import peft
+
+    ctx = phase(hooks, device, "autograd")
+    train = ctx.data.train
+    batches = [train.batch(list(range(i, i + BATCH))) for i in range(0, len(train), BATCH)]
+    ctx.adapter.detach()
+    settings = peft.LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules=["layer1", "layer2"])
+    model = peft.get_peft_model(ctx.model, settings).train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=ctx.phase.optimizer.lr)
+    done = 0
+
+    def run(n: int) -> None:
+        nonlocal done
+        for _ in range(n):
+            batch = batches[done % len(batches)]
+            done += 1
+            optimizer.zero_grad()
+            loss = mse_loss(model(batch.inputs), batch.targets, reduction="sum") / BATCH
+            loss.backward()
+            optimizer.step()
+
+    return run
+
+
+def timed(run: Callable[[int], None], steps: int, device: torch.device) -> float:
+    """Microseconds a step: the process's CPU time on the CPU, where others may be at work; wall time elsewhere."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    began = clock()
+    run(steps)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (clock() - began) / steps * 1e6
+
+
+def outside_share(hooks: Hooks, device: torch.device, steps: int) -> tuple[float, float]:
+    """Return shares of the loop's time outside batch and step, and outside batch, gradients and update.
+
+    The second counts what the step does besides: dividing, the norm, the check, the schedule.
+    """
+    run, trainer = mgk_loop(hooks, device, "auto")
+    train, step = trainer.ctx.data.train, trainer.step
+    run(100)
+    batch, whole = Clock(train.batch), Clock(step)
+    step.gradient_of, step.update = Clock(step.gradient_of), Clock(step.update)
+    trainer.step = whole
+    type(train).batch, kept = (lambda _, rows: batch(rows)), type(train).batch
+    batch.inner = lambda rows: kept(train, rows)
+    began = time.perf_counter()
+    run(steps)
+    total = time.perf_counter() - began
+    type(train).batch = kept
+    inner = batch.seconds + step.gradient_of.seconds + step.update.seconds
+    return 1 - (batch.seconds + whole.seconds) / total, 1 - inner / total
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--blocks", type=int, default=100, help="blocks of each kind, taking turns")
+    parser.add_argument("--steps", type=int, default=20, help="steps in a block")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    set_up(device, threads=args.threads, deterministic=True)
+    hooks = Hooks(load_plugins())
+    loops = {
+        "PEFT + torch.optim.SGD, bare loop": peft_loop(hooks, device),
+        "mgk, autograd": mgk_loop(hooks, device, "autograd")[0],
+        "mgk": mgk_loop(hooks, device, "auto")[0],
+    }
+    for run in loops.values():
+        run(50)
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(args.blocks):
+        for name, run in loops.items():
+            times[name].append(timed(run, args.steps, device))
+    first = next(iter(times.values()))
+    print(f"torch {torch.__version__}, {device}, {args.threads} thread(s), {args.blocks} blocks of {args.steps} steps in turn")
+    for name, found in times.items():
+        ratio = statistics.median(a / b for a, b in zip(first, found, strict=True))
+        print(f"{name:36s} median {statistics.median(found):7.0f} µs  least {min(found):7.0f} µs  speed {ratio:.2f}x")
+    loop, strict = outside_share(hooks, device, 2000)
+    print(f"share of the loop outside batch and step: {loop:.1%}; outside batch, gradients and update: {strict:.1%}")
+
+
+if __name__ == "__main__":
+    main()
