@@ -23,6 +23,9 @@ class Accumulator(Protocol):
     def add(self, rows: Tensor) -> None:
         """Add rowsᵀ rows. rows: (n, d), or (n, 1) of integers where the inputs are one-hot."""
 
+    def power(self) -> Tensor:
+        """Return the sum's trace, (): not finite where any row was not."""
+
     def mean(self) -> Moment:
         """Return the sum over what was seen, divided by the number of rows."""
 
@@ -39,6 +42,10 @@ class Whole:
         x = rows.float()
         self.matrix.addmm_(x.mT, x)
         self.positions += x.shape[0]
+
+    def power(self) -> Tensor:
+        """Return the sum's trace, ()."""
+        return self.matrix.trace()
 
     def mean(self) -> Moment:
         """Return the mean over rows."""
@@ -62,6 +69,10 @@ class Projected:
         self.squares += x.square().sum(0)
         self.positions += x.shape[0]
 
+    def power(self) -> Tensor:
+        """Return the sum's trace, ()."""
+        return self.squares.sum()
+
     def mean(self) -> Moment:
         """Return the mean over rows, as top eigenvectors and tail."""
         n = max(self.positions, 1)
@@ -80,6 +91,10 @@ class Counts:
         ids = rows.reshape(-1)
         self.counts += torch.bincount(ids, minlength=self.counts.shape[0]).to(self.counts)
         self.positions += ids.shape[0]
+
+    def power(self) -> Tensor:
+        """Return the sum's trace, ()."""
+        return self.counts.sum()
 
     def mean(self) -> Moment:
         """Return the frequencies on the diagonal; no factor."""

@@ -80,7 +80,7 @@ class Layers:
         kept: dict[str, Tensor] = {}
         for part, made in ((INPUTS, self.inputs), (OUTPUTS, self.outputs)):
             for name, accumulator in made.items():
-                kept |= packed(part, name, _finite(accumulator.mean(), name))
+                kept |= packed(part, name, _mean(accumulator, name))
         for name, other in self.shares.items():
             kept |= alias(INPUTS, name, other)
         for name, found in self.fisher.items():
@@ -88,13 +88,13 @@ class Layers:
         return kept
 
 
-def _finite(moment: Moment, name: str) -> Moment:
-    if not bool(moment.trace().isfinite()):
+def _mean(accumulator: Accumulator, name: str) -> Moment:
+    if not bool(accumulator.power().isfinite()):
         raise InputError(
             f"{name}: its inputs or gradients on old data are not finite, so nothing can be learnt from them; the"
             " model's loss on that data is NaN or inf"
         )
-    return moment
+    return accumulator.mean()
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

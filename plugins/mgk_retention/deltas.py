@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from attrs import frozen
 from torch import Tensor
@@ -44,6 +46,20 @@ def pair_of(adapter: Adapter, name: str) -> Pair | None:
         return Pair(factors.a, factors.b, factors.scale)
     # BA − B₀A₀ = [B, −B₀] [A; A₀]
     return Pair(torch.cat([factors.a, factors.a0]), torch.cat([factors.b, -factors.b0], dim=1), factors.scale)
+
+
+def live_pairs(adapter: Adapter) -> Callable[[str], Pair]:
+    """Return weight → its factors, for loss terms. Asked for once where they are parameters, which
+    stay the same objects; asked for each time where an adapter computes them."""
+    found = {n: pair_of(adapter, n) for n in matrices(adapter)}
+    fixed = {n: p for n, p in found.items() if p is not None and p.a.is_leaf and p.b.is_leaf}
+
+    def pair(name: str) -> Pair:
+        made = fixed.get(name) or pair_of(adapter, name)
+        assert made is not None  # noqa: S101 - only asked for weights that have factors
+        return made
+
+    return pair
 
 
 def dense_delta(adapter: Adapter, name: str, target: Target) -> Tensor:

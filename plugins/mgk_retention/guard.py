@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from torch import Tensor
 
 from mgk_core.adapter import Adapter, Target
 from mgk_core.context import PhaseContext
 from mgk_core.outcome import LossTerm
-from mgk_retention.deltas import Pair, base_weight, dense_delta, matrices, pair_of
+from mgk_retention.deltas import Pair, base_weight, dense_delta, live_pairs, matrices, pair_of
 from mgk_retention.kept import INPUTS, OUTPUTS, Past
 from mgk_retention.moments import Moment, Sketch, stacked
 from mgk_retention.penalty import energy, normalised, penalty
@@ -31,43 +32,69 @@ class Guarded:
 
 @frozen(eq=False)
 class Stack:
-    """Layers of one shape: their factors are stacked anew each step, all else once a phase."""
+    """Layers of one shape, so that one batched product serves all of them."""
 
-    pairs: Callable[[], Sequence[Pair]]
+    names: tuple[str, ...]
     c: Moment
     g: Moment
     weight: Tensor  # (L,), scale² included
 
-    def __call__(self) -> Tensor:
-        """Return the layers' penalties summed, ()."""
-        found = self.pairs()
-        a = torch.stack([p.a for p in found]).float()
-        b = torch.stack([p.b for p in found]).float()
-        return penalty(a, b, self.c, self.g, self.weight)
+    def __call__(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return value and gradients, see `penalty`."""
+        return penalty(_together(a), _together(b), self.c, self.g, self.weight)
+
+
+def _together(tensors: Sequence[Tensor]) -> Tensor:
+    return (tensors[0][None] if len(tensors) == 1 else torch.stack(tuple(tensors))).float()
+
+
+class Penalties(torch.autograd.Function):
+    """All stacks' penalties as one node of the graph, its gradients made with the value."""
+
+    @staticmethod
+    def forward(ctx: Any, stacks: Sequence[Stack], *factors: Tensor) -> Tensor:
+        """factors: a and b of every layer in turn, stack by stack. Returns ()."""
+        value = factors[0].new_zeros((), dtype=torch.float32)
+        gradients: list[Tensor] = []
+        for stack in stacks:
+            start, stop = len(gradients), len(gradients) + 2 * len(stack.names)
+            found, of_a, of_b = stack(factors[start:stop:2], factors[start + 1 : stop : 2])
+            value = value + found
+            for one, other in zip(of_a.unbind(), of_b.unbind(), strict=True):
+                gradients += [one, other]
+        ctx.gradients = [g.to(f.dtype) for g, f in zip(gradients, factors, strict=True)]
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients that forward made."""
+        return (None, *torch._foreach_mul(ctx.gradients, grads[0]))  # noqa: SLF001 - public in all but name
 
 
 @define(eq=False)
 class Guard:
-    """The loss term. unguarded: targets of which no earlier phase left statistics."""
+    """The loss term. pair: a weight's live factors; unguarded: targets of which nothing is known."""
 
+    adapter: Adapter
+    pair: Callable[[str], Pair]
     stacks: list[Stack] = field(factory=list)
     dense: list[Guarded] = field(factory=list)
     unguarded: list[str] = field(factory=list)
-    adapter: Adapter | None = None
 
     def __call__(self, step: int) -> Tensor:
         """Return λ · Σ over layers of D(ΔW), ()."""
-        assert self.adapter is not None  # noqa: S101 - made with one
-        terms = [stack() for stack in self.stacks]
-        terms += [energy(g.c, g.g, dense_delta(self.adapter, g.name, g.target)) * g.weight for g in self.dense]
-        return torch.stack(terms).sum()
+        terms = [energy(g.c, g.g, dense_delta(self.adapter, g.name, g.target)) * g.weight for g in self.dense]
+        if self.stacks:
+            pairs = [self.pair(name) for stack in self.stacks for name in stack.names]
+            terms.append(Penalties.apply(self.stacks, *(t for p in pairs for t in (p.a, p.b))))  # type: ignore[no-untyped-call]
+        return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
 
 def make_guard(ctx: PhaseContext, past: Past, spec: DriftGuardSpec) -> Guard:
     """Prepare everything that does not change during a phase."""
     adapter = ctx.adapter
     assert adapter is not None  # noqa: S101 - attached before terms are made
-    guard = Guard(adapter=adapter)
+    guard = Guard(adapter, live_pairs(adapter))
     groups: dict[tuple[object, ...], list[Guarded]] = {}
     for name, target in matrices(adapter).items():
         guarded = _guarded(name, target, past, spec)
@@ -77,8 +104,9 @@ def make_guard(ctx: PhaseContext, past: Past, spec: DriftGuardSpec) -> Guard:
         elif pair is None:
             guard.dense.append(guarded)
         else:
-            groups.setdefault((pair.a.shape, pair.b.shape, _form(guarded.c), _form(guarded.g)), []).append(guarded)
-    guard.stacks = [_stack(adapter, members) for members in groups.values()]
+            held = evolve(guarded, weight=guarded.weight * pair.scale**2)
+            groups.setdefault((pair.a.shape, pair.b.shape, _form(held.c), _form(held.g)), []).append(held)
+    guard.stacks = [_stack(members) for members in groups.values()]
     return guard
 
 
@@ -98,16 +126,12 @@ def _form(moment: Moment) -> object:
     return moment.factor.shape[-1] if isinstance(moment, Sketch) else "dense"
 
 
-def _stack(adapter: Adapter, members: Sequence[Guarded]) -> Stack:
-    def pairs() -> list[Pair]:
-        return [p for m in members if (p := pair_of(adapter, m.name)) is not None]
-
-    scales = torch.tensor([p.scale for p in pairs()], device=members[0].weight.device)
+def _stack(members: Sequence[Guarded]) -> Stack:
     return Stack(
-        pairs,
+        tuple(m.name for m in members),
         stacked([m.c for m in members]),
         stacked([m.g for m in members]),
-        torch.stack([m.weight for m in members]) * scales.square(),
+        torch.stack([m.weight for m in members]),
     )
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mgk_core.context import PhaseContext
 from mgk_core.outcome import LossTerm
-from mgk_retention.deltas import dense_delta, matrices, pair_of
+from mgk_retention.deltas import dense_delta, live_pairs, matrices, pair_of
 from mgk_retention.kept import FACTORS, FISHER, Past
 from mgk_retention.specs import EwcSpec, OloraSpec
 
@@ -17,13 +17,12 @@ def olora_term(ctx: PhaseContext, past: Past, spec: OloraSpec) -> LossTerm | Non
     adapter = ctx.adapter
     assert adapter is not None  # noqa: S101 - attached before terms are made
     old = {n: torch.cat(found) for n in matrices(adapter) if (found := past.tensors(FACTORS, n))}
-    names = [n for n in old if pair_of(adapter, n) is not None]
+    names, pair = [n for n in old if pair_of(adapter, n) is not None], live_pairs(adapter)
     if not names:
         return None
 
     def term(_step: int) -> Tensor:
-        pairs = [(old[n], p) for n in names if (p := pair_of(adapter, n)) is not None]
-        return spec.strength * torch.stack([(a @ p.a.mT).square().sum() for a, p in pairs]).sum()
+        return spec.strength * torch.stack([(old[n] @ pair(n).a.mT).square().sum() for n in names]).sum()
 
     return term
 
@@ -42,9 +41,12 @@ def ewc_term(ctx: PhaseContext, past: Past, spec: EwcSpec) -> LossTerm | None:
     if not fisher:
         return None
 
+    factored, pair = {n for n in fisher if pair_of(adapter, n) is not None}, live_pairs(adapter)
+
     def delta(name: str) -> Tensor:
-        pair = pair_of(adapter, name)
-        return dense_delta(adapter, name, targets[name]) if pair is None else pair.scale * (pair.b @ pair.a)
+        if name not in factored:
+            return dense_delta(adapter, name, targets[name])
+        return pair(name).scale * (pair(name).b @ pair(name).a)
 
     def term(_step: int) -> Tensor:
         return spec.strength / 2 * torch.stack([(f * delta(n).square()).sum() for n, f in fisher.items()]).sum()

@@ -10,8 +10,6 @@ The share of I keeps outputs in place on which the loss no longer depends becaus
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -35,34 +33,15 @@ def factored_energy(c: Moment, g: Moment, a: Tensor, b: Tensor) -> Tensor:
     return ((g.right(b.mT) @ b) * (c.right(a) @ a.mT)).sum((-2, -1))
 
 
-class FactoredPenalty(torch.autograd.Function):
-    """Σ_l weight_l · tr((B_lᵀ G_l B_l)(A_l C_l A_lᵀ)), with both gradients made on the way.
+def penalty(a: Tensor, b: Tensor, c: Moment, g: Moment, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ_l weight_l · tr((B_lᵀ G_l B_l)(A_l C_l A_lᵀ)), and its gradients by A and by B.
 
-    AC and GB serve value and gradients, so that the whole costs one product with C and one with G
-    per layer, where autograd would take two of each.
+    a: (L, r, in)   b: (L, out, r)   weight: (L,)   returns: (), like a, like b. AC and GB serve value
+    and gradients, so that it all costs one product with C and one with G per layer, where autograd
+    would take two of each.
     """
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, c: Moment, g: Moment, weight: Tensor) -> Tensor:
-        """a: (L, r, in)   b: (L, out, r)   weight: (L,)   returns: ()."""
-        ac, gb = c.right(a), g.right(b.mT)  # (L, r, in), (L, r, out)
-        inner, outer = ac @ a.mT, gb @ b  # (L, r, r) each, symmetric
-        value = ((inner * outer).sum((-2, -1)) * weight).sum()
-        double = 2 * weight[:, None, None]
-        ctx.save_for_backward(double * (outer @ ac), double * (inner @ gb).mT)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        """Scale the gradients that forward made."""
-        of_a, of_b = ctx.saved_tensors
-        return grads[0] * of_a, grads[0] * of_b, None, None, None
-
-
-def penalty(a: Tensor, b: Tensor, c: Moment, g: Moment, weight: Tensor) -> Tensor:
-    """Σ_l weight_l · tr(G_l ΔW_l C_l ΔW_lᵀ) over a stack of layers, ΔW_l = B_l A_l; differentiable once.
-
-    a: (L, r, in)   b: (L, out, r)   weight: (L,), with scale², strength and normalisation in it.
-    """
-    value: Tensor = FactoredPenalty.apply(a, b, c, g, weight)  # type: ignore[no-untyped-call]
-    return value
+    ac, gb = c.right(a), g.right(b.mT)  # (L, r, in), (L, r, out)
+    inner, outer = ac @ a.mT, gb @ b  # (L, r, r) each, symmetric
+    value = torch.linalg.vecdot((inner * outer).sum((-2, -1)), weight)
+    double = (2 * weight)[:, None, None]
+    return value, (double * outer) @ ac, ((double * inner) @ gb).mT

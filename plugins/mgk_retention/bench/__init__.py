@@ -1,0 +1,1 @@
+"""``mgk bench``: methods against forgetting, side by side on small tasks that ship."""

@@ -1,0 +1,53 @@
+"""The rows of the table: what each method puts into a phase's ``retention``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+Kind = Literal["lora", "full", "joint", "joint-full"]
+
+
+@frozen
+class Method:
+    """One row. kind: an adapter a task, all weights task after task, or either on all tasks at once."""
+
+    name: str
+    title: str
+    retention: Mapping[str, Any] = field(factory=dict)
+    kind: Kind = "lora"
+
+
+_WHOLE = {"sketch": 0, "max_tokens": 1_000_000}
+_KEPT = {"share": 0.05, "calibration_share": 0.05}
+
+METHODS = (
+    Method("naive", "plain progressive merging: no protection against forgetting", {"naive": {}}),
+    Method("full-ft", "all weights trained, task after task", kind="full"),
+    Method("joint", "one adapter trained on all tasks at once (approximate bound)", {"naive": {}}, "joint"),
+    Method("joint-full", "all weights trained on all tasks at once", kind="joint-full"),
+    Method("o-lora", "orthogonal A", {"o-lora": {}}),
+    Method("ewc", "diagonal Fisher penalty", {"ewc": {"max_tokens": 1_000_000}}),
+    Method("designed-a", "InfLoRA-style: A designed and frozen", {"designed-a": _WHOLE}),
+    Method("self-distillation", "the base as teacher on new data", {"self-distillation": {}}),
+    Method("covariance-merge", "the transition alone", {"covariance-merge": _WHOLE}),
+    Method("replay", "5 % of earlier data", {"replay": _KEPT}),
+    Method("drift-guard", "whole C and G", {"drift-guard": _WHOLE}),
+    Method("drift-guard-k16", "C and G as 16 eigenvectors and a tail", {"drift-guard": _WHOLE | {"sketch": 16}}),
+    Method("drift-guard+replay", "both", {"drift-guard": _WHOLE | {"strength": 1.0}, "replay": _KEPT}),
+)
+REFERENCES = ("naive", "full-ft", "joint")
+
+
+def chosen(names: tuple[str, ...]) -> list[Method]:
+    """Return the methods asked for (all where none is named), the reference rows always with them."""
+    from mgk_core.errors import InputError, nearest
+
+    known = [m.name for m in METHODS]
+    for name in names:
+        if name not in known:
+            raise InputError(f"--method {name}: no such method{nearest(name, known)}")
+    wanted = {*REFERENCES, *(names or known)}
+    return [m for m in METHODS if m.name in wanted]
