@@ -17,7 +17,7 @@ from mgk_core.ledger import NAME as LEDGER
 from mgk_core.ledger import Ledger, PhaseEntry, read_ledger
 from mgk_core.metricslog import NAME as METRICS
 from mgk_core.rundir import owner_of, phase_folder, require_run
-from mgk_core.store import Store, read_json
+from mgk_core.store import Store, file_digest, read_json
 from mgk_core.tree import read_toml
 
 Status = Literal["finished", "stopped", "unfinished", "refused", "running"]
@@ -91,7 +91,6 @@ def look(run: Path) -> RunLook:
     notes: list[str] = []
     training = _training(run, notes)
     phases = tuple(_phases(run, config, ledger, journal, training))
-    retention = run / "retention.json"
     owner = owner_of(run)
     model = run / "model"
     phase_times = _times(journal)
@@ -104,13 +103,26 @@ def look(run: Path) -> RunLook:
         phases=phases,
         journal=journal,
         ledger=ledger,
-        retention=read_json(retention) if retention.exists() else {},
+        retention=_retention(run, journal, notes),
         times=_sum(phase_times.values()),
         phase_times=phase_times,
         model=model if model.is_dir() else None,
         owner=owner,
         notes=tuple(notes),
     )
+
+
+def _retention(run: Path, journal: Journal, notes: list[str]) -> Mapping[str, Any]:
+    """Read the matrix; one that is not what the journal says was written is not shown."""
+    path = run / "retention.json"
+    expected = next((e["retention"] for e in reversed(journal.events) if "retention" in e), None)
+    if expected is None:
+        return {}
+    if not path.is_file() or file_digest(path) != expected:
+        notes.append(f"{path}: is not what was written, and not shown; see 'mgk verify {run}'")
+        return {}
+    table: Mapping[str, Any] = read_json(path)
+    return table
 
 
 def _status(journal: Journal, phases: tuple[PhaseLook, ...], owner: str | None) -> Status:

@@ -75,7 +75,7 @@ def _column(table: Mapping[str, Any], j: int, *, heat: bool, colour: bool) -> Co
 def cell(table: Mapping[str, Any], i: int, j: int) -> str:
     """Return one score with its standard error; of few items with its 95 % interval instead."""
     value, stderr, n = table["R"][i][j], table["stderr"][i][j], table["n"][i][j]
-    if value is None or n is None or n >= FEW:
+    if value is None or n is None or n >= FEW or "interval" not in table:
         return words.score(value, stderr)
     low, high = table["interval"][i][j]
     places = words.places(stderr or (high - low) / 4)

@@ -12,10 +12,27 @@ if TYPE_CHECKING:
 
 def memory_of(run: RunLook, phase: PhaseLook) -> str:
     """Return a phase's peak: allocated and reserved on CUDA, else the process's so far."""
+    return _said(_largest(run, phase))
+
+
+def peak_of(run: RunLook) -> str:
+    """Return the largest phase's peak."""
+    found: dict[str, int] = {}
+    for phase in run.phases:
+        for key, value in _largest(run, phase).items():
+            found[key] = max(found.get(key, 0), value)
+    return _said(found) or "–"
+
+
+def _largest(run: RunLook, phase: PhaseLook) -> dict[str, int]:
     noted = run.journal.last("phase_exit", phase=phase.name)
     found = dict(phase.training.memory)
     for key, value in (noted.get("memory", {}) if noted else {}).items():
         found[key] = max(found.get(key, 0), int(value))
+    return found
+
+
+def _said(found: dict[str, int]) -> str:
     if "cuda_peak" in found:
         return f"{words.size(found['cuda_peak'])} ({words.size(found.get('cuda_reserved'))} reserved)"
     return words.size(found["rss_peak"]) if "rss_peak" in found else ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from attrs import define, field
 
 from mgk_cli import console, words
-from mgk_cli.telling import Event, Said, Teller, alarm, time_left, unit_of
+from mgk_cli.telling import Event, Said, Teller, drift, time_left, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +97,7 @@ class Lines:
     teller: Teller = field(factory=Teller)
     _told: float = 0.0
     _pace: Pace = field(factory=Pace)
+    _drift: str = ""
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
@@ -104,6 +105,10 @@ class Lines:
             say(self.console, said)
         if event["event"] == "step":
             self._step(event)
+        elif event["event"] == "drift":
+            self._drift = drift(event)
+        elif event["event"] == "phase":
+            self._drift = ""
 
     def _step(self, event: Event) -> None:
         pace = self._pace(event)
@@ -111,7 +116,8 @@ class Lines:
         if now - self._told < PLAIN_EVERY and event["step"] < event["steps"]:
             return
         self._told = now
-        say(self.console, Said(f"step {event['step']}/{event['steps']} {'  '.join(figures(event, pace))}", "dim"))
+        shown = [*figures(event, pace), *filter(None, [self._drift])]
+        say(self.console, Said(f"step {event['step']}/{event['steps']}  {'  '.join(shown)}", "dim"))
 
 
 def figures(event: Event, pace: float | None) -> list[str]:
@@ -133,6 +139,7 @@ class Live:
         self.console, self.teller, self.pace = to, Teller(), Pace()
         self.progress = _bars(to)
         self.task: TaskID | None = None
+        self.alarmed = False
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -150,8 +157,11 @@ class Live:
             self._part(event["part"])
         elif kind == "step":
             self._step(event)
-        elif kind == "alarm" and self.task is not None:
-            self.progress.update(self.task, alarm=f"⚠ {alarm(event)}")
+        elif kind in ("drift", "alarm") and self.task is not None:
+            self.alarmed = self.alarmed or kind == "alarm"
+            self.progress.update(self.task, alarm=f"{'⚠ ' if self.alarmed else ''}{drift(event)}")
+        elif kind == "phase":
+            self.alarmed = False
         for said in self.teller(event):
             say(self.console, said)
 
@@ -184,14 +194,35 @@ class Live:
 
 
 def _bars(to: Console) -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+    )
     from rich.table import Column
+    from rich.text import Text
+
+    class Bar(BarColumn):
+        """No bar where there is nothing to count."""
+
+        def render(self, task: Task) -> Any:
+            return Text("") if task.total is None else super().render(task)
+
+    class Count(MofNCompleteColumn):
+        """Steps done, or the time that something without steps has taken so far."""
+
+        def render(self, task: Task) -> Text:
+            return TimeElapsedColumn().render(task) if task.total is None else super().render(task)
 
     columns: list[Any] = [
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=24)),
-        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6)),
-        MofNCompleteColumn(),
+        Bar(bar_width=None, table_column=Column(ratio=1, min_width=4)),
+        Count(table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[alarm]}", style="yellow", markup=False, table_column=Column(no_wrap=True)),
     ]

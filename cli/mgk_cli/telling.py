@@ -30,6 +30,7 @@ class Teller:
     first: Event | None = None
     last: Event | None = None
     row: dict[str, float] = field(factory=dict)
+    alarms: int = 0
 
     def __call__(self, event: Event) -> Iterator[Said]:
         """Yield the lines that say one event; most events have one or none."""
@@ -47,6 +48,9 @@ class Teller:
         loss = f"loss {words.number(first['loss'])} → {words.number(last['loss'])}"
         pace = words.rate(last.get("per_second"), unit_of(last))
         yield Said(f"trained {words.several(last['step'], 'step')}: {loss}, {pace}, peak {memory}")
+        if self.alarms > 1:
+            yield Said(f"{self.alarms} alarms in all", "warn")
+        self.alarms = 0
 
     def _load(self, event: Event) -> Iterator[Said]:
         if event["what"] == "base":
@@ -115,7 +119,9 @@ class Teller:
         yield Said(f"{words.clean(phase)}: {text}" if phase else text, "dim")
 
     def _alarm(self, event: Event) -> Iterator[Said]:
-        yield Said(f"alarm: {alarm(event)}", "warn")
+        self.alarms += 1
+        if self.alarms == 1:  # the next ones are on the progress line, and counted
+            yield Said(f"alarm at step {event.get('step', '?')}: {alarm(event)}", "warn")
 
 
 def cost(event: Event) -> str:
@@ -136,6 +142,13 @@ def alarm(event: Event) -> str:
         return words.clean(event["text"])
     carried = {k: v for k, v in event.items() if k not in ("event", "phase")}
     return ", ".join(f"{words.clean(k)} {words.clean(v)}" for k, v in carried.items())
+
+
+def drift(event: Event) -> str:
+    """Return how far the model has moved so far, for the progress line."""
+    if event.get("drift") is not None:
+        return f"drift {100 * event['drift']:.2g} %"
+    return f"‖ΔW‖/‖W‖ {100 * event['relative']:.2g} %"
 
 
 def unit_of(event: Event) -> str:

@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mgk_cli import options
 from mgk_cli.lazy import Command
 
+if TYPE_CHECKING:
+    from mgk_core.inspect import RunLook
+
 
 @click.command(
     "show",
     cls=Command,
     short_help="Show one run, or several side by side.",
-    epilog="Example: mgk show runs/textmodel-1",
+    epilog="Example: mgk show runs/textmodel-1 runs/textmodel-2",
 )
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @options.json_option
 def command(*, runs: tuple[Path, ...], as_json: bool) -> None:
-    """Show phases, scores, retention matrix, ledger, memory and timings of each RUN."""
-    from mgk_cli.console import show
+    """Show phases, scores, retention matrix, ledger, memory and timings of RUN; several side by side.
+
+    Everything is read back from the run directory; no plugin and no model is needed.
+    """
+    from mgk_cli.comparing import side_by_side
+    from mgk_cli.console import make, show
+    from mgk_cli.listing import print_json
     from mgk_cli.summary import summary
     from mgk_core.inspect import look
 
-    for run in runs:
-        show(*summary(look(run), heat=True))
+    found = [look(run) for run in runs]
+    if as_json:
+        print_json([as_table(run) for run in found])
+    elif len(found) == 1:
+        show(*summary(found[0], heat=True))
+    else:
+        show(*side_by_side(found, make().width))
+
+
+def as_table(run: RunLook) -> dict[str, Any]:
+    """Return a run as plain data; the journal stays where it is."""
+    import attrs
+
+    return attrs.asdict(run, filter=lambda a, _: a.name != "journal")
