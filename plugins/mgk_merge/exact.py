@@ -37,15 +37,17 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpe
     targets = dict(adapter.targets())
     check(state, adapter, proposal, targets)
     undo = ExactUndo(_keeper(proposal, state, targets), state, adapter)
+    gradients = torch.is_grad_enabled()
     try:
         with torch.no_grad():
             figures = [_merge_weight(undo, t, proposal, spec) for t in targets.values()]
         report = summary(adapter.name, spec.type, figures, residual=spec.residual, undo=undo)
         state.merged.append(adapter)
+        return report  # inside the try: who gets no report gets no merge either
     except BaseException:
         _restore(undo)
+        torch.set_grad_enabled(gradients)  # an interrupt may fall between entering no_grad and its block
         raise
-    return report
 
 
 def _merge_weight(undo: ExactUndo, target: Target, proposal: Proposal, spec: MergeSpec) -> Figures:
