@@ -70,7 +70,7 @@ class Disk:
             os.fsync(file.fileno())
 
 
-_MEND = {
+MEND = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space or raise the quota",
     errno.EFBIG: "raise the limit on file size (ulimit -f)",
@@ -81,6 +81,7 @@ _MEND = {
     errno.ENFILE: "close other programs' files",
     errno.EIO: "check the disk",
 }
+"""What a user does about the system's reasons not to write."""
 
 
 class told:  # noqa: N801 - used like a function
@@ -97,7 +98,7 @@ class told:  # noqa: N801 - used like a function
         if number is None or error is None:
             return
         reason = os.strerror(number) if number else str(error)
-        hint = _MEND.get(number, "mend that")
+        hint = MEND.get(number, "mend that")
         raise StoreError(f"{self.path}: cannot be written: {reason}; {hint}, then go on with 'mgk resume'") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 import sys
 from collections.abc import Mapping
@@ -93,7 +94,8 @@ class Ledger:
 
     def text(self) -> str:
         """Return what ledger.json says. Nothing in it depends on when or how often a run was stopped."""
-        return json_text(attrs.asdict(self))
+        read_back = cattrs.structure(json.loads(json_text(attrs.asdict(self))), Ledger)  # as a resumed run writes it
+        return json_text(attrs.asdict(read_back))
 
 
 def read_ledger(run: Path) -> Ledger:

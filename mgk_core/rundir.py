@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from typing import IO
 
-from mgk_core.disk import told
+from mgk_core.disk import Disk, told
 from mgk_core.errors import InputError, StoreError
 from mgk_core.journal import NAME as JOURNAL
 from mgk_core.ledger import NAME as LEDGER
-from mgk_core.store import TEMPORARY
+from mgk_core.store import TEMPORARY, make_folder
 
 LOCK = ".lock"
 CONFIG = "run.toml"
@@ -100,7 +100,7 @@ def _owner(path: Path) -> str:
         return "another process"
 
 
-def claim(out: Path) -> bool:
+def claim(out: Path, disk: Disk | None = None) -> bool:
     """See that a new run may be written here; make the directory. Returns whether it was missing.
 
     :raises InputError: it is no directory, not empty, or holds a run (says how to go on with it)
@@ -116,7 +116,7 @@ def claim(out: Path) -> bool:
             )
         if not fresh and any(p.name != LOCK and not p.name.startswith(TEMPORARY) for p in out.iterdir()):
             raise InputError(f"{out}: is not empty and holds no run; choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out, disk or Disk())
     except OSError as error:
         reason = error.strerror or str(error)
         raise StoreError(f"{out}: cannot be made: {reason}; choose a directory that you may write to") from None

@@ -13,8 +13,8 @@ from attrs import frozen
 
 from mgk_core.begin import begin, find
 from mgk_core.config import load_tree
-from mgk_core.disk import Disk
-from mgk_core.errors import InputError, Interrupted, MgkError, StoreError, nearest
+from mgk_core.disk import MEND, Disk
+from mgk_core.errors import EnvironmentFault, InputError, Interrupted, MgkError, StoreError, nearest
 from mgk_core.events import Events, Sink, ignore
 from mgk_core.fork import finish as finish_fork
 from mgk_core.fork import fork
@@ -136,7 +136,7 @@ def run_phase(
 @contextmanager
 def _new_directory(out: Path, disk: Disk | None) -> Iterator[Store]:
     """Hold a new run directory; where the run ends before it has begun nothing of it is left."""
-    fresh = claim(out)
+    fresh = claim(out, disk)
     lock = Lock(out)
     try:
         claim(out)  # again, now that nobody else can have begun in between
@@ -204,6 +204,11 @@ def _told_plainly(hooks: Hooks, journal: Journal, events: Events) -> Iterator[No
         raise _resumable(journal, error) from None
     except MgkError:
         raise
+    except OSError as error:
+        if (mend := MEND.get(error.errno or 0)) is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise EnvironmentFault(f"{where}{error.strerror}; {mend}, then go on with 'mgk resume'") from error
     except (Exception, SystemExit) as error:
         if is_out_of_memory(error):
             raise told_of(error, events.part, events.phase) from error

@@ -65,7 +65,7 @@ class Store:
         final = self.path(name)
         temporary = final.with_name(TEMPORARY + final.name)
         with told(final):
-            self._make_folder(final.parent)
+            make_folder(final.parent, self.disk)
             self._clear(temporary)
             try:
                 if folder:
@@ -90,14 +90,6 @@ class Store:
         else:
             _as_readable_as_others(path)
         self.disk.sync(path)
-
-    def _make_folder(self, path: Path) -> None:
-        """Make a folder and what is above it, down to the device."""
-        if path.is_dir():
-            return
-        self._make_folder(path.parent)
-        self.disk.make_folder(path)
-        self.disk.sync(path.parent)
 
     def _clear(self, path: Path) -> None:
         if os.path.lexists(path):
@@ -155,6 +147,15 @@ def _as_readable_as_others(path: Path) -> None:
     """Give a file the mode that any other new file has: safetensors makes its own for the owner alone."""
     if not path.is_symlink():
         path.chmod(0o666 & ~_umask())
+
+
+def make_folder(path: Path, disk: Disk) -> None:
+    """Make a folder and what is above it, down to the device."""
+    if path.is_dir():
+        return
+    make_folder(path.parent, disk)
+    disk.make_folder(path)
+    disk.sync(path.parent)
 
 
 def put_text(path: Path, text: str) -> None:

@@ -1,0 +1,111 @@
+"""A run that is killed, wherever that may be, goes on and ends in the same bits."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+
+import pytest
+
+from mgk_core.journal import open_journal
+from mgk_core.store import Store
+
+WHEN = ("before", "after", "half")
+
+
+def operations(total, wanted):
+    """Choose (operation, when) evenly; every operation where that many are wanted."""
+    if wanted >= 150:
+        wanted = max(wanted, total)
+    step = total / wanted
+    return [(1 + int(i * step), WHEN[i % len(WHEN)]) for i in range(wanted)]
+
+
+def test_killed_at_operations_of_the_store_and_journal(server, whole, go_on, same_end, kills, places, figures):
+    """SIGKILL before, after or in the middle of a write: resume ends as if nothing had been."""
+    reference, counted = whole
+    points = operations(counted["count"], kills * 3 // 4)
+    for at, when in points:
+        run = next(places)
+        answer = server.run(run, disk={"kind": "Killing", "at": at, "when": when})
+        assert answer["signal"] == signal.SIGKILL, (at, when, answer)
+        go_on(run)
+        same_end(run, reference)
+        shutil.rmtree(run)
+    figures["kills at operations resumed"] = len(points)
+
+
+def test_killed_at_random_times(server, whole, go_on, same_end, kills, places, figures):
+    """SIGKILL at whatever instant: resume ends as if nothing had been."""
+    reference, counted = whole
+    draw, left = random.Random(0), kills - kills * 3 // 4
+    span = counted["seconds"]
+    for _ in range(left):
+        run = next(places)
+        answer = server.run(run, kill_after=draw.uniform(0, 0.95 * span))
+        while answer["signal"] is None:  # it was faster than the reference
+            shutil.rmtree(run)
+            span *= 0.9
+            answer = server.run(run, kill_after=draw.uniform(0, 0.95 * span))
+        go_on(run)
+        same_end(run, reference)
+        shutil.rmtree(run)
+    figures["kills at random times resumed"] = left
+
+
+def test_killed_again_while_it_goes_on(server, whole, go_on, same_end, places):
+    """A resumed run may be killed as well, again and again, and still ends in the same bits."""
+    reference, counted = whole
+    draw, run = random.Random(1), next(places)
+    server.run(run, disk={"kind": "Killing", "at": counted["count"] // 4, "when": "after"})
+    for _ in range(4):
+        server.resume(run, disk={"kind": "Killing", "at": draw.randint(5, 40), "when": draw.choice(WHEN)})
+    go_on(run)
+    same_end(run, reference)
+    events = [e["event"] for e in open_journal(Store(run)).events]
+    assert events.count("resumed") >= 2
+
+
+def test_a_fork_that_is_killed_goes_on(server, whole, go_on, places):
+    """`mgk phase` into a new directory may be killed while it copies, and is resumed like any run."""
+    reference, _ = whole
+    for at in (8, 14, 20, 30):
+        run = next(places)
+        killing = {"kind": "Killing", "at": at, "when": "after"}
+        answer = server("phase", run, of=str(reference), phase="mcq", disk=killing)
+        assert answer["signal"] == signal.SIGKILL
+        go_on(run)
+        assert (run / "ledger.json").read_bytes() == (reference / "ledger.json").read_bytes()
+
+
+def test_a_stale_lock_is_recognised(server, places):
+    """What a killed process left locked is taken over, and told."""
+    run = next(places)
+    server.run(run, disk={"kind": "Killing", "at": 60, "when": "before"})
+    assert (run / ".lock").exists()
+    answer = server.resume(run)
+    assert any("has left this run" in e["text"] for e in answer["told"])
+    assert not (run / ".lock").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(server, whole, go_on, same_end, places, number):
+    """SIGTERM or SIGINT: the step is finished, a checkpoint written, exit code 130 with the command to go on."""
+    run = next(places)
+    answer = server.run(run, signal_at={"step": int(number)}, signal_step=3)
+    assert answer["code"] == 130
+    assert f"mgk resume {run}" in answer["message"]
+    assert (run / "phases/0-plain_text/checkpoint/step-00000003/state.json").exists()
+    answer = go_on(run)
+    assert any("goes on after step 3 of 7; the next batch's loss is" in e["text"] for e in answer["told"])
+    same_end(run, whole[0])
+
+
+def test_a_finished_run_is_checked_and_told_again(server, whole):
+    """Resuming what has finished changes nothing."""
+    run, _ = whole
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    answer = server.resume(run)
+    assert answer["code"] == 0
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
