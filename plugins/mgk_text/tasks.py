@@ -59,12 +59,12 @@ class TextTask:
         texts = cast("Sequence[Text]", records)
         return [("", t.text) for t in texts], [t.place for t in texts]
 
-    def probes(self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str) -> list[Probe]:  # noqa: ARG002
+    def probes(self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str) -> list[Probe]:
         """Return the perplexity of the texts."""
         texts = [t.text for t in cast("Sequence[Text]", records)]
         return [probes.perplexity(encoder, texts, self.spec.probe_name, split=split, limit=self.spec.max_length)]
 
-    def problems(self, records: Sequence[Record]) -> list[Problem]:  # noqa: ARG002
+    def problems(self, records: Sequence[Record]) -> list[Problem]:
         """Return nothing: a text needs nothing else."""
         return []
 
@@ -102,7 +102,7 @@ class DictionaryTask:
             made.append(probes.terms(encoder, template, asked, spec))
         return made
 
-    def problems(self, records: Sequence[Record]) -> list[Problem]:  # noqa: ARG002
+    def problems(self, records: Sequence[Record]) -> list[Problem]:
         """Return nothing: the reader has asked for what the directions need."""
         return []
 
@@ -129,7 +129,7 @@ class McqTask:
         questions = cast("Sequence[Question]", records)
         return [(self.template.ask(q), self.template.answer(q)) for q in questions], [q.place for q in questions]
 
-    def probes(self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str) -> list[Probe]:  # noqa: ARG002
+    def probes(self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str) -> list[Probe]:
         """Return option log-likelihoods, and generated answers (test only)."""
         questions = cast("Sequence[Question]", records)
         template = self.template

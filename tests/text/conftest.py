@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+
 from mgk_hf.loading import build
 from mgk_hf.specs import HfSpec
-
 from mgk_text.encode import Encoder
 from mgk_text.turns import turns_of
 

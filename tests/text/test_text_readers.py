@@ -39,7 +39,7 @@ def problems(call):
 
 def test_every_format_gives_the_same_entries(write, tmp_path):
     """JSON lines, CSV, TSV and parquet of one table are read as the same entries."""
-    import pyarrow
+    import pyarrow as pa
     from pyarrow import parquet
 
     files = [
@@ -47,7 +47,7 @@ def test_every_format_gives_the_same_entries(write, tmp_path):
         write("a.csv", "ko,en,definition\n" + "".join(",".join(r.values()) + "\n" for r in ENTRIES)),
         write("a.tsv", "ko\ten\tdefinition\r\n" + "".join("\t".join(r.values()) + "\r\n" for r in ENTRIES)),
     ]
-    parquet.write_table(pyarrow.Table.from_pylist(ENTRIES), tmp_path / "a.parquet")
+    parquet.write_table(pa.Table.from_pylist(ENTRIES), tmp_path / "a.parquet")
     files.append(str(tmp_path / "a.parquet"))
     found = [[(e.ko, e.en, e.definition) for e in entries(f).records] for f in files]
     assert all(rows == [tuple(r.values()) for r in ENTRIES] for rows in found)
