@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 from attrs import frozen
-from torch import Tensor
+from torch import Tensor, nn
 
-from mgk_core.adapter import Factors
+from mgk_core.adapter import Factors, Target
 
 
 @frozen(eq=False)
@@ -52,6 +52,26 @@ class StoredDelta:
     def dense(self) -> Tensor:
         """Return the whole flat delta, (blocks · rows, cols)."""
         return torch.bmm(self.left, self.right).mul_(self.scale).flatten(0, 1)
+
+
+def folded(target: Target) -> bool:
+    """Tell whether rows as stored are no rows of the (out, in) matrix."""
+    return target.transposed or _stacked(target)
+
+
+def as_matrix(tensor: Tensor, target: Target) -> Tensor:
+    """View a weight or its delta as (out, in): what `Transform.delta` is given.
+
+    Transposed weights are turned, kernels flattened, experts stand one below the other.
+    """
+    if target.transposed:
+        return tensor.t()
+    return tensor.flatten(0, -2) if _stacked(target) else tensor.flatten(1)
+
+
+def _stacked(target: Target) -> bool:
+    """Tell a stack of matrices (experts) from a convolution's kernels."""
+    return target.parameter.dim() == 3 and not isinstance(target.module, nn.modules.conv._ConvNd)  # noqa: SLF001
 
 
 def stored_delta(factors: Factors, *, transposed: bool, dtype: torch.dtype = torch.float32) -> StoredDelta:

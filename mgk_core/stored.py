@@ -13,6 +13,7 @@ from attrs import evolve, frozen
 from torch import Tensor
 
 from mgk_core.adapter import Adapter, LowRank
+from mgk_core.lowrank import as_matrix
 from mgk_core.outcome import FactorTransform, Proposal
 
 
@@ -34,7 +35,7 @@ class StoredFactors:
 
 @frozen(eq=False)
 class StoredDeltas:
-    """A transform whose result is known: each weight's delta, already changed."""
+    """A transform whose result is known: each weight's delta, (out, in), already changed."""
 
     name: str
     deltas: Mapping[str, Tensor]
@@ -59,7 +60,7 @@ def materialise(adapter: Adapter, proposal: Proposal, base: Mapping[str, Tensor]
         if factors is not None:
             kept = {f"factor:{k}": v for k, v in factors.items()}
             return evolve(proposal, transforms=(StoredFactors(name, factors),)), kept
-    deltas = {n: _dense(adapter, proposal, n, base[n]) for n in adapter.targets()}
+    deltas = {n: _dense(adapter, proposal, n, base[n]) for n, t in adapter.targets().items() if t.parameter.dim() > 1}
     return evolve(proposal, transforms=(StoredDeltas(name, deltas),)), {f"delta:{k}": v for k, v in deltas.items()}
 
 
@@ -80,7 +81,7 @@ def _factors(adapter: LowRank, proposal: Proposal) -> dict[str, Tensor] | None:
 
 def _dense(adapter: Adapter, proposal: Proposal, name: str, weight: Tensor) -> Tensor:
     before = weight.detach().float()
-    delta = adapter.merged_weight(name, before) - before
+    delta = as_matrix(adapter.merged_weight(name, before) - before, adapter.targets()[name])
     for transform in proposal.transforms:
         delta = transform.delta(name, delta, None)
     return delta

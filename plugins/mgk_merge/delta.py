@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from attrs import evolve
 from torch import Tensor
-from torch.nn.modules.conv import _ConvNd
 
 from mgk_core.adapter import Adapter, Factors, LowRank, Target
 from mgk_core.errors import MergeError
-from mgk_core.lowrank import stored_delta
+from mgk_core.lowrank import as_matrix, folded, stored_delta
 from mgk_core.outcome import FactorTransform, Proposal, Transform
 
 DeltaOf = Callable[[Tensor, int, Tensor], None]
@@ -38,7 +37,7 @@ def delta_of(
         source = _from_merged(adapter, name)
         whole = not adapter.row_separable
     return _transformed(source, name, target, transforms, proposal.scale), whole or (
-        bool(transforms) and _folded(target)
+        bool(transforms) and folded(target)
     )
 
 
@@ -84,13 +83,13 @@ def _from_merged(adapter: Adapter, name: str) -> DeltaOf:
 
 
 def _transformed(source: DeltaOf, name: str, target: Target, transforms: Sequence[Transform], scale: float) -> DeltaOf:
-    folded = _folded(target)
+    turned = folded(target)
 
     def rows(weight: Tensor, start: int, out: Tensor) -> None:
         source(weight, start, out)
         for transform in transforms:
-            matrix = _as_matrix(out, target)
-            block = None if folded else slice(start, start + out.shape[0])
+            matrix = as_matrix(out, target)
+            block = None if turned else slice(start, start + out.shape[0])
             changed = transform.delta(name, matrix.clone(), block)
             if changed.shape != matrix.shape:
                 raise MergeError(
@@ -101,20 +100,3 @@ def _transformed(source: DeltaOf, name: str, target: Target, transforms: Sequenc
             out.mul_(scale)
 
     return rows
-
-
-def _folded(target: Target) -> bool:
-    """Tell whether rows as stored are no rows of the (out, in) delta."""
-    return target.transposed or _stacked(target)
-
-
-def _stacked(target: Target) -> bool:
-    """Tell a stack of matrices (experts) from a convolution's kernels."""
-    return target.parameter.dim() == 3 and not isinstance(target.module, _ConvNd)
-
-
-def _as_matrix(delta: Tensor, target: Target) -> Tensor:
-    """View a delta as (out, in): transposed back, kernels flattened, experts one below the other."""
-    if target.transposed:
-        return delta.t()
-    return delta.flatten(0, -2) if _stacked(target) else delta.flatten(1)
