@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import math
 import os
 import resource
 import sys
+import time
 
 import psutil
 import torch
@@ -69,17 +70,23 @@ def _use_deterministic(wanted: bool) -> None:  # noqa: FBT001 - torch's own sign
         torch._C._set_deterministic_algorithms(wanted)  # noqa: SLF001 - what the public function calls
 
 
-@functools.cache
-def _process(pid: int) -> psutil.Process:
-    """Return the process by its id: making the object costs more than asking it."""
-    return psutil.Process(pid)
+_seen: tuple[float, int] = (-math.inf, 0)
+
+
+def _resident() -> int:
+    """Return the process's RSS in bytes, at most a second old: the look-up takes as long as a small step."""
+    global _seen  # noqa: PLW0603 - one process, one figure
+    now = time.monotonic()
+    if now - _seen[0] > 1.0:
+        _seen = (now, psutil.Process().memory_info().rss)
+    return _seen[1]
 
 
 def memory(device: torch.device) -> dict[str, int]:
     """Return bytes: peak and present RSS of the process; allocated, reserved and peak on CUDA."""
     unit = 1 if sys.platform == "darwin" else 1024
     figures = {
-        "rss": _process(os.getpid()).memory_info().rss,
+        "rss": _resident(),
         "rss_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
     }
     if device.type == "cuda":

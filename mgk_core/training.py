@@ -213,24 +213,22 @@ class Trainer:
         self._since += seconds
 
 
-@torch.no_grad()
 def _figures(outs: Sequence[StepOut]) -> list[list[float]]:
     """(loss, terms, count, skipped, grad norm or −1, lr) of each step, with one transfer for all of them.
 
-    Per step it would cost more than the step's own work.
+    Per step it would cost more than the step's own work. On the CPU there is nothing to transfer.
     """
     like = outs[0].loss
     zero, none = torch.zeros_like(like), torch.full_like(like, -1.0)
-    table = [
-        (
-            out.loss,
-            zero if out.terms is None else out.terms,
-            out.count,
-            zero if out.skipped is None else out.skipped,
-            none if out.grad_norm is None else out.grad_norm,
-        )
-        for out in outs
-    ]
-    flat = [t if t.dtype == like.dtype and t.device == like.device else t.to(like) for row in table for t in row]
-    rows: list[list[float]] = torch.stack(flat).view(len(outs), -1).tolist()
-    return [[*row, out.lr] for row, out in zip(rows, outs, strict=True)]
+    columns = (
+        [out.loss for out in outs],
+        [zero if out.terms is None else out.terms for out in outs],
+        [out.count for out in outs],
+        [zero if out.skipped is None else out.skipped for out in outs],
+        [none if out.grad_norm is None else out.grad_norm for out in outs],
+    )
+    if like.device.type == "cpu":
+        found = [[t.item() for t in column] for column in columns]
+    else:
+        found = torch.stack([t for column in columns for t in column]).view(len(columns), -1).tolist()
+    return [[*row, out.lr] for *row, out in zip(*found, outs, strict=True)]
