@@ -77,7 +77,7 @@ class TrainOnSpec(Spec):
 
     steps: int = option(50, at_least(1), help="further optimizer steps")
     times: int = option(1, at_least(1), help="how often, at most")
-    retention: dict[str, Any] = option({}, help="methods to add: tables as in the phase's own")  # noqa: RUF009 - option makes an attrs field
+    retention: dict[str, Any] = option({}, help="methods to add: tables as in the phase's own")
 
 
 @frozen(kw_only=True)
