@@ -10,12 +10,13 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from mgk_core.errors import StoreError
+from mgk_core.errors import EnvironmentFault, StoreError
 
 
 class Disk:
@@ -82,6 +83,23 @@ MEND = {
     errno.EIO: "check the disk",
 }
 """What a user does about the system's reasons not to write."""
+
+
+def reason(error: OSError, otherwise: str = "mend that") -> str:
+    """Say why the system refused, and what to do about it."""
+    return f"{error.strerror or error}; {MEND.get(error.errno or 0, otherwise)}"
+
+
+@contextmanager
+def environment_told() -> Iterator[None]:
+    """Turn what the machine refuses inside the block into words, wherever it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in MEND:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise EnvironmentFault(f"{where}{reason(error)}, then go on") from error
 
 
 class told:  # noqa: N801 - used like a function

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from mgk_core.disk import Disk, told
+from mgk_core.disk import Disk, reason, told
 from mgk_core.errors import InputError, StoreError
 from mgk_core.journal import NAME as JOURNAL
 from mgk_core.ledger import NAME as LEDGER
@@ -118,8 +118,7 @@ def claim(out: Path, disk: Disk | None = None) -> bool:
             raise InputError(f"{out}: is not empty and holds no run; choose another --out")
         make_folder(out, disk or Disk())
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise StoreError(f"{out}: cannot be made: {reason}; choose a directory that you may write to") from None
+        raise StoreError(f"{out}: cannot be made: {reason(error, 'choose a directory that you may write to')}") from None
     return fresh
 
 

@@ -13,8 +13,8 @@ from attrs import frozen
 
 from mgk_core.begin import begin, find
 from mgk_core.config import load_tree
-from mgk_core.disk import MEND, Disk
-from mgk_core.errors import EnvironmentFault, InputError, Interrupted, MgkError, StoreError, nearest
+from mgk_core.disk import Disk, environment_told
+from mgk_core.errors import InputError, Interrupted, MgkError, StoreError, nearest
 from mgk_core.events import Events, Sink, ignore
 from mgk_core.fork import finish as finish_fork
 from mgk_core.fork import fork
@@ -67,7 +67,8 @@ def run_pipeline(
     :raises GateRefused: a phase was refused and rolled back
     :raises Interrupted: a signal came; the run can go on
     """
-    prepared = prepare(load_tree(pipeline, config, overrides, flags), without)
+    with environment_told():
+        prepared = prepare(load_tree(pipeline, config, overrides, flags), without)
     _check_until(prepared, until)
     with _new_directory(out, disk) as store:
         store.write_text(CONFIG, to_toml(prepared.resolved))
@@ -88,7 +89,8 @@ def resume_run(
     :param accept: keys of changes that are taken and recorded
     """
     require_run(run)
-    prepared = prepare_run(run, without)
+    with environment_told():
+        prepared = prepare_run(run, without)
     _check_until(prepared, until)
     lock = Lock(run)
     try:
@@ -199,16 +201,12 @@ def _go(prepared: Prepared, store: Store, until: str | None, sink: Sink, *, acce
 def _told_plainly(hooks: Hooks, journal: Journal, events: Events) -> Iterator[None]:
     """Say what ended a run in words that lead on: how to resume, what to lower, whose plugin it was."""
     try:
-        yield
+        with environment_told():
+            yield
     except (Interrupted, KeyboardInterrupt) as error:
         raise _resumable(journal, error) from None
     except MgkError:
         raise
-    except OSError as error:
-        if (mend := MEND.get(error.errno or 0)) is None:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        raise EnvironmentFault(f"{where}{error.strerror}; {mend}, then go on with 'mgk resume'") from error
     except (Exception, SystemExit) as error:
         if is_out_of_memory(error):
             raise told_of(error, events.part, events.phase) from error

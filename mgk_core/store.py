@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mgk_core.disk import Disk, told
+from mgk_core.disk import Disk, reason, told
 from mgk_core.errors import StoreError
 
 TEMPORARY = ".tmp-"
@@ -202,7 +202,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
             raise StoreError(f"{path}: is damaged: it has {size:,} bytes, expected at most {limit:,}")
         return path.read_bytes()
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise StoreError(f"{path}: cannot be read: {reason(error)}") from None
 
 
 def read_json(path: Path) -> Any:
@@ -240,7 +240,7 @@ def check_header(path: Path) -> None:
             size = os.fstat(file.fileno()).st_size
             start = file.read(8)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read as safetensors: {error.strerror or error}") from None
+        raise StoreError(f"{path}: cannot be read as safetensors: {reason(error)}") from None
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > min(size - 8, MAX_HEADER):
         raise StoreError(

@@ -18,15 +18,16 @@ from mgk_core.store import TEMPORARY, Store
 VOLATILE = {"seconds", "per_second", "rss", "rss_peak", "cuda_allocated", "cuda_reserved", "cuda_peak"}
 """What of metrics.jsonl may differ between two runs: times, throughput, memory."""
 
+PHASES = ("plain_text", "medical_dictionary", "mcq")
 SMALL = {
     "base.widths": "[12, 24, 24, 6]",
     "run.threads": "1",
     "run.device": "cpu",
     "defaults.data.items": "6",
-    "defaults.data.size": "24",
     "defaults.adapter.rank": "3",
-    "defaults.train.batch_size": "4",
-    "defaults.train.micro_batch": "2",
+    "PHASE.data.size": "24",
+    "PHASE.train.batch_size": "4",
+    "PHASE.train.micro_batch": "2",
     "defaults.train.log_every": "3",
     "defaults.train.checkpoint_steps": "2",
     "defaults.gate.min-gain": "false",
@@ -43,9 +44,13 @@ SMALL = {
 
 
 def settings(**more):
-    """Return the small run's ``--set`` strings, with more of them (dots as double underscores)."""
+    """Return the small run's ``--set`` strings, with more of them.
+
+    Dots as double underscores; ``PHASE`` stands for each phase.
+    """
     table = SMALL | {k.replace("__", "."): str(v) for k, v in more.items()}
-    return [f"{k}={v}" for k, v in table.items()]
+    each = [(k.replace("PHASE", f"phases.{p}"), v) for k, v in table.items() for p in PHASES if "PHASE" in k]
+    return [f"{k}={v}" for k, v in [*each, *((k, v) for k, v in table.items() if "PHASE" not in k)]]
 
 
 class Server:

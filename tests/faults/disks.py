@@ -197,3 +197,13 @@ class Forgetting(Counting):
     def close(self) -> None:
         """Remove what was kept for the count alone."""
         shutil.rmtree(self.graves)
+
+
+class Negligent(Forgetting):
+    """Leaves every sync out, as a store would that did not know of them."""
+
+    def sync(self, path: Path) -> None:
+        """Do nothing."""
+        self.count += 1
+        if self.count in self.at:
+            self._leave(self.root, self.root.stat().st_ino, self.out / f"after-{self.count}")

@@ -136,7 +136,7 @@ def _disk(spec: dict[str, Any] | None) -> Disk:
     for key in ("root", "out"):
         if key in options:
             options[key] = Path(options[key])
-    for key in ("at",) if kind == "Forgetting" else ():
+    for key in ("at",) if kind in {"Forgetting", "Negligent"} else ():
         options[key] = set(options[key])
     for key in ("names",) if kind == "Forbidding" else ():
         options[key] = tuple(options[key])
