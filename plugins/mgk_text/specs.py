@@ -28,7 +28,7 @@ class TextDataSpec(Spec):
     normalise: str = option("NFC", one_of("NFC", "none"), help="Unicode form into which every text is brought")
     limit: int | None = option(None, at_least(1), help="train on the first N rows only")
     max_length: int = option(512, at_least(8), help="most tokens of one example, the prompt included")
-    seed: int = option(0, at_least(0), help="of what is drawn: held-out shares, distractors, subsets")
+    seed: int = option(0, at_least(0), help="of what is drawn: held-out shares, distractors")
     probe: str = option("", help="name of the probe; default: the data's type")
     cache: bool = option(True, help="keep tokenised data on disk ($MGK_CACHE, or the user's cache directory)")
     base_probes: dict[str, str] = option({}, help="probe name = source of texts that no phase trains on")

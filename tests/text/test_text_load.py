@@ -191,7 +191,7 @@ def test_generated_answers_are_judged(shipped, bundle):
         ("dictionary", {"f1", "empty"}),
         ("mcq", {"lenient", "invalid", "invalid_lenient", "formatted"}),
     ):
-        spec, data = shipped[name]
+        _, data = shipped[name]
         probe = next(p for p in data.probes if p.metric == "generation")
         score = evaluate(bundle, attrs.evolve(probe, items=probe.items[:4]))
         assert score.n == len(score.per_item) == 4
@@ -200,18 +200,18 @@ def test_generated_answers_are_judged(shipped, bundle):
         assert score.chance == (None if name == "dictionary" else 0.2)
 
 
-def test_a_model_that_answers_rightly_scores_full_marks(shipped, encoders):
+@pytest.mark.parametrize("name", ["dictionary", "mcq"])
+def test_a_model_that_answers_rightly_scores_full_marks(shipped, name):
     """With a base that says the right answer, exact match, F1 and strict accuracy are 1, invalid ones 0."""
-    for name in ("dictionary", "mcq"):
-        _, data = shipped[name]
-        probe = next(p for p in data.probes if p.metric == "generation")
-        options = next(p for p in data.probes if p.metric == "option_logprob" and p.split == "test")
-        right = {c.prompt: list(c.options[c.answer]) for c in options.items}
-        echo = SimpleNamespace(generate=lambda prompts, **_: [right[p] for p in prompts])
-        score = evaluate(echo, probe)
-        assert (score.value, score.stderr) == (1.0, 0.0)
-        assert score.extra.get("f1", 1.0) == 1.0
-        assert score.extra.get("invalid", 0.0) == 0.0
+    _, data = shipped[name]
+    probe = next(p for p in data.probes if p.metric == "generation")
+    options = next(p for p in data.probes if p.metric == "option_logprob" and p.split == "test")
+    right = {c.prompt: list(c.options[c.answer]) for c in options.items}
+    echo = SimpleNamespace(generate=lambda prompts, **_: [right[p] for p in prompts])
+    score = evaluate(echo, probe)
+    assert (score.value, score.stderr) == (1.0, 0.0)
+    assert score.extra.get("f1", 1.0) == 1.0
+    assert score.extra.get("invalid", 0.0) == 0.0
 
 
 def test_character_f1_counts_characters():
