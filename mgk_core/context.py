@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mgk_core.adapter import Adapter
 from mgk_core.bundle import Batch, Bundle, PhaseData, Probe, Score
+from mgk_core.outcome import Proposal
 from mgk_core.settings import PhaseConfig, RunConfig
 
 LayerVisitor = Callable[[str, Tensor, Tensor | None], None]
@@ -37,7 +38,8 @@ class PhaseContext:
 
     adapter, data, optimizer are None before the step of the phase that makes them. history:
     statistics of the base and of the phases before, in order. scores: rows of the retention
-    matrix so far, row 0 first. tell: sends an event, ``tell(name, **data)``; those that
+    matrix so far, row 0 first. proposal: what the transition last proposed, for recoveries that
+    change a part of it. tell: sends an event, ``tell(name, **data)``; those that
     `mgk_core.events.KEPT` names are kept in metrics.jsonl.
     """
 
@@ -59,6 +61,7 @@ class PhaseContext:
     notes: list[str] = field(factory=list)
     base_phase: bool = False
     tell: Callable[..., None] = _tell_nobody
+    proposal: Proposal | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -85,14 +88,17 @@ class PhaseContext:
         for start in range(0, len(rows), size):
             yield self.data.train.batch(rows[start : start + size])
 
-    def visit_layers(self, batches: Iterable[Batch], visit: LayerVisitor, *, gradients: bool = True) -> int:
+    def visit_layers(
+        self, batches: Iterable[Batch], visit: LayerVisitor, *, gradients: bool = True, live: bool = False
+    ) -> int:
         """Run batches through the bare base and show each target's inputs and output gradients.
 
         Padding is left out. Gradients are of the summed loss. Returns the number of positions.
+        live: with the adapters on, as the model stands.
         """
         from mgk_core.statistics import visit_layers
 
-        return visit_layers(self.bundle, self.targets, batches, visit, gradients=gradients)
+        return visit_layers(self.bundle, self.targets, batches, visit, gradients=gradients, live=live)
 
 
 @frozen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -42,10 +43,11 @@ def visit_layers(
     visit: LayerVisitor,
     *,
     gradients: bool = True,
+    live: bool = False,
 ) -> int:
     """Run batches through the bare base; call ``visit(weight, inputs, gradient)`` per layer and batch.
 
-    inputs: (positions, in), for convolutions the unfolded windows; ids of embeddings as
+    live: through the model as it stands, adapters on. inputs: (positions, in), for convolutions the unfolded windows; ids of embeddings as
     (positions, 1). gradient: (positions, out) of the summed loss, or None. Returns the number of
     positions seen.
     """
@@ -59,7 +61,7 @@ def visit_layers(
     was_training = model.training
     model.eval()
     try:
-        with all_disabled(model), torch.set_grad_enabled(gradients):
+        with nullcontext() if live else all_disabled(model), torch.set_grad_enabled(gradients):
             for batch in batches:
                 positions += _one(bundle, batch, captured, _Shown(modules, visit), gradients=gradients)
     finally:
