@@ -111,7 +111,7 @@ class Transition:
             spool=str(self.session.store.path(f"{self.folder}/.tmp-undo")),
         )
         proposal = self.forced or self.session.hooks.propose_merge(ctx, start)
-        self.proposal = evolve(proposal, undo=start.undo, spool=start.spool)
+        self.proposal = ctx.proposal = evolve(proposal, undo=start.undo, spool=start.spool)
         return State.PROPOSED
 
     def _proposed(self) -> State:

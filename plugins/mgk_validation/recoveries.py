@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+
+from attrs import evolve
 
 from mgk_core.context import PhaseContext
 from mgk_core.outcome import Proposal, Recovery
@@ -27,9 +28,15 @@ def recover(ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec) -> Recover
 
 
 def _next_scale(ctx: PhaseContext, before: Sequence[Recovery], spec: ScaleSearchSpec) -> Recovery | None:
-    """Offer the first scale not tried yet."""
+    """Offer the last proposal, its transforms included, at the first scale not tried yet.
+
+    ``proposed`` goes along in the evidence: the scale of the proposal that the search began with.
+    """
     if len(before) >= len(spec.scales):
         return None
-    scale = spec.scales[len(before)]
-    undo: Literal["memory", "disk"] = "disk" if ctx.config.run.undo == "disk" else "memory"
-    return Recovery("propose", spec.type, proposal=Proposal(scale=scale, undo=undo), evidence={"scale": scale})
+    last = ctx.proposal or Proposal()
+    proposed = float(before[0].evidence["proposed"]) if before else last.scale
+    scale = proposed * spec.scales[len(before)]
+    return Recovery(
+        "propose", spec.type, proposal=evolve(last, scale=scale), evidence={"scale": scale, "proposed": proposed}
+    )

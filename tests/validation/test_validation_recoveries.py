@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import pytest
+from torch import Tensor
 
+import mgk_core as mgk
 from mgk_core.context import PhaseContext
 from mgk_core.errors import ConfigError
-from mgk_core.outcome import Recovery, Refusal
+from mgk_core.outcome import Proposal, Recovery
 from mgk_validation.plugin import mgk_recover
 
 Phases = Callable[..., PhaseContext]
-REFUSALS = (Refusal("max-drop", "worse"),)
 
 
 def tries(ctx: PhaseContext) -> list[Recovery]:
@@ -35,7 +36,7 @@ def test_scales_are_tried_in_order_then_the_next_entry(phase_of: Phases) -> None
         ("propose", "scale-search"), ("propose", "scale-search"), ("keep_apart", "keep-apart"),
     ]  # fmt: skip
     assert [r.proposal.scale for r in found[:2] if r.proposal] == [0.6, 0.3]
-    assert found[0].evidence == {"scale": 0.6}
+    assert found[0].evidence == {"scale": 0.6, "proposed": 1.0}
 
 
 def test_training_on_brings_its_methods(phase_of: Phases) -> None:
@@ -65,7 +66,66 @@ def test_impossible_scales_are_refused(phase_of: Phases, scales: list[float]) ->
         phase_of(recover={"scale-search": {"scales": scales}})
 
 
-def test_the_undo_is_kept_where_the_run_says(phase_of: Phases) -> None:
-    """A proposal of the search keeps the old weights on disk where the run does."""
-    found: Any = tries(phase_of(recover={"scale-search": True}, run={"undo": "disk"}))
-    assert {r.proposal.undo for r in found} == {"disk"}
+def test_a_search_keeps_the_rest_of_the_proposal(phase_of: Phases) -> None:
+    """Scales are factors on the scale that was proposed, and transforms and undo stay as they are."""
+    ctx = phase_of(recover={"scale-search": {"scales": [0.5, 0.25]}})
+    ctx.proposal = Proposal(scale=0.8, transforms=(Nothing(),), undo="disk")
+    tried: list[Recovery] = []
+    for expected in (0.4, 0.2):
+        found = mgk_recover(ctx=ctx, tried=tried, spec=ctx.phase.recover[0])
+        assert found is not None
+        assert found.proposal is not None
+        assert found.proposal.scale == pytest.approx(expected)
+        assert found.proposal.transforms == ctx.proposal.transforms
+        assert found.proposal.undo == "disk"
+        tried.append(found)
+        ctx.proposal = found.proposal
+    assert mgk_recover(ctx=ctx, tried=tried, spec=ctx.phase.recover[0]) is None
+
+
+class Nothing:
+    """A transform that changes nothing."""
+
+    name = "nothing"
+
+    def delta(self, weight: str, delta: Tensor, rows: slice | None) -> Tensor:
+        """Return the delta."""
+        return delta
+
+
+def test_a_real_refusal_is_merged_smaller(tmp_path: Path) -> None:
+    """In a run, a phase that forgets too much is merged at the first scale that forgets little enough."""
+    gate = {"min-gain": False, "max-drop": {"absolute": 4.0, "probes": ["plain_text"]}}
+    result = mgk.run(
+        "textmodel",
+        out=tmp_path / "run",
+        until="medical_dictionary",
+        set={
+            "run.threads": 1,
+            "phases.medical_dictionary.gate": gate,
+            "phases.medical_dictionary.recover": {"scale-search": {"scales": [0.9, 0.5, 0.1]}},
+        },
+    )
+    entry = result.ledger.phases[1]
+    scales = [a.evidence["scale"] for a in entry.attempts]
+    assert entry.result == "committed"
+    assert scales == [0.9, 0.5, 0.1][: len(scales)]
+    assert entry.scale == scales[-1]
+    rows = result.retention["R"]
+    assert rows[2][0] <= rows[1][0] + 4.0
+    assert rows[2][1] < rows[1][1]
+
+
+def test_training_on_with_nothing_to_add_ends_in_the_next_entry(tmp_path: Path) -> None:
+    """In a run, further steps do not mend what forgot; the adapter is then kept apart and the run goes on."""
+    result = mgk.run(
+        "textmodel",
+        out=tmp_path / "run",
+        set={
+            "run.threads": 1,
+            "phases.medical_dictionary.gate": {"min-gain": False, "max-drop": {"absolute": 0.0, "stderrs": 0.0}},
+            "phases.medical_dictionary.recover": {"train-on": {"steps": 3}, "keep-apart": True},
+        },
+    )
+    assert [p.result for p in result.ledger.phases] == ["committed", "kept_apart", "committed"]
+    assert [a.method for a in result.ledger.phases[1].attempts] == ["train-on", "keep-apart"]
