@@ -71,7 +71,8 @@ def plugin_rows(plugins: Plugins) -> list[dict[str, Any]]:
     types: dict[str, dict[str, list[str]]] = {}
     for claim in plugins.registry:
         types.setdefault(claim.plugin, {}).setdefault(claim.slot, []).append(claim.type)
-    return [_plugin_row(number, info, types.get(info.name, {})) for number, info in enumerate(plugins.infos, 1)]
+    asked = reversed(plugins.infos)  # pluggy asks the last registered first
+    return [_plugin_row(number, info, types.get(info.name, {})) for number, info in enumerate(asked, 1)]
 
 
 def _plugin_row(number: int, info: PluginInfo, types: dict[str, list[str]]) -> dict[str, Any]:

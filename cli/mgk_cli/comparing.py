@@ -1,0 +1,122 @@
+"""Several runs side by side: how each ended, what it scores, what it cost, and in what they differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mgk_cli import words
+from mgk_cli.matrix import cell
+from mgk_cli.memory import peak_of
+from mgk_cli.summary import STATES, STATUS, base_of, machine_of, seed_of
+from mgk_cli.tables import GAP, Column, fitted, text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from mgk_core.inspect import RunLook
+
+Rows = list[tuple[str, list[str]]]
+MOST = 40  # differing settings that are listed
+LONGEST = 32  # signs of a setting's value
+
+
+def side_by_side(runs: Sequence[RunLook], width: int) -> Iterator[RenderableType]:
+    """Yield the tables that compare runs, in blocks of columns that fit."""
+    names = [words.clean(r.directory.name or str(r.directory)) for r in runs]
+    yield from _tables([*_standing(runs), *_scores(runs), *_figures(runs), *_costs(runs)], names, width)
+    yield text("")
+    if len({r.name for r in runs}) > 1:
+        yield text("they are of different pipelines, so their settings are not compared")
+        return
+    differing = _settings(runs)
+    if not differing:
+        yield text("the same configuration")
+        return
+    yield text("settings in which they differ", "dim")
+    yield from _tables(differing[:MOST], names, width)
+    if len(differing) > MOST:
+        yield text(f"and {len(differing) - MOST} more; see run.toml of each")
+
+
+def _tables(rows: Rows, names: Sequence[str], width: int) -> Iterator[Table]:
+    """Draw rows as a table, as many runs beside each other as fit."""
+    labels = Column("", cells=[text(label, "dim") for label, _ in rows])
+    columns = [Column(n, cells=[text(cells[i]) for _, cells in rows]) for i, n in enumerate(names)]
+    block: list[Column] = []
+    for column in columns:
+        if block and sum(c.width + GAP for c in (labels, *block, column)) - GAP > width:
+            yield fitted([labels, *block], width)
+            block = []
+        block.append(column)
+    yield fitted([labels, *block], width)
+
+
+def _standing(runs: Sequence[RunLook]) -> Rows:
+    rows: Rows = [("status", [STATUS[r.status][0] for r in runs]), ("base", [base_of(r) for r in runs])]
+    rows += [("machine", [machine_of(r) for r in runs]), ("seed", [seed_of(r) for r in runs])]
+    for phase in dict.fromkeys(p.name for r in runs for p in r.phases):
+        states = [next((STATES[p.state][0] for p in r.phases if p.name == phase), "–") for r in runs]
+        rows.append((f"phase {phase}", states))
+    return rows
+
+
+def _scores(runs: Sequence[RunLook]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each probe's last score, and the share of its gain that is kept."""
+    for probe in dict.fromkeys(p["name"] for r in runs for p in r.retention.get("probes", ())):
+        yield probe, [_last(r.retention, probe) for r in runs]
+        kept = [r.retention.get("gain_kept", {}).get(probe) for r in runs]
+        if any(k is not None for k in kept):
+            yield "  gain kept", [words.share(k) for k in kept]
+
+
+def _last(table: Mapping[str, Any], probe: str) -> str:
+    names = [p["name"] for p in table.get("probes", ())]
+    return cell(table, len(table["rows"]) - 1, names.index(probe)) if probe in names else "–"
+
+
+def _figures(runs: Sequence[RunLook]) -> Rows:
+    tables = [r.retention for r in runs]
+    return [
+        ("BWT", [words.signed(t.get("bwt")) for t in tables]),
+        ("forgetting", [words.number(t.get("forgetting"), 3) for t in tables]),
+        ("base since row 0", [_drift(t) for t in tables]),
+    ]
+
+
+def _drift(table: Mapping[str, Any]) -> str:
+    if not table.get("base_measured"):
+        return "UNMEASURED"
+    return "\n".join(f"{p} {words.signed(d)}" for p, d in table["base_drift"].items())
+
+
+def _costs(runs: Sequence[RunLook]) -> Rows:
+    heads = [r.ledger.head if r.ledger else "" for r in runs]
+    return [
+        ("time", [words.duration(sum(r.times.values()) or None) for r in runs]),
+        ("  training", [words.duration(r.times.get("training")) for r in runs]),
+        ("peak memory", [peak_of(r) for r in runs]),
+        ("weights", [words.digest(h) or "–" for h in heads]),
+    ]
+
+
+def _settings(runs: Sequence[RunLook]) -> Rows:
+    """Return the settings whose values are not the same in all runs."""
+    flat = [dict(_flat(r.config)) for r in runs]
+    keys = dict.fromkeys(k for f in flat for k in f)
+    rows = ((k, [json.dumps(f[k], ensure_ascii=False) if k in f else "–" for f in flat]) for k in keys)
+    return [(k, [_short(v) for v in values]) for k, values in rows if len(set(values)) > 1 and not k.endswith("title")]
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= LONGEST else value[: LONGEST - 1] + "…"
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
