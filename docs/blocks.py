@@ -129,7 +129,7 @@ def _compare(block: Block, printed: str) -> None:
 def environment_for(scratch: Path) -> dict[str, str]:
     """Return the environment in which pages run: this Python first, no network, a cache of its own."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    plain = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "110", "NO_COLOR": "1"}
+    plain = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "110", "NO_COLOR": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     cache = {} if "MGK_CACHE" in os.environ else {"MGK_CACHE": str(scratch / "cache")}
     return {**os.environ, "PATH": path, "MGK_ROOT": str(ROOT), **plain, **cache}
 
