@@ -1,8 +1,9 @@
 """Metrics that are read off the bundle's loss: squared error and perplexity.
 
-An item is a batch of the bundle's own kind, or a `Tokens` example that the bundle packs. Each item
-is asked for alone, so that a probe has a value per item, and with it a standard error and paired
-tests; the sums stay on the device until all are there.
+An item is a batch of the bundle's own kind, or a `Tokens` example. Every item gets a value of its
+own, and with it a probe has a standard error and paired tests. Batches are asked for one by one; the
+sums stay on the device until all are there. Examples whose labels are one stretch to the end are
+continuations, which a bundle scores many at a time.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from mgk_core.bundle import Bundle, LanguageBundle, Probe, Score, Tokens
+from mgk_core.bundle import Bundle, Choice, LanguageBundle, Probe, Score, Tokens
 from mgk_core.errors import InputError
+
+
+IGNORED = -100
 
 
 @frozen
@@ -84,14 +88,43 @@ def score(
 @torch.no_grad()
 def measure(bundle: Bundle, probe: Probe) -> ItemLosses:
     """Ask for every item's loss; `InputError` names an item in which nothing is to be learnt."""
-    pairs = [bundle.loss(_batch(bundle, probe, item)) for item in probe.items]
-    sums, counts = _column([s for s, _ in pairs]), _column([c for _, c in pairs])
+    sums, counts = _together(bundle, probe.items) or _one_by_one(bundle, probe)
     if empty := [i for i, c in enumerate(counts) if c <= 0]:
         raise InputError(
             f"probe {probe.name!r}: nothing is scored in {len(empty)} of {len(counts)} items (first: item"
             f" {empty[0]}); each item needs at least one label that is no padding"
         )
     return ItemLosses(sums, counts)
+
+
+Pairs = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def _one_by_one(bundle: Bundle, probe: Probe) -> Pairs:
+    pairs = [bundle.loss(_batch(bundle, probe, item)) for item in probe.items]
+    return _column([s for s, _ in pairs]), _column([c for _, c in pairs])
+
+
+def _together(bundle: Bundle, items: Sequence[Any]) -> Pairs | None:
+    """Score continuations in the bundle's own batches; None where items are of another kind."""
+    if not isinstance(bundle, LanguageBundle):
+        return None
+    choices = [_continuation(item) for item in items]
+    if any(c is None for c in choices):
+        return None
+    scores = bundle.score(choices)
+    return tuple(-s.logprob[0] for s in scores), tuple(float(s.tokens[0]) for s in scores)
+
+
+def _continuation(item: Any) -> Choice | None:
+    """Return (what is given → what is scored) of an example, or None where labels have gaps."""
+    if not isinstance(item, Tokens):
+        return None
+    learnt = [i for i, label in enumerate(item.labels) if label != IGNORED]
+    if not learnt or learnt[0] == 0 or len(item.ids) - learnt[0] != len(learnt):
+        return None
+    start = learnt[0]
+    return Choice(item.ids[:start], (item.ids[start:],), 0, (item.nbytes,))
 
 
 def _column(tensors: Sequence[torch.Tensor]) -> tuple[float, ...]:

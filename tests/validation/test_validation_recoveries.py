@@ -13,6 +13,7 @@ from mgk_core.context import PhaseContext
 from mgk_core.errors import ConfigError
 from mgk_core.outcome import Proposal, Recovery
 from mgk_validation.plugin import mgk_recover
+from mgk_validation.specs import TrainOnSpec
 
 Phases = Callable[..., PhaseContext]
 
@@ -44,6 +45,14 @@ def test_training_on_brings_its_methods(phase_of: Phases) -> None:
     ctx = phase_of(recover={"train-on": {"steps": 7, "times": 2}})
     found = tries(ctx)
     assert [(r.action, r.steps) for r in found] == [("train", 7), ("train", 7)]
+
+
+def test_added_methods_come_as_tables_with_their_types(phase_of: Phases) -> None:
+    """What the entry's ``retention`` says is handed on, each table with the type that names it."""
+    spec = TrainOnSpec(type="train-on", steps=5, retention={"replay": {"share": 0.1}, "drift-guard": {}})
+    found = mgk_recover(ctx=phase_of(), tried=[], spec=spec)
+    assert found is not None
+    assert found.retention == ({"type": "replay", "share": 0.1}, {"type": "drift-guard"})
 
 
 def test_stop_ends_it(phase_of: Phases) -> None:
