@@ -13,6 +13,7 @@ from mgk_core.checkpoint import seed_all
 from mgk_core.config import Resolved, load_tree, plugin_settings, resolve
 from mgk_core.device import pick_device, set_up
 from mgk_core.digest import base_digest
+from mgk_core.errors import ConfigError, InputError, Problem
 from mgk_core.events import Events
 from mgk_core.hooks import Hooks
 from mgk_core.journal import Journal
@@ -84,19 +85,22 @@ def _bound(data: PhaseData, phase: str) -> PhaseData:
 def _targets(session: Session) -> tuple[str, ...]:
     """Return the weights that any phase will adapt, where a retention method may ask for them.
 
-    Only attaching tells, so each distinct adapter is attached once and taken off again.
+    Only attaching tells, so each distinct adapter is attached once and taken off again; one that
+    does not fit the model is an error now, not hours later.
     """
-    if not any(p.retention or p.recover for p in session.config.phases):
-        return ()
-    model = session.bundle.model
+    model, config = session.bundle.model, session.config
     names: dict[str, None] = {}
-    seen: list[object] = []
-    for spec in (p.adapter for p in session.config.phases):
-        if spec in seen:
+    problems: list[Problem] = []
+    distinct = {repr(p.adapter): p for p in reversed(config.phases)}  # the first phase of each kind stands for it
+    for phase in reversed(distinct.values()):
+        try:
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                adapter = session.hooks.attach_adapter(model, phase.adapter, "targets")
+        except InputError as error:
+            problems.append(Problem(f"phases.{phase.name}.adapter", str(error)))
             continue
-        seen.append(spec)
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            adapter = session.hooks.attach_adapter(model, spec, "targets")
         names |= dict.fromkeys(adapter.targets())
         adapter.detach()
-    return tuple(names)
+    if problems:
+        raise ConfigError(problems)
+    return tuple(names) if any(p.retention or p.recover for p in config.phases) else ()

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from mgk_core.adapter import Adapter, Saves, base_state_dict, state_of
 from mgk_core.bundle import PhaseData
 from mgk_core.device import memory
-from mgk_core.errors import ConfigError, InputError, Problem
 from mgk_core.events import Events, Sink, ignore
 from mgk_core.hookspecs import spec_names
 from mgk_core.journal import Journal
@@ -124,23 +123,10 @@ def make_plan(prepared: Prepared, *, sink: Sink = ignore) -> Plan:
         parameters=sum(t.numel() for t in weights.values()),
         base_bytes=size_of(weights.values()),
         runtime=runtime,
-        phases=_phases(session),
+        phases=tuple(_phase(session, i) for i in range(len(config.phases))),
         hooks=_hooks(session),
         conflicts=tuple(conflicts(session)),
     )
-
-
-def _phases(session: Session) -> tuple[PhasePlan, ...]:
-    """Plan every phase; all that cannot be begun are named at once."""
-    plans, problems = [], []
-    for index, phase in enumerate(session.config.phases):
-        try:
-            plans.append(_phase(session, index))
-        except InputError as error:
-            problems.append(Problem(f"phases.{phase.name}", str(error)))
-    if problems:
-        raise ConfigError(problems)
-    return tuple(plans)
 
 
 def _phase(session: Session, index: int) -> PhasePlan:

@@ -54,12 +54,14 @@ class Lock:
                 if self._is_current(file):
                     return file
             except BlockingIOError:
+                file.close()
                 if last:
                     raise InputError(
                         f"{run}: in use by {_owner(self._path)}; wait for it to end, or choose another --out"
                     ) from None
                 time.sleep(0.01)
             except OSError as error:
+                file.close()
                 raise StoreError(
                     f"{run}: its file system cannot lock files ({error.strerror}); choose another --out"
                 ) from error
