@@ -18,8 +18,12 @@ def recover(ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec) -> Recover
     if isinstance(spec, ScaleSearchSpec):
         return _next_scale(ctx, before, spec)
     if isinstance(spec, TrainOnSpec):
-        added = tuple({"type": name, **options} for name, options in spec.retention.items())
-        return Recovery("train", spec.type, steps=spec.steps, retention=added) if len(before) < spec.times else None
+        if len(before) >= spec.times:
+            return None
+        # As in the phase's own table: true stands for a method with its defaults, false takes it out.
+        tables = {name: {} if options is True else options for name, options in spec.retention.items()}
+        added = tuple({"type": name, **options} for name, options in tables.items() if options is not False)
+        return Recovery("train", spec.type, steps=spec.steps, retention=added)
     if isinstance(spec, KeepApartSpec):
         return None if before else Recovery("keep_apart", spec.type)
     if isinstance(spec, StopSpec):

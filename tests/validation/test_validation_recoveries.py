@@ -49,7 +49,9 @@ def test_training_on_brings_its_methods(phase_of: Phases) -> None:
 
 def test_added_methods_come_as_tables_with_their_types(phase_of: Phases) -> None:
     """What the entry's ``retention`` says is handed on, each table with the type that names it."""
-    spec = TrainOnSpec(type="train-on", steps=5, retention={"replay": {"share": 0.1}, "drift-guard": {}})
+    spec = TrainOnSpec(
+        type="train-on", steps=5, retention={"replay": {"share": 0.1}, "drift-guard": True, "ewc": False}
+    )
     found = mgk_recover(ctx=phase_of(), tried=[], spec=spec)
     assert found is not None
     assert found.retention == ({"type": "replay", "share": 0.1}, {"type": "drift-guard"})
