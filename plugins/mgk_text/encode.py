@@ -65,12 +65,12 @@ class Encoder:
         return [(*self.bos, *before, *ids, *between) for ids in self.texts(prompts)]
 
     def plain(self, texts: Sequence[str]) -> list[Tokens]:
-        """Encode plain texts: all but the beginning token is learnt."""
-        result = []
-        for text, ids in zip(texts, self.texts(texts), strict=True):
-            labels = (*(-100 for _ in self.bos), *ids)
-            result.append(Tokens((*self.bos, *ids), labels, len(text.encode())))
-        return result
+        """Encode plain texts: all but the first token, which nothing stands before, is learnt."""
+        made = []
+        for text, body in zip(texts, self.texts(texts), strict=True):
+            ids = (*self.bos, *body)
+            made.append(Tokens(ids, (-100, *ids[1:]), len(text.encode())))
+        return made
 
     def pairs(self, pairs: Sequence[Pair]) -> list[Tokens]:
         """Encode prompts with answers: the answer and its end are learnt."""

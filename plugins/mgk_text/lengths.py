@@ -20,7 +20,14 @@ class Fitted:
 
 
 def fit(
-    examples: Sequence[Tokens], limit: int, overflow: str, *, what: str, places: Sequence[str], key: str = "max_length"
+    examples: Sequence[Tokens],
+    limit: int,
+    overflow: str,
+    *,
+    what: str,
+    places: Sequence[str],
+    key: str = "max_length",
+    head: int = 1,
 ) -> Fitted:
     """Bring examples down to ``limit`` tokens; nothing is ever cut off silently.
 
@@ -28,6 +35,7 @@ def fit(
     :param what: what the examples are, for the report
     :param places: file and line of each example
     :param key: the setting that the limit comes from
+    :param head: as `split` takes it
     """
     long = [i for i, e in enumerate(examples) if len(e.ids) > limit]
     note = report(examples, what)
@@ -42,24 +50,23 @@ def fit(
     if overflow == "drop":
         kept = tuple(e for i, e in enumerate(examples) if i not in chosen)
         return Fitted(kept, f"{note}; {len(long)} over {key} {limit} dropped")
-    parts = [p for i, e in enumerate(examples) for p in (split(e, limit) if i in chosen else [e])]
+    parts = [p for i, e in enumerate(examples) for p in (split(e, limit, head) if i in chosen else [e])]
     return Fitted(tuple(parts), f"{note}; {len(long)} over {key} {limit} split, {len(parts)} pieces in all")
 
 
-def split(example: Tokens, limit: int) -> list[Tokens]:
+def split(example: Tokens, limit: int, head: int) -> list[Tokens]:
     """Split a plain text into pieces of at most ``limit`` tokens, its beginning token before each.
 
     Bytes are shared out by length: their sum stays what it was.
+
+    :param head: 1 where the text begins with a beginning token, 0 where the tokenizer has none
     """
-    head = 1 if example.labels[0] == -100 else 0
     body, size = example.ids[head:], limit - head
     parts = [body[i : i + size] for i in range(0, len(body), size)]
     ends = [round(example.nbytes * min(i + size, len(body)) / len(body)) for i in range(0, len(body), size)]
     counts = [b - a for a, b in zip([0, *ends], ends, strict=False)]
-    return [
-        Tokens((*example.ids[:head], *part), (*example.labels[:head], *part), count)
-        for part, count in zip(parts, counts, strict=True)
-    ]
+    whole = [(*example.ids[:head], *part) for part in parts]
+    return [Tokens(ids, (-100, *ids[1:]), count) for ids, count in zip(whole, counts, strict=True)]
 
 
 def report(examples: Sequence[Tokens], what: str) -> str:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import cast
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from mgk_core.bundle import LanguageBundle, PhaseData, Probe, Tokens
 from mgk_core.errors import InputError
 from mgk_text import lengths, packing, probes
 from mgk_text.cache import TokenCache, tokenised
 from mgk_text.encode import Encoder, Pair
-from mgk_text.records import Record
+from mgk_text.records import Question, Record, Text
 from mgk_text.rows import Reader
-from mgk_text.specs import PlainTextSpec, PromptedSpec, TextDataSpec
+from mgk_text.specs import McqSpec, PlainTextSpec, PromptedSpec, TextDataSpec
 from mgk_text.splits import Splits
 from mgk_text.splits import load as load_splits
-from mgk_text.tasks import Task, task_for
+from mgk_text.tasks import McqTask, Task, task_for
 from mgk_text.trainset import TokenRows
 from mgk_text.turns import turns_of
 
@@ -44,7 +45,9 @@ class Maker:
             if split == "train" and self.task.length
             else (self.spec.max_length, "max_length")
         )
-        return lengths.fit(made, limit, self.task.overflow, what=split, places=places, key=key)
+        return lengths.fit(
+            made, limit, self.task.overflow, what=split, places=places, key=key, head=len(self.encoder.bos)
+        )
 
     def batches(self, examples: Sequence[Tokens], tokens: int, most: int | None = None) -> tuple[object, ...]:
         """Return batches of a bounded size."""
@@ -56,8 +59,9 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
     maker = _maker(spec, bundle)
     reader = Reader(spec)
     splits = load_splits(spec, reader)
-    base = {name: reader.records(source, kind="text").records for name, source in spec.base_probes.items()}
-    calibration = reader.records(spec.calibration, kind="text").records
+    texts = {name: reader.foreign(source, "text").records for name, source in spec.base_probes.items()}
+    questions = {n: reader.foreign(s, "mcq", spec.base_layout).records for n, s in spec.base_questions.items()}
+    calibration = reader.foreign(spec.calibration, "text").records
     reader.problems += maker.task.problems(splits.train)
     reader.check()
     train, dev = maker.examples(splits.train, "train"), maker.examples(splits.dev, "dev")
@@ -68,7 +72,7 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
     count, most, tokens = _VERIFY
     return PhaseData(
         train=TokenRows.of(maker.bundle, rows),
-        probes=(*_own_probes(maker, splits), *probes.base_probes(maker.encoder, base, spec.max_length)),
+        probes=(*_own_probes(maker, splits), *_base_probes(maker, texts, questions)),
         dev=maker.batches(dev.examples, _DEV_TOKENS),
         verify=maker.batches((dev.examples or train.examples)[: count * most], tokens, most)[:count],
         calibration=maker.batches(known, _CALIBRATION_TOKENS),
@@ -93,6 +97,21 @@ def _own_probes(maker: Maker, splits: Splits) -> tuple[Probe, ...]:
             other = [r for name in ("train", "dev", "test") if name != split for r in getattr(splits, name)]
             made += maker.task.probes(maker.encoder, records, other, split)
     return tuple(made)
+
+
+def _base_probes(
+    maker: Maker, texts: Mapping[str, Sequence[Record]], questions: Mapping[str, Sequence[Record]]
+) -> list[Probe]:
+    """Return what no phase teaches: perplexities of texts, and questions scored on their options' content."""
+    limit = maker.spec.max_length
+    made = [
+        probes.perplexity(maker.encoder, [cast("Text", r).text for r in records], name, split="test", limit=limit)
+        for name, records in texts.items()
+    ]
+    task = McqTask(McqSpec(type="mcq"))
+    for name, records in questions.items():
+        made += probes.options(maker.encoder, task.items(cast("Sequence[Question]", records)), name, "test")
+    return [evolve(probe, phase="base") for probe in made]
 
 
 def _calibration(maker: Maker, records: Sequence[Record]) -> tuple[list[Tokens], tuple[str, ...]]:

@@ -22,14 +22,16 @@ def options_for(
     right = template.answer(entry)
     rng = random.Random(_number(f"{seed}\0{entry.ko}\0{entry.en}"))  # noqa: S311 - not for secrets
     wrong: list[str] = []
-    near = [e for e in same if e.specialty == entry.specialty]
-    also = [e for e in other if e.specialty == entry.specialty]
-    for pool in (near, also, list(same), list(other)):
-        names = sorted(
-            {template.answer(e) for e in pool if e.ko != entry.ko and e.en != entry.en} - {right, *wrong, ""}
-        )
-        rng.shuffle(names)
-        wrong += names[: count - len(wrong)]
+    for pool, everywhere in ((same, False), (other, False), (same, True), (other, True)):
+        if len(wrong) < count:
+            fits = [
+                e
+                for e in pool
+                if e.ko != entry.ko and e.en != entry.en and (everywhere or e.specialty == entry.specialty)
+            ]
+            names = sorted({template.answer(e) for e in fits} - {right, *wrong, ""})
+            rng.shuffle(names)
+            wrong += names[: count - len(wrong)]
     place = rng.randrange(len(wrong) + 1)
     return (*wrong[:place], right, *wrong[place:]), place
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from mgk_core.bundle import Probe
@@ -13,34 +13,27 @@ from mgk_core.errors import InputError
 from mgk_text import generation
 from mgk_text.encode import Encoder
 from mgk_text.lengths import split as split_long
-from mgk_text.records import Entry, Question, Record
+from mgk_text.records import Entry, Question
 from mgk_text.specs import PromptedSpec
 from mgk_text.templates import DictionaryTemplate, McqTemplate
 
 T = TypeVar("T")
 
 
-def perplexity(encoder: Encoder, texts: Sequence[str], name: str, *, split: str, limit: int, phase: str = "") -> Probe:
+def perplexity(encoder: Encoder, texts: Sequence[str], name: str, *, split: str, limit: int) -> Probe:
     """Return the perplexity of texts; longer ones are scored in pieces of ``limit`` tokens."""
-    items = tuple(p for e in encoder.plain(texts) for p in (split_long(e, limit) if len(e.ids) > limit else [e]))
+    head = len(encoder.bos)
+    parts = [p for e in encoder.plain(texts) for p in (split_long(e, limit, head) if len(e.ids) > limit else [e])]
+    items = tuple(p for p in parts if len(p.ids) > 1)  # one token alone has nothing to be predicted from
     return Probe(
         name=_name(name, split),
-        phase=phase,
+        phase="",
         metric="perplexity",
         items=items,
         higher_is_better=False,
         split=split,
         digest=_digest([e.ids for e in items]),
     )
-
-
-def base_probes(encoder: Encoder, sources: Mapping[str, Sequence[Record]], limit: int) -> list[Probe]:
-    """Return a perplexity for each set of texts that no phase trains on, bound to the base."""
-    made = []
-    for name, records in sources.items():
-        texts = [getattr(r, "text") for r in records]  # noqa: B009 - read as plain texts
-        made.append(perplexity(encoder, texts, name, split="test", limit=limit, phase="base"))
-    return made
 
 
 def options(
@@ -102,7 +95,7 @@ def _generated(
 
 def _name(name: str, split: str) -> str:
     if not name:
-        raise InputError("base_probes: expected a name for each source")
+        raise InputError("expected a name for each source of base_probes and base_questions")
     return name if split == "test" else f"{name}-{split}"
 
 

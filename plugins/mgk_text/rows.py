@@ -43,11 +43,16 @@ class Reader:
     spec: TextDataSpec
     problems: list[Problem] = field(factory=list)
 
-    def records(self, setting: str | tuple[str, ...], *, kind: str | None = None) -> Read:
-        """Read every record of one or several sources. kind: ``text`` for sources of another kind."""
-        kind = kind or kind_of(self.spec)
-        own = kind == kind_of(self.spec)
-        columns = columns_for(kind, self.spec.layout if own else "mgk", self.spec.columns if own else {})
+    def records(self, setting: str | tuple[str, ...]) -> Read:
+        """Read every record of one or several sources of the spec's own kind."""
+        kind = kind_of(self.spec)
+        return self._read(setting, kind, columns_for(kind, self.spec.layout, self.spec.columns))
+
+    def foreign(self, setting: str | tuple[str, ...], kind: str, layout: str = "mgk") -> Read:
+        """Read records of a given kind, whatever the spec's own: the base's texts and questions."""
+        return self._read(setting, kind, columns_for(kind, layout, {}))
+
+    def _read(self, setting: str | tuple[str, ...], kind: str, columns: Columns) -> Read:
         found: list[Record] = []
         bad: list[Problem] = []
         for name in as_tuple(setting):
@@ -93,8 +98,7 @@ class Reader:
 
     def _counting(self, table: Table, fields: Fields) -> str:
         """Return how a file counts its answers; `InputError` where that cannot be told."""
-        assert isinstance(self.spec, McqSpec)  # noqa: S101 - only questions have answers
-        if self.spec.answers != "auto":
+        if isinstance(self.spec, McqSpec) and self.spec.answers != "auto":
             return self.spec.answers
         if fields.columns.layout == "kormedmcqa":
             return "1"

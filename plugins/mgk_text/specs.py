@@ -32,6 +32,8 @@ class TextDataSpec(Spec):
     probe: str = option("", help="name of the probe; default: the data's type")
     cache: bool = option(True, help="keep tokenised data on disk ($MGK_CACHE, or the user's cache directory)")
     base_probes: dict[str, str] = option({}, help="probe name = source of texts that no phase trains on")
+    base_questions: dict[str, str] = option({}, help="probe name = source of questions that no phase trains on")
+    base_layout: str = option("mgk", one_of(*LAYOUTS), help="layout of base_questions")
     calibration: Source = option((), help="texts that stand for what the base knew")
     calibration_rows: int = option(48, at_least(1), help="how many of them are used, spread evenly")
     calibration_tokens: int = option(64, at_least(8), help="most tokens of one calibration text; longer ones are cut")

@@ -133,12 +133,16 @@ class McqTask:
         """Return option log-likelihoods, and generated answers (test only)."""
         questions = cast("Sequence[Question]", records)
         template = self.template
-        items = [(template.ask(q), template.options(q), q.answer, q.specialty) for q in questions]
-        made = probes.options(encoder, items, self.spec.probe_name, split)
+        made = probes.options(encoder, self.items(questions), self.spec.probe_name, split)
         if split == "test" and self.spec.generate:
             asked = probes.spread(questions, self.spec.generate)
             made.append(probes.answers(encoder, template, asked, self.spec))
         return made
+
+    def items(self, questions: Sequence[Question]) -> list[tuple[str, Sequence[str], int, str]]:
+        """Return what is scored, as `Encoder.choices` takes it."""
+        template = self.template
+        return [(template.ask(q), template.options(q), q.answer, q.specialty) for q in questions]
 
     def problems(self, records: Sequence[Record]) -> list[Problem]:
         """Return the training questions without a reasoning, where one shall be learnt."""

@@ -73,14 +73,14 @@ def test_packing_refuses_what_does_not_fit():
         packing.pack([example(40)], 32)
 
 
-@given(size=st.integers(1, 200), limit=st.integers(2, 50))
-def test_splitting_keeps_every_token_and_byte(size, limit):
-    """The pieces' bodies joined are the text, each begins with the beginning token, bytes add up."""
-    whole = example(size)
-    parts = lengths.split(whole, limit)
-    assert tuple(i for p in parts for i in p.ids[1:]) == whole.ids[1:]
-    assert tuple(i for p in parts for i in p.labels[1:]) == whole.labels[1:]
-    assert all(p.ids[0] == 2 and p.labels[0] == -100 and 1 < len(p.ids) <= limit for p in parts)
+@given(size=st.integers(1, 200), limit=st.integers(2, 50), head=st.sampled_from([0, 1]))
+def test_splitting_keeps_every_token_and_byte(size, limit, head):
+    """The pieces' bodies joined are the text, each begins with the beginning token if there is one, bytes add up."""
+    whole = example(size) if head else Tokens(example(size).ids[1:], (-100, *example(size).ids[2:]), 3 * size)
+    parts = lengths.split(whole, limit, head)
+    assert tuple(i for p in parts for i in p.ids[head:]) == whole.ids[head:]
+    assert all(p.ids[:head] == whole.ids[:head] and head < len(p.ids) <= limit for p in parts)
+    assert all(p.labels == (-100, *p.ids[1:]) for p in parts)
     assert sum(p.nbytes for p in parts) == whole.nbytes
 
 

@@ -28,6 +28,7 @@ def sources(write):
     made = {kind: write(f"{kind}.jsonl", found) for kind, found in rows.items()}
     made["bad"] = {kind: write(f"bad-{kind}.jsonl", [*found, {"nothing": 1}]) for kind, found in rows.items()}
     made["txt"] = write("a.txt", "첫 줄이다.\n둘째 줄이다.\n\n셋째 줄이다.\n")
+    made["mmlu"] = write("mmlu.csv", "What?,one,two,three,four,C\nWhich?,one,two,three,four,A\n")
     made["kor"] = write("kor.jsonl", [r | {"cot": "다른 까닭이다."} for r in rows["mcq"]])
     made["kcd"] = write("kcd.jsonl", [r | {"code": f"{r['ko']}00"} for r in rows["dictionary"]])
     return made
@@ -51,6 +52,8 @@ def changes(kind, s):
         "probe": (both, {"probe": "mine"}),
         "cache": ({}, {"cache": False}),
         "base_probes": ({}, {"base_probes": {"base": s["text"]}}),
+        "base_questions": ({}, {"base_questions": {"exam": s["mmlu"]}, "base_layout": "mmlu"}),
+        "base_layout": ({"base_questions": {"exam": s["mmlu"]}}, {"base_layout": "mmlu"}),
         "calibration": ({}, {"calibration": s["text"]}),
         "calibration_rows": ({"calibration": s["text"]}, {"calibration_rows": 2}),
         "calibration_tokens": ({"calibration": s["text"]}, {"calibration_tokens": 9}),
