@@ -18,7 +18,6 @@ from attrs import frozen
 from mgk_core.bundle import Bundle, Choice, LanguageBundle, Probe, Score, Tokens
 from mgk_core.errors import InputError
 
-
 IGNORED = -100
 
 
