@@ -83,14 +83,26 @@ class Case:
         return x.to(first.device, first.dtype if x.is_floating_point() else x.dtype)
 
 
-def make(kind: Kind, *, seed: int = 0, dtype: torch.dtype = torch.float32, layers: int = 1) -> Case:
+Sizes = Callable[[int], int]
+"""Usual size of one dimension → the size to take."""
+
+
+def make(
+    kind: Kind,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    layers: int = 1,
+    sizes: Sizes = lambda usual: usual,
+) -> Case:
     """Return a frozen model of a kind, in evaluation mode.
 
     :param layers: 1: the bare module, linear in its weights (but for attention); more: with GELU between
+    :param sizes: how large each dimension is; squares are avoided
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        modules, sample = _MAKERS[kind]()
+        modules, sample = _MAKERS[kind](sizes)
         if layers > 1:
             modules = [*modules, nn.GELU(), nn.LazyLinear(11), *_more(layers - 2), nn.GELU(), nn.LazyLinear(6)]
         model = nn.Sequential(*modules)
@@ -112,54 +124,70 @@ def _ids(length: int, count: int) -> Callable[[torch.Generator, int], Tensor]:
     return lambda generator, batch: torch.randint(0, count, (batch, length), generator=generator)
 
 
+def _apart(one: int, other: int) -> int:
+    """Return ``other``, or the next number where the two are the same."""
+    return other + (one == other)
+
+
 _Made = tuple[list[nn.Module], Callable[[torch.Generator, int], Tensor]]
 
 
-def _linear() -> _Made:
-    return [nn.Linear(13, 7)], _floats(13)
+def _linear(n: Sizes) -> _Made:
+    into = n(13)
+    return [nn.Linear(into, _apart(into, n(7)))], _floats(into)
 
 
-def _embedding() -> _Made:
-    return [nn.Embedding(19, 8)], _ids(6, 19)
+def _embedding(n: Sizes) -> _Made:
+    count = n(19)
+    return [nn.Embedding(count, _apart(count, n(8)))], _ids(6, count)
 
 
-def _conv1d() -> _Made:
-    return [nn.Conv1d(5, 8, 3, padding=1)], _floats(5, 9)
+def _conv1d(n: Sizes) -> _Made:
+    into = n(5)
+    return [nn.Conv1d(into, _apart(into, n(8)), 3, padding=1)], _floats(into, 9)
 
 
-def _conv2d() -> _Made:
-    return [nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding_mode="circular", padding=1)], _floats(4, 7, 6)
+def _conv2d(n: Sizes) -> _Made:
+    into = n(4)
+    conv = nn.Conv2d(into, _apart(into, n(6)), (3, 2), stride=(2, 1), padding_mode="circular", padding=1)
+    return [conv], _floats(into, 7, 6)
 
 
-def _conv3d() -> _Made:
-    return [nn.Conv3d(2, 5, 2, dilation=(1, 2, 1))], _floats(2, 3, 5, 4)
+def _conv3d(n: Sizes) -> _Made:
+    into = n(3)
+    return [nn.Conv3d(into, _apart(into, n(5)), 2, dilation=(1, 2, 1))], _floats(into, 3, 5, 4)
 
 
-def _grouped() -> _Made:
-    return [nn.Conv2d(6, 9, 3, groups=3, padding=1)], _floats(6, 5, 4)
+def _grouped(n: Sizes) -> _Made:
+    into = n(2)
+    return [nn.Conv2d(3 * into, 3 * _apart(into, n(3)), 3, groups=3, padding=1)], _floats(3 * into, 5, 4)
 
 
-def _transposed() -> _Made:
-    return [Conv1D(7, 12)], _floats(4, 12)
+def _transposed(n: Sizes) -> _Made:
+    into = n(12)
+    return [Conv1D(_apart(into, n(7)), into)], _floats(4, into)
 
 
-def _attention() -> _Made:
-    return [Attention(12, 3)], _floats(5, 12)
+def _attention(n: Sizes) -> _Made:
+    width = 3 * n(4)
+    return [Attention(width, 3)], _floats(5, width)
 
 
-def _experts() -> _Made:
-    return [Experts(3, 7, 10)], _floats(4, 10)
+def _experts(n: Sizes) -> _Made:
+    into = n(10)
+    return [Experts(3, _apart(into, n(7)), into)], _floats(4, into)
 
 
-def _mixed() -> _Made:
+def _mixed(n: Sizes) -> _Made:
+    count, width = n(17), 2 * n(5)
     modules = [
-        nn.Embedding(17, 10), Swap(), nn.Conv1d(10, 14, 3, padding=1, groups=2), Swap(), Conv1D(12, 14), nn.GELU(),
-        Attention(12, 4), nn.Linear(12, 9), nn.Tanh(), Experts(2, 5, 9),
+        nn.Embedding(count, width), Swap(), nn.Conv1d(width, 14, 3, padding=1, groups=2), Swap(), Conv1D(12, 14),
+        nn.GELU(), Attention(12, 4), nn.Linear(12, 9), nn.Tanh(), Experts(2, 5, 9),
     ]  # fmt: skip
-    return modules, _ids(6, 17)
+    return modules, _ids(6, count)
 
 
-_MAKERS: dict[Kind, Callable[[], _Made]] = {
+_MAKERS: dict[Kind, Callable[[Sizes], _Made]] = {
     "linear": _linear, "embedding": _embedding, "conv1d": _conv1d, "conv2d": _conv2d, "conv3d": _conv3d,
     "grouped": _grouped, "transposed": _transposed, "attention": _attention, "experts": _experts, "mixed": _mixed,
 }  # fmt: skip
