@@ -45,7 +45,8 @@ def show(*what: RenderableType, indent: int = 0) -> None:
 
     console = make()
     for item in what:
-        console.print(Padding(item, (0, 0, 0, indent), expand=False) if indent else item)
+        never_broken = bool(getattr(item, "no_wrap", False))
+        console.print(Padding(item, (0, 0, 0, indent), expand=False) if indent else item, soft_wrap=never_broken)
 
 
 def line(text: str = "") -> None:
