@@ -107,7 +107,7 @@ class Mgk:
         self.tokenizer = self.bundle.tokenizer
 
     def prepare(self, kind):
-        return self.bundle.pack([Tokens(i, l) for i, l in examples(self.tokenizer, kind)])
+        return self.bundle.pack([Tokens(ids, labels) for ids, labels in examples(self.tokenizer, kind)])
 
     def loss(self, batch):
         total, count = self.bundle.loss(batch)
@@ -134,8 +134,9 @@ class Peft:
         width = max(len(i) for i, _ in made)
         ids, mask = torch.zeros(len(made), width, dtype=torch.long), torch.zeros(len(made), width, dtype=torch.long)
         labels = torch.full((len(made), width), -100)
-        for row, (i, l) in enumerate(made):
-            ids[row, : len(i)], labels[row, : len(i)], mask[row, : len(i)] = torch.tensor(i), torch.tensor(l), 1
+        for row, (tokens, wanted) in enumerate(made):
+            n = len(tokens)
+            ids[row, :n], labels[row, :n], mask[row, :n] = torch.tensor(tokens), torch.tensor(wanted), 1
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def loss(self, batch):
@@ -167,11 +168,11 @@ def step(way, batch, optimizer):
     return time.process_time() - cpu, time.perf_counter() - wall, float(loss.detach())
 
 
-def compare(rounds):
+def compare(rounds, names, kinds):
     """Interleave all ways; print and return medians and ratios."""
-    ways = {name: make(name) for name in WAYS}
+    ways = {name: make(name) for name in names}
     report = {}
-    for kind in BATCHES:
+    for kind in kinds:
         batches = {n: w.prepare(kind) for n, w in ways.items()}
         optimizers = {n: torch.optim.AdamW(w.parameters, lr=0.0) for n, w in ways.items()}
         times = {n: [] for n in ways}
@@ -235,6 +236,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--batches", nargs="+", choices=BATCHES, default=list(BATCHES))
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--memory-of", nargs=2)
     parser.add_argument("--out", type=Path)
@@ -244,7 +247,7 @@ def main():
     if arguments.memory_of:
         memory_of(*arguments.memory_of)
         return
-    report = memories() if arguments.memory else compare(arguments.rounds)
+    report = memories() if arguments.memory else compare(arguments.rounds, arguments.ways, arguments.batches)
     report["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if arguments.out:
         arguments.out.write_text(json.dumps(report, indent=1))

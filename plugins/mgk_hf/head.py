@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mgk_hf.precision import WideLinear
+from mgk_hf.screen import Screen, screened_pass
 
 BLOCK_BYTES = 8 << 20
 """Size of one block of logits on the CPU: small enough for the caches, large enough for the products."""
@@ -33,12 +34,14 @@ class Head:
 
     module: maps hidden states to logits; what an adapter on it adds is seen by the plain path.
     softcap: logits become ``c · tanh(z / c)`` (Gemma 2), None for none. scale: what logits are
-    multiplied by before that (Cohere, Granite).
+    multiplied by before that (Cohere, Granite). screen: int8 image of the table that losses and
+    scores may use (see `mgk_hf.screen`); `logits` never does.
     """
 
     module: nn.Module
     softcap: float | None = None
     scale: float = 1.0
+    screen: Screen | None = None
 
     @property
     def fast(self) -> bool:
@@ -67,10 +70,10 @@ class Head:
                 torch.log_softmax(self.logits(hidden[p]), 1).gather(1, t[:, None]).squeeze(1)
                 for p, t in zip(torch.split(place, PLAIN_CHUNK), torch.split(tokens, PLAIN_CHUNK), strict=True)
             ])
-        weight, bias = self.module.weight, getattr(self.module, "bias", None)
+        table = self._table()
         h = hidden.float() * self.scale
-        whole, _, _ = vocabulary_pass(h, weight, bias, self.softcap, gradient=False)  # type: ignore[arg-type]
-        z, _ = own_logits(h[place], weight, bias, tokens, self.softcap)  # type: ignore[arg-type]
+        whole, _ = table.normaliser(h, None, gradient=False)
+        z, _ = own_logits(h[place], table, tokens)
         return (z - whole[place]).squeeze(1)
 
     def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
@@ -82,11 +85,14 @@ class Head:
         if labels.numel() == 0:
             return hidden.sum() * 0.0 + hidden.new_zeros(0, dtype=torch.float32)
         if self.fast:
-            bias = getattr(self.module, "bias", None)
             states = hidden * self.scale if self.scale != 1 else hidden
-            result: Tensor = _HeadNll.apply(states, self.module.weight, bias, labels, self.softcap)  # type: ignore[no-untyped-call]
+            result: Tensor = _HeadNll.apply(states, self._table(), labels)  # type: ignore[no-untyped-call]
             return result
         return self._plain(hidden, labels)
+
+    def _table(self) -> Table:
+        weight: Any = self.module.weight
+        return Table(weight.detach(), getattr(self.module, "bias", None), self.softcap, self.screen)
 
     def _plain(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Chunks of positions through the module itself, recomputed in the backward pass."""
@@ -101,42 +107,56 @@ class Head:
         return torch.cat(parts)
 
 
+@frozen(eq=False)
+class Table:
+    """A bare frozen head: W (V, D), b (V,) or None, the logit cap, and the image to screen with."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    softcap: float | None = None
+    screen: Screen | None = None
+
+    def normaliser(self, h: Tensor, own: Tensor | None, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+        """Return (log Σ_j exp z_j (N, 1), Σ_j softmax(z)_j ∂z_j/∂h (N, D) or None).
+
+        h: (N, D) fp32   own: (N, 1) exact logits of the labels, a first guess of the maximum
+        """
+        if self.screen is None or self.bias is not None or self.softcap is not None:
+            return vocabulary_pass(h, self, gradient=gradient)
+        self.screen.follow(self.weight)
+        if own is None:
+            own = (h * self.weight[:1].float()).sum(1, keepdim=True)
+        return screened_pass(h, self.weight, self.screen, own, gradient=gradient)
+
+
 class _HeadNll(torch.autograd.Function):
     """Token NLL whose gradient is made in the forward pass, while a block's logits are at hand."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, softcap: float | None
-    ) -> Tensor:
-        nll, gradient = head_pass(hidden, weight, bias, labels, softcap, gradient=ctx.needs_input_grad[0])
+    def forward(ctx: Any, hidden: Tensor, table: Table, labels: Tensor) -> Tensor:
+        nll, gradient = head_pass(hidden, table, labels, gradient=ctx.needs_input_grad[0])
         if gradient is not None:
             ctx.save_for_backward(gradient.to(hidden.dtype))
         return nll
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0][:, None].to(gradient.dtype), None, None, None, None
+        return gradient * grads[0][:, None].to(gradient.dtype), None, None
 
 
-def head_pass(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, softcap: float | None, *, gradient: bool
-) -> tuple[Tensor, Tensor | None]:
+def head_pass(hidden: Tensor, table: Table, labels: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
     """Return (token NLL (N,) fp32, ∂ΣNLL/∂hidden (N, D) fp32 or None)."""
     h = hidden.detach().float()
-    logsumexp, total, pull = vocabulary_pass(h, weight, bias, softcap, gradient=gradient)
-    z, push = own_logits(h, weight, bias, labels, softcap)
+    z, push = own_logits(h, table, labels)
+    logsumexp, pull = table.normaliser(h, z, gradient=gradient)
     nll = (logsumexp - z).squeeze(1)
-    return nll, None if pull is None else pull.div_(total).sub_(push)
+    return nll, None if pull is None else pull.sub_(push)
 
 
-def vocabulary_pass(
-    h: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, *, gradient: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Run over the vocabulary once. h: (N, D) fp32.
-
-    Returns (log Σ_j exp z_j (N, 1), Σ_j exp(z_j − max) (N, 1), Σ_j exp(z_j − max) ∂z_j/∂h (N, D)).
-    """
+def vocabulary_pass(h: Tensor, table: Table, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """Run over the vocabulary once; see `Table.normaliser`. h: (N, D) fp32."""
+    weight, bias, softcap = table.weight, table.bias, table.softcap
     count, vocabulary = h.shape[0], weight.shape[0]
     block = min(vocabulary, max(512, BLOCK_BYTES // (4 * count)))
     logits = h.new_empty(count * block)
@@ -145,7 +165,7 @@ def vocabulary_pass(
     total = h.new_zeros(count, 1)
     pull = torch.zeros_like(h) if gradient else None
     for start in range(0, vocabulary, block):
-        part = weight[start : start + block].detach()
+        part = weight[start : start + block]
         w = part if rows is None else rows[: part.shape[0]].copy_(part)  # (b, D)
         z = torch.mm(h, w.t(), out=logits[: count * w.shape[0]].view(count, -1))  # (N, b)
         if bias is not None:
@@ -158,18 +178,16 @@ def vocabulary_pass(
         if pull is not None:
             pull.mul_(shrink).addmm_(z if slope is None else z.mul_(slope), w)
         top = peak
-    return top + total.log(), total, pull
+    return top + total.log(), None if pull is None else pull.div_(total)
 
 
-def own_logits(
-    h: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, softcap: float | None
-) -> tuple[Tensor, Tensor]:
+def own_logits(h: Tensor, table: Table, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return (the labels' own logits (N, 1), their gradient ∂z/∂h (N, D)). h: (N, D) fp32."""
-    own = weight.detach()[labels].float()  # (N, D)
+    own = table.weight[labels].float()  # (N, D)
     z = (h * own).sum(1, keepdim=True)
-    if bias is not None:
-        z += bias.detach()[labels, None].float()
-    slope = _cap_(z, softcap, slope=True)
+    if table.bias is not None:
+        z += table.bias.detach()[labels, None].float()
+    slope = _cap_(z, table.softcap, slope=True)
     return z, own if slope is None else own * slope
 
 

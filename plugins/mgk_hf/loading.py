@@ -1,4 +1,4 @@
-"""From a spec to a bundle: the shipped bases, local directories, hub ids."""
+"""From a spec to a bundle: the shipped bases, local directories, hub ids, quantized ones."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import evolve
 
-from mgk_core.errors import EnvironmentFault, InputError
-from mgk_hf import gemma_q4, tiny
+from mgk_core.errors import InputError
+from mgk_hf import gemma_q4, quantized, tiny
 from mgk_hf.bundle import HfBundle
+from mgk_hf.calibrate import with_screen
+from mgk_hf.failures import explain
 from mgk_hf.licence import notice_of
 from mgk_hf.network import take_apart
 from mgk_hf.precision import apply_policy, best_compute
@@ -21,27 +24,51 @@ from mgk_hf.specs import HfSpec
 
 def build(spec: HfSpec, device: torch.device) -> HfBundle:
     """Load or build the base that ``spec.id`` names, by its policy of dtypes, on ``device``."""
-    source: Path | None = None
+    source = _source(spec)
     if spec.id == tiny.MODEL_ID:
-        model, tokenizer = _tiny(spec)
+        tokenizer = tiny.tiny_tokenizer(_texts(spec.text))
+        model = tiny.tiny_model(len(tokenizer), spec.seed)
     else:
-        source = gemma_q4.prepare() if spec.id == gemma_q4.MODEL_ID else _local(spec.id)
-        model, tokenizer = _pretrained(spec, str(source) if source else spec.id)
+        model, tokenizer = _pretrained(spec, str(source) if source else spec.id, device)
     _set_dtypes(model, spec, device)
-    model.to(device)
+    if spec.quantize == "none" and spec.device_map is None:
+        model.to(device)
     model.requires_grad_(False)
+    model.eval()
     if spec.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    network = take_apart(model)
+    network = with_screen(take_apart(model), tokenizer, spec.head)
     notice = notice_of(source, str(getattr(model.config, "model_type", "")))
     return HfBundle(network, tokenizer, device, notice, source, spec.token_budget)
 
 
+def full_precision(bundle: HfBundle, spec: HfSpec, which: quantized.Master) -> tuple[HfBundle, dict[str, float]]:
+    """Return a full-precision base for a quantized one, and ‖W − Q(W)‖ / ‖W‖ of each weight.
+
+    ``dequantized``: its weights are those that the quantized base computes with, so a merge into
+    it can be verified against live. ``original``: those that were quantized; never exact.
+    """
+    master = build(evolve(spec, quantize="none"), bundle.device)
+    weights = quantized.dequantized_weights(bundle.model)
+    measure = quantized.fill if which == "dequantized" else quantized.distances
+    return master, measure(master.model, weights)
+
+
+def _source(spec: HfSpec) -> Path | None:
+    """Return the local directory of a base, None where there is none (yet)."""
+    if spec.id == tiny.MODEL_ID:
+        return None
+    if spec.id == gemma_q4.MODEL_ID:
+        return gemma_q4.prepare()
+    return _local(spec.id)
+
+
 def _set_dtypes(model: Any, spec: HfSpec, device: torch.device) -> None:
     """On a CPU: fp32 masters, the vocabulary's table as stored. Elsewhere: as loaded."""
+    if spec.quantize != "none" or device.type != "cpu" or spec.dtype not in {"auto", "float32"}:
+        return
     compute: Any = best_compute(device) if spec.compute == "auto" else spec.compute
-    named = spec.dtype in ("auto", "float32")
-    apply_policy(model, compute, masters=torch.float32 if device.type == "cpu" and named else None)
+    apply_policy(model, compute, masters=torch.float32)
 
 
 def _local(name: str) -> Path | None:
@@ -59,36 +86,31 @@ def _local(name: str) -> Path | None:
     return None
 
 
-def _pretrained(spec: HfSpec, where: str) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _pretrained(spec: HfSpec, where: str, device: torch.device) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
-    dtype: Any = "auto" if spec.dtype in ("auto", "float32") else getattr(torch, spec.dtype)
-    attention = {} if spec.attention == "auto" else {"attn_implementation": spec.attention}
     common: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    options: dict[str, Any] = {
+        "dtype": _dtype(spec, device), "use_safetensors": True, "device_map": spec.device_map, **quantized.settings(spec.quantize)
+    }  # fmt: skip
+    if spec.attention != "auto":
+        options["attn_implementation"] = spec.attention
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, use_safetensors=True, device_map=spec.device_map, **attention, **common
-        )
+        config = AutoConfig.from_pretrained(where, **common)
+        causal = type(config) in AutoModelForCausalLM._model_mapping or spec.trust_remote_code  # noqa: SLF001 - no public name
+        maker = AutoModelForCausalLM if causal else AutoModelForImageTextToText
+        model = maker.from_pretrained(where, **options, **common)
         tokenizer = AutoTokenizer.from_pretrained(where, **common)
-    except OSError as error:
-        raise EnvironmentFault(_why(where, error)) from error
-    except ValueError as error:
-        raise InputError(f"base.id: {where}: {error}") from error
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise explain(where, spec.revision, error) from error
     return model, tokenizer
 
 
-def _why(where: str, error: OSError) -> str:
-    text = str(error)
-    if "gated" in text.lower() or "401" in text or "403" in text:
-        return f"base.id: {where} is gated: accept its terms on its page and log in with a token that may read it"
-    if "offline" in text.lower() or "connect" in text.lower() or "resolve" in text.lower():
-        return f"base.id: {where} is not in the local cache and the hub cannot be reached; give a local directory instead"
-    return f"base.id: {where}: cannot be loaded: {text.splitlines()[0]}"
-
-
-def _tiny(spec: HfSpec) -> tuple[Any, Any]:
-    tokenizer = tiny.tiny_tokenizer(_texts(spec.text))
-    return tiny.tiny_model(len(tokenizer), spec.seed), tokenizer
+def _dtype(spec: HfSpec, device: torch.device) -> Any:
+    """Return the dtype to load in: as stored, unless one is named. Quantized on a CPU: fp32 around int8."""
+    if spec.dtype == "float32" or (spec.dtype == "auto" and spec.quantize != "none" and device.type == "cpu"):
+        return torch.float32
+    return "auto" if spec.dtype == "auto" else getattr(torch, spec.dtype)
 
 
 def _texts(name: str) -> Iterator[str]:
@@ -97,7 +119,7 @@ def _texts(name: str) -> Iterator[str]:
         package, _, rest = name.removeprefix("package:").partition("/")
         text = files(package).joinpath(rest).read_text(encoding="utf-8")
     else:
-        text = Path(name).read_text(encoding="utf-8")
+        text = Path(name).expanduser().read_text(encoding="utf-8")
     for line in text.splitlines():
         if line.startswith("{"):
             yield from (v for v in json.loads(line).values() if isinstance(v, str))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,21 @@ def save(model: Any, tokenizer: Any, directory: Path, *, source: Path | None, no
     """
     state = {name: tensor.detach() for name, tensor in base_state_dict(model).items()}
     dtypes = {t.dtype for t in state.values() if t.is_floating_point()}
-    said = getattr(model.config, "dtype", None)
-    model.config.dtype = max(dtypes, key=lambda d: torch.finfo(d).bits, default=torch.float32)
+    widest = max(dtypes, key=lambda d: torch.finfo(d).bits, default=torch.float32)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(str(directory), state_dict=state)
+        _name_dtype(directory / "config.json", str(widest).removeprefix("torch."))
         if tokenizer is not None:
             tokenizer.save_pretrained(str(directory))
         keep(source, directory, notice)
     except OSError as error:
         raise StoreError(f"cannot write the model to {directory}: {error}") from error
-    finally:
-        model.config.dtype = said
+
+
+def _name_dtype(file: Path, dtype: str) -> None:
+    """Write the dtype into a saved configuration: transformers names that of the first parameter."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    for part in (config, *(v for v in config.values() if isinstance(v, dict) and "dtype" in v)):
+        part["dtype"] = dtype
+    file.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

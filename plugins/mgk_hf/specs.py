@@ -25,6 +25,11 @@ class HfSpec(Spec):
         "auto", one_of("auto", "float32", "bfloat16"),
         help="of the matrix products on a CPU; auto: bfloat16 where the CPU multiplies it in hardware",
     )  # fmt: skip
+    head: str = option(
+        "auto", one_of("auto", "exact", "screened"),
+        help="of losses and scores; screened: int8 logits for tokens without weight, fp32 for the rest; auto:"
+        " screened on CPUs with int8 products and a large vocabulary",
+    )  # fmt: skip
     attention: str = option(
         "auto", one_of("auto", "sdpa", "eager", "flash_attention_2"),
         help="auto: packed sequences through sdpa where the model allows it; any other: padded rows",

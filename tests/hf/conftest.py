@@ -61,6 +61,12 @@ def multimodal_config():
     return Gemma3Config(text_config=tiny_config(VOCABULARY).to_dict(), vision_config=vision, mm_tokens_per_image=4)
 
 
+@pytest.fixture(scope="session")
+def make_model():
+    """Return the maker of bare models by family."""
+    return family
+
+
 @pytest.fixture
 def make_bundle(tokenizer):
     """Return a maker of bundles by family."""

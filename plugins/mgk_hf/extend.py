@@ -1,0 +1,137 @@
+"""New tokens for a base, before anything else is done with it.
+
+Korean words that a tokenizer cuts into many pieces become tokens of their own. Their rows of the
+vocabulary's table begin as the mean of the rows of the pieces that they replace, on both ends
+where these are not tied, so that the base stays close to what it was; `mgk_hf.rows` then trains
+those rows alone.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from mgk_core.errors import InputError
+
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_MOST = 20_000  # candidates that are looked at closely
+_FEWEST = 3  # times that a new token must stand in the corpus
+
+
+@frozen
+class Extension:
+    """What was added. start: id of the first new token. before, after: tokens of the corpus."""
+
+    tokens: tuple[str, ...]
+    start: int
+    before: int = 0
+    after: int = 0
+
+    @property
+    def saved(self) -> float:
+        """Share of the corpus's tokens that the new ones save."""
+        return 1 - self.after / self.before if self.before else 0.0
+
+    def __str__(self) -> str:
+        told = f"{len(self.tokens)} tokens added to the vocabulary"
+        if not self.before:
+            return told
+        return f"{told}; the corpus takes {self.after:,} tokens instead of {self.before:,}, {self.saved:.1%} fewer"
+
+
+def extend(model: Any, tokenizer: Any, tokens: Sequence[str], corpus: Sequence[str] = ()) -> Extension:
+    """Add tokens to tokenizer and model; tokens that stand in the vocabulary already are left out.
+
+    :param corpus: texts over which the tokens saved are counted
+    :raises InputError: nothing is left to add, or a token is empty
+    """
+    if not all(t.strip() for t in tokens):
+        raise InputError("base.new_tokens: a new token is empty")
+    known = tokenizer.get_vocab()
+    new = [t for t in dict.fromkeys(tokens) if t not in known]
+    if not new:
+        raise InputError("base.new_tokens: every one of these tokens is in the vocabulary already")
+    pieces = tokenizer(new, add_special_tokens=False)["input_ids"]
+    before = _count(tokenizer, corpus)
+    start = len(tokenizer)
+    _add(tokenizer, new)
+    _grow(model, start, pieces)
+    return Extension(tuple(new), start, before, _count(tokenizer, corpus))
+
+
+def _add(tokenizer: Any, tokens: Sequence[str]) -> None:
+    from transformers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(t, normalized=False, single_word=False) for t in tokens])
+
+
+def _count(tokenizer: Any, texts: Sequence[str]) -> int:
+    return sum(map(len, tokenizer(list(texts), add_special_tokens=False)["input_ids"])) if texts else 0
+
+
+@torch.no_grad()
+def _grow(model: Any, start: int, pieces: Sequence[Sequence[int]]) -> None:
+    """Give each new token the mean of its pieces' rows; ties stay ties."""
+    embedding: Tensor = model.get_input_embeddings().weight
+    head: Tensor = model.get_output_embeddings().weight
+    ends = [embedding] if head is embedding else [embedding, head]
+    rows = [torch.stack([end[list(ids)].float().mean(0) for ids in pieces]) for end in ends]
+    size = start + len(pieces)
+    if size > len(embedding):
+        model.resize_token_embeddings(size, mean_resizing=False)
+    grown = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    for end, new in zip(grown, rows, strict=False):
+        end[start:size] = new.to(end)
+
+
+def choose(texts: Iterable[str], tokenizer: Any, count: int) -> list[str]:
+    """Return up to ``count`` beginnings of words that save most tokens over the texts.
+
+    Beginnings rather than words, since Korean particles follow a word without a blank. Greedy: the
+    one that saves most, then the one that saves most beside it, and so on. Deterministic.
+    """
+    words = Counter(w for text in texts for w in _WORD.findall(text))
+    counts: Counter[str] = Counter()
+    for word, n in words.items():
+        for end in range(2, len(word) + 1):
+            counts[word[:end]] += n
+    often = sorted((c for c, n in counts.items() if n >= _FEWEST), key=lambda c: (-counts[c] * len(c), c))[:_MOST]
+    cut = tokenizer(often, add_special_tokens=False)["input_ids"] if often else []
+    saves = {c: len(ids) - 1 for c, ids in zip(often, cut, strict=True) if len(ids) > 1}
+    return _greedy(saves, words, count)
+
+
+def _greedy(saves: dict[str, int], words: Counter[str], count: int) -> list[str]:
+    """Pick by gain, looked at again only when it comes up: gains can only fall as more is chosen."""
+    within: dict[str, list[str]] = defaultdict(list)  # candidate → words that begin with it
+    for word in words:
+        for end in range(2, len(word) + 1):
+            if word[:end] in saves:
+                within[word[:end]].append(word)
+    best: dict[str, int] = defaultdict(int)  # word → tokens saved in it so far
+
+    def gain(candidate: str) -> int:
+        return sum(words[w] * max(0, saves[candidate] - best[w]) for w in within[candidate])
+
+    heap = [(-gain(c), c) for c in saves]
+    heapq.heapify(heap)
+    chosen: list[str] = []
+    while heap and len(chosen) < count:
+        _, candidate = heapq.heappop(heap)
+        now = gain(candidate)
+        if now <= 0:
+            continue
+        if heap and -now > heap[0][0]:
+            heapq.heappush(heap, (-now, candidate))
+            continue
+        chosen.append(candidate)
+        for word in within[candidate]:
+            best[word] = max(best[word], saves[candidate])
+    return chosen

@@ -1,0 +1,95 @@
+"""Quantized bases through bitsandbytes: loading them, and the full-precision base to merge into."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mgk_core.errors import EnvironmentFault
+
+Master = Literal["dequantized", "original"]
+
+
+def settings(kind: str) -> dict[str, Any]:
+    """Return what ``from_pretrained`` needs for ``int8`` or ``nf4``; nothing for ``none``.
+
+    :raises EnvironmentFault: bitsandbytes is not installed
+    """
+    if kind == "none":
+        return {}
+    if find_spec("bitsandbytes") is None:
+        raise EnvironmentFault(f"base.quantize = {kind!r} needs bitsandbytes: pip install 'mgk[quantized]'")
+    from transformers import BitsAndBytesConfig
+
+    if kind == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    return {"quantization_config": config}
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Tell whether any weight of the model is packed."""
+    return any(_packed(module) for module in model.modules())
+
+
+def dequantized_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return weight name → the fp32 weight that each quantized module computes with."""
+    found = {}
+    for name, module in model.named_modules():
+        if _packed(module):
+            found[f"{name}.weight"] = dequantize(module)
+    return found
+
+
+def _packed(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return hasattr(weight, "quant_state") or getattr(weight, "CB", None) is not None or hasattr(weight, "SCB")
+
+
+@torch.no_grad()
+def dequantize(module: nn.Module) -> Tensor:
+    """Return Q(W) (out, in) fp32 of one bitsandbytes module."""
+    import bitsandbytes
+
+    weight: Any = module.weight
+    whole: Tensor
+    if getattr(weight, "quant_state", None) is not None:
+        data, state = weight.data, weight.quant_state
+        if getattr(state, "packing_format_for_cpu", False):  # AVX512-BF16 repacks at the first forward pass
+            data, state = bitsandbytes.functional._convert_weight_packed_for_cpu_inverse(data, state)  # noqa: SLF001
+        whole = bitsandbytes.functional.dequantize_4bit(data, state)
+        return whole.float()
+    cached: Any = getattr(module, "state", None)
+    packed = weight.CB if getattr(weight, "CB", None) is not None else getattr(cached, "CB", None)
+    scale = weight.SCB if getattr(weight, "SCB", None) is not None else getattr(cached, "SCB", None)
+    packed = weight.data if packed is None else packed
+    if scale is None:
+        raise EnvironmentFault("an int8 weight has lost its scales; reload the base")
+    whole = packed.float() * (scale.float()[:, None] / 127)
+    return whole
+
+
+@torch.no_grad()
+def fill(master: nn.Module, weights: dict[str, Tensor]) -> dict[str, float]:
+    """Put dequantized weights into a full-precision model; return ‖W − Q(W)‖ / ‖W‖ of each.
+
+    ``master`` keeps its Parameter objects. With ``original`` masters the caller only reads the
+    distances: see `distances`.
+    """
+    found = distances(master, weights)
+    for name, weight in weights.items():
+        master.get_parameter(name).copy_(weight)
+    return found
+
+
+@torch.no_grad()
+def distances(master: nn.Module, weights: dict[str, Tensor]) -> dict[str, float]:
+    """Return ‖W − Q(W)‖ / ‖W‖ for each quantized weight."""
+    result = {}
+    for name, weight in weights.items():
+        own = master.get_parameter(name).float()
+        result[name] = float((own - weight).norm() / own.norm())
+    return result
