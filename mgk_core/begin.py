@@ -10,7 +10,7 @@ from attrs import define
 from mgk_core.bundle import PhaseData, Score
 from mgk_core.checkpoint import Loaded, newest_sound
 from mgk_core.commit import settle
-from mgk_core.errors import InputError
+from mgk_core.errors import DigestError, InputError
 from mgk_core.identity import compare, identity_of
 from mgk_core.journal import Journal
 from mgk_core.ledger import Ledger, check_files
@@ -22,6 +22,7 @@ from mgk_core.scores import load_row, measure_row, save_row
 from mgk_core.session import Session
 from mgk_core.store import Store, file_digest, folder_digests
 
+RETENTION = "retention.json"
 BASE_STATISTICS = "base/statistics.safetensors"
 
 
@@ -30,13 +31,13 @@ class Standpoint:
     """What a run directory says of itself before anything heavy is loaded.
 
     checkpoint: of the first phase that has not ended. mark: how much of metrics.jsonl stays.
-    damaged: newer checkpoints that could not be used, and why.
+    damaged: what is done again in place of a damaged file, and why.
     """
 
     ledger: Ledger | None = None
     checkpoint: Loaded | None = None
     mark: Mark = attrs.field(factory=Mark)
-    damaged: Sequence[str] = ()
+    damaged: list[str] = attrs.field(factory=list)
 
 
 def find(store: Store, journal: Journal, phases: Sequence[str]) -> Standpoint:
@@ -46,6 +47,8 @@ def find(store: Store, journal: Journal, phases: Sequence[str]) -> Standpoint:
     """
     ledger = settle(store, journal)
     stand = Standpoint(ledger, mark=_last_mark(journal))
+    if journal.last("finished") is None and (derived := _retention(store, journal)) is not None:
+        stand.damaged.append(f"{derived}; it is written anew")
     ended = () if ledger is None else tuple(p.phase for p in ledger.phases)
     if ledger is not None:
         check_files(store.root, ledger.files)
@@ -58,10 +61,35 @@ def find(store: Store, journal: Journal, phases: Sequence[str]) -> Standpoint:
         if name in ended:
             store.remove(folder)  # the phase was committed, and the process died before it tidied up
             continue
-        stand.checkpoint, stand.damaged = newest_sound(store.path(folder))
+        stand.checkpoint, wrong = newest_sound(store.path(folder))
+        stand.damaged += [f"a checkpoint is damaged and was left out: {w}" for w in wrong]
         if stand.checkpoint is not None:
             stand.mark = stand.checkpoint.progress.metrics
     return stand
+
+
+def check_finished(store: Store, journal: Journal, stand: Standpoint) -> None:
+    """Hold what the ledger does not list of a finished run against the journal.
+
+    :raises DigestError: a file is not what was written
+    """
+    expected = next((e["config"] for e in reversed(journal.events) if "config" in e), None)
+    if expected is not None:
+        check_files(store.root, {CONFIG: expected})
+    if (found := digest_of(store.path(METRICS), stand.mark.length)) != stand.mark.digest:
+        raise DigestError(store.path(METRICS), stand.mark.digest, found)
+    if (wrong := _retention(store, journal)) is not None:
+        raise wrong
+
+
+def _retention(store: Store, journal: Journal) -> DigestError | None:
+    """Return what is wrong with retention.json, which is derived from the rows of the matrix."""
+    expected = next((e["retention"] for e in reversed(journal.events) if "retention" in e), None)
+    try:
+        check_files(store.root, {} if expected is None else {RETENTION: expected})
+    except DigestError as error:
+        return error
+    return None
 
 
 def _last_mark(journal: Journal) -> Mark:
@@ -82,7 +110,7 @@ def begin(session: Session, stand: Standpoint, accept: Iterable[str]) -> None:
         _check_same(session, stand, identity, accept)
     for message in stand.damaged:
         journal.add("damaged", text=message)
-        session.events("note", phase="", text=f"a checkpoint is damaged and was left out: {message}")
+        session.events("note", phase="", text=message)
     session.checkpoint = stand.checkpoint
     session.events.log = MetricsLog(session.store, stand.mark.length)
     with session.timed("load"):
@@ -109,13 +137,18 @@ def _check_same(session: Session, stand: Standpoint, identity: dict[str, str], a
     known = dict(started["identity"])
     for event in journal.events:
         known |= event["identity"] if event["event"] == "accepted" else {}
-    metrics = digest_of(session.store.path(METRICS), stand.mark.length)
-    taken = compare(known | {METRICS: stand.mark.digest}, identity | {METRICS: metrics}, accept)
+    config = next(e["config"] for e in reversed(journal.events) if "config" in e)
+    found = {METRICS: digest_of(session.store.path(METRICS), stand.mark.length)}
+    expected = {METRICS: stand.mark.digest}
+    now = file_digest(session.store.path(CONFIG))
+    if all(known.get(k) == v for k, v in identity.items() if k.startswith("config.")):
+        expected[CONFIG], found[CONFIG] = config, now  # no value has changed: then nothing may have
+    taken = compare(known | expected, identity | found, accept)
     journal.add("resumed")
     if taken:
         changed = {k: v for k, v in identity.items() if known.get(k) != v}
         gone = {k: "absent" for k in known if k not in identity}
-        journal.add("accepted", changes=taken, identity=changed | gone)
+        journal.add("accepted", changes=taken, identity=changed | gone, config=now)
     for change in taken:
         session.events("note", phase="", text=f"accepted change: {change}")
     session.changed = bool(taken)

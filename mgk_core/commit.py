@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from mgk_core.errors import DigestError
+from mgk_core.journal import NAME as JOURNAL
 from mgk_core.journal import Journal
 from mgk_core.ledger import NAME, Ledger, read_ledger
 from mgk_core.store import Store, file_digest, text_digest
@@ -42,7 +43,8 @@ def standing(store: Store, journal: Journal) -> LedgerState:
         return "confirmed" if found else "none"
     if prepared is not None and found == prepared["digest"]:
         return "prepared"
-    raise DigestError(path, expected or "none yet", found or "missing")
+    hint = f"restore it, or {JOURNAL} where that is the one that was cut short, from a copy"
+    raise DigestError(path, expected or "none yet", found or "missing", hint)
 
 
 def settle(store: Store, journal: Journal) -> Ledger | None:

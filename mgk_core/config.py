@@ -98,6 +98,7 @@ def _overlay_file(
         else:
             _overlay_pipeline(tree, find_pipeline(parent))
     tree.overlay(table, Source("file", str(path)), text)
+    tree.sources[()] = Source("file", str(path))  # where what is missing would have to be
 
 
 def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:

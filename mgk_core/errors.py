@@ -61,11 +61,11 @@ class StoreError(EnvironmentFault):
 class DigestError(InputError):
     """A file is not what its digest says."""
 
-    def __init__(self, path: Path, expected: str, found: str) -> None:
+    def __init__(self, path: Path, expected: str, found: str, hint: str = "restore the file from a copy") -> None:
         self.path, self.expected, self.found = path, expected, found
         super().__init__(
-            f"{path}: content does not match its digest (expected {expected[:16]}…, found"
-            f" {found[:16]}…); restore the file from a copy, or rebuild the run from an earlier phase"
+            f"{path}: content does not match its digest (expected {_cut(expected)}, found {_cut(found)});"
+            f" {hint}, or rebuild the run from an earlier phase"
         )
 
 
@@ -111,6 +111,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(options)}" if options else ""
+
+
+def _cut(digest: str) -> str:
+    return f"{digest[:16]}…" if len(digest) >= 32 else digest
 
 
 def _lines(problems: tuple[Problem, ...]) -> str:

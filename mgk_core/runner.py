@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from mgk_core.begin import begin, find
+from mgk_core.begin import RETENTION, begin, check_finished, find
 from mgk_core.config import load_tree
 from mgk_core.disk import Disk, environment_told
 from mgk_core.errors import InputError, Interrupted, MgkError, StoreError, nearest
@@ -34,8 +34,6 @@ from mgk_core.scores import load_row, retention_table
 from mgk_core.session import Session, StopFlag
 from mgk_core.store import Store, folder_digests, json_text, read_json, text_digest
 from mgk_core.training import Diverged
-
-RETENTION = "retention.json"
 
 
 @frozen
@@ -97,7 +95,8 @@ def resume_run(
         if lock.stale:
             sink({"event": "note", "phase": "", "text": f"{lock.stale} has left this run; going on with it"})
         store = Store(run, disk or Disk())
-        store.sweep()
+        for name in store.sweep():
+            sink({"event": "note", "phase": "", "text": f"removed {name}, which an interrupted write had left"})
         return _go(prepared, store, until, sink, accept=accept)
     finally:
         lock.release()
@@ -178,6 +177,7 @@ def _go(prepared: Prepared, store: Store, until: str | None, sink: Sink, *, acce
     finish_fork(store, journal)
     stand = find(store, journal, [p.name for p in prepared.resolved.config.phases])
     if journal.last("finished") is not None and stand.ledger is not None:
+        check_finished(store, journal, stand)
         return RunResult(store.root, stand.ledger, read_json(store.path(RETENTION)), {}, finished=True)
     events = Events(sink)
     stop = StopFlag(lambda: sink({"event": "stopping"}))

@@ -128,12 +128,13 @@ class Store:
                 self.disk.remove(path)
 
     def sweep(self) -> list[str]:
-        """Remove what an interrupted write left under a temporary name; return what it was."""
+        """Remove what an interrupted write left under a temporary name; return the files it was."""
         left = sorted(p for p in self.root.rglob(TEMPORARY + "*"))
+        files = [p for path in left for p in (path, *path.rglob("*")) if p.is_symlink() or not p.is_dir()]
         for path in left:
             with told(path):
                 self._clear(path)
-        return [str(p.relative_to(self.root)) for p in left]
+        return [p.relative_to(self.root).as_posix() for p in files]
 
 
 @functools.cache

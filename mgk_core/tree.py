@@ -65,7 +65,7 @@ class Tree:
             if path in self.sources:
                 return self.sources[path]
             path = path[:-1]
-        return None
+        return self.sources.get(())
 
     def copy_sources(self, start: tuple[str, ...], to: tuple[str, ...]) -> None:
         """Let what was merged from ``start`` be known under ``to`` where nothing else is."""

@@ -119,7 +119,9 @@ def _work(request: dict[str, Any], disk: Disk, told: list[dict[str, Any]]) -> st
 
     options: dict[str, Any] = {"sink": sink, "disk": disk, "until": request.get("until")}
     if request["do"] == "run":
-        result = run_pipeline("textmodel", out=out, overrides=request.get("set", []), **options)
+        config = request.get("config")
+        pipeline = None if config else "textmodel"
+        result = run_pipeline(pipeline, out=out, config=config, overrides=request.get("set", []), **options)
     elif request["do"] == "resume":
         result = resume_run(out, accept=request.get("accept", ()), **options)
     else:

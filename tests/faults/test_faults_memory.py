@@ -30,7 +30,7 @@ def test_a_step_that_does_not_fit_is_told(server, places):
     assert "lower phases.plain_text.train.micro_batch" in message
     assert "--auto-batch" in message
     config = run / "run.toml"
-    config.write_text(config.read_text().replace("micro_batch = 4096", "micro_batch = 512"))
+    config.write_text(config.read_text().replace("micro_batch = 4096", "micro_batch = 256"))
     refused = server.resume(run, until="plain_text")
     assert "config.phases.plain_text.train.micro_batch: was 4096, is 256" in refused["message"]
     keys = [f"config.phases.{p}.train.micro_batch" for p in ("plain_text", "medical_dictionary", "mcq")]
