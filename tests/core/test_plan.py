@@ -1,0 +1,108 @@
+"""The plan of a run, against what the run then is."""
+
+import json
+
+import pytest
+import torch
+
+from mgk_core.adapter import base_state_dict
+from mgk_core.config import load_tree
+from mgk_core.events import Events
+from mgk_core.inspect import look
+from mgk_core.journal import Journal
+from mgk_core.opening import open_session, prepare
+from mgk_core.plan import _phase, activations, make_plan
+from mgk_core.store import Store
+
+
+def plan_of(*overrides, pipeline="textmodel"):
+    return make_plan(prepare(load_tree(pipeline, None, ["run.threads=1", *overrides])))
+
+
+def opened(place):
+    """Return a session on the reference pipeline that has written nothing."""
+    store = Store(place / "none")
+    return open_session(prepare(load_tree("textmodel", None, ["run.threads=1"])), store, Journal(store), Events())
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return plan_of()
+
+
+def test_the_plan_is_what_the_run_does(plan, finished_run):
+    """Steps, parameters and data of the plan are those of the run."""
+    run = look(finished_run)
+    assert [p.steps for p in plan.phases] == [p.training.steps for p in run.phases] == [60, 60, 125]
+    assert [p.trainable for p in plan.phases] == [3584] * 3
+    assert plan.parameters == 28_960
+    assert [p.examples for p in plan.phases] == [320, 320, 400]
+    assert [x.items for p in plan.phases for x in p.probes if x.split == "test"] == [256] * 3
+
+
+def test_bytes_of_the_plan_are_the_runs_own(plan, finished_run):
+    """Weights and adapters on disk take what was planned, headers aside."""
+    model = (finished_run / "model/model.safetensors").stat().st_size
+    assert plan.base_bytes == 4 * 28_960
+    assert plan.base_bytes <= model <= plan.base_bytes + 2048
+    state = (finished_run / "phases/2-mcq/adapter/state.safetensors").stat().st_size
+    peft = (finished_run / "phases/2-mcq/adapter/adapter_model.safetensors").stat().st_size
+    assert plan.phases[2].disk["adapter"] == 2 * 4 * 3584
+    assert plan.phases[2].disk["adapter"] <= state + peft <= plan.phases[2].disk["adapter"] + 4096
+
+
+def test_activations_are_those_that_autograd_keeps(tmp_path):
+    """Linear in the batch, and at least each GELU's input and each adapted layer's input, in fp32."""
+    session = opened(tmp_path)
+    adapter = session.hooks.attach_adapter(session.bundle.model, session.config.phases[0].adapter, "x")
+    small, large = (activations(session, session.data[0], n) for n in (16, 64))
+    adapter.detach()
+    assert large == pytest.approx(4 * small, rel=0.01)  # but for a scalar or two
+    assert small >= 16 * 4 * (64 + 128 + 128 + 128)
+
+
+def test_momentum_and_adam_need_what_they_keep():
+    """The optimizer's state is counted by asking it: Adam keeps two numbers a parameter, plain SGD none."""
+    adam = plan_of(
+        "defaults.optimizer.type='adamw'",
+        *(f"phases.{p}.optimizer.type='adamw'" for p in ("plain_text", "medical_dictionary", "mcq")),
+    )
+    plain = plan_of()
+    extra = adam.phases[0].disk["checkpoints"] - plain.phases[0].disk["checkpoints"]
+    assert 2 * 2 * 4 * 3584 <= extra <= 2 * (2 * 4 * 3584 + 256)  # two checkpoints; a step count per tensor
+
+
+def test_statistics_are_asked_of_the_method():
+    """A retention method says what it leaves; sketched, it leaves less."""
+    exact = plan_of("defaults.retention.drift-guard.sketch=0")
+    sketched = plan_of("defaults.retention.drift-guard.sketch=16")
+    # C and G of layer1 (64 → 128) and layer2 (128 → 128), fp32
+    assert exact.phases[0].disk["statistics"] == 4 * (64**2 + 128**2 + 2 * 128**2)
+    assert 0 < sketched.phases[0].disk["statistics"] < exact.phases[0].disk["statistics"]
+
+
+def test_hooks_name_their_plugins(plan):
+    """Which plugin answers what, and no conflict where there is none."""
+    assert plan.hooks["mgk_attach_adapter"][-1:] == ("lora",) or "lora" in plan.hooks["mgk_attach_adapter"]
+    assert plan.phases[0].plugins["merge"] == "exact (merge)"
+    assert plan.conflicts == ()
+
+
+def test_planning_leaves_the_model_as_it_was_and_writes_nothing(tmp_path, monkeypatch):
+    """Adapters come off, no gradient is left, and no file appears."""
+    monkeypatch.chdir(tmp_path)
+    session = opened(tmp_path)
+    before = {n: t.clone() for n, t in base_state_dict(session.bundle.model).items()}
+    _phase(session, 0)
+    after = base_state_dict(session.bundle.model)
+    assert list(after) == list(before)
+    assert all(torch.equal(after[n], before[n]) for n in before)
+    assert not any(p.requires_grad for p in session.bundle.model.parameters())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_is_plain_data(plan):
+    """It can be written as JSON."""
+    import attrs
+
+    assert json.loads(json.dumps(attrs.asdict(plan)))["parameters"] == 28_960
