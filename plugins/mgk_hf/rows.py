@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from mgk_core.errors import InputError
 from mgk_core.inject import Part, put, take
-from mgk_hf.batch import pack
+from mgk_hf.batch import pack, pad, predictors
 from mgk_hf.network import Network
 
 _NAME = "new-rows"
@@ -70,11 +70,10 @@ def train_rows(
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = lr * (1 - step / steps)
-            batch = pack([(s, s) for s in _draw(useful, generator)]).to(rows[0].device)
-            hidden = network(batch)
-            where = (batch.labels[:, 1:] != -100).flatten().nonzero().squeeze(1)
-            labels = batch.labels.flatten()[where + 1]
-            loss = network.head.nll(hidden[where], labels) / labels.numel()
+            drawn = [(s, s) for s in _draw(useful, generator)]
+            batch = (pack if network.packs else pad)(drawn).to(rows[0].device)
+            where, labels = predictors(batch)
+            loss = network.head.nll(network(batch)[where], labels) / labels.numel()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -99,7 +98,7 @@ def _draw(sequences: Sequence[Sequence[int]], generator: torch.Generator) -> lis
 @contextmanager
 def _placed(network: Network, start: int, count: int) -> Iterator[list[nn.Parameter]]:
     """Put new rows, zero at first, on both ends inside the block: one parameter where they are tied."""
-    embedding, head = network.whole.get_input_embeddings(), network.whole.get_output_embeddings()
+    embedding, head = _ends(network)
     width, device = embedding.weight.shape[1], embedding.weight.device
     rows = nn.Parameter(torch.zeros(count, width, device=device))
     tied = head.weight is embedding.weight
@@ -115,6 +114,11 @@ def _placed(network: Network, start: int, count: int) -> Iterator[list[nn.Parame
 
 @torch.no_grad()
 def _write(network: Network, rows: Sequence[nn.Parameter], start: int) -> None:
-    ends = (network.whole.get_input_embeddings().weight, network.whole.get_output_embeddings().weight)
-    for end, new in zip(ends, rows, strict=False):
-        end[start : start + len(new)] += new.to(end.dtype)
+    for end, new in zip(_ends(network), rows, strict=False):
+        end.weight[start : start + len(new)] += new.to(end.weight.dtype)
+
+
+def _ends(network: Network) -> tuple[Any, Any]:
+    """Return the modules that hold the vocabulary's table, input and output."""
+    whole: Any = network.whole
+    return whole.get_input_embeddings(), whole.get_output_embeddings()

@@ -1,0 +1,150 @@
+"""New tokens: chosen where they save most, begun as their pieces' mean, trained alone."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from mgk_core.digest import tensor_digest
+from mgk_core.errors import InputError
+from mgk_hf.extend import choose, extend
+from mgk_hf.network import take_apart
+from mgk_hf.precision import apply_policy
+from mgk_hf.rows import train_rows
+from mgk_hf.tiny import tiny_config, tiny_model, tiny_tokenizer
+
+CORPUS = [
+    "당뇨병은 혈당이 높은 병이고 당뇨병에는 인슐린을 쓴다.",
+    "당뇨병을 앓는 사람은 인슐린이 모자란다. 인슐린은 혈당을 낮춘다.",
+    "고혈압과 당뇨병은 함께 온다. 고혈압에는 약을 쓰고 고혈압을 살핀다.",
+]
+SIZE = 320
+
+
+@pytest.fixture
+def base():
+    """A tiny base and its tokenizer, made anew: both are changed."""
+    tokenizer = tiny_tokenizer(["가나다라 마바사", "the heart pumps"], SIZE)
+    return tiny_model(len(tokenizer)), tokenizer
+
+
+def untied(vocabulary):
+    from transformers import Gemma3ForCausalLM
+
+    torch.manual_seed(0)
+    return Gemma3ForCausalLM(tiny_config(vocabulary, tie_word_embeddings=False))
+
+
+def test_words_that_stand_most_often_in_most_pieces_are_chosen(base):
+    """The beginnings of words that save most come first; particles are left off; nothing overlaps in vain."""
+    _, tokenizer = base
+    chosen = choose(CORPUS, tokenizer, 3)
+    assert set(chosen) == {"당뇨병", "인슐린", "고혈압"}
+    assert chosen[0] == "당뇨병"  # four times; the others three
+    assert choose(reversed(CORPUS), tokenizer, 3) == chosen
+    assert "당뇨" not in choose(CORPUS, tokenizer, 50)  # all that it could save is saved
+
+
+def test_choosing_takes_what_saves_most_at_each_step(base):
+    """The greedy choice equals one that computes every gain anew at every step."""
+    _, tokenizer = base
+    words = Counter(w for t in CORPUS for w in t.replace(".", "").split())
+    starts = Counter(w[:k] for w, n in words.items() for k in range(2, len(w) + 1) for _ in range(n))
+    cost = {c: len(tokenizer(c, add_special_tokens=False)["input_ids"]) - 1 for c, n in starts.items() if n >= 3}
+    best, expected = dict.fromkeys(words, 0), []
+    for _ in range(4):
+        gains = {c: sum(n * max(0, s - best[w]) for w, n in words.items() if w.startswith(c)) for c, s in cost.items()}
+        top = max(sorted(gains), key=lambda c: gains[c])
+        if gains[top] == 0:
+            break
+        expected.append(top)
+        best = {w: max(b, cost[top] if w.startswith(top) else 0) for w, b in best.items()}
+    assert choose(CORPUS, tokenizer, 4) == expected
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_new_rows_begin_as_the_mean_of_their_pieces(base, tied):
+    """Both ends of the table get the mean, ties stay ties, and every old row keeps its bits."""
+    model, tokenizer = base
+    model = model if tied else untied(len(tokenizer))
+    size = len(tokenizer)
+    old = [m.weight.detach().clone() for m in (model.get_input_embeddings(), model.get_output_embeddings())]
+    pieces = tokenizer("당뇨병", add_special_tokens=False)["input_ids"]
+    made = extend(model, tokenizer, ["당뇨병", "인슐린"], CORPUS)
+    assert (made.tokens, made.start) == (("당뇨병", "인슐린"), size)
+    ends = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    assert (ends[0] is ends[1]) == tied
+    for end, before in zip(ends, old, strict=True):
+        assert torch.equal(end[:size], before)
+        torch.testing.assert_close(end[size], before[pieces].mean(0), rtol=0, atol=1e-6)
+    assert model.config.vocab_size == size + 2
+
+
+def test_texts_are_cut_into_fewer_tokens_and_come_back(base):
+    """The tokens saved are those counted; with particles and blanks around them texts decode unchanged."""
+    model, tokenizer = base
+    before = sum(len(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in CORPUS)
+    made = extend(model, tokenizer, choose(CORPUS, tokenizer, 3), CORPUS)
+    ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in CORPUS]
+    assert (made.before, made.after) == (before, sum(map(len, ids)))
+    assert made.saved == 1 - made.after / before > 0.1
+    assert [tokenizer.decode(i) for i in ids] == CORPUS
+    assert "3 tokens added" in str(made)
+
+
+def test_what_the_vocabulary_has_is_left_out(base):
+    """Known tokens are not added twice; with nothing left to add, or an empty token, it is an error."""
+    model, tokenizer = base
+    made = extend(model, tokenizer, ["당뇨병", "당뇨병"])
+    assert made.tokens == ("당뇨병",)
+    with pytest.raises(InputError, match="already"):
+        extend(model, tokenizer, ["당뇨병"])
+    with pytest.raises(InputError, match="empty"):
+        extend(model, tokenizer, [" "])
+
+
+@pytest.mark.parametrize("policy", ["float32", "table in bfloat16", "untied"])
+def test_only_the_new_rows_are_trained(base, policy):
+    """Training lowers the loss on texts with new tokens; every other number keeps its bits, also in bf16."""
+    model, tokenizer = base
+    model = untied(len(tokenizer)) if policy == "untied" else model
+    made = extend(model, tokenizer, ["당뇨병", "인슐린", "고혈압"], CORPUS)
+    if policy == "table in bfloat16":
+        model.to(torch.bfloat16)
+        apply_policy(model, "float32", masters=torch.float32)
+    model.requires_grad_(False).eval()
+    network = take_apart(model)
+    before = {n: t.detach().clone() for n, t in model.state_dict().items()}
+    sequences = [[tokenizer.bos_token_id, *tokenizer(t, add_special_tokens=False)["input_ids"]] for t in CORPUS]
+    first = train_rows(network, sequences, start=made.start, count=3, steps=1, lr=1e-12, seed=0)
+    last = train_rows(network, sequences, start=made.start, count=3, steps=30, lr=2e-2, seed=0)
+    assert last < first - 0.05
+    for name, tensor in model.state_dict().items():
+        table = tensor.shape[0] == made.start + 3
+        kept = tensor[: made.start] if table else tensor
+        assert torch.equal(kept, before[name][: made.start] if table else before[name]), name
+    assert not any(p.requires_grad for p in model.parameters())
+    assert type(model.get_input_embeddings()).__name__.startswith("Adapted") is False
+
+
+def test_training_is_the_same_twice(base):
+    """The same seed trains the same rows, bit for bit, and torch's own generator is left as it was."""
+    digests = []
+    for _ in range(2):
+        tokenizer = tiny_tokenizer(["가나다라 마바사", "the heart pumps"], SIZE)
+        model = tiny_model(len(tokenizer)).requires_grad_(requires_grad=False).eval()
+        made = extend(model, tokenizer, ["당뇨병"])
+        sequences = [[2, *tokenizer(t, add_special_tokens=False)["input_ids"]] for t in CORPUS]
+        state = torch.get_rng_state()
+        train_rows(take_apart(model), sequences, start=made.start, count=1, steps=3, lr=1e-2, seed=1)
+        assert torch.equal(torch.get_rng_state(), state)
+        digests.append(tensor_digest(model.get_input_embeddings().weight))
+    assert digests[0] == digests[1]
+
+
+def test_texts_without_a_new_token_teach_nothing(base):
+    """Rows cannot be trained on texts that never use them."""
+    model, tokenizer = base
+    made = extend(model, tokenizer, ["당뇨병"])
+    with pytest.raises(InputError, match="no text holds a new token"):
+        train_rows(take_apart(model), [[2, 5, 6]], start=made.start, count=1, steps=1, lr=1e-2, seed=0)
