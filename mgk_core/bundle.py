@@ -71,6 +71,14 @@ class OwnGradients(Protocol):
         """
 
 
+@runtime_checkable
+class LossPerItem(Protocol):
+    """Optional: a bundle that can tell the loss of many small batches with a single look."""
+
+    def losses(self, items: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        """Return (summed loss, count) of each item as `Bundle.loss` would alone: two fp32 tensors, (items,)."""
+
+
 @frozen
 class Tokens:
     """One training example of a language model. labels: as ids, −100 where nothing is learnt.

@@ -37,6 +37,13 @@ class ReferenceBundle:
         """Return (squared error summed over all outputs and examples, number of examples)."""
         return functional.mse_loss(self.model(batch.inputs), batch.targets, reduction="sum"), batch.count
 
+    def losses(self, items: Sequence[Pairs]) -> tuple[Tensor, Tensor]:
+        """Return each item's `loss`, from one forward pass: two tensors, (items,)."""
+        whole = self.pack(items)
+        errors = (self.model(whole.inputs) - whole.targets).square().sum(1)  # (examples,)
+        sums = torch.stack([part.sum() for part in torch.split(errors, [len(i.inputs) for i in items])])
+        return sums, torch.stack([i.count for i in items])
+
     def outputs(self, batch: Pairs, positions: Tensor | None = None) -> Tensor:
         """Return the outputs of the examples ``positions`` (all where None): (positions, out)."""
         inputs = batch.inputs if positions is None else batch.inputs[positions]

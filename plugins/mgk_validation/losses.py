@@ -1,8 +1,8 @@
 """Metrics that are read off the bundle's loss: squared error and perplexity.
 
 An item is a batch of the bundle's own kind, or a `Tokens` example. Every item gets a value of its
-own, and with it a probe has a standard error and paired tests. Batches are asked for one by one; the
-sums stay on the device until all are there. Examples whose labels are one stretch to the end are
+own, and with it a probe has a standard error and paired tests. Batches are asked for one by one,
+unless the bundle can tell of many at once; the sums stay on the device until all are there. Examples whose labels are one stretch to the end are
 continuations, which a bundle scores many at a time.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from mgk_core.bundle import Bundle, Choice, LanguageBundle, Probe, Score, Tokens
+from mgk_core.bundle import Bundle, Choice, LanguageBundle, LossPerItem, Probe, Score, Tokens
 from mgk_core.errors import InputError
 
 IGNORED = -100
@@ -87,7 +87,10 @@ def score(
 @torch.no_grad()
 def measure(bundle: Bundle, probe: Probe) -> ItemLosses:
     """Ask for every item's loss; `InputError` names an item in which nothing is to be learnt."""
-    sums, counts = _together(bundle, probe.items) or _one_by_one(bundle, probe)
+    if isinstance(bundle, LossPerItem) and not any(isinstance(item, Tokens) for item in probe.items):
+        sums, counts = (tuple(column.double().tolist()) for column in bundle.losses(probe.items))
+    else:
+        sums, counts = _together(bundle, probe.items) or _one_by_one(bundle, probe)
     if empty := [i for i, c in enumerate(counts) if c <= 0]:
         raise InputError(
             f"probe {probe.name!r}: nothing is scored in {len(empty)} of {len(counts)} items (first: item"

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import gelu
 
 import mgk_core as mgk
-from mgk_core.bundle import Bundle, OwnGradients
+from mgk_core.bundle import Bundle, LossPerItem, OwnGradients
 from mgk_core.errors import InputError
 from mgk_textmodel.network import build, load, save
 from mgk_textmodel.pairs import Pairs
@@ -84,6 +84,17 @@ def test_the_loss_is_summed_over_the_outputs() -> None:
     assert float(count) == 7
     assert torch.equal(bundle.outputs(Pairs.of(x, y), torch.tensor([2, 0])), bundle.model(x[[2, 0]]))
     assert bundle.valid(Pairs.of(x, y)) is None
+
+
+def test_many_items_at_once_have_the_loss_of_each_alone() -> None:
+    """Items of any sizes: the same sums and counts as one by one, up to fp32's rounding of a sum."""
+    bundle = mgk_build_model(SPEC, torch.device("cpu"))
+    assert isinstance(bundle, LossPerItem)
+    items = [Pairs.of(torch.randn(n, 64), torch.randn(n, 32)) for n in (1, 3, 2, 1)]
+    sums, counts = bundle.losses(items)
+    alone = [bundle.loss(item) for item in items]
+    assert sums.tolist() == pytest.approx([float(s) for s, _ in alone], rel=1e-5)
+    assert counts.tolist() == [1, 3, 2, 1]
 
 
 def test_the_base_is_frozen_and_refuses_to_score_options() -> None:
