@@ -152,13 +152,11 @@ class Hooks:
             ) from error
 
     def _guilty(self, hook: str, error: BaseException) -> str:
-        """Find whose function of this hook stands in the traceback."""
+        """Find whose function of this hook stands innermost in the traceback; wrappers stand outside of it."""
         impls = getattr(self.plugins.manager.hook, hook).get_hookimpls()
         codes = {i.function.__code__: i.plugin_name for i in impls if hasattr(i.function, "__code__")}
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            if (name := codes.get(frame.f_code)) is not None:
-                return str(name)
-        return self.plugins.owner_of(error) or "?"
+        found = [codes[f.f_code] for f, _ in traceback.walk_tb(error.__traceback__) if f.f_code in codes]
+        return str(found[-1]) if found else self.plugins.owner_of(error) or "?"
 
     def blamed(self, error: BaseException) -> PluginError | None:
         """Turn what was raised by something that a hook had returned into an error that names whose it is.

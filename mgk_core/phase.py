@@ -258,6 +258,11 @@ def _check_identity(ctx: PhaseContext, adapter: Adapter, base: list[Tensor]) -> 
     assert ctx.data is not None  # noqa: S101 - loaded before
     if adapter.identity == "none" or not base:
         return
+    if not all(bool(torch.isfinite(t).all()) for t in base):
+        raise MgkError(
+            f"phase {ctx.phase.name!r}: the base's outputs on the verification batches are not finite; look for NaN or"
+            " inf in the phase's data, or load a whole base"
+        )
     found = outputs_on(ctx.bundle, ctx.data.verify)
     equal = all(torch.equal(a, b) for a, b in zip(found, base, strict=True))
     error = relative_error(found, base)

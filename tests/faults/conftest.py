@@ -68,6 +68,7 @@ class Server:
     def __call__(self, do, out, **request):
         """Let a child do something; return how it ended."""
         request |= {"do": do, "out": str(out), "scratch": str(self.scratch)}
+        request["path"] = [str(p) for p in request.get("path", ())]
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
@@ -174,6 +175,23 @@ def places(shelf):
     """Fresh directories, one after the other, gone after the test."""
     with tempfile.TemporaryDirectory(dir=shelf) as folder:
         yield (Path(folder) / f"run-{i}" for i in itertools.count())
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """Install a plugin named zz-faulty, as a distribution of its own, below a folder for ``sys.path``."""
+    count = itertools.count()
+
+    def install(source, folder=None):
+        folder = folder or tmp_path / f"site-{next(count)}"
+        info = folder / "zz_faulty-1.2.dist-info"
+        info.mkdir(parents=True, exist_ok=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zz-faulty\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text("[mgk.plugins]\nzz-faulty = zz_faulty\n")
+        (folder / "zz_faulty.py").write_text(source)
+        return folder
+
+    return install
 
 
 FIGURES: dict[str, int] = {}
