@@ -1,0 +1,36 @@
+"""``mgk new-plugin``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mgk_cli.lazy import Command
+
+
+@click.command(
+    "new-plugin",
+    cls=Command,
+    short_help="Write a new plugin as a complete distribution.",
+    epilog="Example: mgk new-plugin adapter my-adapter",
+)
+@click.argument("kind")
+@click.argument("name")
+@click.option(
+    "--dir", "directory", type=click.Path(path_type=Path), metavar="DIR", help="New directory.  [default: mgk-NAME]"
+)
+def command(*, kind: str, name: str, directory: Path | None) -> None:
+    """Write the plugin NAME of a KIND (adapter): package metadata, code, tests, README.
+
+    Its own tests pass at once; then put your own formula in, and let 'mgk check-plugin NAME' say
+    whether forward pass and merge still agree.
+    """
+    from mgk_cli.console import line
+    from mgk_core.scaffold import write_plugin
+
+    written = write_plugin(kind, name, directory)
+    for path in written:
+        line(str(path))
+    out = directory or Path(f"mgk-{name}")
+    line(f"next: pip install -e {out}, then: python -m pytest {out}")
