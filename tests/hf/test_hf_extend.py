@@ -1,16 +1,20 @@
 """New tokens: chosen where they save most, begun as their pieces' mean, trained alone."""
 
+import re
 from collections import Counter
 
 import pytest
 import torch
+from attrs import evolve
 
-from mgk_core.digest import tensor_digest
+from mgk_core.digest import base_digest, tensor_digest
 from mgk_core.errors import InputError
 from mgk_hf.extend import choose, extend
+from mgk_hf.loading import build
 from mgk_hf.network import take_apart
 from mgk_hf.precision import apply_policy
 from mgk_hf.rows import train_rows
+from mgk_hf.specs import HfSpec
 from mgk_hf.tiny import tiny_config, tiny_model, tiny_tokenizer
 
 CORPUS = [
@@ -36,29 +40,34 @@ def untied(vocabulary):
 
 
 def test_words_that_stand_most_often_in_most_pieces_are_chosen(base):
-    """The beginnings of words that save most come first; particles are left off; nothing overlaps in vain."""
+    """The beginnings of words that save most come first, with the blank before them and without particles."""
     _, tokenizer = base
-    chosen = choose(CORPUS, tokenizer, 3)
-    assert set(chosen) == {"당뇨병", "인슐린", "고혈압"}
-    assert chosen[0] == "당뇨병"  # four times; the others three
-    assert choose(reversed(CORPUS), tokenizer, 3) == chosen
-    assert "당뇨" not in choose(CORPUS, tokenizer, 50)  # all that it could save is saved
+    texts = ["이 당뇨병은 저 당뇨병과 그 당뇨병을 본다. 이 인슐린은 저 인슐린과 그 인슐린을 쓴다."] * 2
+    chosen = choose(texts, tokenizer, 2)
+    assert chosen == [" 당뇨병", " 인슐린"]
+    assert choose(texts, tokenizer, 50)[:2] == chosen
+    assert " 당뇨" not in choose(texts, tokenizer, 50)  # all that it could save is saved
 
 
 def test_choosing_takes_what_saves_most_at_each_step(base):
-    """The greedy choice equals one that computes every gain anew at every step."""
+    """The greedy choice equals one that computes every gain anew, from texts cut before and after."""
     _, tokenizer = base
-    words = Counter(w for t in CORPUS for w in t.replace(".", "").split())
-    starts = Counter(w[:k] for w, n in words.items() for k in range(2, len(w) + 1) for _ in range(n))
-    cost = {c: len(tokenizer(c, add_special_tokens=False)["input_ids"]) - 1 for c, n in starts.items() if n >= 3}
+    size = lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0  # noqa: E731
+    words = Counter(w for t in CORPUS for w in re.findall(r" ?[가-힣]{2,}", t))
+    starts = Counter()
+    for word, n in words.items():
+        starts.update({word[:k]: n for k in range(2 + word.startswith(" "), len(word) + 1)})
+    often = [c for c, n in sorted(starts.items()) if n >= 3]
+    saved = {(c, w): size(w) - 1 - size(w[len(c) :]) for c in often for w in words if w.startswith(c)}
     best, expected = dict.fromkeys(words, 0), []
     for _ in range(4):
-        gains = {c: sum(n * max(0, s - best[w]) for w, n in words.items() if w.startswith(c)) for c, s in cost.items()}
-        top = max(sorted(gains), key=lambda c: gains[c])
+        gains = {c: sum(n * max(0, saved.get((c, w), 0) - best[w]) for w, n in words.items()) for c in often}
+        top = max(often, key=lambda c: gains[c])
         if gains[top] == 0:
             break
         expected.append(top)
-        best = {w: max(b, cost[top] if w.startswith(top) else 0) for w, b in best.items()}
+        best = {w: max(b, saved.get((top, w), 0)) for w, b in best.items()}
+    assert expected
     assert choose(CORPUS, tokenizer, 4) == expected
 
 
@@ -148,3 +157,25 @@ def test_texts_without_a_new_token_teach_nothing(base):
     made = extend(model, tokenizer, ["당뇨병"])
     with pytest.raises(InputError, match="no text holds a new token"):
         train_rows(take_apart(model), [[2, 5, 6]], start=made.start, count=1, steps=1, lr=1e-2, seed=0)
+
+
+def test_a_base_is_prepared_before_its_first_use(tmp_path):
+    """The settings extend the shipped tiny base; its preparation says from which base to which, and what it saves."""
+    words, texts = tmp_path / "words.txt", tmp_path / "texts.txt"
+    words.write_text("심근경색\n", encoding="utf-8")
+    texts.write_text("\n".join(CORPUS * 3), encoding="utf-8")
+    plain = build(HfSpec(type="hf", id="tiny-gemma"), torch.device("cpu"))
+    spec = HfSpec(type="hf", id="tiny-gemma", new_tokens=str(words), new_tokens_from=(str(texts),), new_tokens_count=2)
+    bundle = build(evolve(spec, new_tokens_steps=2), torch.device("cpu"))
+    entry = bundle.preparation
+    assert plain.preparation == {}
+    assert (entry["base"], entry["prepared"]) == (base_digest(plain.model), base_digest(bundle.model))
+    assert (entry["tokens"], entry["first_id"], entry["steps"]) == (3, len(plain.tokenizer), 2)
+    assert entry["corpus_tokens"]["after"] < entry["corpus_tokens"]["before"]
+    assert bundle.notes[0].startswith("3 tokens added to the vocabulary; the corpus takes")
+    bundle.save(tmp_path / "model")
+    again = build(HfSpec(type="hf", id=str(tmp_path / "model")), torch.device("cpu"))
+    assert again.tokenizer("심근경색", add_special_tokens=False)["input_ids"] == [entry["first_id"]]
+    assert base_digest(again.model) == entry["prepared"]
+    other = build(evolve(spec, new_tokens_steps=2, new_tokens_lr=1e-2), torch.device("cpu"))
+    assert other.preparation["prepared"] != entry["prepared"]

@@ -1,0 +1,151 @@
+"""What the matrix products use: fp32 masters, narrow copies, narrow tables; the same training."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mgk_core.inject import put, take
+from mgk_hf import screen
+from mgk_hf.batch import pack
+from mgk_hf.bundle import HfBundle
+from mgk_hf.calibrate import with_screen
+from mgk_hf.network import take_apart
+from mgk_hf.precision import MixedLinear, WideLinear, apply_policy, best_compute, exact, wide_embedding
+from mgk_hf.tiny import tiny_model
+
+STEPS = 40
+
+
+class Addition(nn.Module):
+    """A LoRA as a forward hook adds it: enough of an adapter to train with."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(4, linear.in_features) * 0.05)
+        self.b = nn.Parameter(torch.zeros(linear.out_features, 4))
+        linear.register_forward_hook(lambda _, args, out: out + 2 * (args[0] @ self.a.t()) @ self.b.t())
+
+
+def train(compute, tokenizer, sequences, *, screened=False):
+    """Train additions for 40 steps; return the mean loss of every step."""
+    model = tiny_model(len(tokenizer)).to(torch.bfloat16).eval().requires_grad_(False)
+    apply_policy(model, compute, masters=torch.float32)
+    torch.manual_seed(1)
+    additions = [Addition(m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
+    network = take_apart(model)
+    bundle = HfBundle(with_screen(network, tokenizer, "screened" if screened else "exact"), tokenizer, torch.device("cpu"))
+    optimizer = torch.optim.AdamW([p for a in additions for p in a.parameters()], lr=1e-3)
+    batch = pack([(s, s) for s in sequences])
+    losses = []
+    for _ in range(STEPS):
+        total, count = bundle.loss(batch)
+        (total / count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float((total / count).detach()))
+    return torch.tensor(losses)
+
+
+@pytest.mark.parametrize("way", ["bfloat16", "screened"])
+def test_training_stays_within_two_hundredths_of_fp32(tokenizer, sequences, way):
+    """Over 40 steps the loss of either fast way differs from exact fp32 by less than .02 at every step."""
+    plain = train("float32", tokenizer, sequences)
+    fast = train("bfloat16" if way == "bfloat16" else "float32", tokenizer, sequences, screened=way == "screened")
+    assert plain[-1] < plain[0] - 0.3, "nothing was learnt, so nothing was tested"
+    assert (plain - fast).abs().max() < 0.02
+
+
+def test_mixed_linear_uses_its_master_where_it_must():
+    """Inside `exact`, and where the weight itself learns, the product is fp32."""
+    linear = nn.Linear(64, 32).requires_grad_(requires_grad=False)
+    x = torch.randn(5, 64)
+    expected = linear(x)
+    linear.__class__ = MixedLinear
+    narrow = linear(x)
+    assert not narrow.equal(expected)
+    assert (narrow - expected).norm() < 1e-2 * expected.norm()
+    assert narrow.dtype == torch.float32
+    with exact():
+        assert linear(x).equal(expected)
+    linear.weight.requires_grad_(requires_grad=True)
+    assert linear(x).equal(expected)
+
+
+def test_mixed_linear_follows_its_master():
+    """After the master was changed in place, as a merge does, the copy is made anew."""
+    linear = nn.Linear(8, 8, bias=False).requires_grad_(requires_grad=False)
+    linear.__class__ = MixedLinear
+    x = torch.ones(1, 8)
+    before = linear(x)
+    with torch.no_grad():
+        linear.weight.mul_(2)
+    assert linear(x).equal(2 * before)
+    with torch.no_grad():
+        linear.weight.copy_(linear.weight / 2)
+    assert linear(x).equal(before)
+
+
+def test_the_narrow_copy_is_no_part_of_the_model():
+    """The copy is neither in the state dict nor in a deep copy."""
+    linear = nn.Linear(8, 8).requires_grad_(requires_grad=False)
+    linear.__class__ = MixedLinear
+    linear(torch.ones(1, 8))
+    assert set(linear.state_dict()) == {"weight", "bias"}
+    twin = copy.deepcopy(linear)
+    assert twin._narrow is None
+    assert twin(torch.ones(1, 8)).equal(linear(torch.ones(1, 8)))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_wide_linear_computes_in_fp32(bias):
+    """A table of few bits gives the product of its widened weight, at any number of rows."""
+    linear = nn.Linear(16, 4096 + 7, bias=bias).to(torch.bfloat16).requires_grad_(requires_grad=False)
+    linear.__class__ = WideLinear
+    x = torch.randn(3, 16)
+    expected = nn.functional.linear(x, linear.weight.float(), None if linear.bias is None else linear.bias.float())
+    torch.testing.assert_close(linear(x), expected)
+
+
+def test_wide_embedding_is_scaled_after_widening():
+    """Gemma's embedding scale is not rounded to bf16: √64 is 8, √60 is not 7.75."""
+    model = tiny_model(300, hidden_size=60, head_dim=16)
+    table = model.get_input_embeddings()
+    expected = (table.weight.to(torch.bfloat16).float() * 60**0.5)[:5]
+    model.to(torch.bfloat16)
+    apply_policy(model, "float32", masters=torch.float32)
+    assert type(table) is wide_embedding(type(table).__mro__[2])
+    torch.testing.assert_close(table(torch.arange(5)), expected, rtol=1e-6, atol=0)
+
+
+def test_adapters_go_on_converted_modules():
+    """A part sits on a converted module as on any other, and the class comes back."""
+    from mgk_core.inject import Part
+
+    linear = nn.Linear(8, 8).requires_grad_(requires_grad=False)
+    linear.__class__ = MixedLinear
+    put(linear, "a", Part())
+    linear(torch.ones(1, 8))
+    take(linear, "a")
+    assert type(linear) is MixedLinear
+
+
+def test_choice_by_capability(monkeypatch):
+    """bf16 products where the CPU has them in hardware, fp32 where it emulates them."""
+    for name in ("amx_tile", "avx512_bf16"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: False, raising=False)
+    assert best_compute(torch.device("cpu")) == "float32"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert best_compute(torch.device("cpu")) == "bfloat16"
+    assert best_compute(torch.device("meta")) == "float32"
+
+
+def test_screening_is_chosen_for_large_tables_only(monkeypatch):
+    """A small vocabulary is not worth an image, nor is a CPU without int8 products."""
+    table = torch.empty(32768, 4, device="meta")
+    assert not screen.supported(table)
+    assert not screen.supported(torch.empty(1000, 4))
+    for name in ("vnni", "avx512_vnni", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: False, raising=False)
+    assert not screen.supported(torch.empty(32768, 4))
