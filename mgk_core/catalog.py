@@ -13,6 +13,7 @@ from mgk_core.pipeline import Phase, Pipeline
 PIPELINES = "mgk.pipelines"
 PHASES = "mgk.phases"
 COMMANDS = "mgk.commands"
+PICTURES = "mgk.pictures"
 
 
 @frozen

@@ -55,9 +55,9 @@ def line(text: str = "") -> None:
         print(clean(text))
 
 
-def warn(text: str, word: str = "warning") -> None:
-    """Print one line to standard error."""
-    print(f"{word}: {clean(text)}", file=sys.stderr)
+def note(text: str) -> None:
+    """Print one line to standard error: what is told beside the result."""
+    print(clean(text), file=sys.stderr)
 
 
 @contextlib.contextmanager

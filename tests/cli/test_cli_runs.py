@@ -193,3 +193,29 @@ def test_a_model_without_words_cannot_be_asked(mgk, finished_run, command):
     ran = mgk(name, finished_run, *rest)
     assert ran.code == 2
     assert "is no language model" in ran.err
+
+
+@pytest.fixture
+def drawer(tmp_path, monkeypatch):
+    """Install a distribution that draws a retention matrix by writing its rows' names."""
+    place = tmp_path / "drawer"
+    place.mkdir()
+    (place / "drawing.py").write_text(
+        "def draw(table, path):\n    path.write_text(' '.join(r['name'] for r in table['rows']))\n"
+    )
+    info = place / "mgk_drawer-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mgk-drawer\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mgk.pictures]\nretention = drawing:draw\n")
+    monkeypatch.syspath_prepend(str(place))
+
+
+@pytest.mark.usefixtures("drawer")
+def test_a_plugin_draws_the_matrix(mgk, finished_run, tmp_path):
+    """--plot hands the matrix to whoever draws; a file that is there is not overwritten, several runs are refused."""
+    picture = tmp_path / "picture.svg"
+    assert mgk("show", finished_run, "--plot", picture).code == 0
+    assert picture.read_text() == "base plain_text medical_dictionary mcq"
+    again = mgk("show", finished_run, "--plot", picture)
+    assert (again.code, picture.read_text()) == (2, "base plain_text medical_dictionary mcq")
+    assert mgk("show", finished_run, finished_run, "--plot", tmp_path / "x.svg").code == 2

@@ -1,0 +1,54 @@
+"""``mgk new-plugin`` and ``mgk check-plugin``: what they say."""
+
+import mgk_core.testing
+import pytest
+from attrs import frozen
+
+
+def test_new_plugin_writes_and_says_what_comes_next(mgk, tmp_path):
+    """The files, one a line, and the command to install them."""
+    out = tmp_path / "mine"
+    ran = mgk("new-plugin", "adapter", "my-gain", "--dir", out)
+    assert ran.code == 0
+    *files, last = ran.out.splitlines()
+    assert files == sorted(str(p) for p in out.rglob("*") if p.is_file())
+    assert last.startswith(f"next: pip install -e {out}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("adapter", "../evil"), "small letters, digits and single hyphens"),
+        (("adapter", "lora"), "is claimed by the plugin 'lora'"),
+        (("adaptr", "mine"), "did you mean 'adapter'?"),
+    ],
+)
+def test_new_plugin_refuses(mgk, tmp_path, monkeypatch, arguments, said):
+    """A name that leaves the directory, a taken one, an unknown kind: exit code 2, nothing written."""
+    monkeypatch.chdir(tmp_path)
+    ran = mgk("new-plugin", *arguments)
+    assert ran.code == 2
+    assert said in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@frozen
+class Law:
+    """One answer of the kit."""
+
+    law: str
+    subject: str
+    ok: bool | None
+    detail: str = ""
+
+
+@pytest.mark.parametrize(("second", "code", "end"), [(True, 0, "all 2 laws hold"), (False, 2, "1 law broken")])
+def test_check_plugin_draws_what_the_kit_says(mgk, monkeypatch, second, code, end):
+    """A table of laws; one broken law is exit code 2, one that does not apply is none."""
+    laws = [Law("identity", "lora", True), Law("merge", "lora", second, "off by 2"), Law("ties", "lora", None)]
+    monkeypatch.setattr(mgk_core.testing, "check_plugin", lambda name: laws, raising=False)
+    ran = mgk("check-plugin", "lora")
+    assert ran.code == code
+    assert ran.out.splitlines()[-1] == end
+    assert "does not apply" in ran.out
+    assert [r["ok"] for r in mgk("check-plugin", "lora", "--json").rows] == [True, second, None]
