@@ -63,7 +63,7 @@ def gradient_function(network: ReferenceNetwork, adapter: Adapter, parameters: S
     two = torch.full((), 2.0, device=parameters[0].device)
 
     def gradients(batch: Pairs) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        with torch.no_grad(), without_onednn():
+        with torch.inference_mode(), without_onednn():
             kept, difference = _forward(layers, act, batch)
             _backward(layers, act_backward, kept, torch.mul(difference, two), lowest=lowest, out=out)
             flat = difference.view(-1)
