@@ -65,7 +65,10 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
         base=base_digest(bundle.model),
         base_spec=as_table(config)["base"],
         environment=environment(device),
+        preparation=dict(getattr(bundle, "preparation", {})),
     )
+    for note in getattr(bundle, "notes", ()):
+        events("note", phase="base", text=note)
     session = Session(prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger)
     for phase in config.phases:
         events("load", what="data", phase=phase.name, type=phase.data.type)

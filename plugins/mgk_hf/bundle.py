@@ -26,7 +26,8 @@ class HfBundle:
     """A model, its tokenizer, and the questions that can be put to it.
 
     notice: licence text to be shown at first use, empty where there is none. source: the local
-    directory that the base came from. budget: positions computed together in `score`.
+    directory that the base came from. budget: positions computed together in `score`. preparation:
+    what was done to the base before it became this one, for the ledger.
     """
 
     network: Network
@@ -36,6 +37,7 @@ class HfBundle:
     source: Path | None = None
     budget: int = 1024
     notes: list[str] = field(factory=list)
+    preparation: dict[str, Any] = field(factory=dict)
     model: nn.Module = field(init=False)
 
     def __attrs_post_init__(self) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mgk_core.errors import InputError
 
-_WORD = re.compile(r"[^\W\d_]{2,}")
+_WORD = re.compile(r" ?[^\W\d_]{2,}")
 _MOST = 20_000  # candidates that are looked at closely
 _FEWEST = 3  # times that a new token must stand in the corpus
 
@@ -94,31 +94,46 @@ def _grow(model: Any, start: int, pieces: Sequence[Sequence[int]]) -> None:
 def choose(texts: Iterable[str], tokenizer: Any, count: int) -> list[str]:
     """Return up to ``count`` beginnings of words that save most tokens over the texts.
 
-    Beginnings rather than words, since Korean particles follow a word without a blank. Greedy: the
-    one that saves most, then the one that saves most beside it, and so on. Deterministic.
+    A word goes with the blank before it, as tokenizers cut it. Beginnings rather than words, since
+    Korean particles follow without a blank; what is left of the word is counted as it is then cut.
+    Greedy: the one that saves most, then the one that saves most beside it, and so on.
     """
     words = Counter(w for text in texts for w in _WORD.findall(text))
     counts: Counter[str] = Counter()
     for word, n in words.items():
-        for end in range(2, len(word) + 1):
+        for end in _ends(word):
             counts[word[:end]] += n
     often = sorted((c for c, n in counts.items() if n >= _FEWEST), key=lambda c: (-counts[c] * len(c), c))[:_MOST]
-    cut = tokenizer(often, add_special_tokens=False)["input_ids"] if often else []
-    saves = {c: len(ids) - 1 for c, ids in zip(often, cut, strict=True) if len(ids) > 1}
-    return _greedy(saves, words, count)
+    return _greedy(_savings(words, set(often), tokenizer), words, count)
 
 
-def _greedy(saves: dict[str, int], words: Counter[str], count: int) -> list[str]:
+def _ends(word: str) -> range:
+    """Return where the beginnings of a word end: after two letters, or more."""
+    return range(2 + word.startswith(" "), len(word) + 1)
+
+
+def _savings(words: Iterable[str], candidates: set[str], tokenizer: Any) -> dict[str, dict[str, int]]:
+    """Return candidate → word → tokens that the candidate saves in it, where it saves any."""
+    cuts = [(w, w[:end], w[end:]) for w in words for end in _ends(w) if w[:end] in candidates]
+    parts = sorted({part for word, _, rest in cuts for part in (word, rest) if part})
+    sizes = {"": 0}
+    if parts:
+        sizes |= {
+            p: len(ids) for p, ids in zip(parts, tokenizer(parts, add_special_tokens=False)["input_ids"], strict=True)
+        }
+    saves: dict[str, dict[str, int]] = defaultdict(dict)
+    for word, candidate, rest in cuts:
+        if (saved := sizes[word] - 1 - sizes[rest]) > 0:
+            saves[candidate][word] = saved
+    return saves
+
+
+def _greedy(saves: dict[str, dict[str, int]], words: Counter[str], count: int) -> list[str]:
     """Pick by gain, looked at again only when it comes up: gains can only fall as more is chosen."""
-    within: dict[str, list[str]] = defaultdict(list)  # candidate → words that begin with it
-    for word in words:
-        for end in range(2, len(word) + 1):
-            if word[:end] in saves:
-                within[word[:end]].append(word)
     best: dict[str, int] = defaultdict(int)  # word → tokens saved in it so far
 
     def gain(candidate: str) -> int:
-        return sum(words[w] * max(0, saves[candidate] - best[w]) for w in within[candidate])
+        return sum(words[w] * max(0, saved - best[w]) for w, saved in saves[candidate].items())
 
     heap = [(-gain(c), c) for c in saves]
     heapq.heapify(heap)
@@ -132,6 +147,6 @@ def _greedy(saves: dict[str, int], words: Counter[str], count: int) -> list[str]
             heapq.heappush(heap, (-now, candidate))
             continue
         chosen.append(candidate)
-        for word in within[candidate]:
-            best[word] = max(best[word], saves[candidate])
+        for word, saved in saves[candidate].items():
+            best[word] = max(best[word], saved)
     return chosen

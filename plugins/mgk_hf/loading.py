@@ -12,7 +12,7 @@ import torch
 from attrs import evolve
 
 from mgk_core.errors import InputError
-from mgk_hf import gemma_q4, quantized, tiny
+from mgk_hf import gemma_q4, prepare, quantized, tiny
 from mgk_hf.bundle import HfBundle
 from mgk_hf.calibrate import with_screen
 from mgk_hf.failures import explain
@@ -30,6 +30,7 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
         model = tiny.tiny_model(len(tokenizer), spec.seed)
     else:
         model, tokenizer = _pretrained(spec, str(source) if source else spec.id, device)
+    added = prepare.tokens(model, tokenizer, spec, _texts)
     _set_dtypes(model, spec, device)
     if spec.quantize == "none" and spec.device_map is None:
         model.to(device)
@@ -37,9 +38,12 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
     model.eval()
     if spec.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    network = with_screen(take_apart(model), tokenizer, spec.head)
+    network = take_apart(model)
+    preparation = {} if added is None else prepare.train(network, tokenizer, spec, added)
+    network = with_screen(network, tokenizer, spec.head)
     notice = notice_of(source, str(getattr(model.config, "model_type", "")))
-    return HfBundle(network, tokenizer, device, notice, source, spec.token_budget)
+    notes = [str(added.extension)] if added else []
+    return HfBundle(network, tokenizer, device, notice, source, spec.token_budget, notes, preparation)
 
 
 def full_precision(bundle: HfBundle, spec: HfSpec, which: quantized.Master) -> tuple[HfBundle, dict[str, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from mgk_core.specs import Spec, at_least, one_of, option
+from mgk_core.specs import Spec, above, at_least, one_of, option
 
 
 @frozen(kw_only=True)
@@ -38,6 +38,11 @@ class HfSpec(Spec):
     checkpointing: bool = option(False, help="recompute activations in the backward pass: less memory, a third more time")
     device_map: str | None = option(None, help="spread a large model over devices, as accelerate's device_map: 'auto' ...")
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
+    new_tokens: str | tuple[str, ...] = option((), help="files of tokens, one a line, to add to the vocabulary before row 0")
+    new_tokens_from: str | tuple[str, ...] = option((), help="texts from which tokens are chosen and their rows trained")
+    new_tokens_count: int = option(256, at_least(1), help="how many are chosen from the texts: those that save most")
+    new_tokens_steps: int = option(30, at_least(0), help="steps in which their rows alone are trained on the texts")
+    new_tokens_lr: float = option(1e-3, above(0), help="learning rate of those steps")
     token_budget: int = option(1024, at_least(64), help="positions computed together when options are scored")
     text: str = option(
         "package:mgk_phases/data/korean_medical/text/train.jsonl",

