@@ -121,7 +121,8 @@ def _run(block: Block, where: Path, environment: dict[str, str]) -> str:
 def _compare(block: Block, printed: str) -> None:
     lines = iter(" ".join(line.split()) for line in printed.splitlines())
     for wanted in filter(None, (" ".join(line.split()) for line in block.code.splitlines())):
-        pattern = re.sub(r"([\[\]?*])", r"[\1]", wanted).replace("…", "*")
+        pattern = re.sub(r"([\[\]?*])", r"[\1]", wanted)
+        pattern = re.sub(r" ?… ?", "*", pattern)
         if not any(fnmatch.fnmatchcase(line, pattern) for line in lines):
             raise BlockError(f"{block}: this line is not (or not here) in what the block before printed:\n{wanted}\n\n{printed}")
 
