@@ -1,8 +1,9 @@
 """``mgk new-plugin`` and ``mgk check-plugin``: what they say."""
 
-import mgk_core.testing
 import pytest
 from attrs import frozen
+
+import mgk_core.testing
 
 
 def test_new_plugin_writes_and_says_what_comes_next(mgk, tmp_path):

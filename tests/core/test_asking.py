@@ -1,0 +1,77 @@
+"""Questions to a run's models: prompts as the tokenizer wants them, base before final."""
+
+import pytest
+
+from mgk_core.asking import Chat, ask, encode
+from mgk_core.errors import InputError
+from mgk_core.runner import run_pipeline
+
+
+class Plain:
+    """A tokenizer of bytes with a BOS and no template."""
+
+    chat_template = None
+    bos_token_id = 256
+
+    def __call__(self, text, *, add_special_tokens):
+        assert not add_special_tokens
+        return {"input_ids": list(text.encode())}
+
+
+class Chatty(Plain):
+    """The same with turns; its template writes the BOS itself, as Gemma's does."""
+
+    chat_template = "some"
+
+    def apply_chat_template(self, turns, *, tokenize, add_generation_prompt):
+        assert not tokenize
+        assert add_generation_prompt
+        return "".join(f"<{t['role']}>{t['content']}" for t in turns) + "<assistant>"
+
+
+def test_a_prompt_is_plain_text_where_there_is_no_template():
+    """One BOS, then the text as it was typed."""
+    assert encode(Plain(), [{"role": "user", "content": "가"}]) == [256, *"가".encode()]
+
+
+def test_a_prompt_has_the_tokenizers_turns_where_it_has_them():
+    """The template's text, one BOS in front of it."""
+    ids = encode(Chatty(), [{"role": "user", "content": "hi"}])
+    assert ids == [256, *b"<user>hi<assistant>"]
+
+
+def test_the_reference_network_cannot_be_asked(finished_run):
+    """It has no words; says so."""
+    with pytest.raises(InputError, match="is no language model"):
+        ask(finished_run, ["hello"])
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    """Return a run of one phase on the tiny Gemma."""
+    pytest.importorskip("transformers")
+    out = tmp_path_factory.mktemp("spoken") / "run"
+    run_pipeline(
+        "korean-medical", out=out, until="plain_text",
+        overrides=[
+            "base.id='tiny-gemma'", "run.threads=1", "phases.plain_text.train.steps=6",
+            *(f"phases.{p}.evaluate.limit=2" for p in ("plain_text", "dictionary", "mcq")),
+        ],
+    )  # fmt: skip
+    return out
+
+
+def test_base_and_final_answer_and_do_so_again(spoken):
+    """Greedy: the same question has the same two answers, of at most so many tokens."""
+    first = ask(spoken, ["당뇨병은"], tokens=6)
+    assert ask(spoken, ["당뇨병은"], tokens=6) == first
+    assert first[0].question == "당뇨병은"
+    assert first[0].base
+
+
+def test_a_chat_remembers_its_turns(spoken):
+    """Both sides are kept, in order, and the base can be talked to as well."""
+    chat = Chat.open(spoken, tokens=4, base=True)
+    answer = chat.say("안녕")
+    assert [t["role"] for t in chat.turns] == ["user", "assistant"]
+    assert chat.turns[1]["content"] == answer
