@@ -32,7 +32,8 @@ class Progress:
     pending: per-step figures not yet logged, so that a log window may reach over a resume. best_step:
     the best step by dev so far. recent: losses of the last good steps. metrics: how much of
     metrics.jsonl belongs to the steps done. micro_batch: what out-of-memory halved it to. check: the
-    next batch's loss, by which a resumed run sees that it goes on where it was.
+    next batch's loss, by which a resumed run sees that it goes on where it was. frozen: which of the
+    adapter's parameters a plugin fixed before training.
     """
 
     step: int = 0
@@ -45,6 +46,7 @@ class Progress:
     micro_batch: int | None = None
     check: float | None = None
     observers: list[Any] = field(factory=list)
+    frozen: list[int] = field(factory=list)
 
 
 @frozen(eq=False)

@@ -90,7 +90,7 @@ class PhaseRun:
         done = checkpoint.progress.step if checkpoint is not None else 0
         session.journal.add("phase_enter", phase=ctx.phase.name, steps=ctx.steps, done=done)
         with session.timed("attach"):
-            ctx.adapter = self._attach(initialise=checkpoint is None)
+            ctx.adapter = self._attach(checkpoint)
         trainer = self._trainer()
         if checkpoint is not None:
             self._load(checkpoint, trainer)
@@ -103,8 +103,8 @@ class PhaseRun:
         session.store.remove(f"{self.folder}/checkpoint")
         return outcome
 
-    def _attach(self, *, initialise: bool) -> Adapter:
-        """Attach the adapter, check what it promised, and let plugins initialise it."""
+    def _attach(self, checkpoint: Loaded | None) -> Adapter:
+        """Attach the adapter, check what it promised, and let plugins initialise it (a checkpoint has that)."""
         session, ctx = self.session, self.ctx
         assert ctx.data is not None  # noqa: S101 - the runner loads data first
         model = ctx.model
@@ -117,9 +117,13 @@ class PhaseRun:
         ctx.adapter = adapter
         _check_trainable(ctx, adapter)
         _check_identity(ctx, adapter, base)
-        if initialise:
+        if checkpoint is None:
             session.hooks.init_adapter(adapter, ctx)
             _check_identity(ctx, adapter, base)
+            self.progress.frozen = [i for i, p in enumerate(adapter.parameters()) if not p.requires_grad]
+        else:
+            for i in checkpoint.progress.frozen:
+                adapter.parameters()[i].requires_grad_(False)
         return adapter
 
     def _trainer(self) -> Trainer:
