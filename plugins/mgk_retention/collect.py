@@ -40,8 +40,9 @@ class Layers:
     def __call__(self, name: str, x: Tensor, gradient: Tensor | None) -> None:
         """Add one layer's batch. x: (n, in) or (n, 1) of ids   gradient: (n, out)."""
         weight = self.weights.get(name)
-        if weight is None or weight.dim() != 2:
+        if weight is None or weight.dim() < 2:
             return
+        weight = weight.flatten(1)  # a convolution's inputs are its unfolded windows
         self._most[name] = self._most.get(name, 0) + x.shape[0]
         self.seen = max(self.seen, self._most[name])
         if self.needs.inputs is not None and (x.shape[1] in weight.shape or not x.is_floating_point()):
@@ -102,8 +103,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
 
 
-def visit(ctx: PhaseContext, needs: Needs, batches: Iterable[Batch]) -> Layers:
-    """Run batches through the bare base until enough positions were seen, and add up."""
+def visit(ctx: PhaseContext, needs: Needs, batches: Iterable[Batch], *, live: bool = False) -> Layers:
+    """Run batches through the bare base (live: adapters on) until enough positions were seen, and add up."""
     weights = base_state_dict(ctx.model)
     layers = Layers({n: weights[n] for n in ctx.targets if n in weights}, needs, ctx.device)
 
@@ -113,7 +114,7 @@ def visit(ctx: PhaseContext, needs: Needs, batches: Iterable[Batch]) -> Layers:
             if layers.seen >= needs.max_tokens:
                 return
 
-    ctx.visit_layers(until_enough(), layers, gradients=needs.gradients)
+    ctx.visit_layers(until_enough(), layers, gradients=needs.gradients, live=live)
     return layers
 
 

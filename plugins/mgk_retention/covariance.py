@@ -90,7 +90,7 @@ def transform(ctx: PhaseContext, past: Past, spec: CovarianceSpec) -> Covariance
     assert ctx.adapter is not None  # noqa: S101 - a proposal has one
     form = Form(spec.sketch or None, spec.tail)
     needs = Needs(inputs=form, outputs=None, fisher=False, factors=False, replay=None, max_tokens=spec.max_tokens)
-    fresh = visit(ctx, needs, old_batches(ctx)).tensors()
+    fresh = visit(ctx, needs, old_batches(ctx), live=True).tensors()
     maps = {}
     for name in matrices(ctx.adapter):
         new = unpacked(fresh, INPUTS, name, ctx.device)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from attrs import frozen
-from torch import Tensor
+from torch import Tensor, nn
 
 from mgk_core.adapter import Adapter, LowRank, Target
 from mgk_core.errors import InputError
@@ -23,13 +23,20 @@ class Pair:
 
 
 def matrices(adapter: Adapter) -> dict[str, Target]:
-    """Return the adapter's targets that are matrices: what has inputs and outputs to keep in place."""
-    return {n: t for n, t in adapter.targets().items() if t.parameter.dim() == 2}
+    """Return the adapter's targets that are matrices (a convolution: over its unfolded windows).
+
+    Biases, stacks of experts and grouped convolutions have no one input and output to keep in place.
+    """
+    return {n: t for n, t in adapter.targets().items() if t.parameter.dim() == 2 or _one_convolution(t)}
+
+
+def _one_convolution(target: Target) -> bool:
+    return isinstance(target.module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and target.module.groups == 1
 
 
 def oriented(target: Target, weight: Tensor) -> Tensor:
     """Return a stored weight or delta as (out, in)."""
-    return weight.mT if target.transposed else weight
+    return weight.mT if target.transposed else weight.flatten(1)
 
 
 def base_weight(target: Target) -> Tensor:
@@ -40,12 +47,14 @@ def base_weight(target: Target) -> Tensor:
 def pair_of(adapter: Adapter, name: str) -> Pair | None:
     """Return a target's factors; None where the adapter has none there. Initial ones are subtracted."""
     factors = adapter.factors(name) if isinstance(adapter, LowRank) else None
-    if factors is None or factors.a.dim() != 2:
+    if factors is None or factors.a.dim() not in (2, 3) or (factors.a.dim() == 3 and len(factors.a) > 1):
         return None
-    if factors.a0 is None or factors.b0 is None:
-        return Pair(factors.a, factors.b, factors.scale)
+    a, b, a0, b0 = (t if t is None or t.dim() == 2 else t[0] for t in (factors.a, factors.b, factors.a0, factors.b0))
+    assert a is not None and b is not None  # noqa: S101, PT018 - only the initial ones may be missing
+    if a0 is None or b0 is None:
+        return Pair(a, b, factors.scale)
     # BA − B₀A₀ = [B, −B₀] [A; A₀]
-    return Pair(torch.cat([factors.a, factors.a0]), torch.cat([factors.b, -factors.b0], dim=1), factors.scale)
+    return Pair(torch.cat([a, a0]), torch.cat([b, -b0], dim=1), factors.scale)
 
 
 def live_pairs(adapter: Adapter) -> Callable[[str], Pair]:

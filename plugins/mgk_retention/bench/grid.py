@@ -1,0 +1,89 @@
+"""All cells of the table: suites × methods × seeds, over processes of one thread each."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import attrs
+
+from mgk_retention.bench.loop import Cell, base_of, run_cell
+from mgk_retention.bench.methods import METHODS, Method, chosen
+from mgk_retention.bench.table import Line, as_json_lines, as_text, lines
+from mgk_retention.bench.tasks import Suite
+
+Job = tuple[str, int, tuple[Method, ...]]
+"""(suite, seed, methods): one base serves all methods of a job."""
+
+
+def suite_of(name: str, seed: int) -> Suite:
+    """Make a suite by name."""
+    from mgk_retention.bench import characters, digits
+
+    return characters.suite(seed) if name == "characters" else digits.suite(name, seed)
+
+
+def run_job(job: Job) -> list[Cell]:
+    """Train the base once and take it through every method. Runs in a process of its own."""
+    import torch
+
+    from mgk_core.hooks import Hooks
+    from mgk_core.manager import load_plugins
+
+    torch.set_num_threads(1)
+    name, seed, methods = job
+    hooks, suite = Hooks(load_plugins()), suite_of(name, seed)
+    base = base_of(suite, seed)
+    return [run_cell(hooks, suite, method, seed, base) for method in methods]
+
+
+def run_grid(
+    suites: Sequence[str], methods: Sequence[str], seeds: int, workers: int | None, tell: Callable[[str], None]
+) -> tuple[list[Cell], list[Line]]:
+    """Run everything; cells come back in the order of the table, whatever finished first."""
+    wanted = tuple(chosen(tuple(methods)))
+    jobs: list[Job] = [(name, seed, wanted) for seed in range(seeds) for name in suites]
+    began, found = time.perf_counter(), {}
+    for job, cells in _results(jobs, workers or os.cpu_count() or 1):
+        found[job[:2]] = cells
+        tell(
+            f"{job[0]}, seed {job[1]}: {len(cells)} methods; {len(found)} of {len(jobs)} done, {time.perf_counter() - began:.0f} s"
+        )
+    ordered = [
+        c for name in suites for m in wanted for seed in range(seeds) for c in found[name, seed] if c.method == m.name
+    ]
+    return ordered, lines(ordered)
+
+
+def _results(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, list[Cell]]]:
+    if workers == 1 or len(jobs) == 1:
+        yield from ((job, run_job(job)) for job in jobs)
+        return
+    # spawn: a forked child would share torch's thread pool with its parent
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(run_job, job): job for job in jobs}
+        for done in as_completed(running):
+            yield running[done], done.result()
+
+
+def write(out: Path, cells: Sequence[Cell], found: Sequence[Line], suites: Sequence[str]) -> list[Path]:
+    """Write table.md, cells.jsonl and, where matplotlib is installed, picture.svg."""
+    from importlib.util import find_spec
+
+    from mgk_core.store import Store
+
+    store = Store(out)
+    settings = {"methods": [attrs.asdict(m) for m in METHODS], "suites": {n: suite_of(n, 0).settings for n in suites}}
+    paths = [
+        store.write_text("table.md", as_text(found) + "\n"),
+        store.write_text("cells.jsonl", "\n".join(as_json_lines(cells, settings)) + "\n"),
+    ]
+    if find_spec("matplotlib") is not None:
+        from mgk_retention.bench.picture import draw
+
+        paths.append(draw(found, out / "picture.svg"))
+    return paths

@@ -1,0 +1,164 @@
+"""From cells to the table: means over seeds with standard errors, as text, Markdown and JSON lines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from mgk_core import metrics
+from mgk_core.bundle import Score
+from mgk_retention.bench.loop import Cell
+
+COLUMNS = ("method", "suite", "ACC", "BWT", "plasticity", "base kept", "worst", "CPU", "kept")
+
+
+@frozen
+class Figures:
+    """What is read off one cell's retention matrix, in the suite's unit; more is better.
+
+    acc: mean over all tasks at the end. bwt: mean over all tasks but the last of R[last, j] − R[j, j]
+    (the base task counts, taught by row 0). plasticity: mean over the phases of R[j, j]. base_kept:
+    R[last, 0] − R[0, 0]. worst: the smallest R[last, j] − R[j, j]. bwt and worst are None where all
+    tasks were learnt at once.
+    """
+
+    acc: float
+    bwt: float | None
+    plasticity: float
+    base_kept: float
+    worst: float | None
+    seconds: float
+    kept_bytes: float
+
+
+def figures(cell: Cell) -> Figures:
+    """Read a cell."""
+    last, names = cell.rows[-1], [f"task-{j}" for j in range(len(cell.rows[0]))]
+    whole = len(cell.rows) == len(names)
+    rows = [(n, _scores(names, row)) for n, row in zip(names, cell.rows, strict=False)]
+    table = metrics.retention_of(rows, {n: n for n in names})
+    since = [last[j] - cell.rows[j][j] for j in range(len(last) - 1)] if whole else []
+    taught = [cell.rows[j][j] if whole else last[j] for j in range(1, len(last))]
+    return Figures(
+        acc=sum(last) / len(last),
+        bwt=metrics.bwt(table) if whole else None,
+        plasticity=sum(taught) / len(taught),
+        base_kept=last[0] - cell.rows[0][0],
+        worst=min(since) if since else None,
+        seconds=cell.seconds,
+        kept_bytes=cell.kept_bytes,
+    )
+
+
+def _scores(names: Sequence[str], row: Sequence[float]) -> dict[str, Score]:
+    return {n: Score(n, "bench", v, 1, math.nan, higher_is_better=True) for n, v in zip(names, row, strict=True)}
+
+
+@frozen
+class Line:
+    """One method on one suite over all seeds. mean and stderr by `Figures` field; cpu: relative to naive."""
+
+    method: str
+    suite: str
+    seeds: tuple[int, ...]
+    mean: Mapping[str, float | None]
+    stderr: Mapping[str, float | None]
+    cpu: float | None
+
+
+def lines(cells: Sequence[Cell]) -> list[Line]:
+    """Group cells by suite and method, in the order in which they come."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.suite, cell.method), []).append(cell)
+    naive = {
+        suite: sum(c.seconds for c in found) / len(found)
+        for (suite, method), found in groups.items()
+        if method == "naive"
+    }
+    return [_line(suite, method, found, naive.get(suite)) for (suite, method), found in groups.items()]
+
+
+def _line(suite: str, method: str, cells: Sequence[Cell], naive: float | None) -> Line:
+    read = [attrs.asdict(figures(c)) for c in cells]
+    columns = {k: [r[k] for r in read] for k in read[0]}
+    mean = {k: None if v[0] is None else sum(v) / len(v) for k, v in columns.items()}
+    seconds = mean["seconds"]
+    return Line(
+        method=method,
+        suite=suite,
+        seeds=tuple(c.seed for c in cells),
+        mean=mean,
+        stderr={k: _stderr(v) for k, v in columns.items()},
+        cpu=seconds / naive if naive and seconds is not None else None,
+    )
+
+
+def _stderr(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    if len(known) < 2:
+        return None
+    mean = sum(known) / len(known)
+    return math.sqrt(sum((v - mean) ** 2 for v in known) / (len(known) - 1) / len(known))
+
+
+def cells_of(line: Line, digits: int = 1) -> list[str]:
+    """Return a line's cells as text, in the order of `COLUMNS`."""
+
+    def said(key: str, *, sign: bool = False) -> str:
+        value, error = line.mean[key], line.stderr[key]
+        if value is None:
+            return "–"
+        text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+        return text if error is None else f"{text} ± {error:.{digits}f}"
+
+    kept = line.mean["kept_bytes"] or 0.0
+    return [
+        line.method, line.suite, said("acc"), said("bwt", sign=True), said("plasticity"), said("base_kept", sign=True),
+        said("worst", sign=True), "–" if line.cpu is None else f"{line.cpu:.2f}", f"{kept / 1e6:.2f} MB",
+    ]  # fmt: skip
+
+
+def as_text(found: Sequence[Line]) -> str:
+    """Return a Markdown table that also reads well in a terminal."""
+    rows = [list(COLUMNS), *(cells_of(line, 2 if line.suite == "characters" else 1) for line in found)]
+    widths = [max(len(r[i]) for r in rows) for i in range(len(COLUMNS))]
+    drawn = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    drawn.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(drawn)
+
+
+def environment() -> dict[str, str]:
+    """Return the versions that a figure depends on."""
+    import numpy as np
+    import torch
+
+    import mgk_core
+
+    found = {"mgk": mgk_core.__version__, "torch": torch.__version__, "numpy": np.__version__}
+    try:
+        import sklearn
+
+        found["scikit-learn"] = sklearn.__version__
+    except ImportError:
+        pass
+    return found | {"python": platform.python_version(), "machine": platform.machine()}
+
+
+def as_json_lines(cells: Sequence[Cell], settings: Mapping[str, Any]) -> list[str]:
+    """Return one JSON object per cell: matrix, figures, versions, and the hash of what configured it."""
+    versions = environment()
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return [
+        json.dumps(
+            attrs.asdict(cell) | {"figures": attrs.asdict(figures(cell)), "versions": versions, "configuration": digest}
+        )
+        for cell in cells
+    ]
