@@ -63,7 +63,7 @@ def test_naive_forgets_and_is_labelled(naive):
         {"covariance-merge": {"sketch": 0, "strength": 0.1}},
         {"drift-guard": {"strength": 3.0}, "replay": {"share": 0.25}, "covariance-merge": {"strength": 0.01}},
     ],
-    ids=lambda r: "+".join(r),
+    ids="+".join,
 )
 def test_methods_keep_what_plain_merging_loses(tmp_path, naive, retention):
     """Alone and combined, each keeps at least half of the gain that plain merging gave back, and still learns."""
@@ -125,7 +125,7 @@ def stop_after(steps):
 
 
 @pytest.mark.parametrize(
-    "retention", [{"drift-guard": {}, "replay": {"share": 0.25}}, {"designed-a": {}}], ids=lambda r: "+".join(r)
+    "retention", [{"drift-guard": {}, "replay": {"share": 0.25}}, {"designed-a": {}}], ids="+".join
 )
 def test_resumed_runs_end_in_the_same_bits(tmp_path, retention):
     """Stopped in the middle of phase b and resumed: the same merged weights as a run that was not."""
