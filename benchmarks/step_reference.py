@@ -154,7 +154,9 @@ def main() -> None:
         for name, run in loops.items():
             times[name].append(timed(run, args.steps, device))
     first = next(iter(times.values()))
-    print(f"torch {torch.__version__}, {device}, {args.threads} thread(s), {args.blocks} blocks of {args.steps} steps in turn")
+    print(
+        f"torch {torch.__version__}, {device}, {args.threads} thread(s), {args.blocks} blocks of {args.steps} steps in turn"
+    )
     for name, found in times.items():
         ratio = statistics.median(a / b for a, b in zip(first, found, strict=True))
         print(f"{name:36s} median {statistics.median(found):7.0f} µs  least {min(found):7.0f} µs  speed {ratio:.2f}x")
