@@ -90,7 +90,7 @@ def test_tracing_prints_each_call(monkeypatch, capsys):
     """MGK_TRACE_HOOKS=1 tells each hook call on standard error."""
     monkeypatch.setenv("MGK_TRACE_HOOKS", "1")
     hooks = Hooks(load_plugins())
-    hooks.phase_enter(None)
+    hooks.phase_enter(types.SimpleNamespace(specs=lambda cls: ()))
     assert "hook mgk_phase_enter: asked:" in capsys.readouterr().err
 
 
