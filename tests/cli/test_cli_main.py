@@ -143,6 +143,7 @@ def test_a_reader_that_leaves_ends_nothing_badly(finished_run):
     assert (shown.returncode, err.decode()) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_terminal_that_knows_only_ascii_gets_escapes(mgk_process, finished_run):
     """No message dies of an encoding."""
     ran = mgk_process("show", finished_run, env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
@@ -150,6 +151,7 @@ def test_a_terminal_that_knows_only_ascii_gets_escapes(mgk_process, finished_run
     assert "\\u" in ran.out
 
 
+@pytest.mark.slow
 def test_an_argument_that_is_no_text_is_answered(finished_run):
     """Bytes that are no UTF-8 in a path: an answer, not a crash."""
     done = subprocess.run(

@@ -264,7 +264,7 @@ def test_resume_refuses_what_changed_and_takes_it_where_asked(mgk, tmp_path, hal
 LONG = ("--set", "phases.plain_text.train.epochs=20000", "--set", "phases.plain_text.train.log_every=1")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path, number):
     """Ctrl-C and SIGTERM: exit code 130, the command to resume, a checkpoint, no traceback."""
     out = tmp_path / "run"

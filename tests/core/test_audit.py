@@ -89,7 +89,8 @@ def test_the_weights_are_built_again(finished_run):
     assert found.weights == read_ledger(finished_run).head
 
 
-def test_a_checkpoint_is_covered_too(half_run, tmp_path):
+@pytest.mark.slow
+def test_a_checkpoint_is_covered_too(tmp_path):
     """An unfinished phase's checkpoint is read as a resume would read it."""
     import os
     import signal
