@@ -1,12 +1,14 @@
 """A character language model over three kinds of text that ship with what mgk depends on.
 
-English prose (the texts that describe scikit-learn's data sets), Python code (the standard
-library) and Korean prose (mgk's own medical texts, in decomposed letters). A causal transformer
-of two layers learns the first with all its weights and the others as phases.
+English prose (what scikit-learn says of its data sets, and the standard library's docstrings), Python
+code (the standard library without its docstrings and comments) and Korean (mgk's own medical texts,
+in decomposed letters). A causal transformer of two layers learns the first with all its weights and
+the others as phases.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import unicodedata
@@ -25,10 +27,13 @@ from mgk_core.errors import EnvironmentFault, InputError
 from mgk_retention.bench.tasks import Recipe, Suite, Task
 
 LENGTH, WIDTH, HEADS, LAYERS = 64, 64, 4, 2
-TRAIN, TEST = 34_000, 8_000
+TRAIN, TEST = 90_000, 8_000
 BITS = 1.4426950408889634  # 1 / ln 2
 KOREAN = "data/korean_medical/text/train.jsonl"
-CODE = ("argparse.py", "ast.py", "dataclasses.py", "difflib.py", "inspect.py")
+MODULES = (
+    "argparse", "ast", "asyncio.base_events", "dataclasses", "datetime", "decimal", "difflib", "fractions", "functools",
+    "heapq", "inspect", "pathlib", "random", "statistics", "tarfile", "textwrap", "threading", "typing", "zipfile",
+)  # fmt: skip
 
 
 @frozen(eq=False)
@@ -162,7 +167,12 @@ def suite(seed: int) -> Suite:
         train, test = _windows(rest[:TRAIN]), _windows(ids[start : start + TEST])
         digest = hashlib.sha256(train.numpy().tobytes()).hexdigest()
         tasks.append(Task(f"characters-{name}", Rows(train, digest), Windows(test)))
-    settings = {"recipe": Recipe(epochs=10, batch_size=16), "width": WIDTH, "layers": LAYERS, "train": TRAIN}
+    settings = {
+        "recipe": Recipe(epochs=4, batch_size=16, base_epochs=8),
+        "width": WIDTH,
+        "layers": LAYERS,
+        "train": TRAIN,
+    }
     build = _builder(len(alphabet))
     return Suite("characters", "bits per character", tuple(tasks), build, bits, settings)  # type: ignore[arg-type]
 
@@ -199,12 +209,34 @@ def _english() -> str:
         ) from None
     folder = resources.files(sklearn.datasets) / "descr"
     pages = sorted((f for f in folder.iterdir() if f.name.endswith(".rst")), key=lambda f: f.name)
-    return _plain("\n".join(f.read_text(encoding="utf-8") for f in pages))
+    texts = [f.read_text(encoding="utf-8") for f in pages]
+    return _plain("\n".join([*texts, *(text for tree in _trees() for text in _docstrings(tree))]))
 
 
 def _code() -> str:
+    return _plain("\n".join(ast.unparse(_without_docstrings(tree)) for tree in _trees()))
+
+
+def _trees() -> list[ast.Module]:
+    """Parse the chosen modules of the standard library; nothing of them is run."""
     folder = Path(json.__file__).parent.parent
-    return _plain("\n".join((folder / name).read_text(encoding="utf-8") for name in CODE))
+    files = [folder / (name.replace(".", "/") + ".py") for name in MODULES]
+    return [ast.parse(f.read_text(encoding="utf-8")) for f in files if f.exists()]
+
+
+_Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _docstrings(tree: ast.Module) -> list[str]:
+    nodes = [n for n in ast.walk(tree) if isinstance(n, _Documented)]
+    return [text for n in nodes if (text := ast.get_docstring(n)) is not None]
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, _Documented) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
 
 
 def _korean() -> str:

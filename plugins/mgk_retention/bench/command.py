@@ -23,7 +23,7 @@ def bench() -> None:
     "--method", "methods", multiple=True, help="Methods; default: all. naive, full-ft and joint are always there."
 )
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="How many seeds, from 0 on.")
-@click.option("--quick", is_flag=True, help="Two seeds.")
+@click.option("--quick", is_flag=True, help="Two seeds and the methods that have figures to hold.")
 @click.option("--workers", type=click.IntRange(1), help="Processes, one thread each; default: one per CPU.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for table.md, cells.jsonl, picture.svg."
@@ -42,10 +42,15 @@ def forgetting(
     and joint are always there. With --out, also every cell as JSON, and a picture (needs matplotlib).
     """
     from mgk_retention.bench.grid import run_grid, write
+    from mgk_retention.bench.methods import QUICK
 
     chosen = suites or DIGITS
     cells, lines = run_grid(
-        chosen, methods, 2 if quick else seeds, workers, tell=lambda text: click.echo(text, err=True)
+        chosen,
+        methods or (QUICK if quick else ()),
+        2 if quick else seeds,
+        workers,
+        tell=lambda text: click.echo(text, err=True),
     )
     from mgk_retention.bench.table import as_text
 

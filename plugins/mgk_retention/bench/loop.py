@@ -59,7 +59,8 @@ class Clock:
 def base_of(suite: Suite, seed: int) -> dict[str, Tensor]:
     """Train a fresh model on the first task, all weights; return its state."""
     bundle = suite.build(seed)
-    _train_all(bundle, suite.tasks[0].train, _recipe(suite), seed)
+    recipe = _recipe(suite)
+    _train_all(bundle, suite.tasks[0].train, evolve(recipe, epochs=recipe.base_epochs), seed)
     return {k: v.clone() for k, v in bundle.model.state_dict().items()}
 
 

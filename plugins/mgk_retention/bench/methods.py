@@ -39,6 +39,7 @@ METHODS = (
     Method("drift-guard+replay", "both", {"drift-guard": _WHOLE | {"strength": 1.0}, "replay": _KEPT}),
 )
 REFERENCES = ("naive", "full-ft", "joint")
+QUICK = ("covariance-merge", "replay", "drift-guard", "drift-guard-k16")
 
 
 def chosen(names: tuple[str, ...]) -> list[Method]:

@@ -23,7 +23,7 @@ class Task:
 class Suite:
     """A base task and those that follow. build: seed → a fresh model; score: of one task's test set.
 
-    unit: what the score counts; floor and ceiling are only of the picture. shape: steps of a phase.
+    unit: what the score counts. settings: all that shapes the suite; ``recipe`` is how it is trained.
     """
 
     name: str
@@ -36,9 +36,13 @@ class Suite:
 
 @frozen
 class Recipe:
-    """How each task is trained; the evidence's recipe for the digits."""
+    """How each task is trained; the defaults are those of the suites on digits.
 
-    epochs: int = 20
+    base_epochs: of the base task, where the base is to be better trained than the phases are.
+    """
+
+    epochs: float = 20
+    base_epochs: float = 20
     batch_size: int = 64
     lr: float = 3e-3
     rank: int = 8
