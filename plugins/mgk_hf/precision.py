@@ -73,8 +73,10 @@ def apply_policy(model: nn.Module, compute: Compute, *, masters: torch.dtype | N
 
 def _convert(model: nn.Module, dtype: torch.dtype, keep: set[int]) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point() and id(tensor) not in keep:
-            tensor.data = tensor.data.to(dtype)
+        if not tensor.is_floating_point():
+            continue
+        # What keeps its dtype is copied: one tensor left in the mapped file keeps all of it resident.
+        tensor.data = tensor.data.clone() if id(tensor) in keep else tensor.data.to(dtype)
 
 
 def _tables(model: nn.Module) -> list[Any]:
