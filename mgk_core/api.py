@@ -15,6 +15,7 @@ from mgk_core.errors import InputError, MergeError
 from mgk_core.hooks import Hooks
 from mgk_core.manager import load_plugins
 from mgk_core.outcome import MergeReport, Proposal
+from mgk_core.specs import Spec
 
 if TYPE_CHECKING:
     from mgk_core.pipeline import Pipeline
@@ -39,6 +40,11 @@ def attach(model: nn.Module, type: str = "lora", *, name: str = "adapter", seed:
 
     hooks = _hooks()
     spec = structure_spec(hooks.plugins.registry, "adapter", {"type": type, **options})
+    return attach_spec(hooks, model, spec, name, seed)
+
+
+def attach_spec(hooks: Hooks, model: nn.Module, spec: Spec, name: str, seed: int = 0) -> Adapter:
+    """Do what `attach` does, with plugins and a specification that are at hand already."""
     if any(a.name == name for a in state_of(model).adapters):
         raise InputError(f"an adapter named {name!r} is attached already; give the new one another name")
     keep = {id(p) for a in state_of(model).adapters for p in a.parameters()}

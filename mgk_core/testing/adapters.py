@@ -1,0 +1,425 @@
+"""The laws of adapters, as functions of a `Subject`. `check_adapter` holds an adapter to all of them."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mgk_core import api
+from mgk_core.adapter import Adapter, LowRank, Saves, aliases_of, base_state_dict, state_of, trainable
+from mgk_core.errors import InputError, MergeError
+from mgk_core.inject import is_adapted
+from mgk_core.lowrank import stored_delta
+from mgk_core.phase import CLOSE
+from mgk_core.testing.history import same_bits, shake, snapshot, train
+from mgk_core.testing.laws import Law, LawResult, NotApplicable, broken, hold_all, law, require
+from mgk_core.testing.subject import (
+    Attach,
+    Merge,
+    Subject,
+    distance,
+    inner_dimension,
+    output,
+    plain_output,
+    rounding_bound,
+    unit_roundoff,
+)  # fmt: skip
+from mgk_core.testing.zoo import KINDS, Case, Kind, make
+
+PHASES = 3
+
+
+@law("identity at attach")
+def identity(subject: Subject) -> None:
+    """Attaching changes no tensor of the base, and no output where the adapter promises so.
+
+    exact: the same bits; close: within 1e-3 (relative 2-norm); none: nothing is promised.
+    """
+    case = subject.make()
+    before, plain = snapshot(case), output(case)
+    adapter = subject.on(case)
+    require(not (changed := same_bits(before, case)), f"attaching changed {changed}")
+    error = distance(output(case), plain)
+    if adapter.identity == "exact":
+        require(torch.equal(output(case), plain), f"identity is 'exact', but outputs moved by {error:.3g}")
+    if adapter.identity == "close":
+        require(error <= CLOSE, f"identity is 'close', but outputs moved by {error:.3g}, more than {CLOSE:g}")
+
+
+@law("only its parameters train")
+def only_its_own_train(subject: Subject) -> None:
+    """What requires a gradient is what ``parameters()`` returns, registered in the model; the base gets none."""
+    case = subject.make()
+    adapter = subject.on(case)
+    own = {id(p) for p in adapter.parameters()}
+    require(own, "parameters() is empty: nothing can be trained")
+    others = [n for n, p in trainable(case.model) if id(p) not in own]
+    require(not others, f"{others} require a gradient and are not in parameters()")
+    known = {id(p) for p in case.model.parameters()}
+    require(own <= known, "some of parameters() are not registered in the model")
+    require(all(p.requires_grad for p in adapter.parameters()), "some of parameters() require no gradient")
+    before = snapshot(case)
+    case.model.train()
+    case.model(case.inputs()).square().sum().backward()
+    require(any(p.grad is not None and p.grad.any() for p in adapter.parameters()), "no parameter got a gradient")
+    grads = [n for n, t in base_state_dict(case.model).items() if getattr(t, "grad", None) is not None]
+    require(not grads, f"the base's {grads} got a gradient")
+    require(not (changed := same_bits(before, case)), f"a training step changed the base's {changed}")
+
+
+@law("merged equals live")
+def merged_equals_live(subject: Subject) -> None:
+    """A trained adapter's merged model computes what the live one did, within what rounding explains."""
+    case, adapter = subject.trained()
+    places = dict(adapter.targets())
+    live = output(case)
+    subject.merge(case.model, adapter)
+    _near_live(case, live, places, "")
+
+
+def _near_live(case: Case, live: Tensor, places: Mapping[str, object], when: str) -> None:
+    error, bound = distance(output(case), live), rounding_bound(case, places)  # type: ignore[arg-type]
+    require(error <= bound, f"{when}merged differs from live by {error:.3g} (relative 2-norm); at most {bound:.3g}")
+
+
+@law("k merges equal k applications")
+def many_phases(subject: Subject) -> None:
+    """After k trained phases in float64 each weight is k applications of ``merged_weight``, and merged equals live each time."""
+    case = subject.make()
+    case.model.double()
+    expected = {n: t.detach().clone() for n, t in base_state_dict(case.model).items()}
+    for phase in range(PHASES):
+        adapter = subject.on(case, f"phase{phase}")
+        train(case, adapter, seed=phase)
+        live, places = output(case), dict(adapter.targets())
+        allowed = {}
+        for name in places:
+            applied = adapter.merged_weight(name, expected[name].clone()).detach().double()
+            size = max(expected[name].abs().max().item(), applied.abs().max().item())
+            # a sum of n products errs by n u at most (Higham 2002, eq. 3.5), on either side
+            allowed[name] = 2 * (phase + 1) * (inner_dimension(applied) + 4) * unit_roundoff(adapter) * size
+            expected[name] = applied
+        subject.merge(case.model, adapter)
+        for name, bound in allowed.items():
+            error = (base_state_dict(case.model)[name].detach() - expected[name]).abs().max().item()
+            require(error <= bound, f"phase {phase + 1}: {name} is off by {error:.3g}; at most {bound:.3g}")
+        error, most = distance(output(case), live), 64 * 40 * unit_roundoff(adapter)
+        require(error <= most, f"phase {phase + 1}: merged differs from live by {error:.3g}; at most {most:.3g}")
+
+
+@law("additive deltas add up")
+def additive(subject: Subject) -> None:
+    """Where an adapter promises factors, two of them attached and trained together merge to the base plus the sum of their deltas."""
+    case = subject.make()
+    case.model.double()
+    start = {n: t.detach().clone() for n, t in base_state_dict(case.model).items()}
+    both = [subject.on(case, "one"), subject.on(case, "two")]
+    for i, adapter in enumerate(both):
+        train(case, adapter, seed=i)
+    total: dict[str, Tensor] = {}
+    for adapter in both:
+        for name, delta in _deltas(adapter).items():
+            total[name] = total.get(name, start[name]) + delta
+    unit = unit_roundoff(both[0])
+    live, plain = output(case), plain_output(case, total)
+    error, most = distance(live, plain), 64 * 40 * unit
+    require(error <= most, f"live differs from the base plus both deltas by {error:.3g}; at most {most:.3g}")
+    for adapter in both:
+        subject.merge(case.model, adapter)
+    for name, weight in total.items():
+        error = (base_state_dict(case.model)[name].detach() - weight).abs().max().item()
+        bound = 4 * (inner_dimension(weight) + 4) * unit * weight.abs().max().item()
+        require(error <= bound, f"{name} is off the sum by {error:.3g}; at most {bound:.3g}")
+
+
+def _deltas(adapter: Adapter) -> dict[str, Tensor]:
+    """Return every target's dense delta from its factors; `NotApplicable` where there is none."""
+    found = {}
+    for name, target in adapter.targets().items():
+        factors = adapter.factors(name) if isinstance(adapter, LowRank) else None
+        if factors is None:
+            raise NotApplicable("it promises no additive delta (factors)")
+        delta = stored_delta(factors, transposed=target.transposed, dtype=torch.float64)
+        found[name] = delta.dense().reshape(target.parameter.shape)
+    return found
+
+
+@law("rows merge block by block")
+def rows(subject: Subject) -> None:
+    """With ``row_separable``, ``merged_weight`` of blocks of rows is that of all rows at once."""
+    _, adapter = subject.trained(dtype=torch.float64)
+    if not adapter.row_separable:
+        raise NotApplicable("it is not row_separable")
+    for name, target in adapter.targets().items():
+        weight = target.parameter.detach().clone()
+        whole = adapter.merged_weight(name, weight.clone())
+        for size in (1, 2):
+            blocks = [slice(i, min(i + size, len(weight))) for i in range(0, len(weight), size)]
+            apart = torch.cat([adapter.merged_weight(name, weight[b].clone(), b) for b in blocks])
+            require(apart.shape == whole.shape, f"{name}: blocks make {tuple(apart.shape)}, not {tuple(whole.shape)}")
+            error = (apart - whole).abs().max().item()
+            bound = 2 * (inner_dimension(weight) + 4) * unit_roundoff(adapter) * whole.abs().max().item()
+            require(error <= bound, f"{name}: blocks of {size} rows are off by {error:.3g}; at most {bound:.3g}")
+
+
+@law("merged_weight is pure")
+def pure(subject: Subject) -> None:
+    """``merged_weight`` gives the same bits twice and changes neither its argument nor the model, on any weight."""
+    case, adapter = subject.trained()
+    before, state = snapshot(case), {n: t.clone() for n, t in adapter.state_dict().items()}
+    for name, target in adapter.targets().items():
+        weight = target.parameter.detach().float().clone()
+        given = weight.clone()
+        first = adapter.merged_weight(name, given).clone()
+        require(torch.equal(given, weight), f"{name}: merged_weight changed its argument")
+        require(torch.equal(adapter.merged_weight(name, given), first), f"{name}: the second answer is another")
+        require(first.dtype == torch.float32, f"{name}: {first.dtype} from an fp32 weight")
+        require(not first.requires_grad, f"{name}: the result carries gradients")
+    require(not (changed := same_bits(before, case)), f"merged_weight changed the base's {changed}")
+    require(_same(state, adapter.state_dict()), "merged_weight changed the adapter")
+
+
+@law("disabled() is the base")
+def disabled(subject: Subject) -> None:
+    """Inside ``disabled()`` the base's own output comes out; blocks nest, and after the last the adapter is live again."""
+    case = subject.make()
+    plain = output(case)
+    adapter = subject.on(case)
+    train(case, adapter)
+    live, exact = output(case), adapter.identity == "exact"
+    with adapter.disabled():
+        outer = output(case)
+        with adapter.disabled():
+            inner = output(case)
+        after = output(case)
+    for found, where in ((outer, "inside"), (inner, "in a nested block"), (after, "after a nested block")):
+        error = distance(found, plain)
+        same = torch.equal(found, plain) if exact else error <= CLOSE
+        require(same, f"{where} the output differs from the base's by {error:.3g}")
+    require(torch.equal(output(case), live), "after the block the adapter is not live again")
+
+
+@law("merge twice is refused")
+def merge_twice(subject: Subject) -> None:
+    """A second merge of the same adapter raises `MergeError` and changes nothing."""
+    case, adapter = subject.trained()
+    subject.merge(case.model, adapter)
+    before = snapshot(case)
+    try:
+        subject.merge(case.model, adapter)
+    except MergeError:
+        require(not (changed := same_bits(before, case)), f"the refused merge changed {changed}")
+        return
+    broken("the second merge was accepted")
+
+
+@law("detach is bit-exact")
+def detach(subject: Subject) -> None:
+    """After ``detach()`` the base has its tensors, flags, module classes and output of before, bit for bit."""
+    case = subject.make()
+    before, plain, looks = snapshot(case), output(case), _looks(case.model)
+    adapter = subject.on(case)
+    train(case, adapter)
+    api.detach(case.model, adapter)
+    require(not (changed := same_bits(before, case)), f"{changed} are not what they were")
+    require(torch.equal(output(case), plain), "the output is not the base's")
+    differing = sorted(set(_looks(case.model).items()) ^ set(looks.items()), key=str)
+    require(not differing, f"something was left behind: {differing[:3]}")
+    api.detach(case.model, subject.on(case))  # the name is free again
+
+
+def _looks(model: nn.Module) -> dict[str, object]:
+    """Return the class of every module, and the flags of every parameter, by name."""
+    classes: dict[str, object] = {f"module {n}": type(m) for n, m in model.named_modules()}
+    return classes | {f"parameter {n}": p.requires_grad for n, p in model.named_parameters()}
+
+
+@law("save and load")
+def save_and_load(subject: Subject) -> None:
+    """The state makes a fresh adapter the same, bit for bit, through memory and through files; a misfit is refused with nothing changed."""
+    case, adapter = subject.trained()
+    state = {n: t.clone() for n, t in adapter.state_dict().items()}
+    other = subject.make()
+    fresh = subject.on(other)
+    shake(fresh)
+    untouched = {n: t.clone() for n, t in fresh.state_dict().items()}
+    for misfit, said in _misfits(state):
+        try:
+            fresh.load_state_dict(misfit)
+        except InputError:
+            require(_same(untouched, fresh.state_dict()), f"a state with {said} was refused, yet changed the adapter")
+        else:
+            broken(f"a state with {said} was accepted")
+    fresh.load_state_dict(state)
+    require(_same(state, fresh.state_dict()), "the state that was loaded comes back changed")
+    require(torch.equal(output(other), output(case)), "the same state gives another output")
+    if isinstance(adapter, Saves):
+        with tempfile.TemporaryDirectory() as folder:
+            adapter.save(Path(folder))
+            shake(adapter)
+            adapter.load(Path(folder))
+        require(_same(state, adapter.state_dict()), "what was saved to files comes back changed")
+
+
+def _misfits(state: Mapping[str, Tensor]) -> list[tuple[dict[str, Tensor], str]]:
+    last = list(state)[-1]
+    return [
+        ({k: v for k, v in state.items() if k != last}, "a missing key"),
+        ({**state, "no such key": state[last]}, "an unknown key"),
+        ({**state, last: torch.zeros([n + 1 for n in state[last].shape] or [2])}, "a misshapen tensor"),
+    ]
+
+
+def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return list(a) == list(b) and all(
+        t.dtype == b[n].dtype and torch.equal(t.nan_to_num(), b[n].nan_to_num()) for n, t in a.items()
+    )
+
+
+@law("moves between dtypes and devices")
+def moves(subject: Subject) -> None:
+    """``model.to()`` another dtype or device takes the adapter along: it runs, trains, and merges to what was live there."""
+    places: list[torch.dtype | str] = [torch.float64, torch.bfloat16]
+    if torch.cuda.is_available():
+        places.append("cuda")
+    for place in places:
+        case, adapter = subject.trained()
+        case.model.to(place)
+        mine = {id(p) for _, p in trainable(case.model)}
+        require({id(p) for p in adapter.parameters()} == mine, f"{place}: parameters() are no longer the model's")
+        train(case, adapter, seed=1, steps=1)
+        live, targets = output(case), dict(adapter.targets())
+        require(bool(torch.isfinite(live).all()), f"{place}: the output is not finite")
+        subject.merge(case.model, adapter)
+        # bf16 runs round every sum on both sides, which flipped last bits of the weights show in full
+        _near_live(case, live, targets, f"{place}: ")
+
+
+@law("NaN and inf are refused")
+def not_finite(subject: Subject) -> None:
+    """An adapter with NaN or inf in it cannot be merged: `MergeError`, and base and adapter are as before."""
+    for bad in (math.nan, math.inf):
+        case, adapter = subject.trained()
+        last = adapter.parameters()[-1]
+        with torch.no_grad():
+            last.view(-1)[-1] = bad
+        before, live = snapshot(case), list(state_of(case.model).adapters)
+        try:
+            subject.merge(case.model, adapter)
+        except MergeError:
+            require(not (changed := same_bits(before, case)), f"{bad}: refused, yet {changed} changed")
+            require(state_of(case.model).adapters == live, f"{bad}: refused, yet the adapter was taken off")
+        else:
+            broken(f"an adapter with {bad} in it was merged")
+
+
+@law("copies are whole")
+def copies(subject: Subject) -> None:
+    """A deepcopied or pickled model computes the same, and lives apart: training the copy leaves the original."""
+    case, adapter = subject.trained()
+    live, state = output(case), {n: t.clone() for n, t in adapter.state_dict().items()}
+    for how, twin in (("deepcopy", copy.deepcopy), ("pickle", _pickled)):
+        other = Case(case.kind, twin(case.model), case.sample)
+        require(torch.equal(output(other), live), f"{how}: the copy computes something else")
+        own = state_of(other.model).adapters
+        require(len(own) == 1 and own[0] is not adapter, f"{how}: the copy has no adapter of its own")
+        registered = {id(p) for p in other.model.parameters()}
+        require({id(p) for p in own[0].parameters()} <= registered, f"{how}: its adapter trains another model")
+        shake(own[0])
+        require(not torch.equal(output(other), live), f"{how}: training the copy's adapter does nothing")
+        require(_same(state, adapter.state_dict()), f"{how}: training the copy changed the original's adapter")
+        require(torch.equal(output(case), live), f"{how}: training the copy changed the original")
+
+
+def _pickled(model: nn.Module) -> nn.Module:
+    stored = io.BytesIO()
+    pickle.dump(model, stored)
+    stored.seek(0)
+    found: nn.Module = pickle.load(stored)  # noqa: S301 - written one line above
+    return found
+
+
+@law("tied weights")
+def ties(subject: Subject) -> None:
+    """On a model with tied weights: refused with nothing changed, or merged equals live and every alias is named."""
+    case = tied_case()
+    before, names = snapshot(case), _looks(case.model)
+    try:
+        adapter = subject.attach(case.model, "adapter")
+    except InputError:
+        require(not same_bits(before, case), "refused, yet the base changed")
+        require(_looks(case.model) == names, "refused, yet something was left on the model")
+        require(not any(is_adapted(m) for m in case.model.modules()), "refused, yet a part was left on a module")
+        return
+    if adapter not in state_of(case.model).adapters:
+        state_of(case.model).adapters.append(adapter)
+    for name, target in adapter.targets().items():
+        shared = set(aliases_of(case.model, target.parameter)) - {name}
+        require(shared <= set(target.aliases), f"{name} is tied to {sorted(shared)}, and its Target names no alias")
+    train(case, adapter)
+    live, places = output(case), dict(adapter.targets())
+    subject.merge(case.model, adapter)
+    _near_live(case, live, places, "")
+
+
+def tied_case(seed: int = 0) -> Case:
+    """Return a model whose head shares the embedding's weight."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Embedding(11, 6), nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6), nn.Linear(6, 11, bias=False)
+        )
+    model[4].weight = model[0].weight
+    model.requires_grad_(requires_grad=False)
+    return Case("mixed", model.eval(), lambda g, batch: torch.randint(0, 11, (batch, 4), generator=g))
+
+
+ON_A_MODEL: tuple[Law[Subject], ...] = (
+    identity, only_its_own_train, merged_equals_live, many_phases, additive, rows, pure, disabled, merge_twice, detach,
+    save_and_load, moves, not_finite, copies,
+)  # fmt: skip
+LAWS: tuple[Law[Subject], ...] = (*ON_A_MODEL, ties)
+
+
+def check_adapter(
+    attach: Attach, named: str = "adapter", *, kinds: Iterable[Kind] = KINDS, merge: Merge = api.merge
+) -> list[LawResult]:
+    """Hold an adapter to every law, on two-layer models of several kinds.
+
+    A kind that the adapter refuses with an `InputError` gives one row that says so; at least one
+    has to be accepted, or the row ``some model`` is broken.
+
+    :param attach: model, name → the adapter on it
+    """
+    results: list[LawResult] = []
+    accepted = False
+    for kind in kinds:
+        subject = Subject(attach, _maker(kind), merge)
+        where = f"{named} on {kind}"
+        try:
+            subject.on(subject.make())
+        except NotApplicable as reason:
+            results.append(LawResult("attaches", where, None, str(reason)))
+            continue
+        except Exception as error:  # a plugin may raise anything  # noqa: BLE001
+            results.append(LawResult("attaches", where, ok=False, detail=f"raised {type(error).__name__}: {error}"))
+            accepted = True
+            continue
+        accepted = True
+        results += hold_all(ON_A_MODEL, subject, where)
+    if not accepted:
+        results.append(LawResult("attaches", named, ok=False, detail="it refuses every model of the kit"))
+    results.append(ties.hold(Subject(attach, tied_case, merge), f"{named} on tied weights"))
+    return results
+
+
+def _maker(kind: Kind) -> Callable[[], Case]:
+    return lambda: make(kind, layers=2, seed=7)

@@ -1,0 +1,112 @@
+"""``mgk check-plugin``: hold what a plugin registers to the laws that fit.
+
+A plugin may say how its types shall be tested, in its plugin module::
+
+    MGK_CHECK = {"adapter:mine": {"rank": 2, "alpha": 3.0}, "gate:mine": {"limit": 0.5}}
+
+Keys are ``slot:type``, values the options of that type. Without an entry the defaults are used,
+but for small models (rank 2, alpha 3, every target).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from mgk_core.api import attach_spec
+from mgk_core.config import structure_spec
+from mgk_core.errors import ConfigError, InputError, PluginError, nearest
+from mgk_core.hooks import Hooks
+from mgk_core.manager import Plugins, load_plugins
+from mgk_core.specs import Registered, Slot, Spec
+from mgk_core.testing.adapters import check_adapter
+from mgk_core.testing.laws import LawResult
+
+SMALL: dict[str, Any] = {"rank": 2, "alpha": 3.0, "targets": ["*"]}
+"""Options for adapters that have them: alpha ≠ rank, and every weight that the type can take."""
+
+Check = Callable[[Hooks, Spec, str], Sequence[LawResult]]
+
+
+def check_plugin(name: str) -> list[LawResult]:
+    """Hold an installed plugin to the laws of everything that it registers.
+
+    :raises InputError: no such plugin
+    :raises PluginError: it could not be loaded
+    """
+    return check_loaded(load_plugins(), name)
+
+
+def check_loaded(plugins: Plugins, name: str) -> list[LawResult]:
+    """Do what `check_plugin` does, among plugins that are loaded already."""
+    infos = {i.name: i for i in plugins.infos}
+    if name not in infos:
+        raise InputError(f"{name}: no such plugin{nearest(name, infos)}; see 'mgk plugins'")
+    if infos[name].error is not None:
+        raise PluginError(name, f"plugin {name!r} could not be loaded: {infos[name].error}")
+    hooks = Hooks(plugins)
+    chosen: Mapping[str, Mapping[str, Any]] = getattr(plugins.manager.get_plugin(name), "MGK_CHECK", {})
+    results: list[LawResult] = []
+    for claim in [c for c in plugins.registry if c.plugin == name]:
+        for type_ in _types(claim, chosen):
+            results += _check_type(hooks, claim, type_, chosen)
+    return results or [LawResult("registers a type", name, None, "it registers no type that the kit has laws for")]
+
+
+def _types(claim: Registered, chosen: Mapping[str, Any]) -> list[str]:
+    """Return the types to test: of a family (``peft:*``) those that the plugin names in MGK_CHECK."""
+    if not claim.type.endswith(":*"):
+        return [claim.type]
+    begins = f"{claim.slot}:{claim.type[:-1]}"
+    return [key.split(":", 1)[1] for key in chosen if key.startswith(begins)] or [claim.type]
+
+
+def _check_type(hooks: Hooks, claim: Registered, type_: str, chosen: Mapping[str, Any]) -> list[LawResult]:
+    subject, check = f"{claim.slot} {type_}", CHECKS.get(claim.slot)
+    if check is None:
+        return [LawResult("(none)", subject, None, f"the kit has no laws for the slot {claim.slot!r}")]
+    if type_.endswith("*"):
+        return [LawResult("(all)", subject, None, "a family of types: name some of them in the plugin's MGK_CHECK")]
+    try:
+        spec = _spec(hooks, claim, type_, chosen)
+    except ConfigError as error:
+        key = f"{claim.slot}:{type_}"
+        return [LawResult("(all)", subject, None, f"say options in the plugin's MGK_CHECK[{key!r}]: {error}")]
+    return list(check(hooks, spec, subject))
+
+
+def _spec(hooks: Hooks, claim: Registered, type_: str, chosen: Mapping[str, Any]) -> Spec:
+    slot: Slot = claim.slot
+    options = chosen.get(f"{slot}:{type_}")
+    if options is None:
+        fields = {a.name for a in attrs.fields(claim.cls)} if slot == "adapter" else set()
+        options = {key: value for key, value in SMALL.items() if key in fields}
+    return structure_spec(hooks.plugins.registry, slot, {"type": type_, **options})
+
+
+def summed(results: Sequence[LawResult], subject: str) -> list[LawResult]:
+    """Make one row a law of what was held on several models: broken where one is, with the first reason."""
+    found: list[LawResult] = []
+    for law in dict.fromkeys(r.law for r in results):
+        mine = [r for r in results if r.law == law]
+        broken = [r for r in mine if r.ok is False]
+        held = [r for r in mine if r.ok]
+        if broken:
+            more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+            found.append(LawResult(law, subject, ok=False, detail=f"{broken[0].subject}: {broken[0].detail}{more}"))
+        elif held:
+            found.append(
+                LawResult(law, subject, ok=True, detail=f"on {len(held)} of {len(mine)}" if len(mine) > 1 else "")
+            )
+        else:
+            found.append(LawResult(law, subject, None, mine[0].detail))
+    return found
+
+
+def _adapter(hooks: Hooks, spec: Spec, subject: str) -> list[LawResult]:
+    return summed(check_adapter(lambda model, name: attach_spec(hooks, model, spec, name), spec.type), subject)
+
+
+CHECKS: dict[Slot, Check] = {"adapter": _adapter}

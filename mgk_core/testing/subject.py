@@ -1,0 +1,116 @@
+"""An adapter under test: how it is attached, to which model, and which rule merges it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from mgk_core import api
+from mgk_core.adapter import Adapter, Target, all_disabled, base_state_dict, state_of
+from mgk_core.errors import InputError
+from mgk_core.outcome import MergeReport
+from mgk_core.testing.history import snapshot, train
+from mgk_core.testing.laws import NotApplicable
+from mgk_core.testing.zoo import Case
+from mgk_core.verify import DRAWS, FACTOR, last_bits_flipped, relative_error
+
+Attach = Callable[[nn.Module, str], Adapter]
+"""Model, name → the adapter on it: ``lambda model, name: mgk.attach(model, "mine", name=name, rank=2)``."""
+
+Merge = Callable[[nn.Module, Adapter], MergeReport]
+
+
+@frozen(eq=False)
+class Subject:
+    """What the laws for adapters are held over. make: a fresh model each time, always the same."""
+
+    attach: Attach
+    make: Callable[[], Case]
+    merge: Merge = api.merge
+
+    def on(self, case: Case, name: str = "adapter") -> Adapter:
+        """Attach to a case's model.
+
+        :raises NotApplicable: the adapter refuses this kind of model
+        """
+        try:
+            adapter = self.attach(case.model, name)
+        except InputError as error:
+            raise NotApplicable(f"it refuses this model: {error}") from None
+        adapters = state_of(case.model).adapters
+        if not any(a is adapter for a in adapters):
+            adapters.append(adapter)
+        return adapter
+
+    def trained(self, *, seed: int = 0, dtype: torch.dtype | None = None) -> tuple[Case, Adapter]:
+        """Return a fresh model with a trained adapter on it."""
+        case = self.make()
+        if dtype is not None:
+            case.model.to(dtype)
+        adapter = self.on(case)
+        train(case, adapter, seed=seed)
+        return case, adapter
+
+
+@torch.no_grad()
+def output(case: Case, seed: int = 0) -> Tensor:
+    """Return the model's output on fixed inputs."""
+    found: Tensor = case.model(case.inputs(seed)).clone()
+    return found
+
+
+def distance(found: Tensor, reference: Tensor) -> float:
+    """‖found − reference‖₂ / ‖reference‖₂, in float64."""
+    return relative_error([found], [reference])
+
+
+@frozen(eq=False)
+class Places:
+    """The targets of an adapter that may be off by now."""
+
+    where: Mapping[str, Target]
+
+    def targets(self) -> Mapping[str, Target]:
+        """Return weight name → where it lives."""
+        return self.where
+
+
+def rounding_bound(case: Case, places: Mapping[str, Target], seed: int = 0) -> float:
+    """Return how far apart rounding alone may put merged and live: measured, as `mgk_core.verify` does."""
+    plain, measured = output(case, seed), 0.0
+    for draw in range(DRAWS):
+        with last_bits_flipped(Places(places), seed + draw):  # type: ignore[arg-type]
+            measured = max(measured, distance(output(case, seed), plain))
+    full = any(t.parameter.dtype in (torch.float32, torch.float64) for t in places.values())
+    inner = max((t.parameter[0].numel() for t in places.values() if t.parameter.dim() > 1), default=1)
+    return FACTOR * measured * (inner**0.5 if full else 1.0)
+
+
+def unit_roundoff(adapter: Adapter) -> float:
+    """Return the unit roundoff of what the adapter computes with: its coarsest parameter's."""
+    return max(torch.finfo(p.dtype).eps for p in adapter.parameters()) / 2
+
+
+def inner_dimension(weight: Tensor) -> int:
+    """Return the length of the longest sum that an entry of a weight's delta may come from."""
+    return max(weight.shape[0], weight[0].numel()) if weight.dim() > 1 else 1
+
+
+def plain_output(case: Case, weights: Mapping[str, Tensor]) -> Tensor:
+    """Return the output of the bare base with some weights replaced."""
+    twin = Case(case.kind, copy.deepcopy(case.model), case.sample)
+    own = base_state_dict(twin.model)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            own[name].copy_(weight)
+    with all_disabled(twin.model):
+        return output(twin)
+
+
+def base_of(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return copies of the base's tensors and of the residuals beside them."""
+    return snapshot(case), {n: t.clone() for n, t in state_of(case.model).residuals.items()}
