@@ -20,6 +20,7 @@ SLOT = "mgk_adapters"
 """Name of the submodule under which an adapted module keeps the parts of its adapters."""
 
 _WRAPPERS = ("_orig_mod", "base_layer", "base_model", "_fsdp_wrapped_module")
+_WRAPPED = ".base_layer."
 
 
 @frozen(eq=False)
@@ -156,18 +157,29 @@ def base_name(name: str) -> str | None:
 def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """Return the base's own names and tensors (not copies), whatever wraps them; ties once.
 
-    The first name in registration order stands for tied tensors. Persistent buffers count.
+    The first name in registration order stands for tied tensors. Persistent buffers count. Of a
+    module that wraps a ``base_layer`` nothing counts but that layer.
     """
     own = {id(p) for adapter in state_of(model).adapters for p in adapter.parameters()}
     seen: set[int] = set()
     result: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        plain = base_name(name)
+    tensors = model.state_dict(keep_vars=True)
+    wrapping = {name[: name.index(_WRAPPED)] for name in tensors if _WRAPPED in name}
+    for name, tensor in tensors.items():
+        plain = None if _beside(name, wrapping) else base_name(name)
         if plain is None or not isinstance(tensor, Tensor) or id(tensor) in own | seen:
             continue
         seen.add(id(tensor))
         result[plain] = tensor
     return result
+
+
+def _beside(name: str, wrapping: set[str]) -> bool:
+    """Tell whether a tensor stands in a module that wraps a base layer, and not in that layer."""
+    if not wrapping or _WRAPPED in name:
+        return False
+    parts = name.split(".")
+    return any(".".join(parts[:i]) in wrapping for i in range(1, len(parts)))
 
 
 def aliases_of(model: nn.Module, tensor: Tensor) -> tuple[str, ...]:
