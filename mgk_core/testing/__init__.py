@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mgk_core.testing.adapters import check_adapter
     from mgk_core.testing.check import check_plugin
+    from mgk_core.testing.gates import check_gate
     from mgk_core.testing.laws import Law, LawBroken, LawResult, NotApplicable, assert_hold
+    from mgk_core.testing.optimizers import check_optimizer
+    from mgk_core.testing.probes import check_evaluator
+    from mgk_core.testing.rules import check_rule
     from mgk_core.testing.subject import Subject
 
 _HOME = {
     "check_adapter": "adapters",
     "check_plugin": "check",
+    "check_gate": "gates",
+    "check_optimizer": "optimizers",
+    "check_evaluator": "probes",
+    "check_rule": "rules",
     "Law": "laws",
     "LawBroken": "laws",
     "LawResult": "laws",
@@ -26,7 +34,8 @@ _HOME = {
 }
 
 __all__ = [
-    "Law", "LawBroken", "LawResult", "NotApplicable", "Subject", "assert_hold", "check_adapter", "check_plugin",
+    "Law", "LawBroken", "LawResult", "NotApplicable", "Subject", "assert_hold", "check_adapter",
+    "check_evaluator", "check_gate", "check_optimizer", "check_plugin", "check_rule",
 ]  # fmt: skip
 
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-import io
 import math
-import pickle
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from mgk_core import api
-from mgk_core.adapter import Adapter, LowRank, Saves, aliases_of, base_state_dict, state_of, trainable
+from mgk_core.adapter import Adapter, LowRank, aliases_of, base_state_dict, state_of, trainable
 from mgk_core.errors import InputError, MergeError
 from mgk_core.inject import is_adapted
 from mgk_core.lowrank import stored_delta
 from mgk_core.phase import CLOSE
-from mgk_core.testing.history import same_bits, shake, snapshot, train
+from mgk_core.testing.carrying import copies, detach, moves, save_and_load
+from mgk_core.testing.history import same_bits, snapshot, train
 from mgk_core.testing.laws import Law, LawResult, NotApplicable, broken, hold_all, law, require
 from mgk_core.testing.subject import (
     Attach,
@@ -27,9 +23,11 @@ from mgk_core.testing.subject import (
     Subject,
     distance,
     inner_dimension,
+    looks,
+    near_live,
     output,
     plain_output,
-    rounding_bound,
+    same_state,
     unit_roundoff,
 )  # fmt: skip
 from mgk_core.testing.zoo import KINDS, Case, Kind, make
@@ -82,12 +80,7 @@ def merged_equals_live(subject: Subject) -> None:
     places = dict(adapter.targets())
     live = output(case)
     subject.merge(case.model, adapter)
-    _near_live(case, live, places, "")
-
-
-def _near_live(case: Case, live: Tensor, places: Mapping[str, object], when: str) -> None:
-    error, bound = distance(output(case), live), rounding_bound(case, places)  # type: ignore[arg-type]
-    require(error <= bound, f"{when}merged differs from live by {error:.3g} (relative 2-norm); at most {bound:.3g}")
+    near_live(case, live, places, "")
 
 
 @law("k merges equal k applications")
@@ -184,7 +177,7 @@ def pure(subject: Subject) -> None:
         require(first.dtype == torch.float32, f"{name}: {first.dtype} from an fp32 weight")
         require(not first.requires_grad, f"{name}: the result carries gradients")
     require(not (changed := same_bits(before, case)), f"merged_weight changed the base's {changed}")
-    require(_same(state, adapter.state_dict()), "merged_weight changed the adapter")
+    require(same_state(state, adapter.state_dict()), "merged_weight changed the adapter")
 
 
 @law("disabled() is the base")
@@ -221,88 +214,6 @@ def merge_twice(subject: Subject) -> None:
     broken("the second merge was accepted")
 
 
-@law("detach is bit-exact")
-def detach(subject: Subject) -> None:
-    """After ``detach()`` the base has its tensors, flags, module classes and output of before, bit for bit."""
-    case = subject.make()
-    before, plain, looks = snapshot(case), output(case), _looks(case.model)
-    adapter = subject.on(case)
-    train(case, adapter)
-    api.detach(case.model, adapter)
-    require(not (changed := same_bits(before, case)), f"{changed} are not what they were")
-    require(torch.equal(output(case), plain), "the output is not the base's")
-    differing = sorted(set(_looks(case.model).items()) ^ set(looks.items()), key=str)
-    require(not differing, f"something was left behind: {differing[:3]}")
-    api.detach(case.model, subject.on(case))  # the name is free again
-
-
-def _looks(model: nn.Module) -> dict[str, object]:
-    """Return the class of every module, and the flags of every parameter, by name."""
-    classes: dict[str, object] = {f"module {n}": type(m) for n, m in model.named_modules()}
-    return classes | {f"parameter {n}": p.requires_grad for n, p in model.named_parameters()}
-
-
-@law("save and load")
-def save_and_load(subject: Subject) -> None:
-    """The state makes a fresh adapter the same, bit for bit, through memory and through files; a misfit is refused with nothing changed."""
-    case, adapter = subject.trained()
-    state = {n: t.clone() for n, t in adapter.state_dict().items()}
-    other = subject.make()
-    fresh = subject.on(other)
-    shake(fresh)
-    untouched = {n: t.clone() for n, t in fresh.state_dict().items()}
-    for misfit, said in _misfits(state):
-        try:
-            fresh.load_state_dict(misfit)
-        except InputError:
-            require(_same(untouched, fresh.state_dict()), f"a state with {said} was refused, yet changed the adapter")
-        else:
-            broken(f"a state with {said} was accepted")
-    fresh.load_state_dict(state)
-    require(_same(state, fresh.state_dict()), "the state that was loaded comes back changed")
-    require(torch.equal(output(other), output(case)), "the same state gives another output")
-    if isinstance(adapter, Saves):
-        with tempfile.TemporaryDirectory() as folder:
-            adapter.save(Path(folder))
-            shake(adapter)
-            adapter.load(Path(folder))
-        require(_same(state, adapter.state_dict()), "what was saved to files comes back changed")
-
-
-def _misfits(state: Mapping[str, Tensor]) -> list[tuple[dict[str, Tensor], str]]:
-    last = list(state)[-1]
-    return [
-        ({k: v for k, v in state.items() if k != last}, "a missing key"),
-        ({**state, "no such key": state[last]}, "an unknown key"),
-        ({**state, last: torch.zeros([n + 1 for n in state[last].shape] or [2])}, "a misshapen tensor"),
-    ]
-
-
-def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    return list(a) == list(b) and all(
-        t.dtype == b[n].dtype and torch.equal(t.nan_to_num(), b[n].nan_to_num()) for n, t in a.items()
-    )
-
-
-@law("moves between dtypes and devices")
-def moves(subject: Subject) -> None:
-    """``model.to()`` another dtype or device takes the adapter along: it runs, trains, and merges to what was live there."""
-    places: list[torch.dtype | str] = [torch.float64, torch.bfloat16]
-    if torch.cuda.is_available():
-        places.append("cuda")
-    for place in places:
-        case, adapter = subject.trained()
-        case.model.to(place)
-        mine = {id(p) for _, p in trainable(case.model)}
-        require({id(p) for p in adapter.parameters()} == mine, f"{place}: parameters() are no longer the model's")
-        train(case, adapter, seed=1, steps=1)
-        live, targets = output(case), dict(adapter.targets())
-        require(bool(torch.isfinite(live).all()), f"{place}: the output is not finite")
-        subject.merge(case.model, adapter)
-        # bf16 runs round every sum on both sides, which flipped last bits of the weights show in full
-        _near_live(case, live, targets, f"{place}: ")
-
-
 @law("NaN and inf are refused")
 def not_finite(subject: Subject) -> None:
     """An adapter with NaN or inf in it cannot be merged: `MergeError`, and base and adapter are as before."""
@@ -321,42 +232,16 @@ def not_finite(subject: Subject) -> None:
             broken(f"an adapter with {bad} in it was merged")
 
 
-@law("copies are whole")
-def copies(subject: Subject) -> None:
-    """A deepcopied or pickled model computes the same, and lives apart: training the copy leaves the original."""
-    case, adapter = subject.trained()
-    live, state = output(case), {n: t.clone() for n, t in adapter.state_dict().items()}
-    for how, twin in (("deepcopy", copy.deepcopy), ("pickle", _pickled)):
-        other = Case(case.kind, twin(case.model), case.sample)
-        require(torch.equal(output(other), live), f"{how}: the copy computes something else")
-        own = state_of(other.model).adapters
-        require(len(own) == 1 and own[0] is not adapter, f"{how}: the copy has no adapter of its own")
-        registered = {id(p) for p in other.model.parameters()}
-        require({id(p) for p in own[0].parameters()} <= registered, f"{how}: its adapter trains another model")
-        shake(own[0])
-        require(not torch.equal(output(other), live), f"{how}: training the copy's adapter does nothing")
-        require(_same(state, adapter.state_dict()), f"{how}: training the copy changed the original's adapter")
-        require(torch.equal(output(case), live), f"{how}: training the copy changed the original")
-
-
-def _pickled(model: nn.Module) -> nn.Module:
-    stored = io.BytesIO()
-    pickle.dump(model, stored)
-    stored.seek(0)
-    found: nn.Module = pickle.load(stored)  # noqa: S301 - written one line above
-    return found
-
-
 @law("tied weights")
 def ties(subject: Subject) -> None:
     """On a model with tied weights: refused with nothing changed, or merged equals live and every alias is named."""
     case = tied_case()
-    before, names = snapshot(case), _looks(case.model)
+    before, names = snapshot(case), looks(case.model)
     try:
         adapter = subject.attach(case.model, "adapter")
     except InputError:
         require(not same_bits(before, case), "refused, yet the base changed")
-        require(_looks(case.model) == names, "refused, yet something was left on the model")
+        require(looks(case.model) == names, "refused, yet something was left on the model")
         require(not any(is_adapted(m) for m in case.model.modules()), "refused, yet a part was left on a module")
         return
     if adapter not in state_of(case.model).adapters:
@@ -367,7 +252,7 @@ def ties(subject: Subject) -> None:
     train(case, adapter)
     live, places = output(case), dict(adapter.targets())
     subject.merge(case.model, adapter)
-    _near_live(case, live, places, "")
+    near_live(case, live, places, "")
 
 
 def tied_case(seed: int = 0) -> Case:

@@ -2,7 +2,7 @@
 
 A plugin may say how its types shall be tested, in its plugin module::
 
-    MGK_CHECK = {"adapter:mine": {"rank": 2, "alpha": 3.0}, "gate:mine": {"limit": 0.5}}
+    MGK_CHECK = {"adapter:mine": {"rank": 2, "alpha": 3.0}, "gate:mine": {"limit": 4.0}}
 
 Keys are ``slot:type``, values the options of that type. Without an entry the defaults are used,
 but for small models (rank 2, alpha 3, every target).
@@ -14,15 +14,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
+import torch
+from attrs import frozen
+from torch import nn
 
 from mgk_core.api import attach_spec
+from mgk_core.bundle import Bundle, Probe, Score
 from mgk_core.config import structure_spec
+from mgk_core.context import PhaseContext
 from mgk_core.errors import ConfigError, InputError, PluginError, nearest
 from mgk_core.hooks import Hooks
 from mgk_core.manager import Plugins, load_plugins
+from mgk_core.outcome import Verdict
 from mgk_core.specs import Registered, Slot, Spec
 from mgk_core.testing.adapters import check_adapter
+from mgk_core.testing.gates import Row, check_gate, context
 from mgk_core.testing.laws import LawResult
+from mgk_core.testing.optimizers import check_optimizer
+from mgk_core.testing.probes import check_evaluator, standard_probes
+from mgk_core.testing.rules import check_rule
 
 SMALL: dict[str, Any] = {"rank": 2, "alpha": 3.0, "targets": ["*"]}
 """Options for adapters that have them: alpha ≠ rank, and every weight that the type can take."""
@@ -52,6 +62,8 @@ def check_loaded(plugins: Plugins, name: str) -> list[LawResult]:
     for claim in [c for c in plugins.registry if c.plugin == name]:
         for type_ in _types(claim, chosen):
             results += _check_type(hooks, claim, type_, chosen)
+    if "mgk_evaluate" in infos[name].hooks:
+        results += _evaluators(plugins, name)
     return results or [LawResult("registers a type", name, None, "it registers no type that the kit has laws for")]
 
 
@@ -109,4 +121,52 @@ def _adapter(hooks: Hooks, spec: Spec, subject: str) -> list[LawResult]:
     return summed(check_adapter(lambda model, name: attach_spec(hooks, model, spec, name), spec.type), subject)
 
 
-CHECKS: dict[Slot, Check] = {"adapter": _adapter}
+@frozen(eq=False)
+class Holder:
+    """What an optimizer sees of an adapter: its name and its parameters."""
+
+    name: str
+    held: list[nn.Parameter]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the parameters."""
+        return self.held
+
+
+def _optimizer(hooks: Hooks, spec: Spec, subject: str) -> list[LawResult]:
+    def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return hooks.make_optimizer(Holder("kit", parameters), spec)  # type: ignore[arg-type]
+
+    return check_optimizer(make, subject)
+
+
+def _rule(hooks: Hooks, spec: Spec, subject: str) -> list[LawResult]:
+    found = check_rule(lambda model, adapter, proposal: hooks.merge(model, adapter, proposal, spec), spec.type)
+    return summed(found, subject)
+
+
+def _gate(hooks: Hooks, spec: Spec, subject: str) -> list[LawResult]:
+    def judge(ctx: PhaseContext, before: Sequence[Row], after: Row) -> Verdict | None:
+        verdicts = hooks.gate(ctx, before, after)
+        return verdicts[0] if verdicts else None
+
+    return check_gate(judge, spec, subject)
+
+
+CHECKS: dict[Slot, Check] = {"adapter": _adapter, "merge": _rule, "optimizer": _optimizer, "gate": _gate}
+
+
+def _evaluators(plugins: Plugins, name: str) -> list[LawResult]:
+    """Hold the plugin's own ``mgk_evaluate`` to its laws, for the usual metrics that it answers for."""
+    plugin = plugins.manager.get_plugin(name)
+    others = [p for p in plugins.manager.get_plugins() if p is not plugin]
+    ask = plugins.manager.subset_hook_caller("mgk_evaluate", remove_plugins=others)
+
+    def evaluate(bundle: Bundle, probe: Probe) -> Score | None:
+        found: Score | None = ask(ctx=context(Spec(type="kit"), bundle), probe=probe)
+        return found
+
+    rows = [r for probe in standard_probes() for r in check_evaluator(evaluate, probe, f"metric {probe.metric}")]
+    answered = [r for r in rows if r.ok is not None]
+    nothing = LawResult("(all)", "mgk_evaluate", None, "it answers for none of the metrics that the kit has probes for")
+    return answered or [nothing]

@@ -14,7 +14,7 @@ from mgk_core.adapter import Adapter, Target, all_disabled, base_state_dict, sta
 from mgk_core.errors import InputError
 from mgk_core.outcome import MergeReport
 from mgk_core.testing.history import snapshot, train
-from mgk_core.testing.laws import NotApplicable
+from mgk_core.testing.laws import NotApplicable, require
 from mgk_core.testing.zoo import Case
 from mgk_core.verify import DRAWS, FACTOR, last_bits_flipped, relative_error
 
@@ -114,3 +114,22 @@ def plain_output(case: Case, weights: Mapping[str, Tensor]) -> Tensor:
 def base_of(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return copies of the base's tensors and of the residuals beside them."""
     return snapshot(case), {n: t.clone() for n, t in state_of(case.model).residuals.items()}
+
+
+def near_live(case: Case, live: Tensor, places: Mapping[str, Target], when: str) -> None:
+    """Require that the merged model computes ``live`` within what rounding explains."""
+    error, bound = distance(output(case), live), rounding_bound(case, places)
+    require(error <= bound, f"{when}merged differs from live by {error:.3g} (relative 2-norm); at most {bound:.3g}")
+
+
+def same_state(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Tell whether two states have the same names in the same order, and the same bits."""
+    return list(a) == list(b) and all(
+        t.dtype == b[n].dtype and torch.equal(t.nan_to_num(), b[n].nan_to_num()) for n, t in a.items()
+    )
+
+
+def looks(model: nn.Module) -> dict[str, object]:
+    """Return the class of every module, and the flags of every parameter, by name."""
+    classes: dict[str, object] = {f"module {n}": type(m) for n, m in model.named_modules()}
+    return classes | {f"parameter {n}": p.requires_grad for n, p in model.named_parameters()}

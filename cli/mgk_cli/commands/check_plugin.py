@@ -51,7 +51,8 @@ def command(*, name: str, as_json: bool) -> int:
     else:
         show(_table(found, make().width))
         held = sum(f.ok is True for f in found)
-        line(f"{several(len(broken), 'law')} broken" if broken else f"all {several(held, 'law')} hold")
+        whole = f"all {several(held, 'law')} hold" if held else "no law applies"
+        line(f"{several(len(broken), 'law')} broken" if broken else whole)
     return BROKEN if broken else 0
 
 

@@ -1,0 +1,173 @@
+"""The laws of merge rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from attrs import field, frozen
+from torch import Tensor, nn
+
+from mgk_core.adapter import Adapter, state_of
+from mgk_core.errors import MergeError
+from mgk_core.outcome import MergeReport, Proposal
+from mgk_core.testing.history import same_bits, shake, snapshot
+from mgk_core.testing.laws import Law, LawResult, broken, hold_all, law, require
+from mgk_core.testing.reference import DenseAdapter, attach_dense
+from mgk_core.testing.subject import base_of, distance, output, rounding_bound
+from mgk_core.testing.zoo import Case, make
+
+MergeBy = Callable[[nn.Module, Adapter, Proposal], MergeReport]
+
+
+@frozen(eq=False)
+class Rule:
+    """A merge rule under test, and the dtype of the weights it merges into."""
+
+    merge: MergeBy
+    dtype: torch.dtype = torch.float32
+    proposal: Proposal = field(factory=Proposal)
+
+    def ready(self) -> tuple[Case, DenseAdapter]:
+        """Return a three-layer model with an adapter whose deltas are not zero."""
+        case = make("linear", layers=3, seed=3, dtype=self.dtype)
+        adapter = attach_dense(case.model, cls=Interrupting)
+        shake(adapter)
+        return case, adapter
+
+
+class Interrupting(DenseAdapter):
+    """An adapter that is interrupted when the weight named ``at`` is asked for."""
+
+    at: str | None = None
+
+    def merged_weight(self, name: str, weight: Tensor, rows: slice | None = None) -> Tensor:
+        """Raise at the weight chosen, as Ctrl-C in the middle of a merge would."""
+        if name == self.at:
+            raise KeyboardInterrupt
+        return super().merged_weight(name, weight, rows)
+
+
+def _same_as(before: tuple[dict[str, Tensor], dict[str, Tensor]], case: Case, when: str) -> None:
+    weights, residuals = before
+    require(not (changed := same_bits(weights, case)), f"{when}, yet {changed} changed")
+    now = state_of(case.model).residuals
+    same = now.keys() == residuals.keys() and all(torch.equal(now[n], t) for n, t in residuals.items())
+    require(same, f"{when}, yet the residuals changed")
+
+
+@law("the merged model is the live one")
+def merged_is_live(rule: Rule) -> None:
+    """Where the rule calls its merge exact, the merged model computes what the live one did; Parameter objects stay."""
+    case, adapter = rule.ready()
+    live, objects = output(case), {n: id(t.parameter) for n, t in adapter.targets().items()}
+    report = rule.merge(case.model, adapter, rule.proposal)
+    with adapter.disabled():
+        error, bound = distance(output(case), live), rounding_bound(case, adapter.targets())
+    require(not report.exact or error <= bound, f"merged differs from live by {error:.3g}; at most {bound:.3g}")
+    require({n: id(t.parameter) for n, t in adapter.targets().items()} == objects, "a Parameter object was replaced")
+
+
+@law("scale and refusal are honoured")
+def proposal_counts(rule: Rule) -> None:
+    """Half the scale merges half the delta; a proposal that refuses raises `MergeError` and changes nothing."""
+    case, adapter = rule.ready()
+    before = base_of(case)
+    rule.merge(case.model, adapter, Proposal(scale=0.5))
+    for name, target in adapter.targets().items():
+        weight = before[0][name].double()
+        half = adapter.merged_weight(name, weight) / 2 + weight / 2
+        error = (target.parameter.detach().double() - half).abs().max().item()
+        bound = 4 * torch.finfo(rule.dtype).eps * half.abs().max().item()
+        require(error <= bound, f"scale 0.5: {name} is off by {error:.3g}; at most {bound:.3g}")
+    case, adapter = rule.ready()
+    before = base_of(case)
+    _refused(rule, case, adapter, Proposal(refuse="the kit says no"), "a proposal that refuses")
+    _same_as(before, case, "refused")
+
+
+def _refused(rule: Rule, case: Case, adapter: Adapter, proposal: Proposal, what: str) -> None:
+    try:
+        rule.merge(case.model, adapter, proposal)
+    except MergeError:
+        return
+    broken(f"{what} was merged")
+
+
+@law("all or nothing")
+def all_or_nothing(rule: Rule) -> None:
+    """NaN, inf or an interrupt at any one weight: the merge raises, and the model is bit-identical to before."""
+    for place in rule.ready()[1].targets():
+        for bad in (math.nan, math.inf):
+            case, adapter = rule.ready()
+            with torch.no_grad():
+                adapter.parts[place].delta.view(-1)[-1] = bad
+            before = base_of(case)
+            _refused(rule, case, adapter, rule.proposal, f"{bad} in {place}")
+            _same_as(before, case, f"{bad} in {place} was refused")
+        case, adapter = rule.ready()
+        adapter.at = place  # type: ignore[attr-defined]
+        before = base_of(case)
+        try:
+            rule.merge(case.model, adapter, rule.proposal)
+        except KeyboardInterrupt:
+            _same_as(before, case, f"interrupted at {place}")
+        else:
+            broken(f"an interrupt at {place} was swallowed")
+
+
+@law("rollback is bit-exact")
+def rollback(rule: Rule) -> None:
+    """``report.undo.restore()`` brings back every tensor and residual, bit for bit, from memory and from disk, also of a second merge."""
+    for undo in ("memory", "disk"):
+        case, first = rule.ready()
+        rule.merge(case.model, first, rule.proposal)
+        first.detach()
+        state_of(case.model).adapters.clear()
+        adapter = attach_dense(case.model, "second")
+        shake(adapter, seed=1)
+        before = base_of(case)
+        report = rule.merge(case.model, adapter, Proposal(undo="disk" if undo == "disk" else "memory"))
+        require(same_bits(before[0], case), f"undo={undo}: the merge changed nothing")
+        if report.undo is None:
+            broken(f"undo={undo}: the report has no undo")
+        report.undo.restore()
+        _same_as(before, case, f"undo={undo}: restored")
+        rule.merge(case.model, adapter, rule.proposal)  # and it can be merged again
+
+
+@law("a delta of zero is refused")
+def zero_delta(rule: Rule) -> None:
+    """A merge that would change nothing raises `MergeError`: something was forgotten."""
+    case = make("linear", layers=3, seed=3, dtype=rule.dtype)
+    before = snapshot(case)
+    _refused(rule, case, attach_dense(case.model), rule.proposal, "a delta of zero")
+    require(not (changed := same_bits(before, case)), f"refused, yet {changed} changed")
+
+
+@law("merging twice is refused")
+def twice(rule: Rule) -> None:
+    """An adapter that is merged already, or that is not on this model, raises `MergeError` and changes nothing."""
+    case, adapter = rule.ready()
+    rule.merge(case.model, adapter, rule.proposal)
+    before = base_of(case)
+    _refused(rule, case, adapter, rule.proposal, "an adapter that is merged already")
+    _same_as(before, case, "the second merge was refused")
+    case, adapter = rule.ready()
+    adapter.detach()
+    state_of(case.model).adapters.clear()
+    before = base_of(case)
+    _refused(rule, case, adapter, rule.proposal, "an adapter that is detached")
+    _same_as(before, case, "a detached adapter was refused")
+
+
+LAWS: tuple[Law[Rule], ...] = (
+    merged_is_live, proposal_counts, all_or_nothing, rollback, zero_delta, twice,
+)  # fmt: skip
+
+
+def check_rule(merge: MergeBy, named: str = "rule") -> list[LawResult]:
+    """Hold a merge rule to every law, on weights in fp32, bf16 and float64."""
+    dtypes = (torch.float32, torch.bfloat16, torch.float64)
+    return [r for d in dtypes for r in hold_all(LAWS, Rule(merge, d), f"{named} on {str(d).removeprefix('torch.')}")]
