@@ -132,18 +132,17 @@ def nystrom(image: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (m,), falling, and eigenvectors (d, m) of Y (ΩᵀY)⁺ Yᵀ ⪯ M.
 
     image: Y = M Ω   test: Ω with orthonormal columns. Tropp, Yurtsever, Udell & Cevher 2017 (arXiv
-    1706.05736), algorithm 3: M is shifted by ν ≈ eps ‖Y‖ before, so that the Cholesky factor exists,
-    and back afterwards.
+    1706.05736), algorithm 3: M is shifted by ν ≈ eps ‖Y‖ √d before and back afterwards. The core's
+    root is taken by eigenvalues, held above ν, so that rounding in Y cannot make it fail.
     """
     wide, omega = image.double(), test.double()
-    size = torch.linalg.matrix_norm(wide)
-    if size == 0:
+    shift = torch.finfo(image.dtype).eps * torch.linalg.matrix_norm(wide) * image.shape[0] ** 0.5
+    if shift == 0:
         return image.new_zeros(image.shape[1]), test
-    shift = torch.finfo(image.dtype).eps * size * image.shape[0] ** 0.5
     shifted = wide + shift * omega
     core = omega.mT @ shifted
-    lower = torch.linalg.cholesky((core + core.mT) / 2)
-    half = torch.linalg.solve_triangular(lower, shifted.mT, upper=False).mT  # Y L⁻ᵀ
+    small, basis = torch.linalg.eigh((core + core.mT) / 2)
+    half = shifted @ (basis / small.clamp(min=shift).sqrt())
     vectors, singular, _ = torch.linalg.svd(half, full_matrices=False)
     values = (singular.square() - shift).clamp(min=0)
     return values.to(image.dtype), vectors.to(image.dtype)

@@ -66,6 +66,16 @@ def test_nystrom_is_exact_on_low_rank(d, rank, seed):
     assert (values[:-1] >= values[1:]).all()
 
 
+def test_a_rough_projection_does_not_fail():
+    """With Y rounded to bf16, as a device's fast products would, nothing breaks and nothing grows."""
+    x = decaying(500, 64, 2)
+    matrix, test = x.mT @ x / 500, omega(64, 20)
+    values, vectors = nystrom((matrix @ test).bfloat16().float(), test)
+    assert values.isfinite().all()
+    assert vectors.isfinite().all()
+    assert values[0] <= 1.05 * torch.linalg.eigvalsh(matrix)[-1]
+
+
 def test_nothing_seen_is_nothing():
     """An accumulator without rows, or of zeros, ends as zero."""
     assert float(Projected(300, 4, "isotropic", CPU).mean().trace()) == 0
