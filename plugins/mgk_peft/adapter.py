@@ -47,7 +47,6 @@ class PeftAdapter:
         name: str,
         config: Any,
         tuner: Any,
-        model: nn.Module,
         placed: Sequence[Placed],
         changes: Mapping[str, Sequence[str]],
         identity: Identity,
@@ -55,7 +54,7 @@ class PeftAdapter:
         """:param changes: module name → the parameters of it that merging changes; tuner: holds what layers share."""
         self.name, self.config, self.tuner = name, config, tuner
         self.identity: Identity = identity
-        self._model, self._placed = model, tuple(placed)
+        self._placed = tuple(placed)
         self._trained = [t for _, t in self._tensors() if isinstance(t, nn.Parameter) and t.requires_grad]
         self._homes: dict[str, tuple[Any, str]] = {}
         for place in placed:
@@ -133,11 +132,11 @@ class PeftAdapter:
 
     def save(self, directory: Path) -> None:
         """Write PEFT's own files, which `PeftModel.from_pretrained` loads on the same base."""
-        write(self._model, self.config, self.state_dict(), directory)
+        write(self.tuner, self.config, self.state_dict(), directory)
 
     def load(self, directory: Path) -> None:
         """Take over what `save` wrote for an adapter of the same configuration."""
-        read_into(self, self._model, self.config, directory)
+        read_into(self, self.tuner, self.config, directory)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield each of the adapter's tensors once."""

@@ -50,12 +50,17 @@ def attach(model: nn.Module, spec: PeftSpec, name: str) -> PeftAdapter:
         model.__dict__.pop("peft_config", None)
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-    return PeftAdapter(name, config, made, model, placed, changes, identity)
+    return PeftAdapter(name, config, made, placed, changes, identity)
 
 
 def _inject(model: nn.Module, tuner: Tuner, config: Any) -> Any:
     try:
-        return tuner.model(model, config, PEFT_NAME)
+        made = tuner.model(model, config, PEFT_NAME)
+        trains = {n: p.requires_grad for n, p in model.named_parameters()}
+        made._cast_adapter_dtype(PEFT_NAME)  # noqa: SLF001 - what get_peft_model does: adapters are fp32 on bf16 bases
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trains[name])  # the cast makes new parameters, which forget it
+        return made
     except _REFUSALS as error:
         raise _said(f"PEFT cannot put {tuner.name} on these modules", error) from error
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ from mgk_core.errors import InputError
 from mgk_peft.layer import PEFT_NAME
 
 TENSORS, REST = "adapter_model.safetensors", "adapter_rest.safetensors"
-_PREFIX = "base_model.model."
 
 
-def write(model: nn.Module, config: Any, state: Mapping[str, Tensor], directory: Path) -> None:
+def write(tuner: Any, config: Any, state: Mapping[str, Tensor], directory: Path) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     state: the adapter's tensors; those that PEFT makes again from seeds go to a file of their own,
@@ -26,9 +24,9 @@ def write(model: nn.Module, config: Any, state: Mapping[str, Tensor], directory:
     """
     from peft.utils import get_peft_model_state_dict
 
-    with _configured(model, config):
-        found = get_peft_model_state_dict(model, adapter_name=PEFT_NAME, save_embedding_layers=False)
-    save_file(_apart({_PREFIX + k: v for k, v in found.items()}), directory / TENSORS, metadata={"format": "pt"})
+    shell = _shell(tuner, config)
+    found = get_peft_model_state_dict(shell, adapter_name=PEFT_NAME, save_embedding_layers=False)
+    save_file(_apart(found), directory / TENSORS, metadata={"format": "pt"})
     held = {(t.data_ptr(), t.shape) for t in found.values()}
     rest = {k: t for k, t in state.items() if (t.data_ptr(), t.shape) not in held}
     if rest:
@@ -40,7 +38,7 @@ def write(model: nn.Module, config: Any, state: Mapping[str, Tensor], directory:
         config.inference_mode = False
 
 
-def read_into(adapter: Adapter, model: nn.Module, config: Any, directory: Path) -> None:
+def read_into(adapter: Adapter, tuner: Any, config: Any, directory: Path) -> None:
     """Take over what `write` wrote for an adapter of the same configuration, bit for bit.
 
     :raises InputError: the files cannot be read or belong to another adapter
@@ -53,8 +51,7 @@ def read_into(adapter: Adapter, model: nn.Module, config: Any, directory: Path) 
     except (OSError, ValueError) as error:
         raise InputError(f"{directory}: not a readable PEFT adapter: {error}") from error
     try:
-        with _configured(model, config):
-            result = set_peft_model_state_dict(model, tensors, adapter_name=PEFT_NAME)
+        result = set_peft_model_state_dict(_shell(tuner, config), tensors, adapter_name=PEFT_NAME)
     except (RuntimeError, KeyError, ValueError) as error:
         raise InputError(f"{directory / TENSORS}: belongs to another adapter: {error}") from error
     if result.unexpected_keys:
@@ -62,14 +59,12 @@ def read_into(adapter: Adapter, model: nn.Module, config: Any, directory: Path) 
     adapter.load_state_dict({**adapter.state_dict(), **rest})
 
 
-@contextmanager
-def _configured(model: nn.Module, config: Any) -> Iterator[None]:
-    """Give the model the attribute by which PEFT's functions find a configuration, for the block only."""
-    model.__dict__["peft_config"] = {PEFT_NAME: config}
-    try:
-        yield
-    finally:
-        del model.__dict__["peft_config"]
+def _shell(tuner: Any, config: Any) -> nn.Module:
+    """Return a module whose tensors have the names that they have in a `PeftModel`, which mgk does without."""
+    shell = nn.Module()
+    shell.base_model = tuner
+    shell.__dict__["peft_config"] = {PEFT_NAME: config}
+    return shell
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
