@@ -1,4 +1,4 @@
-"""Run the code of the documentation: every bash, python and toml block says what it is for.
+"""Run the code of the documentation: every bash, sh, python and toml block says what it is for.
 
     python docs/blocks.py PAGE... [--slow]      run pages, each in a directory of its own
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from attrs import frozen
 
 ROOT = Path(__file__).parents[1]
-MARKED = ("bash", "python", "toml")
+MARKED = ("bash", "sh", "python", "toml")
 _FENCE = re.compile(r"^(?:<!-- (?P<mark>[^\n]*) -->\n\n?)?(?P<fence>```+)(?P<language>\w+)[^\n]*\n(?P<code>.*?)^(?P=fence)$", re.M | re.S)
 
 

@@ -39,6 +39,7 @@ API = {
     "mgk_core.bundle": ["Bundle", "LanguageBundle", "OwnGradients", "TrainSet", "PhaseData", "Probe", "Score"],
     "mgk_core.context": ["PhaseContext", "StepContext", "StepFn", "StepOut", "Observer"],
     "mgk_core.outcome": ["Proposal", "Transform", "FactorTransform", "MergeReport", "WeightReport", "Verdict", "Refusal", "Recovery", "Outcome"],
+    "mgk_core.testing": ["check_adapter", "check_plugin", "Subject", "Law", "LawResult", "LawBroken", "NotApplicable", "assert_hold"],
     "mgk_core.errors": ["MgkError", "InputError", "DataError", "ConfigError", "EnvironmentFault", "PluginError", "MergeError", "GateRefused", "Interrupted", "Problem"],
 }
 
@@ -84,7 +85,7 @@ def _hook(name: str, plugins: Plugins) -> str:
     own = [i.name for i in plugins.infos if name in i.hooks and i.distribution == "mgk"]
     implemented = ", ".join(f"`{n}`" for n in own) or "none; it is for yours"
     return "\n".join([
-        f"### {name}\n", f"```python\n{_def(name, function)}\n```\n", text, "",
+        f"### {name}\n", f"```py\n{_def(name, function)}\n```\n", text, "",
         *(f"- `{k}`: {v}" for k, v in fields), "", f"Kind: {kind}. Implemented by: {implemented}.\n",
     ])  # fmt: skip
 
@@ -93,6 +94,7 @@ def _def(name: str, function: Callable[..., Any]) -> str:
     """Return the line that defines a function, one argument a line where it is long."""
     signature = inspect.signature(function)
     arguments = str(signature.replace(return_annotation=inspect.Signature.empty)).replace("'", "")
+    arguments = re.sub(r"<function (\w+) at 0x\w+>", r"\1", arguments)
     returns = "" if signature.return_annotation is inspect.Signature.empty else f" -> {signature.return_annotation}"
     line = f"def {name}{arguments}{returns}"
     if len(line) <= 110:
@@ -228,13 +230,16 @@ def api_page(_: Plugins) -> str:
         lines.append(f"## {module}\n")
         home = importlib.import_module(module)
         for name in names:
-            lines.append(_object(name, getattr(home, name)))
+            value = getattr(home, name)
+            if inspect.ismodule(value):  # mgk_core.pipeline, once the module of that name is imported
+                value = getattr(importlib.import_module("mgk_core.api"), name)
+            lines.append(_object(name, value))
     return "\n".join(lines)
 
 
 def _object(name: str, value: Any) -> str:
     text, fields = _fields(value)
-    lines = [f"### {name}\n", f"```python\n{_signature(name, value)}\n```\n", text, ""]
+    lines = [f"### {name}\n", f"```py\n{_signature(name, value)}\n```\n", text, ""]
     lines += [f"- `{k}`: {v}" for k, v in fields]
     if inspect.isclass(value):
         lines += list(_members(value))
@@ -247,7 +252,9 @@ def _signature(name: str, value: Any) -> str:
     bases = ", ".join(b.__name__ for b in value.__bases__ if b not in (object,))
     head = f"class {name}({bases})" if bases else f"class {name}"
     if attrs.has(value):
-        own = [f"    {a.name}: {a.type}" for a in attrs.fields(value) if not a.name.startswith("_")]
+        # Not Attribute.type: whoever resolves a class's types changes that for everyone.
+        said = {k: v for c in reversed(value.__mro__) for k, v in inspect.get_annotations(c).items()}
+        own = [f"    {a.name}: {said[a.name]}" for a in attrs.fields(value) if not a.name.startswith("_")]
         return "\n".join([head + ":", *own]) if own else head
     own = [f"    {k}: {v}" for k, v in inspect.get_annotations(value).items() if not k.startswith("_")]
     return "\n".join([head + ":", *own]) if own else head

@@ -7,8 +7,9 @@ import json
 import unicodedata
 from importlib.resources import files
 
-import mgk_core as mgk
 import pytest
+
+import mgk_core as mgk
 from mgk_core.config import load_tree, resolve
 from mgk_core.manager import load_plugins
 

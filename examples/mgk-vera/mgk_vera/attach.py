@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from mgk_core.adapter import SLOT, Target, aliases_of, base_name
 from mgk_core.errors import InputError, nearest
@@ -50,9 +51,11 @@ def choose(model: nn.Module, patterns: Sequence[str], exclude: Sequence[str]) ->
 
 
 def _linears(model: nn.Module) -> Iterable[tuple[str, nn.Linear]]:
+    """Yield what is called as a linear map: torch's attention reads its output projection's weight uncalled."""
     for raw, module in model.named_modules():
         path = base_name(raw) if raw else ""
-        if isinstance(module, nn.Linear) and path is not None and SLOT not in raw.split("."):
+        called = isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
+        if called and path is not None and SLOT not in raw.split("."):
             yield path, module
 
 

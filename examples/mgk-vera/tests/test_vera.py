@@ -5,12 +5,14 @@ Needs the installed distribution: `pip install ./examples/mgk-vera`.
 
 import copy
 
-import mgk_core as mgk
 import pytest
 import torch
+from torch import nn
+
+import mgk_core as mgk
 from mgk_core.adapter import base_state_dict
 from mgk_core.errors import InputError
-from torch import nn
+from mgk_core.testing import check_plugin
 
 
 def network(*, tied=False):
@@ -113,3 +115,16 @@ def test_its_state_makes_it_again():
     assert torch.equal(other(x), model(x))
     with pytest.raises(InputError, match="missing 0.weight/d"):
         fresh.load_state_dict({k: v for k, v in adapter.state_dict().items() if k != "0.weight/d"})
+
+
+def test_the_output_projection_of_torchs_attention_is_no_target():
+    """Its weight is used without a call of the module, so a delta on it would be merged and never live."""
+    with pytest.raises(InputError, match="matches no linear module"):
+        mgk.attach(nn.MultiheadAttention(12, 3), "vera", targets=["out_proj"])
+
+
+def test_it_holds_to_the_laws_of_the_kit():
+    """What `mgk check-plugin vera` says: every law that applies holds."""
+    results = check_plugin("vera")
+    assert [r for r in results if r.ok is False] == []
+    assert sum(r.ok is True for r in results) >= 12
