@@ -1,11 +1,14 @@
 """The documentation is true: its code runs, its generated part is up to date, its links lead somewhere."""
 
+import fnmatch
 import importlib.util
 import re
 import sys
 from pathlib import Path
 
 import pytest
+
+from mgk_core.runner import run_pipeline
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +82,23 @@ def test_every_link_to_a_file_leads_somewhere(page):
         assert path.exists(), f"{page}: {target} leads nowhere"
         if anchor:
             assert anchor in anchors(path), f"{page}: {target}: no such heading"
+
+
+def test_every_file_of_a_run_is_on_its_page(tmp_path):
+    """A run with everything that writes files writes none that the run directory's page does not name."""
+    settings = {f"phases.{p}.train.steps": 2 for p in ("plain_text", "medical_dictionary", "mcq")}
+    settings |= {"defaults.data.items": 8, "run.threads": 1, "defaults.gate.min-gain": False}
+    settings |= {
+        "defaults.retention": {"drift-guard": {}, "covariance-merge": {}},
+        "defaults.train.checkpoint_steps": 1,
+    }
+    run = run_pipeline("textmodel", out=tmp_path / "run", overrides=settings).directory
+    page = (ROOT / "docs/reference/run-directory.md").read_text(encoding="utf-8")
+    named = [n.replace("N-NAME", "*") for n in re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)]
+    for path in run.rglob("*"):
+        name = path.relative_to(run).as_posix()
+        known = any(fnmatch.fnmatch(name, n) or (n.endswith("/") and fnmatch.fnmatch(name, f"{n}*")) for n in named)
+        assert path.is_dir() or known, f"docs/reference/run-directory.md does not name {name}"
 
 
 def test_every_page_is_in_the_navigation():
