@@ -106,6 +106,8 @@ def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
     problems: list[Problem] = []
     values = tree.values
     _check_keys(tree, values, _TOP, (), problems)
+    texts = ("name", "title")
+    problems += [tree.problem((k,), "expected a string") for k in texts if not isinstance(values.get(k, ""), str)]
     base = _spec(tree, registry, "base", values.get("base"), ("base",), problems)
     phases = _phases(tree, registry, problems)
     run = read_table(tree, RunSettings, values.get("run", {}), ("run",), problems)

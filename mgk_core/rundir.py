@@ -102,13 +102,14 @@ def _owner(path: Path) -> str:
         return "another process"
 
 
-def claim(out: Path, disk: Disk | None = None) -> bool:
-    """See that a new run may be written here; make the directory. Returns whether it was missing.
+def claim(out: Path, disk: Disk | None = None) -> tuple[Path, ...]:
+    """See that a new run may be written here; make the directory. Returns what was made, the outermost first.
 
     :raises InputError: it is no directory, not empty, or holds a run (says how to go on with it)
     """
     fresh = not os.path.lexists(out)
     try:
+        missing = tuple(p for p in (*reversed(out.parents), out) if not os.path.lexists(p))
         if not fresh and (out.is_symlink() or not out.is_dir()):
             raise InputError(f"{out}: exists and is no directory; choose another --out")
         if any((out / name).exists() for name in (JOURNAL, LEDGER, CONFIG)):
@@ -120,16 +121,18 @@ def claim(out: Path, disk: Disk | None = None) -> bool:
             raise InputError(f"{out}: is not empty and holds no run; choose another --out")
         make_folder(out, disk or Disk())
     except OSError as error:
-        raise StoreError(f"{out}: cannot be made: {reason(error, 'choose a directory that you may write to')}") from None
-    return fresh
+        raise StoreError(
+            f"{out}: cannot be made: {reason(error, 'choose a directory that you may write to')}"
+        ) from None
+    return missing
 
 
 def require_run(run: Path) -> None:
     """Refuse a directory that is missing or no run's."""
     try:
         if not run.exists():
-            raise InputError(f"{run}: no such run directory")
+            raise InputError(f"{run}: no such run directory; expected one that 'mgk run --out' wrote")
         if not run.is_dir() or not ((run / JOURNAL).exists() or (run / CONFIG).exists()):
             raise InputError(f"{run}: no run directory (no {JOURNAL} in it); expected one that 'mgk run --out' wrote")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(run)!r}: cannot be a run directory: {error}") from None
+    except OSError as error:
+        raise InputError(f"{run!s:.100}: cannot be a run directory: {error.strerror}") from None

@@ -137,7 +137,7 @@ def run_phase(
 @contextmanager
 def _new_directory(out: Path, disk: Disk | None) -> Iterator[Store]:
     """Hold a new run directory; where the run ends before it has begun nothing of it is left."""
-    fresh = claim(out, disk)
+    made = claim(out, disk)
     lock = Lock(out)
     try:
         claim(out)  # again, now that nobody else can have begun in between
@@ -146,23 +146,24 @@ def _new_directory(out: Path, disk: Disk | None) -> Iterator[Store]:
         try:
             yield store
         except BaseException:
-            _leave_nothing(store, fresh=fresh)
+            _leave_nothing(store, made)
             raise
     finally:
         lock.release()
 
 
-def _leave_nothing(store: Store, *, fresh: bool) -> None:
-    """Remove what was written of a run that never began: there is nothing to go on with."""
+def _leave_nothing(store: Store, made: Sequence[Path]) -> None:
+    """Remove what was written of a run that never began, folders too: there is nothing to go on with."""
     if open_journal(store, repair=False).last("started") is not None:
         return
     with suppress(StoreError, OSError):  # the error that ended the run is the one to tell
         store.sweep()
         for name in (JOURNAL, LEDGER, METRICS, CONFIG, "base", "phases"):
             store.remove(name)
-        if fresh:
+        if made:
             (store.root / LOCK).unlink(missing_ok=True)
-            store.root.rmdir()
+        for folder in reversed(made):
+            folder.rmdir()
 
 
 def _check_until(prepared: Prepared, until: str | None) -> None:

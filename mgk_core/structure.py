@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -70,14 +71,19 @@ def _describe(hint: Any) -> str:
     return " or ".join(options) if options else str(hint)
 
 
+LARGEST = 2**63 - 1  # what torch, JSON's readers and TOML's agree on
+
+
 def _strict(kind: type) -> Callable[[Any, Any], Any]:
     def structure(value: Any, _: Any) -> Any:
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if type(value) is int and abs(value) > LARGEST:
+            raise ValueError(f"expected {_describe(kind)} of at most {LARGEST}, got one of {len(str(value))} digits")
+        if kind is float and type(value) is int:
             return float(value)
         if type(value) is not kind:
             raise ValueError(f"expected {_describe(kind)}, got {value!r:.60}")
-        if kind is float and value != value:  # noqa: PLR0124 - NaN is the one number unlike itself
-            raise ValueError("expected a number, got nan")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"expected a number, got {value}")
         return value
 
     return structure

@@ -13,6 +13,8 @@ from attrs import field, frozen
 from mgk_core.errors import ConfigError, Problem
 
 MAX_BYTES = 4 * 2**20
+MAX_DEPTH = 40
+_DEEP = f"tables or arrays are nested too deeply; a configuration needs at most {MAX_DEPTH} levels"
 
 
 @frozen
@@ -100,13 +102,29 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     except UnicodeDecodeError as error:
         raise ConfigError([Problem("", f"not UTF-8 at byte {error.start}; save the file as UTF-8", name)]) from None
     try:
-        return tomllib.loads(text), text
+        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"line (\d+)", str(error))
         line = int(found[1]) if found else None
         raise ConfigError([Problem("", f"not valid TOML: {error}", name, line)]) from None
+    except ValueError as error:  # a number of more digits than Python reads
+        raise ConfigError([Problem("", f"not valid TOML: {error}", name)]) from None
     except RecursionError:
-        raise ConfigError([Problem("", "tables or arrays are nested too deeply", name)]) from None
+        raise ConfigError([Problem("", _DEEP, name)]) from None
+    if too_deep(table):
+        raise ConfigError([Problem("", _DEEP, name)])
+    return table, text
+
+
+def too_deep(table: Any) -> bool:
+    """Whether tables and arrays stand inside each other further than any configuration needs."""
+    level: list[Any] = [table]
+    for _ in range(MAX_DEPTH):
+        below = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))]
+        if not below:
+            return False
+        level = [inner for values in below for inner in values]
+    return True
 
 
 def parse_set(text: str) -> dict[str, Any]:
@@ -119,9 +137,11 @@ def parse_set(text: str) -> dict[str, Any]:
     quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     for candidate in (value, quoted):
         try:
-            return tomllib.loads(f"{key} = {candidate}")
-        except (tomllib.TOMLDecodeError, RecursionError):
+            table = tomllib.loads(f"{key} = {candidate}")
+        except (ValueError, RecursionError):  # not TOML, too many digits, nested without end
             continue
+        if not too_deep(table):
+            return table
     raise ConfigError(
         [Problem(f"--set {text}", 'the key is not valid TOML; quote parts that hold other signs: a."b.c"=1')]
     )

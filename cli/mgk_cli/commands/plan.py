@@ -39,7 +39,7 @@ def command(
     from mgk_core.opening import prepare
     from mgk_core.plan import make_plan
 
-    named = pipeline or (None if config is not None else DEFAULT)
+    named = pipeline if pipeline is not None or config is not None else DEFAULT
     tree = load_tree(named, config, overrides, {"device": device, "seed": seed})
     plan = make_plan(prepare(tree, without))
     if as_json:

@@ -39,7 +39,7 @@ def command(
     from mgk_cli.working import work
     from mgk_core.runner import run_pipeline
 
-    named = pipeline or (None if config is not None else DEFAULT)
+    named = pipeline if pipeline is not None or config is not None else DEFAULT
     target = out or free_name(named or (config.stem if config else "run"))
     flags = {"device": device, "seed": seed}
     work(

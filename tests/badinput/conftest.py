@@ -1,0 +1,122 @@
+"""One wrong input, one answer: exit code 2 or 3, the place and the mend, nothing touched."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import unicodedata
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+
+from mgk_cli.main import invoke
+
+TEXTMODEL = 'extends = "textmodel"\n[run]\nthreads = 1\n'
+PATIENCE = 60  # seconds
+SHOWN = 4000  # characters of a message at most: nobody reads more
+
+
+class Answer:
+    """What a command said. code: its exit code."""
+
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+
+def mgk(*arguments):
+    """Run one command line in this process, as the console script does."""
+    out, err = io.StringIO(), io.StringIO()
+    before = signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(PATIENCE)
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            code = invoke([str(a) for a in arguments])
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+def _too_long(number, frame):
+    raise TimeoutError("took wrong input for right and went to work")
+
+
+def state(folder):
+    """Return what a folder holds: names, kinds, link targets, digests."""
+    found = {}
+    for path in folder.rglob("*"):
+        key = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[key] = f"-> {path.readlink()}"
+        elif path.is_file() and path.stat().st_size < 2**25:
+            found[key] = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            found[key] = "folder" if path.is_dir() else str(path.stat().st_size)
+    return found
+
+
+def write(path, content):
+    """Make a file: text, bytes, or whatever a function makes of the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if callable(content):
+        content(path)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content, encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory):
+    """A place for tokenised data, which is no part of what is asked."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def answered(tmp_path, monkeypatch, tokens, figures):
+    """Check that a command line is answered; see the module."""
+    work = tmp_path / "work"
+    work.mkdir()
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MGK_CACHE", str(tokens))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def check(arguments, *words, files=(), codes=(2, 3)):
+        for name, content in dict(files).items():
+            write(tmp_path / "work" / name, content)
+        before = state(tmp_path)
+        answer = mgk(*arguments)
+        said = answer.err
+        assert answer.code in codes, (answer.code, answer.out, said)
+        assert "Traceback" not in said + answer.out
+        assert "mgk has a fault" not in said, said
+        assert said.strip(), "no message"
+        for word in words:
+            assert word in said, (word, said)
+        assert len(said) < SHOWN, said
+        assert not [c for c in said if unicodedata.category(c) in {"Cc", "Cf"} and c != "\n"], repr(said)
+        assert state(tmp_path) == before
+        figures["bad inputs answered"] = figures.get("bad inputs answered", 0) + 1
+        return answer
+
+    return check
+
+
+FIGURES: dict[str, int] = {}
+
+
+@pytest.fixture(scope="session")
+def figures():
+    """What is counted, and printed at the end."""
+    return FIGURES
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the figures."""
+    for what, number in FIGURES.items():
+        terminalreporter.write_line(f"{what}: {number}")
