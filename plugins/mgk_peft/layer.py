@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from mgk_core.adapter import SLOT, Identity
 
 PEFT_NAME = "default"
 """What the adapter is called inside PEFT, whatever its name in mgk."""
+
+_WIDE, _NARROW = 1e-3, 3e-2
+"""How far merged may be from live in one layer, in fp32 and where products are bf16. A fault is far above."""
 
 _CLOSE = 1e-5  # an untrained layer's relative error below which the whole model's stays below the core's 1e-3
 
@@ -58,37 +61,56 @@ def _dictionaries(layer: Any) -> list[tuple[str, dict[str, Tensor]]]:
 
 
 @torch.no_grad()
-def merged(layer: Any, given: Mapping[str, Tensor], *, shaken: bool = False) -> dict[str, Tensor]:
-    """Return what merging makes of the base's parameters, those in ``given`` instead of its own.
-
-    shaken: with noise on the adapter's parameters, to see which of the base's it would change.
-    """
-    memo: dict[int, Any] = {}
-    for name, parameter in base_parameters(layer).items():
-        memo[id(parameter)] = nn.Parameter(given.get(name, parameter).detach().clone(), requires_grad=False)
-    if not shaken:
-        memo |= {id(tensor): tensor for _, tensor in own_tensors(layer)}
-    twin = copy.deepcopy(layer, memo)
-    twin.eval()
-    if shaken:
-        _shake(twin)
-    twin.merge(safe_merge=False, adapter_names=[PEFT_NAME])
+def merged(layer: Any, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what merging makes of the base's parameters, those in ``given`` instead of its own."""
+    shared = {id(tensor): tensor for _, tensor in own_tensors(layer)}
+    twin = _twin(layer, {n: given.get(n, p) for n, p in base_parameters(layer).items()}, shared)
+    _merge(twin)
     return {name: parameter.detach() for name, parameter in base_parameters(twin).items()}
 
 
+def _twin(layer: Any, weights: Mapping[str, Tensor], shared: Mapping[int, Tensor]) -> Any:
+    """Return a copy in evaluation mode with copies of ``weights`` for the base's, and tensors that it shares."""
+    memo: dict[int, Any] = dict(shared)
+    for name, parameter in base_parameters(layer).items():
+        memo[id(parameter)] = nn.Parameter(weights[name].detach().clone(), requires_grad=False)
+    return copy.deepcopy(layer, memo).eval()
+
+
+def _merge(twin: Any) -> None:
+    twin.merge(safe_merge=False, adapter_names=[PEFT_NAME])
+
+
+@torch.no_grad()
 def changed_by_merging(layer: Any) -> list[str]:
-    """Return the names of the base's parameters that a trained adapter of this kind changes."""
-    after = merged(layer, {}, shaken=True)
-    return [n for n, p in base_parameters(layer).items() if n in after and not torch.equal(after[n], p)]
+    """Return the names of the base's parameters that a trained adapter of this kind changes.
+
+    Tried on a copy with noise on the adapter's parameters.
+
+    :raises ValueError: merged, the copy computes something else than before (PEFT's layers for convolutions
+        pad with zeros, whatever the base pads with, for one)
+    """
+    before = {n: p.detach().float() for n, p in base_parameters(layer).items()}
+    twin = _twin(layer, before, {})
+    _shake(twin)
+    x = _sample(twin.base_layer)
+    live = None if x is None else twin(x)
+    _merge(twin)
+    after = base_parameters(twin)
+    if live is not None:
+        error = float((twin.base_layer(x) - live).norm() / live.norm())
+        if not error <= (_NARROW if hasattr(twin.base_layer, "computes") else _WIDE):
+            raise ValueError(f"in PEFT, merged differs from live by {error:.2g} (relative 2-norm)")
+    return [n for n, p in before.items() if not torch.equal(after[n], p)]
 
 
 def kind_of(layer: Any) -> tuple[Any, ...]:
     """Return what layers have in common that merge alike: classes and switches."""
-    switches: list[tuple[str, bool]] = []
-    for name, value in vars(layer).items():
+    switches: list[tuple[str, str]] = []
+    for name, value in (*vars(layer).items(), *vars(layer.base_layer).items()):
         own = value.get(PEFT_NAME) if isinstance(value, dict) else value
-        if isinstance(own, bool) and name != "training":
-            switches.append((name, own))
+        if isinstance(own, (bool, str)) and name != "training":
+            switches.append((name, str(own)))
     return type(layer), type(layer.base_layer), tuple(base_parameters(layer)), tuple(sorted(switches))
 
 
@@ -125,10 +147,14 @@ def identity_of(layer: Any) -> Identity:
 def _adds_zero(layer: Any) -> bool:
     """Tell whether PEFT knows the layer's effect as a delta, and that delta is zero."""
     ask = getattr(layer, "get_delta_weight", None)
-    if ask is None or len(inspect.signature(ask).parameters) != 1:
+    if ask is None or _required(ask) != 1:
         return False  # MiSS wants the weight as well: what it returns is no delta
     delta = ask(PEFT_NAME)
     return isinstance(delta, Tensor) and not bool(delta.detach().to_dense().any() if delta.is_sparse else delta.any())
+
+
+def _required(function: Callable[..., Any]) -> int:
+    return sum(p.default is p.empty for p in inspect.signature(function).parameters.values())
 
 
 def _sample(base: nn.Module) -> Tensor | None:
