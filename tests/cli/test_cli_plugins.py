@@ -53,3 +53,12 @@ def test_check_plugin_draws_what_the_kit_says(mgk, monkeypatch, second, code, en
     assert ran.out.splitlines()[-1] == end
     assert "does not apply" in ran.out
     assert [r["ok"] for r in mgk("check-plugin", "lora", "--json").rows] == [True, second, None]
+
+
+def test_check_plugin_holds_the_shipped_merge_rule_to_its_laws(mgk):
+    """The real kit over a real plugin; a plugin that is not there is answered with those that are."""
+    ran = mgk("check-plugin", "merge")
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "all 6 laws hold")
+    ran = mgk("check-plugin", "lorra")
+    assert ran.code == 2
+    assert "did you mean 'lora'?" in ran.err

@@ -12,7 +12,7 @@ from torch import nn
 import mgk_core as mgk
 from mgk_core.adapter import base_state_dict
 from mgk_core.errors import InputError
-from mgk_core.testing import check_plugin
+from mgk_core.testing import assert_hold, check_adapter, check_plugin
 
 
 def network(*, tied=False):
@@ -128,3 +128,10 @@ def test_it_holds_to_the_laws_of_the_kit():
     results = check_plugin("vera")
     assert [r for r in results if r.ok is False] == []
     assert sum(r.ok is True for r in results) >= 12
+
+
+def test_it_holds_to_the_laws_of_adapters():
+    """Every law of mgk's conformance kit, on the models that have a linear layer."""
+    assert_hold(
+        check_adapter(lambda model, name: mgk.attach(model, "vera", name=name, rank=6), kinds=("linear", "mixed"))
+    )
