@@ -3,13 +3,18 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test faults lint types docs bench clean
+PYTEST_ARGS ?=
+
+.PHONY: run test slow faults lint types docs bench clean
 
 run: $(VENV)/.run
 	$(BIN)/mgk run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+
+slow: $(VENV)/.dev
+	MGK_HYPOTHESIS=thorough $(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGS)
 
 faults: $(VENV)/.dev
 	MGK_KILLS=200 $(BIN)/python -m pytest tests/faults tests/badinput -q -s
