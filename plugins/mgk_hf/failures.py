@@ -12,14 +12,18 @@ _LOGIN = "log in with a token that may read it (hf auth login, or HF_TOKEN)"
 def explain(name: str, revision: str | None, error: BaseException) -> MgkError:
     """Return the typed error for a base that could not be loaded. The cause is the caller's to chain."""
     chain = list(_chain(error))
-    said = str(error).strip().split("\n")[0]
+    said = " ".join(str(error).split())[:300] or type(error).__name__
     told = _of_the_hub(name, revision, chain)
     if told is not None:
         return told
     if any("safetensors" in str(e) for e in chain):
-        return InputError(f"base.id: {name} has no safetensors weights ({said}); mgk reads no pickles: convert it first")
+        return InputError(
+            f"base.id: {name} has no safetensors weights ({said}); mgk reads no pickles: convert it first"
+        )
     if any("trust_remote_code" in str(e) for e in chain):
-        return InputError(f"base.id: {name} brings Python code of its own; read it, then set base.trust_remote_code = true")
+        return InputError(
+            f"base.id: {name} brings Python code of its own; read it, then set base.trust_remote_code = true"
+        )
     kind = EnvironmentFault if any(isinstance(e, ImportError) for e in chain) else InputError
     return kind(f"base.id: {name}: cannot be loaded: {said}")
 
@@ -32,11 +36,15 @@ def _of_the_hub(name: str, revision: str | None, chain: list[BaseException]) -> 
         return any(isinstance(e, classes) for e in chain)
 
     if seen(hub.GatedRepoError):
-        return EnvironmentFault(f"base.id: {name} is gated: accept its terms on https://huggingface.co/{name} and {_LOGIN}")
+        return EnvironmentFault(
+            f"base.id: {name} is gated: accept its terms on https://huggingface.co/{name} and {_LOGIN}"
+        )
     if seen(hub.RevisionNotFoundError):
         return InputError(f"base.revision: {name} has no revision {revision!r}; expected a commit, tag or branch")
     if seen(hub.RepositoryNotFoundError):
-        return InputError(f"base.id: {name}: no such model on the hub, or a private one; check the spelling, or {_LOGIN}")
+        return InputError(
+            f"base.id: {name}: no such model on the hub, or a private one; check the spelling, or {_LOGIN}"
+        )
     if seen(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError, TimeoutError):
         return EnvironmentFault(
             f"base.id: {name} is not in the local cache and the hub cannot be reached;"

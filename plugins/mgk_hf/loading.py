@@ -12,6 +12,8 @@ import torch
 from attrs import evolve
 
 from mgk_core.errors import InputError
+from mgk_core.outofmemory import is_out_of_memory
+from mgk_core.store import check_header
 from mgk_hf import gemma_q4, prepare, quantized, tiny
 from mgk_hf.bundle import HfBundle
 from mgk_hf.calibrate import with_screen
@@ -20,6 +22,8 @@ from mgk_hf.licence import notice_of
 from mgk_hf.network import take_apart
 from mgk_hf.precision import apply_policy, best_compute
 from mgk_hf.specs import HfSpec
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
 def build(spec: HfSpec, device: torch.device) -> HfBundle:
@@ -80,7 +84,9 @@ def _local(name: str) -> Path | None:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise InputError(f"base.id: {path} holds no config.json; expected a model directory as transformers writes it")
+            raise InputError(
+                f"base.id: {path} holds no config.json; expected a model directory as transformers writes it"
+            )
         return path
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise InputError(
@@ -92,6 +98,7 @@ def _local(name: str) -> Path | None:
 
 def _pretrained(spec: HfSpec, where: str, device: torch.device) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
     common: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     options: dict[str, Any] = {
@@ -99,15 +106,32 @@ def _pretrained(spec: HfSpec, where: str, device: torch.device) -> tuple[Any, An
     }  # fmt: skip
     if spec.attention != "auto":
         options["attn_implementation"] = spec.attention
+    _check_directory(Path(where).expanduser(), spec)
+    transformers_logging.disable_progress_bar()  # the console has its own
     try:
         config = AutoConfig.from_pretrained(where, **common)
         causal = type(config) in AutoModelForCausalLM._model_mapping or spec.trust_remote_code  # noqa: SLF001 - no public name
         maker = AutoModelForCausalLM if causal else AutoModelForImageTextToText
         model = maker.from_pretrained(where, **options, **common)
         tokenizer = AutoTokenizer.from_pretrained(where, **common)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:
+        # A damaged or foreign directory makes transformers, safetensors and torch raise almost anything.
+        if is_out_of_memory(error):
+            raise
         raise explain(where, spec.revision, error) from error
     return model, tokenizer
+
+
+def _check_directory(path: Path, spec: HfSpec) -> None:
+    """Refuse a local directory whose weights are cut short, or that lacks what transformers would make up."""
+    if not path.is_dir():
+        return
+    for file in sorted(path.glob("*.safetensors")):
+        check_header(file)
+    if not spec.trust_remote_code and not any((path / name).is_file() for name in _TOKENIZERS):
+        raise InputError(
+            f"base.id: {path} holds no tokenizer; expected one of {', '.join(_TOKENIZERS)} beside the weights"
+        )
 
 
 def _dtype(spec: HfSpec, device: torch.device) -> Any:

@@ -66,7 +66,9 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
     reader.check()
     train, dev = maker.examples(splits.train, "train"), maker.examples(splits.dev, "dev")
     if not train.examples:
-        raise InputError(f"data {spec.type!r}: no training examples are left")
+        raise InputError(
+            f"data {spec.type!r}: no training examples are left; lower dev_share and test_share, or raise max_length"
+        )
     rows = packing.pack(train.examples, maker.task.length) if maker.task.length else [(e,) for e in train.examples]
     known, cut = _calibration(maker, calibration)
     count, most, tokens = _VERIFY

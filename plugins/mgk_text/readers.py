@@ -71,7 +71,7 @@ def _text(source: FileSource, table: Table) -> str:
         table.bad(None, f"cannot be read: {error.strerror}")
         return ""
     try:
-        return data.decode("utf-8-sig")
+        return _without_nulls(data.decode("utf-8-sig"), table)
     except UnicodeDecodeError:
         lines = []
         for number, line in enumerate(data.split(b"\n"), 1):
@@ -83,13 +83,25 @@ def _text(source: FileSource, table: Table) -> str:
         return "\n".join(lines)
 
 
+def _without_nulls(text: str, table: Table) -> str:
+    """Report lines with null bytes, which no text has, and leave them out."""
+    if "\0" not in text:
+        return text
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            table.bad(number, "holds a null byte; expected a text file, saved as UTF-8")
+            lines[number - 1] = ""
+    return "\n".join(lines)
+
+
 def _read_jsonl(text: str, table: Table) -> None:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             values = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # not JSON, too many digits, nested without end
             table.bad(number, f"is not JSON: {error}")
             continue
         if isinstance(values, dict):

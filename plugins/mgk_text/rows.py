@@ -170,6 +170,8 @@ class Fields:
         """Return the options, from a list or from one column a letter (up to the first that is missing)."""
         listed = self.columns.value(raw, "options")
         if isinstance(listed, Sequence) and not isinstance(listed, str):
+            if not all(isinstance(o, (str, int, float)) for o in listed):
+                raise BadRowError(self.columns.said("options"), f"expected texts, got {listed!r:.60}")
             return tuple(self._clean(str(o)) for o in listed)
         found: list[str] = []
         for letter in LETTERS:
@@ -208,6 +210,8 @@ class Fields:
         return f"{self._specialty(raw)}/{value}" if value else ""
 
     def _clean(self, text: str) -> str:
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            raise BadRowError("", "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
         return (unicodedata.normalize(self.form, text) if self.form else text).strip()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import signal
 import unicodedata
 from contextlib import redirect_stderr, redirect_stdout
