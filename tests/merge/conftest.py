@@ -19,7 +19,7 @@ from mgk_merge.spec import MergeSpec
 def put_on():
     """Return a maker of adapters: model, then the keys of the type."""
 
-    def make(model: torch.nn.Module, name: str = "adapter", *, type: str = "lora", seed: int = 0, **options: Any):  # noqa: A002
+    def make(model: torch.nn.Module, name: str = "adapter", *, type: str = "lora", seed: int = 0, **options: Any):
         cls = DoraSpec if type == "dora" else LoraSpec
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -17,7 +17,7 @@ from mgk_core.testing.zoo import KINDS
 LINEAR = [k for k in KINDS if k not in ("attention", "mixed")]  # linear in input and weight
 
 
-def attach(case, name, rank, alpha, seed, *, type="lora", **options):  # noqa: A002
+def attach(case, name, rank, alpha, seed, *, type="lora", **options):
     """Attach to everything; ranks are cut to what each weight allows."""
     return mgk.attach(case.model, type, name=name, seed=seed, rank=rank, alpha=alpha, targets=["*"], **options)
 
