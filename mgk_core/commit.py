@@ -37,7 +37,7 @@ def standing(store: Store, journal: Journal) -> LedgerState:
     confirmed = next((e for e in reversed(journal.events) if "ledger" in e), None)
     prepared = journal.last(PREPARE)
     path = store.path(NAME)
-    found = file_digest(path) if path.exists() else ""
+    found = file_digest(path) if path.is_file() else "no file" if path.exists() else ""
     expected = str(confirmed["ledger"]) if confirmed is not None else ""
     if found == expected:
         return "confirmed" if found else "none"

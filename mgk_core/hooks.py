@@ -7,7 +7,7 @@ hook's name on it, which pluggy does not give.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,17 +37,17 @@ class Hooks:
 
     def build_model(self, spec: Spec, device: torch.device) -> Bundle:
         """Ask for the base model; `PluginError` where nobody answers."""
-        found: Bundle = self._first("mgk_build_model", spec.type, spec=spec, device=device)
+        found: Bundle = self._first("mgk_build_model", Bundle, spec.type, spec=spec, device=device)
         return found
 
     def load_data(self, spec: Spec, bundle: Bundle) -> PhaseData:
         """Ask for a phase's data."""
-        found: PhaseData = self._first("mgk_load_data", spec.type, spec=spec, bundle=bundle)
+        found: PhaseData = self._first("mgk_load_data", PhaseData, spec.type, spec=spec, bundle=bundle)
         return found
 
     def attach_adapter(self, model: nn.Module, spec: Spec, name: str) -> Adapter:
         """Ask for a new adapter on the model."""
-        found: Adapter = self._first("mgk_attach_adapter", spec.type, model=model, spec=spec, name=name)
+        found: Adapter = self._first("mgk_attach_adapter", Adapter, spec.type, model=model, spec=spec, name=name)
         return found
 
     def init_adapter(self, adapter: Adapter, ctx: PhaseContext) -> None:
@@ -56,14 +56,16 @@ class Hooks:
 
     def make_optimizer(self, adapter: Adapter, spec: Spec) -> torch.optim.Optimizer:
         """Ask for the optimizer."""
-        found: torch.optim.Optimizer = self._first("mgk_make_optimizer", spec.type, adapter=adapter, spec=spec)
+        found: torch.optim.Optimizer = self._first(
+            "mgk_make_optimizer", torch.optim.Optimizer, spec.type, adapter=adapter, spec=spec
+        )
         return found
 
     def loss_terms(self, ctx: PhaseContext) -> dict[str, LossTerm]:
         """Collect the loss terms of every plugin; two of one name are an error."""
         terms: dict[str, LossTerm] = {}
-        for answer in self._call("mgk_loss_terms", ctx=ctx):
-            for name, term in (answer or {}).items():
+        for answer in self._call("mgk_loss_terms", Mapping, ctx=ctx):
+            for name, term in answer.items():
                 if name in terms:
                     raise InputError(f"phase {ctx.phase.name!r}: two loss terms are named {name!r}")
                 terms[name] = term
@@ -71,12 +73,12 @@ class Hooks:
 
     def make_step(self, ctx: StepContext) -> StepFn:
         """Ask for the step function."""
-        found: StepFn = self._first("mgk_make_step", ctx.phase.phase.step.type, ctx=ctx)
+        found: StepFn = self._first("mgk_make_step", Callable, ctx.phase.phase.step.type, ctx=ctx)
         return found
 
     def observers(self, ctx: PhaseContext) -> list[Observer]:
         """Collect every plugin's observers."""
-        return [o for answer in self._call("mgk_observers", ctx=ctx) for o in answer or ()]
+        return [o for answer in self._call("mgk_observers", Sequence, ctx=ctx) for o in answer]
 
     def phase_enter(self, ctx: PhaseContext) -> None:
         """Tell every plugin that a phase begins."""
@@ -89,25 +91,25 @@ class Hooks:
     def collect_statistics(self, ctx: PhaseContext) -> dict[str, torch.Tensor]:
         """Gather what plugins keep for later phases."""
         kept: dict[str, torch.Tensor] = {}
-        for answer in self._call("mgk_collect_statistics", ctx=ctx):
-            kept.update(answer or {})
+        for answer in self._call("mgk_collect_statistics", Mapping, ctx=ctx):
+            kept.update(answer)
         return kept
 
     def evaluate(self, ctx: PhaseContext, probe: Probe) -> Score:
         """Measure one probe."""
-        found: Score = self._first("mgk_evaluate", f"metric {probe.metric}", ctx=ctx, probe=probe)
+        found: Score = self._first("mgk_evaluate", Score, f"metric {probe.metric}", ctx=ctx, probe=probe)
         return found
 
     def propose_merge(self, ctx: PhaseContext, start: Proposal) -> Proposal:
         """Ask what shall be merged; ``start`` where nobody says anything."""
-        answers = [a for a in self._call("mgk_propose_merge", ctx=ctx) if a is not None]
+        answers = self._call("mgk_propose_merge", Proposal, ctx=ctx)
         found: Proposal = answers[-1] if answers else start
         return found
 
     def merge(self, model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec) -> MergeReport:
         """Fold the adapter in, by the rule of ``spec``."""
         found: MergeReport = self._first(
-            "mgk_merge", spec.type, model=model, adapter=adapter, proposal=proposal, spec=spec
+            "mgk_merge", MergeReport, spec.type, model=model, adapter=adapter, proposal=proposal, spec=spec
         )
         return found
 
@@ -115,7 +117,7 @@ class Hooks:
         self, ctx: PhaseContext, before: Sequence[Mapping[str, Score]], after: Mapping[str, Score]
     ) -> list[Verdict]:
         """Collect the verdicts of all gates."""
-        return [v for v in self._call("mgk_gate", ctx=ctx, before=before, after=after) if v is not None]
+        return self._call("mgk_gate", Verdict, ctx=ctx, before=before, after=after)
 
     def recover(
         self, ctx: PhaseContext, refusals: Sequence[Refusal], tried: Sequence[Recovery], spec: Spec
@@ -123,17 +125,31 @@ class Hooks:
         """Ask one ``recover`` entry what to try."""
         caller = self.plugins.manager.hook.mgk_recover
         found: Recovery | None = self._run("mgk_recover", caller, ctx=ctx, refusals=refusals, tried=tried, spec=spec)
+        if found is not None:
+            self._expect("mgk_recover", Recovery, found)
         return found
 
-    def _first(self, hook: str, asked: str, **kwargs: Any) -> Any:
+    def _first(self, hook: str, expected: Any, asked: str, **kwargs: Any) -> Any:
         answer = self._run(hook, getattr(self.plugins.manager.hook, hook), **kwargs)
         if answer is None:
             raise PluginError("?", f"no plugin answered {hook} for {asked!r}; see 'mgk plugins'", hook)
+        self._expect(hook, expected, answer)
         return answer
 
-    def _call(self, hook: str, **kwargs: Any) -> list[Any]:
-        answer = self._run(hook, getattr(self.plugins.manager.hook, hook), **kwargs)
-        return list(answer)
+    def _call(self, hook: str, expected: Any = object, **kwargs: Any) -> list[Any]:
+        answers = [a for a in self._run(hook, getattr(self.plugins.manager.hook, hook), **kwargs) if a is not None]
+        for answer in answers:
+            self._expect(hook, expected, answer)
+        return answers
+
+    def _expect(self, hook: str, expected: Any, answer: Any) -> None:
+        """Refuse an answer of another kind; pluggy does not say whose it is, so those that may be are named."""
+        if isinstance(answer, expected):
+            return
+        impls = getattr(self.plugins.manager.hook, hook).get_hookimpls()
+        names = " or ".join(self.plugins.describe(i.plugin_name) for i in reversed(impls))
+        said = f"answered {hook} with {type(answer).__name__}; expected {expected.__name__}"
+        raise PluginError(impls[-1].plugin_name, f"plugin {names} {said}: see the hook's description", hook)
 
     def _run(self, hook: str, caller: Any, **kwargs: Any) -> Any:
         try:

@@ -25,6 +25,7 @@ _UNASKED = (
 )
 """Hooks that are put to every plugin, or (metrics) to plugins that no type of the configuration names."""
 
+_LISTED = 20  # changes in a message
 _SHOWN = 200  # characters of a value in a message
 
 
@@ -72,7 +73,8 @@ def compare(old: Mapping[str, str], new: Mapping[str, str], accept: Iterable[str
     taken = [k for k in changed if any(k == a or k.startswith(a + ".") for a in allowed)]
     refused = [k for k in changed if k not in taken]
     if refused:
-        lines = "\n".join(f"  {changed[k]}" for k in refused)
+        more = [f"… and {len(refused) - _LISTED} more"] if len(refused) > _LISTED else []
+        lines = "\n".join(f"  {line}" for line in [*(changed[k] for k in refused[:_LISTED]), *more])
         raise InputError(
             f"the run cannot go on to the same end, because this has changed since it began:\n{lines}\n"
             f"put it back, or go on and have it recorded with {' '.join(f'--accept-change {k}' for k in refused[:3])}"

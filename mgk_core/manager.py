@@ -128,7 +128,7 @@ def _load(
         plugins.manager.register(plugin, name)
         plugins.manager.check_pending()
         _register_specs(plugins, name, plugin)
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything at import
         if plugins.manager.has_plugin(name):

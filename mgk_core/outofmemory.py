@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mgk_core.checkpoint import Progress
 from mgk_core.context import PhaseContext, StepFn, StepOut
-from mgk_core.errors import EnvironmentFault
+from mgk_core.errors import EnvironmentFault, PluginError
 
 _SIGNS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _AMOUNT = re.compile(r"[Tt]ried to allocate ([\d.]+ ?(?:[KMGT]i?B|bytes))")
@@ -100,11 +100,17 @@ class FittingStep:
         assert self.ctx.data is not None  # noqa: S101 - the runner loads data first
         train, micro = self.ctx.data.train, self.micro
         try:
-            return self.step([train.batch(rows[i : i + micro]) for i in range(0, len(rows), micro)], number)
+            out = self.step([train.batch(rows[i : i + micro]) for i in range(0, len(rows), micro)], number)
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise self._fault(error, number, min(micro, len(rows))) from error
             raise
+        if not isinstance(out, StepOut):
+            kind = self.ctx.phase.step.type
+            raise PluginError(
+                kind, f"step type {kind!r} returned {type(out).__name__}; expected StepOut", "mgk_make_step"
+            )
+        return out
 
     def _fault(self, error: Exception, number: int, examples: int) -> OutOfMemory:
         name, size = self.ctx.phase.name, self.ctx.phase.train.batch_size

@@ -52,6 +52,8 @@ class SpecRegistry:
         """Claim ``type_`` in ``slot``. ``family:*`` claims every type that begins so."""
         summary = (cls.__doc__ or "").strip().split("\n")[0]
         claim = Registered(self.plugin, slot, type_, summary, cls)
+        if slot not in SLOTS:
+            raise PluginError(self.plugin, f"plugin {self.plugin!r}: there is no slot {slot!r}{nearest(slot, SLOTS)}")
         if not isinstance(cls, type) or not issubclass(cls, Spec):
             raise PluginError(self.plugin, f"plugin {self.plugin!r}: {slot} {type_!r}: {cls!r} is no subclass of Spec")
         self._claims.setdefault((slot, type_), []).append(claim)
