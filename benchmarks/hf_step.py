@@ -190,7 +190,10 @@ def compare(rounds, names, kinds):
             cpu, wall = (statistics.median(column) for column in zip(*seconds, strict=True))
             against = statistics.median(statistics_ratio(seconds, times["mgk"]))
             report[kind]["ways"][name] = {"cpu_s": cpu, "wall_s": wall, "mgk_is_faster": against, "loss": losses[name]}
-            print(f"  {name:10s} {cpu:7.2f} s CPU {wall:7.2f} s wall   mgk {against:5.2f}x faster   loss {losses[name]:.4f}", flush=True)
+            print(
+                f"  {name:10s} {cpu:7.2f} s CPU {wall:7.2f} s wall   mgk {against:5.2f}x faster   loss {losses[name]:.4f}",
+                flush=True,
+            )
     return report
 
 
@@ -228,7 +231,9 @@ def memories():
             report[kind][way] = json.loads(done.stdout.strip().splitlines()[-1])
         bare = report[kind]["bare"]["peak"]
         for way, found in report[kind].items():
-            print(f"{kind:11s} {way:10s} at rest {found['rest']:6.0f} MB  peak {found['peak']:6.0f} MB  {found['peak'] / bare:.2f} of bare")
+            print(
+                f"{kind:11s} {way:10s} at rest {found['rest']:6.0f} MB  peak {found['peak']:6.0f} MB  {found['peak'] / bare:.2f} of bare"
+            )
     return report
 
 

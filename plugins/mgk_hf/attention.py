@@ -63,8 +63,12 @@ def attention(
     mask = layout.mask(kwargs.get("sliding_window"))
     q, k, v = (_by_sequence(t, layout) for t in (query, key, value))
     out = nn.functional.scaled_dot_product_attention(
-        q, *_grouped(q, k, v), attn_mask=mask, is_causal=mask is None,
-        dropout_p=kwargs.get("dropout", 0.0), scale=kwargs.get("scaling"),
+        q,
+        *_grouped(q, k, v),
+        attn_mask=mask,
+        is_causal=mask is None,
+        dropout_p=kwargs.get("dropout", 0.0),
+        scale=kwargs.get("scaling"),
     )  # (S, H, L, D)
     out = out.transpose(1, 2)
     if not layout.plain:

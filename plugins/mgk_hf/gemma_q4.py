@@ -57,7 +57,9 @@ def prepare(say: Say = lambda _: None) -> Path:
 
 
 def _package() -> Any:
-    missing = [d for d, m in ((DISTRIBUTION, PACKAGE), ("gguf", "gguf"), ("accelerate", "accelerate")) if not find_spec(m)]
+    missing = [
+        d for d, m in ((DISTRIBUTION, PACKAGE), ("gguf", "gguf"), ("accelerate", "accelerate")) if not find_spec(m)
+    ]
     if missing:
         raise EnvironmentFault(
             f"base {MODEL_ID!r} needs {', '.join(missing)}: pip install 'mgk[gemma]'"

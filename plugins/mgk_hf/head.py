@@ -66,10 +66,12 @@ class Head:
         hidden: (N, D)   place: (M,) row of ``hidden`` for each token   tokens: (M,)
         """
         if not self.fast:
-            return torch.cat([
-                torch.log_softmax(self.logits(hidden[p]), 1).gather(1, t[:, None]).squeeze(1)
-                for p, t in zip(torch.split(place, PLAIN_CHUNK), torch.split(tokens, PLAIN_CHUNK), strict=True)
-            ])
+            return torch.cat(
+                [
+                    torch.log_softmax(self.logits(hidden[p]), 1).gather(1, t[:, None]).squeeze(1)
+                    for p, t in zip(torch.split(place, PLAIN_CHUNK), torch.split(tokens, PLAIN_CHUNK), strict=True)
+                ]
+            )
         table = self._table()
         h = hidden.float() * self.scale
         whole, _ = table.normaliser(h, None, gradient=False)

@@ -35,11 +35,19 @@ class HfSpec(Spec):
         help="auto: packed sequences through sdpa where the model allows it; any other: padded rows",
     )  # fmt: skip
     quantize: str = option("none", one_of("none", "int8", "nf4"), help="load the base quantized, by bitsandbytes")
-    checkpointing: bool = option(False, help="recompute activations in the backward pass: less memory, a third more time")
-    device_map: str | None = option(None, help="spread a large model over devices, as accelerate's device_map: 'auto' ...")
+    checkpointing: bool = option(
+        False, help="recompute activations in the backward pass: less memory, a third more time"
+    )
+    device_map: str | None = option(
+        None, help="spread a large model over devices, as accelerate's device_map: 'auto' ..."
+    )
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
-    new_tokens: str | tuple[str, ...] = option((), help="files of tokens, one a line, to add to the vocabulary before row 0")
-    new_tokens_from: str | tuple[str, ...] = option((), help="texts from which tokens are chosen and their rows trained")
+    new_tokens: str | tuple[str, ...] = option(
+        (), help="files of tokens, one a line, to add to the vocabulary before row 0"
+    )
+    new_tokens_from: str | tuple[str, ...] = option(
+        (), help="texts from which tokens are chosen and their rows trained"
+    )
     new_tokens_count: int = option(256, at_least(1), help="how many are chosen from the texts: those that save most")
     new_tokens_steps: int = option(30, at_least(0), help="steps in which their rows alone are trained on the texts")
     new_tokens_lr: float = option(1e-3, above(0), help="learning rate of those steps")

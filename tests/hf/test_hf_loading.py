@@ -38,7 +38,11 @@ def spec(id_, **options):
 
 def test_tiny_gemma_is_deterministic():
     """The same declaration gives the same weights and tokenizer; another seed gives others."""
-    first, second, other = build(spec("tiny-gemma"), CPU), build(spec("tiny-gemma"), CPU), build(spec("tiny-gemma", seed=1), CPU)
+    first, second, other = (
+        build(spec("tiny-gemma"), CPU),
+        build(spec("tiny-gemma"), CPU),
+        build(spec("tiny-gemma", seed=1), CPU),
+    )
     weights = [b.model.state_dict()["model.layers.0.mlp.up_proj.weight"] for b in (first, second, other)]
     assert weights[0].equal(weights[1])
     assert not weights[0].equal(weights[2])
@@ -103,7 +107,9 @@ def test_multimodal_adapts_the_language_model_only(saved, tmp_path):
     assert total.isfinite()
     assert count == 5
     bundle.save(tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["Gemma3ForConditionalGeneration"]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [
+        "Gemma3ForConditionalGeneration"
+    ]
 
 
 @pytest.mark.parametrize(("kind", "share"), [("int8", 1.0), ("nf4", 0.05)])  # int8 rounds activations too
@@ -137,7 +143,11 @@ def test_scores_of_a_saved_model(saved):
 
 @pytest.mark.parametrize(
     ("id_", "said"),
-    [("/no/such/place", "no such directory"), ("just-a-name", "shipped: gemma-3-270m-q4"), ("./a/b", "no such directory")],
+    [
+        ("/no/such/place", "no such directory"),
+        ("just-a-name", "shipped: gemma-3-270m-q4"),
+        ("./a/b", "no such directory"),
+    ],
 )
 def test_a_wrong_id_is_told(id_, said):
     """A path that is not there and a name that is nothing are told apart from hub ids."""

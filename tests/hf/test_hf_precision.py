@@ -35,7 +35,9 @@ def train(compute, tokenizer, sequences, *, screened=False):
     torch.manual_seed(1)
     additions = [Addition(m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
     network = take_apart(model)
-    bundle = HfBundle(with_screen(network, tokenizer, "screened" if screened else "exact"), tokenizer, torch.device("cpu"))
+    bundle = HfBundle(
+        with_screen(network, tokenizer, "screened" if screened else "exact"), tokenizer, torch.device("cpu")
+    )
     optimizer = torch.optim.AdamW([p for a in additions for p in a.parameters()], lr=1e-3)
     batch = pack([(s, s) for s in sequences])
     losses = []

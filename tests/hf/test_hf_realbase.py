@@ -46,7 +46,9 @@ def test_loss_is_that_of_plain_transformers(base):
     total, count = base.loss(base.pack([Tokens(r, r) for r in rows]))
     plain = AutoModelForCausalLM.from_pretrained(base.source, dtype=torch.float32)
     with torch.no_grad():
-        expected = sum(float(plain(input_ids=torch.tensor([r]), labels=torch.tensor([r])).loss) * (len(r) - 1) for r in rows)
+        expected = sum(
+            float(plain(input_ids=torch.tensor([r]), labels=torch.tensor([r])).loss) * (len(r) - 1) for r in rows
+        )
     assert int(count) == sum(len(r) - 1 for r in rows)
     assert float(total.detach()) / int(count) == pytest.approx(expected / int(count), abs=2e-3)
 
