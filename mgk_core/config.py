@@ -161,7 +161,7 @@ def _ordered(tree: Tree, tables: dict[str, Any], problems: list[Problem]) -> lis
             continue
         try:
             whole = _bring_in(tree, tables, name, table)
-            declared.append(Phase(name, after=whole.get("after"), before=whole.get("before")))
+            declared.append(Phase(name, after=_place(whole, "after"), before=_place(whole, "before")))
         except InputError as error:
             problems.append(tree.problem(("phases", name), str(error)))
     try:
@@ -169,6 +169,14 @@ def _ordered(tree: Tree, tables: dict[str, Any], problems: list[Problem]) -> lis
     except InputError as error:
         problems.append(tree.problem(("phases",), str(error)))
         return []
+
+
+def _place(table: Mapping[str, Any], key: str) -> str | None:
+    """Return the phase that ``after`` or ``before`` names."""
+    value = table.get(key)
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{key}: expected a phase's name, got {value!r:.60}")
+    return value
 
 
 def _bring_in(tree: Tree, tables: dict[str, Any], name: str, table: dict[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Reader:
         if fields.columns.layout == "kormedmcqa":
             return "1"
         values = [fields.columns.value(raw, "answer") for raw in table.rows]
-        found = answers.detect(values, [len(fields.options(raw)) for raw in table.rows])
+        found = answers.detect(values, [fields.count(raw) for raw in table.rows])
         if found is None:
             raise InputError(f"{table.name}: {answers.AMBIGUOUS}")
         return found
@@ -165,6 +165,13 @@ class Fields:
             group=self._group(raw),
             place=_place(raw),
         )
+
+    def count(self, raw: Raw) -> int:
+        """Return how many options a row has; 0 where they are wrong, which is told when the row is taken."""
+        try:
+            return len(self.options(raw))
+        except BadRowError:
+            return 0
 
     def options(self, raw: Raw) -> tuple[str, ...]:
         """Return the options, from a list or from one column a letter (up to the first that is missing)."""
