@@ -32,21 +32,22 @@ class StoredDelta:
 
     def add_(self, out: Tensor, start: int) -> Tensor:
         """Add flat rows ``start … start + len(out)`` to ``out`` in place. out: (n, cols), same dtype."""
-        for piece, block, rows in self.pieces(out, start):
-            piece.addmm_(self.left[block, rows], self.right[block], alpha=self.scale)
-        return out
+        return self._onto(out, start, 1.0)
 
-    def pieces(self, flat: Tensor, start: int) -> list[tuple[Tensor, int, slice]]:
-        """Cut flat rows from ``start`` on at the blocks' borders: (rows, block, rows within the block) each."""
+    def write_(self, out: Tensor, start: int) -> Tensor:
+        """Overwrite ``out`` with flat rows ``start … start + len(out)``."""
+        return self._onto(out, start, 0.0)
+
+    def _onto(self, out: Tensor, start: int, beta: float) -> Tensor:
         per, at = self.left.shape[1], start
-        stop = start + flat.shape[0]
-        result = []
+        stop = start + out.shape[0]
         while at < stop:
             block, first = divmod(at, per)
             last = min(per, first + stop - at)
-            result.append((flat[at - start : at - start + last - first], block, slice(first, last)))
+            piece = out[at - start : at - start + last - first]
+            piece.addmm_(self.left[block, first:last], self.right[block], beta=beta, alpha=self.scale)
             at += last - first
-        return result
+        return out
 
     def dense(self) -> Tensor:
         """Return the whole flat delta, (blocks · rows, cols)."""

@@ -21,7 +21,7 @@ from mgk_merge.delta import delta_of
 from mgk_merge.figures import Figures, summary
 from mgk_merge.spec import MergeSpec
 from mgk_merge.undo import DiskKeeper, ExactUndo, Keeper, MemoryKeeper
-from mgk_merge.weight import Buffers, WeightMerge, blocks, residual_key
+from mgk_merge.weight import WeightMerge, blocks, residual_key
 
 _ROUNDED = (torch.bfloat16, torch.float16)
 _RESIDUAL = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -37,10 +37,10 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpe
     targets = dict(adapter.targets())
     check(state, adapter, proposal, targets)
     undo = ExactUndo(_keeper(proposal, state, targets), state, adapter)
-    gradients, buffers = torch.is_grad_enabled(), Buffers()
+    gradients = torch.is_grad_enabled()
     try:
         with torch.no_grad():
-            figures = [_merge_weight(undo, t, proposal, spec, buffers) for t in targets.values()]
+            figures = [_merge_weight(undo, t, proposal, spec) for t in targets.values()]
         report = summary(adapter.name, spec.type, figures, residual=spec.residual, undo=undo)
         state.merged.append(adapter)
         return report  # inside the try: who gets no report gets no merge either
@@ -50,16 +50,16 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpe
         raise
 
 
-def _merge_weight(undo: ExactUndo, target: Target, proposal: Proposal, spec: MergeSpec, buffers: Buffers) -> Figures:
+def _merge_weight(undo: ExactUndo, target: Target, proposal: Proposal, spec: MergeSpec) -> Figures:
     state, adapter, keeper = undo.state, undo.adapter, undo.keeper
     name, weight = target.weight, target.parameter.detach()
     wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    delta = delta_of(adapter, name, target, proposal, wide)
+    delta, whole = delta_of(adapter, name, target, proposal, wide)
     before = state.residuals.get(name)
     after = _new_residual(before, weight, spec)
     figures = Figures(name, weight.dtype, tuple(weight.shape))
-    work = WeightMerge(name, weight, wide, delta, before, after, keeper, figures, buffers)
-    for start, stop in blocks(weight, weight.shape[0] if delta.whole else spec.chunk_rows):
+    work = WeightMerge(name, weight, wide, delta, before, after, keeper, figures)
+    for start, stop in blocks(weight, weight.shape[0] if whole else spec.chunk_rows):
         work.block(start, stop)
     if after is None:
         state.residuals.pop(name, None)

@@ -12,49 +12,53 @@ from torch import Tensor
 from mgk_core.errors import MergeError
 from mgk_core.outcome import MergeReport, Undo, WeightReport
 
+_TINY, _HUGE = 1e-30, 1e30  # sums of squares outside of this are taken again in float64
+
 
 @define(eq=False)
 class Figures:
     """Sums over the blocks of one weight.
 
-    moved: the visible weight has changed.
+    nonzero: the delta has an entry that is not 0. moved: the visible weight has changed.
     """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
+    nonzero: bool = False
     moved: bool = False
-    _sums: list[tuple[float, float, float, float]] = field(factory=list)
+    _sums: list[tuple[float, ...]] = field(factory=list)
     _largest: float = 0.0
     _error: float = 0.0
 
-    def add(self, delta: float, weight: float, kept: float, whole: float) -> None:
-        """Take in one block: ‖Δ‖², ‖W‖², ⟨W' − W, Δ⟩ and the same with the residual counted in."""
-        self._sums.append((delta, weight, kept, whole))
+    def add(self, delta: Tensor, old: Tensor, visible: Tensor, carried: Tensor | None) -> None:
+        """Take in one block of flat tensors, fp32 or wider.
 
-    def check(self, new: Tensor, total: Tensor, delta: float, weight: float) -> None:
-        """Take in the largest merged weight of a block.
+        delta: what was to be added. old: the weight before. visible: W' − W. carried: what the
+        residual took up, None where there is none.
 
         :raises MergeError: something is NaN or infinite
         """
-        largest = _size(new)
-        if not (math.isfinite(largest) and math.isfinite(delta) and math.isfinite(weight)):
-            self._refuse(delta, weight, total)
-        self._largest = max(self._largest, largest)
+        sums = _dots(delta, old, visible, carried)
+        if not (_TINY < sums[0] < _HUGE and all(map(math.isfinite, sums))):
+            sums = _dots(delta.double(), old.double(), visible.double(), None if carried is None else carried.double())
+            if not all(map(math.isfinite, sums)):
+                self._refuse(delta, old)
+        self.nonzero = self.nonzero or sums[0] > 0 or bool(delta.any())
+        self.moved = self.moved or sums[2] != 0 or bool(visible.any())
+        self._sums.append(sums)
 
-    def dropped(self, error: Tensor) -> None:
-        """Take in the largest S − W' of a block."""
-        self._error = max(self._error, _size(error))
-
-    @property
-    def nonzero(self) -> bool:
-        """Whether the delta has an entry that is not 0."""
-        return self.totals[0] > 0
+    def bounds(self, new: Tensor, error: Tensor | None) -> None:
+        """Take in the largest merged weight, and the largest S − W', of one block."""
+        self._largest = max(self._largest, _size(new))
+        if error is not None:
+            self._error = max(self._error, _size(error))
 
     @property
     def totals(self) -> tuple[float, float, float, float]:
         """‖Δ‖², ‖W‖², ⟨W' − W, Δ⟩ and the same with the residual."""
-        a, b, c, d = (math.fsum(column) for column in zip(*self._sums, strict=True)) if self._sums else (0.0,) * 4
+        columns = zip(*self._sums, strict=True) if self._sums else ((), (), (), ())
+        a, b, c, d = (math.fsum(column) for column in columns)
         return a, b, c, d
 
     def report(self) -> WeightReport:
@@ -73,10 +77,10 @@ class Figures:
             bound=ulp / 2,
         )
 
-    def _refuse(self, delta: float, weight: float, total: Tensor) -> None:
-        if not math.isfinite(weight):
+    def _refuse(self, delta: Tensor, old: Tensor) -> None:
+        if not torch.isfinite(old).all():
             what = "the base's own weight is not finite; load a whole base"
-        elif not math.isfinite(delta) or not torch.isfinite(total).all():
+        elif not torch.isfinite(delta).all():
             what = "the adapter's delta is not finite; go back to a checkpoint before the loss diverged"
         else:
             what = f"the merged weight does not fit {str(self.dtype).removeprefix('torch.')}; merge a smaller scale"
@@ -129,14 +133,10 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def squared_norm(tensor: Tensor) -> float:
-    """Return ‖tensor‖²; in float64 where fp32's range would not do. tensor: contiguous."""
-    flat = tensor.view(-1)
-    found = float(torch.dot(flat, flat))
-    if 1e-30 < found < 1e30:
-        return found
-    wide = flat.double()
-    return float(torch.dot(wide, wide))
+def _dots(delta: Tensor, old: Tensor, visible: Tensor, carried: Tensor | None) -> tuple[float, ...]:
+    seen = float(torch.dot(visible, delta))
+    kept = seen if carried is None else seen + float(torch.dot(carried, delta))
+    return float(torch.dot(delta, delta)), float(torch.dot(old, old)), seen, kept
 
 
 def _size(tensor: Tensor) -> float:
