@@ -233,8 +233,23 @@ def _disk(session: Session, phase: PhaseConfig, data: PhaseData, adapter: Adapte
         "residual": _residual([t.parameter for t in adapter.targets().values()]),
         "statistics": _statistics(session, data),
         "checkpoints": (state + optimizer) * phase.train.keep_checkpoints,
+        "records": _records(session, phase, data, adapter),
     }
     return kept | ({"row 0's statistics": _statistics(session, data)} if phase is session.config.phases[0] else {})
+
+
+def _records(session: Session, phase: PhaseConfig, data: PhaseData, adapter: Adapter) -> int:
+    """Return bytes of what a phase adds to scores, metrics, retention matrix, journal and ledger, rounded up.
+
+    The figures are the largest seen of each line and value of these files.
+    """
+    settings, train = phase.evaluate, phase.train
+    probes = [p for p in session.probes if p.split == settings.split]
+    items = sum(min(len(p.items), settings.limit or len(p.items)) for p in probes)
+    row = 1000 * len(probes) + 28 * items
+    steps = steps_of(len(data.train), train.batch_size, train.epochs, train.steps)
+    lines = 500 * math.ceil(steps / train.log_every)
+    return 14_000 + 300 * len(adapter.targets()) + lines + row * (2 if phase is session.config.phases[0] else 1)
 
 
 def _statistics(session: Session, data: PhaseData) -> int:

@@ -13,7 +13,8 @@ EXAMPLES = ("mgk-vera", "mgk-drug-safety")
 SMALL = [
     "base.id=tiny-gemma", "defaults.train.steps=2", "phases.plain_text.train.steps=2", "phases.dictionary.train.steps=2",
     "phases.mcq.train.steps=2", "phases.drug_safety.train.steps=2", "defaults.evaluate.limit=6", "run.threads=1",
-    "phases.drug_safety.gate=false",
+    "defaults.gate.min-gain=false", "phases.drug_safety.gate.min-gain=false", "phases.drug_safety.gate.max-drop=false",
+    "phases.drug_safety.recover.keep-apart=false",
 ]  # fmt: skip
 
 

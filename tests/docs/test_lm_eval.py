@@ -16,6 +16,8 @@ SETS = [
     "phases.dictionary=false",
     "phases.mcq.train.steps=4",
     "phases.mcq.data.generate=0",
+    "defaults.gate.min-gain=false",
+    "defaults.evaluate.limit=120",
 ]
 
 
