@@ -204,7 +204,7 @@ def cli_page(_: Plugins) -> str:
     from mgk_cli.main import COMMANDS, cli
 
     lines = [_help("mgk", cli)]
-    with click.Context(cli, info_name="mgk") as parent:
+    with click.Context(cli, info_name="mgk", **cli.context_settings) as parent:
         for name in COMMANDS:
             command = cli.get_command(parent, name)
             assert command is not None, name
