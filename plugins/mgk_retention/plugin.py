@@ -9,9 +9,10 @@ from mgk_core.hookspecs import hookimpl
 from mgk_retention import specs
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from mgk_core.adapter import Adapter
+    from mgk_core.bundle import Bundle, PhaseData
     from mgk_core.context import Observer, PhaseContext
     from mgk_core.outcome import LossTerm, Proposal, Recovery
     from mgk_core.specs import Spec, SpecRegistry
@@ -19,11 +20,35 @@ if TYPE_CHECKING:
 
 @hookimpl
 def mgk_register_specs(registry: SpecRegistry) -> None:
-    """Answer for the retention methods, the recovery ``covariance`` and the observer ``alarm``."""
+    """Answer for the retention methods, the recovery ``covariance``, the observer ``alarm``, and what
+    methods are compared with: the adapter ``dense`` and the data ``mixed``.
+    """
     for name, cls in specs.RETENTION.items():
         registry.add("retention", name, cls)
     registry.add("recover", "covariance", specs.CovarianceRecoverySpec)
     registry.add("observe", "alarm", specs.AlarmSpec)
+    registry.add("adapter", "dense", specs.DenseSpec)
+    registry.add("data", "mixed", specs.MixedSpec)
+
+
+@hookimpl
+def mgk_attach_adapter(model: nn.Module, spec: Spec, name: str) -> Adapter | None:
+    """Attach ``dense`` where the spec is ours."""
+    if not isinstance(spec, specs.DenseSpec):
+        return None
+    from mgk_retention.dense import attach
+
+    return attach(model, spec, name)
+
+
+@hookimpl
+def mgk_load_data(spec: Spec, bundle: Bundle) -> PhaseData | None:
+    """Load the parts of ``mixed``."""
+    if not isinstance(spec, specs.MixedSpec):
+        return None
+    from mgk_retention.mixed import load
+
+    return load(spec, bundle)
 
 
 @hookimpl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from attrs import frozen
 
@@ -158,6 +159,33 @@ class AlarmSpec(MomentsSpec):
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
         """Return the bytes of C of every weight."""
         return sum(self.side_bytes(inside) for _, inside in shapes.values())
+
+
+_PART = {"data", "batch_size", "batches"}
+
+
+@frozen(kw_only=True)
+class DenseSpec(Spec):
+    """dense: W + D with every number of D trained; what adapters of low rank are compared with."""
+
+    targets: tuple[str, ...] = option(("all-linear",), help="linear modules: globs, names, last parts, 'all-linear'")
+
+
+@frozen(kw_only=True)
+class MixedSpec(Spec):
+    """mixed: whole batches of several kinds of data in one order; train with batch_size = 1."""
+
+    parts: dict[str, dict[str, Any]] = option(
+        {}, help="name = { data = {…}, batch_size, batches }: a row of this data is one such batch"
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("parts: expected at least one")
+        for name, part in self.parts.items():
+            counts = [part.get(key) for key in ("batch_size", "batches")]
+            if set(part) != _PART or not all(type(n) is int and n > 0 for n in counts):
+                raise ValueError(f"parts.{name}: expected data, and batch_size and batches above 0")
 
 
 RETENTION: dict[str, type[MethodSpec]] = {

@@ -1,0 +1,101 @@
+"""What methods are compared with: the adapter ``dense`` and the data ``mixed``."""
+
+import pytest
+import torch
+from torch import nn
+
+import mgk_core as mgk
+from mgk_core.bundle import PhaseData
+from mgk_core.errors import ConfigError, InputError
+from mgk_core.testing.check import check_loaded
+from mgk_core.testing.laws import assert_hold
+from mgk_retention import mixed
+from mgk_retention.mixed import MixedRows
+from mgk_retention.specs import MixedSpec
+
+
+def test_dense_holds_to_every_law_of_adapters(hooks):
+    """Identity at attach, merged equals live, detach, copies, ties and all the rest."""
+    found = [r for r in check_loaded(hooks.plugins, "retention") if r.subject == "adapter dense"]
+    assert len(found) > 10
+    assert_hold(found)
+
+
+def test_dense_trains_whole_weights(small):
+    """The delta that gradient steps make has full rank, which no adapter of rank 3 has."""
+    bundle = small.Bundle(small.network())
+    adapter = mgk.attach(bundle.model, "dense")
+    assert set(adapter.targets()) == {"0.weight", "2.weight", "4.weight"}
+    before = bundle.model(small.rows(40).inputs)
+    optimizer = torch.optim.SGD(adapter.parameters(), lr=0.01)
+    for _ in range(3):
+        total, _ = bundle.loss(small.rows(40).batch(range(40)))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    delta = adapter.merged_weight("2.weight", torch.zeros(10, 10))
+    assert torch.linalg.matrix_rank(delta) > 3
+    assert not torch.equal(bundle.model(small.rows(40).inputs), before)
+
+
+def test_dense_targets_by_name():
+    """Globs and last parts choose; what matches nothing offers the nearest."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    assert list(mgk.attach(model, "dense", targets=["1"]).targets()) == ["1.weight"]
+    with pytest.raises(InputError, match="matches no linear module"):
+        mgk.attach(nn.Linear(3, 4), "dense", targets=["q_proj"])
+
+
+def test_a_mixed_row_is_a_whole_batch(small):
+    """Row after row: the batches of the first part, in its own size, then those of the second; each example once an epoch."""
+    one, two = small.rows(6, seed=1), small.rows(4, seed=2)
+    bundle = small.Bundle(small.network())
+    rows = MixedRows(bundle, {"one": (one, 3, 2), "two": (two, 2, 4)})
+    assert len(rows) == 6
+    first = torch.cat([rows.batch([0]).inputs, rows.batch([1]).inputs])
+    assert sorted(first.tolist()) == sorted(one.inputs.tolist())
+    assert [len(rows.batch([i]).inputs) for i in range(6)] == [3, 3, 2, 2, 2, 2]
+    both = rows.batch([0, 4])
+    assert torch.equal(both.inputs, torch.cat([rows.batch([0]).inputs, rows.batch([4]).inputs]))
+
+
+def test_a_mixed_digest_knows_its_parts(small):
+    """Other sizes or counts are other data, for a run that goes on."""
+    bundle, data = small.Bundle(small.network()), small.rows(6)
+    digests = {MixedRows(bundle, {"one": (data, size, n)}).digest for size, n in ((3, 2), (2, 2), (3, 4))}
+    assert len(digests) == 3
+
+
+def test_mixed_loads_each_part_by_its_plugin(monkeypatch, small):
+    """Probes, dev and calibration of all parts; one verification batch of each; notes say whose they are."""
+    parts = {}
+
+    class Hooks:
+        def __init__(self, plugins):
+            self.plugins = plugins
+
+        def load_data(self, spec, bundle):
+            parts[spec.type] = PhaseData(
+                train=small.rows(6), dev=(spec.type,), verify=("v1", "v2"), calibration=(spec.type,), notes=("read",)
+            )
+            return parts[spec.type]
+
+    monkeypatch.setattr(mixed, "Hooks", Hooks)
+    tables = {name: {"data": {"type": name}, "batch_size": 2, "batches": 3} for name in ("text", "dictionary")}
+    found = mixed.load(MixedSpec(type="mixed", parts=tables), small.Bundle(small.network()))
+    assert len(found.train) == 6
+    assert found.dev == found.calibration == ("text", "dictionary")
+    assert found.verify == ("v1", "v1")
+    assert found.notes == ("text: read", "dictionary: read")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{"data": {}, "batch_size": 2}, {"data": {}, "batch_size": 0, "batches": 1}, {"batch_size": 1, "batches": 1}],
+)
+def test_a_part_says_all_that_it_needs(hooks, part):
+    """A part without data, size or count is an error that names it."""
+    from mgk_core.config import structure_spec
+
+    with pytest.raises(ConfigError, match=r"parts\.one"):
+        structure_spec(hooks.plugins.registry, "data", {"type": "mixed", "parts": {"one": part}})
