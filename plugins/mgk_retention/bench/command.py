@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-SUITES = ("permuted", "rotated", "split", "characters")
+SUITES = ("permuted", "rotated", "split", "characters", "korean")
 DIGITS = SUITES[:3]
+KOREAN = "korean"
 
 
 @click.group(epilog="Example: mgk bench forgetting --quick")
@@ -17,14 +18,21 @@ def bench() -> None:
 
 @bench.command(epilog="Example: mgk bench forgetting --suite split --method drift-guard --seeds 2 --out bench")
 @click.option(
-    "--suite", "suites", multiple=True, type=click.Choice(SUITES), help="Suites; default: the three on digits."
+    "--suite",
+    "suites",
+    multiple=True,
+    type=click.Choice(SUITES),
+    help="Suites; default: the three on digits. korean, the shipped pipeline on its real base, goes alone.",
 )
 @click.option(
     "--method", "methods", multiple=True, help="Methods; default: all. naive, full-ft and joint are always there."
 )
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="How many seeds, from 0 on.")
 @click.option("--quick", is_flag=True, help="Two seeds and the methods that have figures to hold.")
-@click.option("--workers", type=click.IntRange(1), help="Processes, one thread each; default: one per CPU.")
+@click.option("--workers", type=click.IntRange(1), help="Processes, one thread each; default: one per CPU. Not korean.")
+@click.option("--base", help="For korean: another base than the pipeline's, as base.id (tiny-gemma, a directory).")
+@click.option("--steps", type=click.IntRange(1), help="For korean: steps of each phase; default: the pipeline's.")
+@click.option("--items", type=click.IntRange(2), help="For korean: items of each probe; default: all.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for table.md, cells.jsonl, picture.svg."
 )
@@ -34,6 +42,9 @@ def forgetting(
     seeds: int,
     quick: bool,  # noqa: FBT001 - click passes options by name
     workers: int | None,
+    base: str | None,
+    steps: int | None,
+    items: int | None,
     out: Path | None,
 ) -> None:
     """Measure what each method forgets and what it still learns.
@@ -41,23 +52,51 @@ def forgetting(
     A base task and the phases that follow it, on tasks that ship: no network, CPU. Rows naive, full-ft
     and joint are always there. With --out, also every cell as JSON, and a picture (needs matplotlib).
     """
-    from mgk_retention.bench.grid import run_grid, write
-    from mgk_retention.bench.methods import QUICK
+    from mgk_retention.bench.methods import QUICK, QUICK_KOREAN
 
-    chosen = suites or DIGITS
-    cells, lines = run_grid(
-        chosen,
-        methods or (QUICK if quick else ()),
-        2 if quick else seeds,
-        workers,
-        tell=lambda text: click.echo(text, err=True),
-    )
+    seeds = 2 if quick else seeds
+    cut = (base, steps, items)
+    if KOREAN in suites:
+        methods = methods or (QUICK_KOREAN if quick else ())
+        _refuse("--suite korean goes alone", wrong=len(set(suites)) > 1)
+        _refuse("--workers: the suite korean runs one cell after the other on all CPUs", wrong=workers is not None)
+        _korean(methods, seeds, cut, out)
+        return
+    methods = methods or (QUICK if quick else ())
+    _refuse("--base, --steps and --items are for --suite korean", wrong=any(c is not None for c in cut))
+    from mgk_retention.bench.grid import run_grid, write
     from mgk_retention.bench.table import as_text
 
-    click.echo(as_text(lines))
-    if out is not None:
-        for path in write(out, cells, lines, chosen):
-            click.echo(f"wrote {path}", err=True)
+    chosen = suites or DIGITS
+    cells, lines = run_grid(chosen, methods, seeds, workers, tell=_tell)
+    _show(as_text(lines), [] if out is None else write(out, cells, lines, chosen))
+
+
+def _korean(
+    methods: tuple[str, ...], seeds: int, cut: tuple[str | None, int | None, int | None], out: Path | None
+) -> None:
+    from mgk_retention.bench.korean import Cut, run_suite
+    from mgk_retention.bench.korean_table import as_text, write
+
+    cells = run_suite(methods, range(seeds), _tell, Cut(*cut))
+    _show(as_text(cells), [] if out is None else write(out, cells, cut))
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _show(table: str, written: list[Path]) -> None:
+    click.echo(table)
+    for path in written:
+        _tell(f"wrote {path}")
+
+
+def _refuse(message: str, *, wrong: bool) -> None:
+    from mgk_core.errors import InputError
+
+    if wrong:
+        raise InputError(message)
 
 
 @bench.command(epilog="Example: mgk bench heatmap runs/korean --out retention.svg")

@@ -12,12 +12,16 @@ Kind = Literal["lora", "full", "joint", "joint-full"]
 
 @frozen
 class Method:
-    """One row. kind: an adapter a task, all weights task after task, or either on all tasks at once."""
+    """One row. kind: an adapter a task, all weights task after task, or either on all tasks at once.
+
+    lr: learning rate where it is not the suite's own (suite ``korean``).
+    """
 
     name: str
     title: str
     retention: Mapping[str, Any] = field(factory=dict)
     kind: Kind = "lora"
+    lr: float | None = None
 
 
 _WHOLE = {"sketch": 0, "max_tokens": 1_000_000}
@@ -41,14 +45,28 @@ METHODS = (
 REFERENCES = ("naive", "full-ft", "joint")
 QUICK = ("covariance-merge", "replay", "drift-guard", "drift-guard-k16")
 
+KOREAN = (
+    Method("naive", "plain progressive merging: no protection against forgetting", {"naive": {}}),
+    Method("full-ft", "all linear weights trained, phase after phase", {"naive": {}}, "full", lr=2e-5),
+    Method("joint", "one adapter trained on the batches of all phases in mixed order", {"naive": {}}, "joint"),
+    Method("naive-low-lr", "plain merging at the learning rate that gains what default gains", {"naive": {}}, lr=3e-4),
+    Method("default", "what the pipeline uses"),
+    Method("drift-guard", "C and G as 64 eigenvectors", {"drift-guard": {"max_tokens": 1024}}),
+    Method("covariance-merge", "the transition alone", {"covariance-merge": {"max_tokens": 1024}}),
+    Method("replay", "5 % of earlier data, all calibration text", {"replay": {}}),
+    Method("drift-guard+replay", "both", {"drift-guard": {"strength": 1.0, "max_tokens": 1024}, "replay": {}}),
+)
+"""The rows of the suite ``korean``. An empty ``retention``: the pipeline's own."""
+QUICK_KOREAN = ("default",)
 
-def chosen(names: tuple[str, ...]) -> list[Method]:
+
+def chosen(names: tuple[str, ...], methods: tuple[Method, ...] = METHODS) -> list[Method]:
     """Return the methods asked for (all where none is named), the reference rows always with them."""
     from mgk_core.errors import InputError, nearest
 
-    known = [m.name for m in METHODS]
+    known = [m.name for m in methods]
     for name in names:
         if name not in known:
             raise InputError(f"--method {name}: no such method{nearest(name, known)}")
     wanted = {*REFERENCES, *(names or known)}
-    return [m for m in METHODS if m.name in wanted]
+    return [m for m in methods if m.name in wanted]

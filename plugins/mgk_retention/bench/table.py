@@ -96,12 +96,13 @@ def _line(suite: str, method: str, cells: Sequence[Cell], naive: float | None) -
         suite=suite,
         seeds=tuple(c.seed for c in cells),
         mean=mean,
-        stderr={k: _stderr(v) for k, v in columns.items()},
+        stderr={k: stderr(v) for k, v in columns.items()},
         cpu=seconds / naive if naive and seconds is not None else None,
     )
 
 
-def _stderr(values: Sequence[float | None]) -> float | None:
+def stderr(values: Sequence[float | None]) -> float | None:
+    """Return the standard error of a mean over seeds; None for fewer than two."""
     known = [v for v in values if v is not None]
     if len(known) < 2:
         return None
@@ -128,11 +129,16 @@ def cells_of(line: Line, digits: int = 1) -> list[str]:
 
 def as_text(found: Sequence[Line]) -> str:
     """Return a Markdown table that also reads well in a terminal."""
-    rows = [list(COLUMNS), *(cells_of(line, 2 if line.suite == "characters" else 1) for line in found)]
-    widths = [max(len(r[i]) for r in rows) for i in range(len(COLUMNS))]
-    drawn = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    drawn.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join(drawn)
+    return drawn(COLUMNS, [cells_of(line, 2 if line.suite == "characters" else 1) for line in found])
+
+
+def drawn(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, its columns padded to one width."""
+    rows = [columns, *cells]
+    widths = [max(len(r[i]) for r in rows) for i in range(len(columns))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(lines)
 
 
 def environment() -> dict[str, str]:
@@ -154,11 +160,11 @@ def environment() -> dict[str, str]:
 
 def as_json_lines(cells: Sequence[Cell], settings: Mapping[str, Any]) -> list[str]:
     """Return one JSON object per cell: matrix, figures, versions, and the hash of what configured it."""
-    versions = environment()
+    return json_lines([attrs.asdict(cell) | {"figures": attrs.asdict(figures(cell))} for cell in cells], settings)
+
+
+def json_lines(tables: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
+    """Return each table as one line, with versions and the hash of ``settings``."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return [
-        json.dumps(
-            attrs.asdict(cell) | {"figures": attrs.asdict(figures(cell)), "versions": versions, "configuration": digest}
-        )
-        for cell in cells
-    ]
+    common = {"versions": environment(), "configuration": digest}
+    return [json.dumps({**table, **common}) for table in tables]

@@ -1,0 +1,163 @@
+"""From the cells of the suite ``korean`` to its table: gains, what is left of them, the base's drift, costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from mgk_core.catalog import find_pipeline
+from mgk_retention.bench.korean import BOUNDARY, PIPELINE, KoreanCell
+from mgk_retention.bench.methods import KOREAN
+from mgk_retention.bench.table import Line, drawn, json_lines, stderr
+
+NAIVE = "naive"
+
+
+@frozen
+class KoreanFigures:
+    """What is read off one cell. Gains and drifts in nats per token.
+
+    gain: R[j, j] − R[j−1, j], by probe. kept: (R[last, j] − R[0, j]) / (R[j, j] − R[0, j]). end:
+    R[last, j] − R[0, j]. drift: R[0, b] − R[last, b] of the base's probes; positive is loss, negative
+    is what the base has won. gain_share, drift_share: relative to naive's with the same seed. bwt: mean
+    over earlier phases of R[last, j] − R[j, j]. step: CPU of training relative to naive's. boundary: CPU
+    of statistics, merge, verification and commit relative to training's.
+    """
+
+    gain: Mapping[str, float]
+    gain_share: Mapping[str, float]
+    kept: Mapping[str, float]
+    end: Mapping[str, float]
+    drift: Mapping[str, float]
+    drift_share: Mapping[str, float]
+    bwt: float
+    plasticity: float
+    step: float
+    boundary: float
+    kept_share: float
+
+
+def figures(cell: KoreanCell, naive: KoreanCell) -> KoreanFigures:
+    """Read a cell; naive: plain merging with the same seed."""
+    last, zero = cell.rows[-1], cell.rows[0]
+    whole = len(cell.rows) == len(naive.rows)
+    taught = {p: i for p, i in cell.taught.items() if i is not None}
+    gain, of_naive = (_gains(c) for c in (cell, naive))
+    drift = {p: zero[p] - last[p] for p, i in cell.taught.items() if i is None}
+    drift_naive = {p: naive.rows[0][p] - naive.rows[-1][p] for p in drift}
+    earlier = {p: i for p, i in taught.items() if i < len(cell.rows) - 1}
+    return KoreanFigures(
+        gain=gain if whole else {},
+        gain_share={p: _share(gain[p], of_naive[p]) for p in gain} if whole else {},
+        kept={p: _share(last[p] - zero[p], cell.rows[i][p] - zero[p]) for p, i in earlier.items()},
+        end={p: last[p] - zero[p] for p in taught},
+        drift=drift,
+        drift_share={p: _share(drift[p], drift_naive[p]) for p in drift},
+        bwt=_mean([last[p] - cell.rows[i][p] for p, i in earlier.items()]),
+        plasticity=_mean([cell.rows[i][p] - zero[p] for p, i in taught.items()]),
+        step=_share(cell.cpu.get("training", math.nan), naive.cpu.get("training", math.nan)),
+        boundary=_share(sum(cell.cpu.get(p, 0.0) for p in BOUNDARY), cell.cpu.get("training", math.nan)),
+        kept_share=_share(cell.kept_bytes, cell.model_bytes),
+    )
+
+
+def _gains(cell: KoreanCell) -> dict[str, float]:
+    return {p: cell.rows[i][p] - cell.rows[i - 1][p] for p, i in cell.taught.items() if i is not None}
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def figures_of(cells: Sequence[KoreanCell]) -> list[KoreanFigures]:
+    """Read every cell against naive's of its seed."""
+    naive = {c.seed: c for c in cells if c.method == NAIVE}
+    return [figures(c, naive[c.seed]) for c in cells]
+
+
+def as_text(cells: Sequence[KoreanCell]) -> str:
+    """Return the Markdown table: a line per method, means over seeds ± standard errors."""
+    read = list(zip(cells, figures_of(cells), strict=True))
+    first = read[0][1]
+    columns = ["method", "seeds"]
+    columns += [f"{p}: {what}" for p in first.gain for what in ("gain", "of naive's")]
+    columns += [f"{p}: kept" for p in first.kept]
+    columns += ["at the end", *(f"{p} drift" for p in first.drift), *(f"{p} of naive's" for p in first.drift)]
+    columns += ["step", "boundary / training", "kept, MB", "of the model"]
+    lines = []
+    for method in dict.fromkeys(c.method for c in cells):
+        own = [(c, f) for c, f in read if c.method == method]
+        lines.append([method, str(len(own)), *_cells(own, first)])
+    return drawn(columns, lines)
+
+
+def _cells(own: Sequence[tuple[KoreanCell, KoreanFigures]], first: KoreanFigures) -> list[str]:
+    found = [f for _, f in own]
+
+    def column(name: str, probe: str, form: str) -> str:
+        return _said([getattr(f, name).get(probe) for f in found], form)
+
+    cells = []
+    for probe in first.gain:
+        cells += [column("gain", probe, "+.3f"), column("gain_share", probe, ".2f")]
+    cells += [column("kept", p, ".2f") for p in first.kept]
+    cells.append(" / ".join(_said([f.end[p] for f in found], "+.3f", error=False) for p in first.end))
+    cells += [column("drift", p, "+.3f") for p in first.drift]
+    cells += [column("drift_share", p, ".2f") for p in first.drift]
+    cells += [_said([f.step for f in found], ".2f"), _said([f.boundary for f in found], ".2f")]
+    kept = _mean([c.kept_bytes for c, _ in own])
+    return [*cells, f"{kept / 1e6:.1f}", _said([f.kept_share for f in found], ".3f", error=False)]
+
+
+def _said(values: Sequence[float | None], form: str, *, error: bool = True) -> str:
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    if not known:
+        return "–"
+    off = stderr(known) if error else None
+    return f"{_mean(known):{form}}" + ("" if off is None else f" ± {off:{form.lstrip('+')}}")
+
+
+def lines_of(cells: Sequence[KoreanCell]) -> list[Line]:
+    """Return what the picture shows: BWT against plasticity, nats per token; joint has no BWT."""
+    read = list(zip(cells, figures_of(cells), strict=True))
+    lines = []
+    for method in dict.fromkeys(c.method for c in cells):
+        own = [f for c, f in read if c.method == method]
+        mean = {k: _mean([getattr(f, k) for f in own]) for k in ("bwt", "plasticity")}
+        seeds = tuple(c.seed for c in cells if c.method == method)
+        known: dict[str, float | None] = {k: v if math.isfinite(v) else None for k, v in mean.items()}
+        lines.append(Line(method, "korean", seeds, known, {}, _mean([f.step for f in own])))
+    return lines
+
+
+def write(out: Path, cells: Sequence[KoreanCell], cut: Sequence[Any]) -> list[Path]:
+    """Write table.md, cells.jsonl and, where matplotlib is installed, picture.svg."""
+    from importlib.util import find_spec
+
+    from mgk_core.store import Store
+
+    store = Store(out)
+    tables = [attrs.asdict(c) | {"figures": attrs.asdict(f)} for c, f in zip(cells, figures_of(cells), strict=True)]
+    everything = {
+        "pipeline": attrs.asdict(find_pipeline(PIPELINE)),
+        "cut": cut,
+        "methods": [attrs.asdict(m) for m in KOREAN],
+    }
+    paths = [
+        store.write_text("table.md", as_text(cells) + "\n"),
+        store.write_text("cells.jsonl", "\n".join(json_lines(tables, everything)) + "\n"),
+    ]
+    if find_spec("matplotlib") is not None:
+        from mgk_retention.bench.picture import draw
+
+        paths.append(draw(lines_of(cells), out / "picture.svg"))
+    return paths
