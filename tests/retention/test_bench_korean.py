@@ -108,7 +108,6 @@ def test_command_runs_the_pipeline_for_every_row(tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["--suite", "korean", "--suite", "split"], "goes alone"),
-        (["--suite", "korean", "--workers", "2"], "--workers"),
         (["--suite", "split", "--steps", "3"], "for --suite korean"),
         (["--suite", "korean", "--method", "ewc"], "no such method"),
     ],

@@ -29,7 +29,7 @@ def bench() -> None:
 )
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="How many seeds, from 0 on.")
 @click.option("--quick", is_flag=True, help="Two seeds and the methods that have figures to hold.")
-@click.option("--workers", type=click.IntRange(1), help="Processes, one thread each; default: one per CPU. Not korean.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; default: one per CPU, for korean one.")
 @click.option("--base", help="For korean: another base than the pipeline's, as base.id (tiny-gemma, a directory).")
 @click.option("--steps", type=click.IntRange(1), help="For korean: steps of each phase; default: the pipeline's.")
 @click.option("--items", type=click.IntRange(2), help="For korean: items of each probe; default: all.")
@@ -59,8 +59,7 @@ def forgetting(
     if KOREAN in suites:
         methods = methods or (QUICK_KOREAN if quick else ())
         _refuse("--suite korean goes alone", wrong=len(set(suites)) > 1)
-        _refuse("--workers: the suite korean runs one cell after the other on all CPUs", wrong=workers is not None)
-        _korean(methods, seeds, cut, out)
+        _korean(methods, range(seeds), cut, workers or 1, out)
         return
     methods = methods or (QUICK if quick else ())
     _refuse("--base, --steps and --items are for --suite korean", wrong=any(c is not None for c in cut))
@@ -73,12 +72,16 @@ def forgetting(
 
 
 def _korean(
-    methods: tuple[str, ...], seeds: int, cut: tuple[str | None, int | None, int | None], out: Path | None
+    methods: tuple[str, ...],
+    seeds: range,
+    cut: tuple[str | None, int | None, int | None],
+    workers: int,
+    out: Path | None,
 ) -> None:
     from mgk_retention.bench.korean import Cut, run_suite
     from mgk_retention.bench.korean_table import as_text, write
 
-    cells = run_suite(methods, range(seeds), _tell, Cut(*cut))
+    cells = run_suite(methods, seeds, _tell, Cut(*cut), workers)
     _show(as_text(cells), [] if out is None else write(out, cells, cut))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 
@@ -16,6 +17,8 @@ from mgk_retention.bench.methods import METHODS, Method, chosen
 from mgk_retention.bench.table import Line, as_json_lines, as_text, lines
 from mgk_retention.bench.tasks import Suite
 
+J = TypeVar("J")
+R = TypeVar("R")
 Job = tuple[str, int, tuple[Method, ...]]
 """(suite, seed, methods): one base serves all methods of a job."""
 
@@ -56,7 +59,7 @@ def run_grid(
     wanted = tuple(chosen(tuple(methods)))
     jobs: list[Job] = [(name, seed, wanted) for seed in range(seeds) for name in suites]
     began, found = time.perf_counter(), {}
-    for job, cells in _results(jobs, workers or os.cpu_count() or 1):
+    for job, cells in unordered(run_job, jobs, workers or os.cpu_count() or 1):
         found[job[:2]] = cells
         tell(
             f"{job[0]}, seed {job[1]}: {len(cells)} methods; {len(found)} of {len(jobs)} done, {time.perf_counter() - began:.0f} s"
@@ -67,13 +70,14 @@ def run_grid(
     return ordered, lines(ordered)
 
 
-def _results(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, list[Cell]]]:
+def unordered(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterator[tuple[J, R]]:
+    """Yield each job with its result as soon as it is there. run: importable, since processes are new ones."""
     if workers == 1 or len(jobs) == 1:
-        yield from ((job, run_job(job)) for job in jobs)
+        yield from ((job, run(job)) for job in jobs)
         return
     # spawn: a forked child would share torch's thread pool with its parent
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(run_job, job): job for job in jobs}
+        running = {pool.submit(run, job): job for job in jobs}
         for done in as_completed(running):
             yield running[done], done.result()
 

@@ -7,6 +7,7 @@ with the same phases. Scores are nats per token on the test split, more is bette
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from attrs import define, evolve, field, frozen
 from mgk_core.catalog import find_pipeline
 from mgk_core.pipeline import Phase, Pipeline
 from mgk_core.runner import run_pipeline
+from mgk_retention.bench.grid import unordered
 from mgk_retention.bench.methods import KOREAN, Method, chosen
 
 PIPELINE = "korean-medical"
@@ -81,26 +83,34 @@ def run_suite(
     seeds: Sequence[int],
     tell: Callable[[str], None],
     cut: Cut = Cut(),
+    workers: int = 1,
 ) -> list[KoreanCell]:
-    """Run every method with every seed, one after the other; each uses all CPUs.
+    """Run every method with every seed, in so many processes, which share the CPUs between them.
 
     :raises InputError: an unknown method
     """
-    found = []
-    for method in chosen(tuple(methods), KOREAN):
-        for seed in seeds:
-            began = time.perf_counter()
-            found.append(run_cell(method, seed, cut))
-            tell(f"{method.name}, seed {seed}: {time.perf_counter() - began:.0f} s")
-    return found
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    wanted = chosen(tuple(methods), KOREAN)
+    jobs = [(method, seed, cut, threads) for seed in seeds for method in wanted]
+    began, found = time.perf_counter(), {}
+    for (method, seed, *_), cell in unordered(run_job, jobs, workers):
+        found[method.name, seed] = cell
+        tell(f"{method.name}, seed {seed}: {len(found)} of {len(jobs)} done, {time.perf_counter() - began:.0f} s")
+    return [found[method.name, seed] for method in wanted for seed in seeds]
 
 
-def run_cell(method: Method, seed: int, cut: Cut = Cut()) -> KoreanCell:
-    """Run the pipeline once and read what it measured."""
+def run_job(job: tuple[Method, int, Cut, int]) -> KoreanCell:
+    """Run one cell, in a process of its own where there are several."""
+    method, seed, cut, threads = job
+    return run_cell(method, seed, cut, threads=threads)
+
+
+def run_cell(method: Method, seed: int, cut: Cut = Cut(), *, threads: int = 0) -> KoreanCell:
+    """Run the pipeline once and read what it measured. threads: 0 for all CPUs."""
     clock = PartClock()
     with tempfile.TemporaryDirectory(prefix="mgk-bench-") as folder:
         out = Path(folder) / "run"
-        result = run_pipeline(pipeline_of(method, cut), out=out, flags={"seed": seed}, sink=clock)
+        result = run_pipeline(pipeline_of(method, cut), out=out, flags={"seed": seed, "threads": threads}, sink=clock)
         kept = sum(p.stat().st_size for p in out.rglob("statistics.safetensors"))
         model = sum(p.stat().st_size for p in (out / "model").glob("*.safetensors"))
     return read_cell(method.name, seed, result.retention, dict(clock.spent), (kept, model))
