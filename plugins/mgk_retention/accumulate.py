@@ -143,6 +143,7 @@ def nystrom(image: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     core = omega.mT @ shifted
     small, basis = torch.linalg.eigh((core + core.mT) / 2)
     half = shifted @ (basis / small.clamp(min=shift).sqrt())
-    vectors, singular, _ = torch.linalg.svd(half, full_matrices=False)
-    values = (singular.square() - shift).clamp(min=0)
-    return values.to(image.dtype), vectors.to(image.dtype)
+    # The singular vectors by the small Gram matrix: in float64 what that loses lies far below ν, at half the time.
+    squares, right = (found.flip(-1) for found in torch.linalg.eigh(half.mT @ half))
+    vectors = half @ (right / squares.clamp(min=shift).sqrt())
+    return (squares - shift).clamp(min=0).to(image.dtype), vectors.to(image.dtype)
