@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from mgk_core.inject import Part
+from mgk_lora import product
 from mgk_lora.kinds import is_scaled_embedding
 from mgk_lora.pair import Pair
 
@@ -44,9 +45,12 @@ class LinearPart(LoraPart):
         own = pair._parameters  # type: ignore[union-attr]  # noqa: SLF001 - a lookup that costs nothing
         a, b, bias = own["a"], own["b"], own["bias"]
         x = match_dtype(pair.drop(args[0]), a)  # type: ignore[union-attr, operator, arg-type]
-        hidden = F.linear(x, a)  # type: ignore[arg-type]  # (..., rank)
         scale: float = pair.scale  # type: ignore[union-attr, assignment]
-        if bias is None and pair.a0 is None:  # type: ignore[union-attr]
+        plain = bias is None and pair.a0 is None  # type: ignore[union-attr]
+        if plain and product.fits(output, x, a, b):
+            return product.add(output, x, a, b, scale)
+        hidden = F.linear(x, a)  # type: ignore[arg-type]  # (..., rank)
+        if plain:
             if output.dim() == 2 and output.dtype == hidden.dtype == b.dtype:  # type: ignore[union-attr]
                 return torch.addmm(output, hidden, b.t(), alpha=scale)  # type: ignore[union-attr]
             return add(output, F.linear(hidden, b), scale)  # type: ignore[arg-type]
