@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mgk_hf.layout import Layout
+from mgk_hf.lean import kept_whole
 
 NAME = "mgk_segments"
 ARGUMENT = "mgk_layout"
@@ -62,14 +63,15 @@ def attention(
     batch, _, length, _ = query.shape
     mask = layout.mask(kwargs.get("sliding_window"))
     q, k, v = (_by_sequence(t, layout) for t in (query, key, value))
-    out = nn.functional.scaled_dot_product_attention(
-        q,
-        *_grouped(q, k, v),
-        attn_mask=mask,
-        is_causal=mask is None,
-        dropout_p=kwargs.get("dropout", 0.0),
-        scale=kwargs.get("scaling"),
-    )  # (S, H, L, D)
+    with kept_whole():
+        out = nn.functional.scaled_dot_product_attention(
+            q,
+            *_grouped(q, k, v),
+            attn_mask=mask,
+            is_causal=mask is None,
+            dropout_p=kwargs.get("dropout", 0.0),
+            scale=kwargs.get("scaling"),
+        )  # (S, H, L, D)
     out = out.transpose(1, 2)
     if not layout.plain:
         width = out.shape[2] * out.shape[3]

@@ -20,7 +20,7 @@ from mgk_hf.calibrate import with_screen
 from mgk_hf.failures import explain
 from mgk_hf.licence import notice_of
 from mgk_hf.network import take_apart
-from mgk_hf.precision import apply_policy, best_compute
+from mgk_hf.precision import apply_policy, best_compute, give_back_memory
 from mgk_hf.specs import HfSpec
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -47,6 +47,7 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
     network = with_screen(network, tokenizer, spec.head)
     notice = notice_of(source, str(getattr(model.config, "model_type", "")))
     notes = [str(added.extension)] if added else []
+    give_back_memory()
     return HfBundle(network, tokenizer, device, notice, source, spec.token_budget, notes, preparation)
 
 
@@ -119,6 +120,9 @@ def _pretrained(spec: HfSpec, where: str, device: torch.device) -> tuple[Any, An
         if is_out_of_memory(error):
             raise
         raise explain(where, spec.revision, error) from error
+    for spare in ("_vocab", "_merges"):  # what the tokenizer was made from: 150 MB of Python objects for Gemma's
+        if spare in vars(tokenizer):
+            setattr(tokenizer, spare, type(getattr(tokenizer, spare))())
     return model, tokenizer
 
 

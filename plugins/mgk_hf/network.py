@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from mgk_hf.attention import ARGUMENT, NAME, register, without_masks
 from mgk_hf.batch import PADDING, TokenBatch
 from mgk_hf.head import Head
 from mgk_hf.layout import layout_of
+from mgk_hf.lean import kept_narrow
+from mgk_hf.precision import MixedLinear
 
 _RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "chunked_attention")
 
@@ -22,7 +25,7 @@ class Network:
 
     whole: the transformers model. decoder: ids → hidden states (of a multimodal model, its
     language model). adaptable: name prefix of the modules that adapters may go on. packs: whether
-    several sequences can share a row.
+    several sequences can share a row. narrow: whether what is kept for the backward pass may be bf16.
     """
 
     whole: nn.Module
@@ -30,6 +33,7 @@ class Network:
     head: Head
     adaptable: str
     packs: bool
+    narrow: bool = False
 
     def hidden(self, batch: TokenBatch) -> Tensor:
         """Return the last hidden states, (B·T, D).
@@ -49,9 +53,9 @@ class Network:
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Return `hidden` without letting transformers build masks that nobody reads."""
-        if not self.packs:
-            return self.hidden(batch)
-        with without_masks():
+        keeping = kept_narrow() if self.narrow and torch.is_grad_enabled() else nullcontext()
+        masks = without_masks() if self.packs else nullcontext()
+        with keeping, masks:
             return self.hidden(batch)
 
 
@@ -64,7 +68,8 @@ def take_apart(model: Any) -> Network:
     if packs:
         register()
         text._attn_implementation = NAME  # noqa: SLF001 - set_attn_implementation would reset vision towers too
-    return Network(model, decoder, _head(model, text), f"{adaptable}." if adaptable else "", packs)
+    narrow = any(isinstance(m, MixedLinear) for m in decoder.modules())
+    return Network(model, decoder, _head(model, text), f"{adaptable}." if adaptable else "", packs, narrow)
 
 
 def _head(model: Any, text: Any) -> Head:
