@@ -15,8 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from itertools import pairwise
 
 import torch
 from attrs import define, field, frozen
@@ -27,6 +26,12 @@ KEPT = 3e-6
 BLOCK = 4096
 GROUP = 64
 """Logits whose maximum is looked at before they are: most groups hold nothing of weight."""
+
+MIDDLE = 128
+"""What stands for zero in an unsigned byte."""
+
+Block = tuple[Tensor, Tensor, Tensor]
+"""Packed rows, their scales (b,), their zeros (b,)."""
 
 GATHER = 8192
 """Rows of the table that are widened at once where logits are mended: 21 MB for Gemma."""
@@ -43,7 +48,7 @@ class Screen:
 
     equal: Tensor
     state: tuple[int, int] = (0, -1)
-    blocks: list[Any] = field(factory=list, repr=False)
+    blocks: list[Block] = field(factory=list, repr=False)
 
     @staticmethod
     def of(weight: Tensor, sizes: Tensor) -> Screen:
@@ -57,40 +62,28 @@ class Screen:
         """Make the image anew where the table has changed since (a merge into the vocabulary)."""
         state = (weight.data_ptr(), weight._version)  # noqa: SLF001 - torch has no public name for it
         if self.state != state:
-            with _onednn():
-                self.blocks = [_image(part.detach().float() * self.equal) for part in torch.split(weight, BLOCK)]
+            self.blocks = [_image(part.detach().float() * self.equal) for part in torch.split(weight, BLOCK)]
             self.state = state
 
     def logits(self, h: Tensor) -> Iterator[Tensor]:
         """Yield approximate logits block by block. h: (N, D) fp32   yields (N, b) fp32."""
         h = h / self.equal
         size = h.abs().amax(1, keepdim=True).clamp(min=1e-30)
-        h = h / size
-        for block in self.blocks:
-            z: Tensor = torch.ops.quantized.linear_dynamic(h, block, False)
+        # Each row by its own size; unsigned with a zero in the middle, as the products want it.
+        whole = (h / size).mul_(127).round_().add_(MIDDLE).to(torch.uint8)
+        for rows, scale, zero in self.blocks:
+            z: Tensor = torch.ops.onednn.qlinear_pointwise(
+                whole, 1 / 127, MIDDLE, rows, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
+            )
             yield z.mul_(size)
 
 
-def _image(rows: Tensor) -> Any:
+def _image(rows: Tensor) -> Block:
     """Quantize rows symmetrically, one scale each, and pack them for the products."""
     scale = rows.abs().amax(1).clamp(min=1e-30) / 127
     whole = (rows / scale[:, None]).round_().to(torch.int8)
-    zero = torch.zeros(len(rows), dtype=torch.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # eager quantized tensors are old, not wrong
-        quantized = torch._make_per_channel_quantized_tensor(whole, scale.double(), zero, 0)  # noqa: SLF001
-        return torch.ops.quantized.linear_prepack(quantized, None)
-
-
-@contextmanager
-def _onednn() -> Iterator[None]:
-    """Pack for oneDNN, twice as fast here as the default engine; what is packed remembers it."""
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "onednn"
-    try:
-        yield
-    finally:
-        torch.backends.quantized.engine = before
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(whole, None)
+    return packed, scale, torch.zeros(len(rows), dtype=torch.int64)
 
 
 def supported(weight: Tensor) -> bool:
@@ -99,7 +92,7 @@ def supported(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.shape[0] >= 32768
-        and "onednn" in torch.backends.quantized.supported_engines
+        and hasattr(torch.ops.onednn, "qlinear_pointwise")
         and any(bool(check()) for check in checks if callable(check))
     )
 
@@ -179,13 +172,23 @@ def _weighted_rows(weight: Tensor, found: Found, p: Tensor, count: int) -> Tenso
     """Σ p W[token] per row, (count, D): a sparse matrix of probabilities times the rows it names."""
     used = torch.zeros(weight.shape[0], dtype=torch.bool)
     used[found.token] = True
-    rows = weight[used.nonzero().squeeze(1)].float()
+    tokens = used.nonzero().squeeze(1)
     column = (used.cumsum(0) - 1)[found.token]
-    order = found.row.argsort(stable=True)
-    start = torch.zeros(count + 1, dtype=torch.long)
-    start[1:] = torch.bincount(found.row, minlength=count).cumsum(0)
+    order = column.argsort(stable=True)
+    total = p.new_zeros(count, weight.shape[1])
+    ends = torch.searchsorted(column[order], torch.arange(0, len(tokens) + GATHER, GATHER)).tolist()
+    for i, (first, last) in enumerate(pairwise(ends)):
+        mine, start = order[first:last], i * GATHER
+        rows = weight[tokens[start : start + GATHER]].float()
+        total += _sparse(found.row[mine], column[mine] - start, p[mine], (count, len(rows))) @ rows
+    return total
+
+
+def _sparse(row: Tensor, column: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return triplets as a matrix in compressed rows."""
+    order = row.argsort(stable=True)
+    start = torch.zeros(shape[0] + 1, dtype=torch.long)
+    start[1:] = torch.bincount(row, minlength=shape[0]).cumsum(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls its sparse matrices beta
-        sparse = torch.sparse_csr_tensor(start, column[order], p[order], (count, rows.shape[0]))
-        product: Tensor = sparse @ rows
-    return product
+        return torch.sparse_csr_tensor(start, column[order], values[order], shape)
