@@ -17,8 +17,8 @@ from mgk_hf.network import Network
 from mgk_hf.precision import exact
 from mgk_hf.scoring import Item, collect, groups, pack_items, separate_items
 
-OUTPUTS = 256
-"""How many positions `HfBundle.outputs` shows of its own choice: 256 rows of Gemma's logits are 268 MB."""
+OUTPUTS = 64
+"""How many positions `HfBundle.outputs` shows of its own choice: 64 rows of Gemma's logits are 67 MB."""
 
 
 @define(eq=False)
