@@ -16,7 +16,6 @@ import argparse
 import csv
 import gc
 import json
-import math
 import os
 import random
 import resource
@@ -30,6 +29,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import mgk_core
 from mgk_core.bundle import Tokens
 from mgk_hf import gemma_q4
 from mgk_hf.loading import build
@@ -72,38 +72,13 @@ def examples(tokenizer, kind):
     return made
 
 
-class Lora(nn.Module):
-    """x W^T + 2 (x A^T) B^T: what mgk's own adapter computes."""
-
-    def __init__(self, base, rank=8, alpha=16):
-        super().__init__()
-        self.base, self.scale = base, alpha / rank
-        self.a = nn.Parameter(torch.empty(rank, base.in_features))
-        self.b = nn.Parameter(torch.zeros(base.out_features, rank))
-        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
-
-    def forward(self, x):
-        return torch.add(self.base(x), nn.functional.linear(nn.functional.linear(x, self.a), self.b), alpha=self.scale)
-
-
-def with_lora(model):
-    """Put a LoRA on every linear layer but the head; return its parameters."""
-    parameters = []
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear) and name != "lm_head" and not isinstance(module, Lora):
-                lora = Lora(child)
-                setattr(module, name, lora)
-                parameters += [lora.a, lora.b]
-    return parameters
-
-
 class Mgk:
-    """The bundle's loss on a packed batch."""
+    """The bundle's loss on a packed batch, with mgk's own adapter."""
 
     def __init__(self):
         self.bundle = build(HfSpec(type="hf"), torch.device("cpu"))
-        self.parameters = with_lora(self.bundle.model)
+        adapter = mgk_core.attach(self.bundle.model, "lora", rank=8, alpha=16, targets=["all-linear"])
+        self.parameters = adapter.parameters()
         self.tokenizer = self.bundle.tokenizer
 
     def prepare(self, kind):
