@@ -37,10 +37,10 @@ def tiny_tokenizer(text: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        bos_token="<bos>",
-        unk_token="<unk>",  # noqa: S106
+        pad_token="<pad>",  # noqa: S106 - a mark in text, no password
+        eos_token="<eos>",  # noqa: S106 - a mark in text, no password
+        bos_token="<bos>",  # noqa: S106 - a mark in text, no password
+        unk_token="<unk>",  # noqa: S106 - the same
     )
 
 
