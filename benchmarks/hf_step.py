@@ -6,7 +6,8 @@
 The same LoRA (rank 8, alpha 16, all 126 linear layers), the same batch, AdamW. `bare` is
 transformers + PEFT in fp32 with full logits, as anyone writes it; `fastest` is PEFT's best
 setting found (bf16 base, autocast, logits at labelled positions only); `fastest32` the same in
-fp32, which wins on CPUs that only emulate bf16. Times are medians of process CPU time with one
+fp32, which wins on CPUs that only emulate bf16. `trl` (not by default: it must be installed) is
+TRL's `SFTTrainer.training_step` on the same batch, with the trainer's own defaults. Times are medians of process CPU time with one
 thread, since the wall clock of a shared machine says little.
 """
 
@@ -36,6 +37,7 @@ from mgk_hf.loading import build
 from mgk_hf.specs import HfSpec
 
 WAYS = ("bare", "fastest", "fastest32", "mgk")
+TRL = "trl"
 BATCHES = ("dictionary", "text")
 TERMS = (
     ("acute myocardial infarction", "급성 심근경색증"), ("type 2 diabetes mellitus", "제2형 당뇨병"),
@@ -125,9 +127,36 @@ class Peft:
             return nn.functional.cross_entropy(logits, batch["labels"][:, 1:][wanted])
 
 
+class Trl(Peft):
+    """The step of TRL's trainer, as its own loop calls it; the optimizer is stepped outside, as for the others."""
+
+    def __init__(self):
+        import tempfile
+
+        from datasets import Dataset
+        from trl import SFTConfig, SFTTrainer
+
+        super().__init__(torch.float32, label_only=False)
+        settings = SFTConfig(
+            output_dir=tempfile.mkdtemp(), report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False,
+            dataloader_pin_memory=False,
+        )  # fmt: skip
+        data = Dataset.from_list([{"text": ko} for _, ko in TERMS])
+        self.trainer = SFTTrainer(self.model, settings, train_dataset=data, processing_class=self.tokenizer)
+        self.trainer.create_optimizer()
+        self.trainer.current_gradient_accumulation_steps = 1  # as its loop sets it
+        self.parameters = [p for p in self.trainer.model.parameters() if p.requires_grad]
+
+    def step(self, batch):
+        """Forward and backward; returns the loss."""
+        return self.trainer.training_step(self.trainer.model, dict(batch))
+
+
 def make(way):
     """Build one way, deterministic adapter included."""
     torch.manual_seed(0)
+    if way == TRL:
+        return Trl()
     if way == "mgk":
         return Mgk()
     return Peft(torch.bfloat16 if way == "fastest" else torch.float32, way != "bare")
@@ -136,8 +165,11 @@ def make(way):
 def step(way, batch, optimizer):
     """One optimizer step; (CPU seconds, wall seconds, loss)."""
     wall, cpu = time.perf_counter(), time.process_time()
-    loss = way.loss(batch)
-    loss.backward()
+    if hasattr(way, "step"):
+        loss = way.step(batch)
+    else:
+        loss = way.loss(batch)
+        loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return time.process_time() - cpu, time.perf_counter() - wall, float(loss.detach())
@@ -216,7 +248,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=(*WAYS, TRL), default=list(WAYS))
     parser.add_argument("--batches", nargs="+", choices=BATCHES, default=list(BATCHES))
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--memory-of", nargs=2)
