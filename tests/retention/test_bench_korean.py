@@ -29,10 +29,12 @@ HELD = cell(
 
 
 def test_figures_by_hand():
-    """Gain over the row before, what of it is left, the base's drift, and costs, each against naive's."""
+    """Gain over row 0 and over the row before, what of it is left, the base's drift, and costs; shares of naive's."""
     found = korean_table.figures(HELD, NAIVE)
-    assert found.gain == pytest.approx({"text": 1.0, "dictionary": 2.0, "mcq": 0.5})
-    assert found.gain_share == pytest.approx({"text": 1.0, "dictionary": 1.0, "mcq": 0.5})
+    assert found.gain == pytest.approx({"text": 1.0, "dictionary": 2.0, "mcq": 1.5})
+    assert found.gain_share == pytest.approx({"text": 1.0, "dictionary": 2 / 2, "mcq": 1.5 / 2})
+    assert found.own == pytest.approx({"text": 1.0, "dictionary": 2.0, "mcq": 0.5})
+    assert found.own_share == pytest.approx({"text": 1.0, "dictionary": 1.0, "mcq": 0.5})
     assert found.kept == pytest.approx({"text": 0.8, "dictionary": 1.0})
     assert found.drift == pytest.approx({"base-ko": 0.25})
     assert found.drift_share == pytest.approx({"base-ko": 0.25})
@@ -46,7 +48,7 @@ def test_joint_has_only_an_end():
     """One phase has taught everything: no gain of its own phase, nothing to keep, but an end and a drift."""
     joint = cell("joint", [(-4, -5, -6, -3), (-3, -3, -4, -3.5)], taught={**TAUGHT, "dictionary": 1, "mcq": 1})
     found = korean_table.figures(joint, NAIVE)
-    assert (found.gain, found.gain_share, found.kept) == ({}, {}, {})
+    assert (found.gain, found.own, found.own_share, found.kept) == ({}, {}, {}, {})
     assert found.end == pytest.approx({"text": 1.0, "dictionary": 2.0, "mcq": 2.0})
     text = korean_table.as_text([NAIVE, joint])
     assert "+1.000 / +2.000 / +2.000" in text.splitlines()[-1]
@@ -61,6 +63,7 @@ def test_the_table_shows_means_over_seeds():
     assert "| 2 " in naive
     assert "+1.500 ± 0.500" in naive
     assert "±" not in held
+    assert "+0.250 (0.25)" in held
 
 
 def test_every_method_is_the_shipped_pipeline():

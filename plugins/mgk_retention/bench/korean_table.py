@@ -16,21 +16,24 @@ from mgk_retention.bench.methods import KOREAN
 from mgk_retention.bench.table import Line, drawn, json_lines, stderr
 
 NAIVE = "naive"
+NOTHING = "–"
 
 
 @frozen
 class KoreanFigures:
     """What is read off one cell. Gains and drifts in nats per token.
 
-    gain: R[j, j] − R[j−1, j], by probe. kept: (R[last, j] − R[0, j]) / (R[j, j] − R[0, j]). end:
-    R[last, j] − R[0, j]. drift: R[0, b] − R[last, b] of the base's probes; positive is loss, negative
-    is what the base has won. gain_share, drift_share: relative to naive's with the same seed. bwt: mean
+    gain: R[j, j] − R[0, j], by probe. own: R[j, j] − R[j−1, j]. kept: (R[last, j] − R[0, j]) / gain. end:
+    R[last, j] − R[0, j]. drift: R[0, b] − R[last, b] of the base's probes; positive is loss, negative is
+    what the base has won. gain_share, own_share, drift_share: of naive's with the same seed. bwt: mean
     over earlier phases of R[last, j] − R[j, j]. step: CPU of training relative to naive's. boundary: CPU
     of statistics, merge, verification and commit relative to training's.
     """
 
     gain: Mapping[str, float]
     gain_share: Mapping[str, float]
+    own: Mapping[str, float]
+    own_share: Mapping[str, float]
     kept: Mapping[str, float]
     end: Mapping[str, float]
     drift: Mapping[str, float]
@@ -47,13 +50,16 @@ def figures(cell: KoreanCell, naive: KoreanCell) -> KoreanFigures:
     last, zero = cell.rows[-1], cell.rows[0]
     whole = len(cell.rows) == len(naive.rows)
     taught = {p: i for p, i in cell.taught.items() if i is not None}
-    gain, of_naive = (_gains(c) for c in (cell, naive))
+    gain, gain_naive = (_gains(c, since_base=True) for c in (cell, naive))
+    own, own_naive = (_gains(c, since_base=False) for c in (cell, naive))
     drift = {p: zero[p] - last[p] for p, i in cell.taught.items() if i is None}
     drift_naive = {p: naive.rows[0][p] - naive.rows[-1][p] for p in drift}
     earlier = {p: i for p, i in taught.items() if i < len(cell.rows) - 1}
     return KoreanFigures(
         gain=gain if whole else {},
-        gain_share={p: _share(gain[p], of_naive[p]) for p in gain} if whole else {},
+        gain_share={p: _share(gain[p], gain_naive[p]) for p in gain} if whole else {},
+        own=own if whole else {},
+        own_share={p: _share(own[p], own_naive[p]) for p in own} if whole else {},
         kept={p: _share(last[p] - zero[p], cell.rows[i][p] - zero[p]) for p, i in earlier.items()},
         end={p: last[p] - zero[p] for p in taught},
         drift=drift,
@@ -66,8 +72,10 @@ def figures(cell: KoreanCell, naive: KoreanCell) -> KoreanFigures:
     )
 
 
-def _gains(cell: KoreanCell) -> dict[str, float]:
-    return {p: cell.rows[i][p] - cell.rows[i - 1][p] for p, i in cell.taught.items() if i is not None}
+def _gains(cell: KoreanCell, *, since_base: bool) -> dict[str, float]:
+    """R[j, j] less row 0, or less the row before."""
+    taught = {p: i for p, i in cell.taught.items() if i is not None}
+    return {p: cell.rows[i][p] - cell.rows[0 if since_base else i - 1][p] for p, i in taught.items()}
 
 
 def _share(part: float, whole: float) -> float:
@@ -85,13 +93,13 @@ def figures_of(cells: Sequence[KoreanCell]) -> list[KoreanFigures]:
 
 
 def as_text(cells: Sequence[KoreanCell]) -> str:
-    """Return the Markdown table: a line per method, means over seeds ± standard errors."""
+    """Return the Markdown table: a line per method, means over seeds ± standard errors, (shares of naive's)."""
     read = list(zip(cells, figures_of(cells), strict=True))
     first = read[0][1]
     columns = ["method", "seeds"]
-    columns += [f"{p}: {what}" for p in first.gain for what in ("gain", "of naive's")]
+    columns += [f"{p}: {what}" for p in first.gain for what in ("gain", "in its phase")]
     columns += [f"{p}: kept" for p in first.kept]
-    columns += ["at the end", *(f"{p} drift" for p in first.drift), *(f"{p} of naive's" for p in first.drift)]
+    columns += ["at the end", *(f"{p}: drift" for p in first.drift)]
     columns += ["step", "boundary / training", "kept, MB", "of the model"]
     lines = []
     for method in dict.fromkeys(c.method for c in cells):
@@ -106,13 +114,15 @@ def _cells(own: Sequence[tuple[KoreanCell, KoreanFigures]], first: KoreanFigures
     def column(name: str, probe: str, form: str) -> str:
         return _said([getattr(f, name).get(probe) for f in found], form)
 
-    cells = []
-    for probe in first.gain:
-        cells += [column("gain", probe, "+.3f"), column("gain_share", probe, ".2f")]
+    def of_naive(name: str, probe: str) -> str:
+        share = _said([getattr(f, f"{name}_share").get(probe) for f in found], ".2f", error=False)
+        value = column(name, probe, "+.3f")
+        return value if share == NOTHING else f"{value} ({share})"
+
+    cells = [of_naive(name, probe) for probe in first.gain for name in ("gain", "own")]
     cells += [column("kept", p, ".2f") for p in first.kept]
     cells.append(" / ".join(_said([f.end[p] for f in found], "+.3f", error=False) for p in first.end))
-    cells += [column("drift", p, "+.3f") for p in first.drift]
-    cells += [column("drift_share", p, ".2f") for p in first.drift]
+    cells += [of_naive("drift", p) for p in first.drift]
     cells += [_said([f.step for f in found], ".2f"), _said([f.boundary for f in found], ".2f")]
     kept = _mean([c.kept_bytes for c, _ in own])
     return [*cells, f"{kept / 1e6:.1f}", _said([f.kept_share for f in found], ".3f", error=False)]
@@ -121,7 +131,7 @@ def _cells(own: Sequence[tuple[KoreanCell, KoreanFigures]], first: KoreanFigures
 def _said(values: Sequence[float | None], form: str, *, error: bool = True) -> str:
     known = [v for v in values if v is not None and math.isfinite(v)]
     if not known:
-        return "–"
+        return NOTHING
     off = stderr(known) if error else None
     return f"{_mean(known):{form}}" + ("" if off is None else f" ± {off:{form.lstrip('+')}}")
 

@@ -45,16 +45,18 @@ METHODS = (
 REFERENCES = ("naive", "full-ft", "joint")
 QUICK = ("covariance-merge", "replay", "drift-guard", "drift-guard-k16")
 
+_SKETCHED = {"sketch": 48, "max_tokens": 1024}
 KOREAN = (
     Method("naive", "plain progressive merging: no protection against forgetting", {"naive": {}}),
     Method("full-ft", "all linear weights trained, phase after phase", {"naive": {}}, "full", lr=2e-5),
     Method("joint", "one adapter trained on the batches of all phases in mixed order", {"naive": {}}, "joint"),
-    Method("naive-low-lr", "plain merging at the learning rate that gains what default gains", {"naive": {}}, lr=3e-4),
-    Method("default", "what the pipeline uses"),
-    Method("drift-guard", "C and G as 64 eigenvectors", {"drift-guard": {"max_tokens": 1024}}),
-    Method("covariance-merge", "the transition alone", {"covariance-merge": {"max_tokens": 1024}}),
+    Method(
+        "naive-low-lr", "plain merging at the learning rate that gains what default gains", {"naive": {}}, lr=4.5e-4
+    ),
+    Method("default", "what the pipeline uses: drift-guard, sketched"),
+    Method("covariance-merge", "the transition alone", {"covariance-merge": _SKETCHED}),
     Method("replay", "5 % of earlier data, all calibration text", {"replay": {}}),
-    Method("drift-guard+replay", "both", {"drift-guard": {"strength": 1.0, "max_tokens": 1024}, "replay": {}}),
+    Method("drift-guard+replay", "both", {"drift-guard": {**_SKETCHED, "strength": 1.0}, "replay": {}}),
 )
 """The rows of the suite ``korean``. An empty ``retention``: the pipeline's own."""
 QUICK_KOREAN = ("default",)
