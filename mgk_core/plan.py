@@ -22,6 +22,7 @@ from mgk_core.events import Events, Sink, ignore
 from mgk_core.hookspecs import spec_names
 from mgk_core.journal import Journal
 from mgk_core.opening import Prepared, open_session
+from mgk_core.saved import counted
 from mgk_core.session import Session
 from mgk_core.settings import PhaseConfig
 from mgk_core.specs import MANY, Slot
@@ -75,7 +76,10 @@ class PhasePlan:
 
 @frozen
 class Plan:
-    """A whole run. runtime: bytes of Python and its libraries before the model; peak: the largest phase's."""
+    """A whole run. runtime: bytes of the process beside the base's weights; peak: the largest phase's.
+
+    Beside the weights stand Python, its libraries, a tokenizer, and copies of weights in other precisions.
+    """
 
     name: str
     title: str
@@ -92,7 +96,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Return bytes of memory of the largest phase, Python and libraries included."""
+        """Return bytes of memory of the largest phase, with all that stands beside the weights."""
         return self.runtime + max((sum(p.memory.values()) for p in self.phases), default=0)
 
     @property
@@ -108,10 +112,12 @@ def make_plan(prepared: Prepared, *, sink: Sink = ignore) -> Plan:
 
     :raises ConfigError: phases that cannot be begun, all of them, and why
     """
-    runtime = memory(torch.device("cpu"))["rss"]
+    before = memory(torch.device("cpu"))["rss"]
     store = Store(Path("plan"))  # nothing is written below it
     session = open_session(prepared, store, Journal(store), Events(sink))
     weights = base_state_dict(session.bundle.model)
+    beside = size_of(t for t in weights.values() if t.device.type == "cpu")
+    runtime = max(before, memory(torch.device("cpu"))["rss"] - beside)
     config = session.config
     return Plan(
         name=config.name,
@@ -191,18 +197,10 @@ def activations(session: Session, data: PhaseData, micro: int) -> int:
     """Run one micro-batch forward; return the bytes that autograd keeps for the backward pass."""
     model = session.bundle.model
     own = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = max(kept.get(storage.data_ptr(), 0), storage.nbytes())
-        return tensor
-
     was_training = model.training
     model.train()
     try:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        with counted(own) as kept:
             total, _ = session.bundle.loss(data.train.batch(list(range(micro))))
     finally:
         model.train(was_training)

@@ -71,7 +71,9 @@ def _sizes(parts: object) -> str:
 def _totals(plan: Plan) -> Iterator[Text]:
     """Say what the whole needs, and what stands in the way."""
     runtime = (
-        f"{words.size(plan.runtime)} of it Python and libraries" if plan.device == "cpu" else "on the device and off it"
+        f"{words.size(plan.runtime)} of it beside the weights: libraries, tokenizer, copies"
+        if plan.device == "cpu"
+        else "on the device and off it"
     )
     yield text(
         f"memory at the peak: about {words.size(plan.peak)} ({runtime}; activations of one micro-batch, measured)"

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from mgk_core.saved import watcher
+
 SMALL = 1 << 15
 """Entries below which a tensor is kept as it is: there is nothing to win."""
 
@@ -37,15 +39,18 @@ TRIED = 8
 def kept_narrow() -> Iterator[Kept]:
     """Keep large fp32 activations for the backward pass in bf16; each once, however many ask for it."""
     made: Kept = {}
+    look = watcher.get()
 
     def pack(tensor: Tensor) -> Tensor | tuple[Tensor]:
         if tensor.dtype != torch.float32 or tensor.numel() < SMALL or (tensor.is_leaf and tensor.requires_grad):
+            look(tensor)
             return tensor
         storage = tensor.untyped_storage()
         key = (storage.data_ptr(), tensor.storage_offset(), tensor._version, tensor.numel())  # noqa: SLF001 - no public name
         found = made.get(key)
         if found is None or found[0]() is not storage or not tensor.is_contiguous():
             found = made[key] = weakref.ref(storage), tensor.detach().to(torch.bfloat16)
+            look(found[1])
         return (found[1].view(tensor.shape),)
 
     def unpack(kept: Tensor | tuple[Tensor]) -> Tensor:
@@ -58,7 +63,13 @@ def kept_narrow() -> Iterator[Kept]:
 @contextmanager
 def kept_whole() -> Iterator[None]:
     """Keep what the block saves as it is, also inside `kept_narrow`."""
-    with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+    look = watcher.get()
+
+    def pack(tensor: Tensor) -> Tensor:
+        look(tensor)
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
         yield
 
 
