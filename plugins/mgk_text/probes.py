@@ -39,7 +39,7 @@ def perplexity(encoder: Encoder, texts: Sequence[str], name: str, *, split: str,
 def options(
     encoder: Encoder, items: Sequence[tuple[str, Sequence[str], int, str]], name: str, split: str
 ) -> list[Probe]:
-    """Return two probes over one set of items: the right option's log-likelihood, and the accuracy.
+    """Return three probes over one set of items: the right option's log-likelihood, its margin, the accuracy.
 
     items: as `Encoder.choices` takes them.
     """
@@ -49,6 +49,7 @@ def options(
     shared: dict[str, Any] = {"phase": "", "items": choices, "higher_is_better": True, "split": split, "digest": digest}
     return [
         Probe(name=_name(name, split), metric="option_logprob", **shared),
+        Probe(name=_name(f"{name}-margin", split), metric="option_margin", **shared),
         Probe(name=_name(f"{name}-accuracy", split), metric="option_accuracy", chance=chance, **shared),
     ]
 

@@ -1,8 +1,9 @@
 """Metrics over questions with options, scored by log-likelihood of the options' own content.
 
 An option's score is its log-likelihood per token, so that a long option is not punished; the model
-chooses the option with the highest. Two metrics come from one scoring of the same items:
-``option_logprob``, the mean score of the right option (nats per token), and ``option_accuracy``.
+chooses the option with the highest. Three metrics come from one scoring of the same items:
+``option_logprob``, the mean score of the right option (nats per token); ``option_margin``, the mean
+of that score minus the best wrong option's; and ``option_accuracy``, the share where that is above 0.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def option_metric(bundle: Bundle, probe: Probe) -> Score:
     items = _SEEN.setdefault(bundle.model, Cache()).scored(bundle, probe)
     right = tuple(item.right(item.per_token) for item in items)
     own = tuple(item.per_token[item.answer] for item in items)
+    margins = tuple(item.margin for item in items)
     chance = math.fsum(1 / len(item.per_token) for item in items) / len(items)
     extra = {
         "accuracy": _mean(right),
@@ -53,10 +55,10 @@ def option_metric(bundle: Bundle, probe: Probe) -> Score:
         "accuracy_whole": _mean([item.right(item.whole) for item in items]),
         "accuracy_per_byte": _mean([item.right(item.per_byte) for item in items]),
         "logprob": _mean(own),
-        "margin": _mean([item.margin for item in items]),
+        "margin": _mean(margins),
         "chance": chance,
     }
-    values = own if probe.metric == "option_logprob" else right
+    values = {"option_logprob": own, "option_margin": margins, "option_accuracy": right}[probe.metric]
     return score(probe, _mean(values), _stderr(values), values, extra)
 
 

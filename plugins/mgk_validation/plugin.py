@@ -40,7 +40,7 @@ def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score | None:
         return losses.squared_error(ctx.bundle, probe)
     if probe.metric == "perplexity":
         return losses.perplexity(ctx.bundle, probe)
-    if probe.metric in ("option_logprob", "option_accuracy"):
+    if probe.metric in ("option_logprob", "option_margin", "option_accuracy"):
         return options.option_metric(ctx.bundle, probe)
     return None
 

@@ -145,17 +145,21 @@ def test_probes_have_their_split_metric_and_phase(shipped):
         "text": ("perplexity", "test", "", "always", 21),
         "base-ko": ("perplexity", "test", "base", "always", 64),
         "dictionary-dev": ("option_logprob", "dev", "", "always", 45),
+        "dictionary-margin-dev": ("option_margin", "dev", "", "always", 45),
         "dictionary-accuracy-dev": ("option_accuracy", "dev", "", "always", 45),
         "dictionary": ("option_logprob", "test", "", "always", 120),
+        "dictionary-margin": ("option_margin", "test", "", "always", 120),
         "dictionary-accuracy": ("option_accuracy", "test", "", "always", 120),
         "dictionary-generated": ("generation", "test", "", "ends", 40),
         "mcq-dev": ("option_logprob", "dev", "", "always", 46),
+        "mcq-margin-dev": ("option_margin", "dev", "", "always", 46),
         "mcq-accuracy-dev": ("option_accuracy", "dev", "", "always", 46),
         "mcq": ("option_logprob", "test", "", "always", 120),
+        "mcq-margin": ("option_margin", "test", "", "always", 120),
         "mcq-accuracy": ("option_accuracy", "test", "", "always", 120),
         "mcq-generated": ("generation", "test", "", "ends", 40),
     }
-    assert len({p.digest for p in found.values()}) == len(found) - 4  # accuracy shares its items
+    assert len({p.digest for p in found.values()}) == len(found) - 8  # margin and accuracy share the items
     assert found["mcq-accuracy"].chance == 0.2
 
 

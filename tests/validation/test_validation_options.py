@@ -59,6 +59,17 @@ def test_accuracy_counts_the_highest_score_per_token(bigrams: Any) -> None:
     assert score.extra["chance"] == pytest.approx((1 / 3 + 1 / 2 + 1 / 4) / 3)
 
 
+def test_margin_is_the_right_score_minus_the_best_wrong_one(bigrams: Any) -> None:
+    """A metric of its own, item by item, so that two rows can be compared on the same items."""
+    margins = [
+        t[i.answer] - max(s for k, s in enumerate(t) if k != i.answer)
+        for t, i in zip(by_hand(bigrams), ITEMS, strict=True)
+    ]
+    score = option_metric(bigrams, probe("option_margin"))
+    assert score.per_item == pytest.approx(margins, rel=1e-5)
+    assert score.value == pytest.approx(sum(margins) / 3, rel=1e-5)
+
+
 def test_a_tie_is_no_answer(bigrams: Any) -> None:
     """Where all options are the same, nothing is right: a model that knows nothing does not win."""
     with torch.no_grad():
