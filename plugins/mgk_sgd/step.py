@@ -40,20 +40,29 @@ class StandardStep:
         self.wait = phase.device.type == "cpu" if wait is None else wait
         self.gradient_of = choose(phase, self.parameters, own=getattr(phase.phase.step, "gradients", "auto") == "auto")
         self.update = make_update(self.optimizer, on_device=not self.wait)
-        self.took, self.left_out = (torch.full((), v, device=phase.device) for v in (0.0, 1.0))
+        self._views: Sequence[Tensor] = ()
+        self._buffer: Tensor | None = None
 
     def __call__(self, micro_batches: Sequence[Batch], step: int) -> StepOut:
         """Perform step ``step`` (0-based) on the examples of all micro-batches together."""
         total, count, gradients = self._accumulate(micro_batches)
         loss = total / count
-        gradients, whole = divided(gradients, count)
+        gradients, whole = self._divided(gradients, count)
         terms = self._add_terms(gradients, step)
         norm = gradient_norm(whole)
         if self.clip is not None:
             torch._foreach_mul_(whole, (self.clip / (norm + 1e-6)).clamp(max=1.0))
         lr = self._set_rates(step)
-        skipped = self._apply(gradients, norm, loss if terms is None else loss + terms)
-        return StepOut(loss, terms, norm, count, skipped, lr)
+        checked = loss if terms is None else loss + terms
+        if not self.wait:
+            bad = 1.0 - torch.isfinite(norm + checked).to(torch.float32)
+            self.update(gradients, bad)
+            return StepOut(loss, terms, norm, count, bad, lr)
+        length = norm.item()
+        sound = math.isfinite(length + checked.item())
+        if sound:
+            self.update(gradients, None)
+        return StepOut(loss.item(), terms, length, count, 0.0 if sound else 1.0, lr)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the optimizer's state as flat tensors."""
@@ -63,24 +72,34 @@ class StandardStep:
         """Take the state over, bit for bit."""
         restore(self.optimizer, state)
 
-    def _accumulate(self, micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _accumulate(self, micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         total, count, first = self.gradient_of(micro_batches[0])
-        # The next call may overwrite what this one returned.
-        gradients = list(first) if len(micro_batches) == 1 else [g.clone() for g in first]
+        if len(micro_batches) == 1:
+            return total, count, first
+        gradients = [g.clone() for g in first]  # the next call may overwrite what this one returned
         for batch in micro_batches[1:]:
             more, further, added = self.gradient_of(batch)
             total, count = total + more, count + further
             torch._foreach_add_(gradients, list(added))
         return total, count, gradients
 
-    def _add_terms(self, gradients: list[Tensor], step: int) -> Tensor | None:
+    def _divided(self, gradients: Sequence[Tensor], count: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
+        """As `divided`; views of one buffer that come again are known again."""
+        if gradients is not self._views:
+            self._buffer = buffer_of(gradients)
+            self._views = () if self._buffer is None else gradients
+        if self._buffer is None:
+            return divided(gradients, count)
+        return gradients, [self._buffer.div_(count)]
+
+    def _add_terms(self, gradients: Sequence[Tensor], step: int) -> Tensor | None:
         """Add the loss terms' gradients; return the terms' sum."""
         if not self.terms:
             return None
         value = torch.stack([term(step) for term in self.terms]).sum()
         if value.requires_grad:
             added = torch.autograd.grad(value, self.parameters, materialize_grads=True)
-            torch._foreach_add_(gradients, list(added))
+            torch._foreach_add_(list(gradients), list(added))
         return value.detach()
 
     def _set_rates(self, step: int) -> float:
@@ -89,29 +108,25 @@ class StandardStep:
             group["lr"] = rate * factor
         return self.rates[0] * factor
 
-    def _apply(self, gradients: list[Tensor], norm: Tensor, loss: Tensor) -> Tensor:
-        """Update where all is finite; return 0, or 1 where the step was left out."""
-        if not self.wait:
-            bad = 1.0 - torch.isfinite(norm + loss).to(torch.float32)
-            self.update(gradients, bad)
-            return bad
-        if not math.isfinite(norm.item() + loss.item()):
-            return self.left_out
-        self.update(gradients, None)
-        return self.took
+
+def buffer_of(gradients: Sequence[Tensor]) -> Tensor | None:
+    """Return the one tensor that the gradients are views of and fill; None where there is none."""
+    base = gradients[0]._base  # noqa: SLF001 - torch has no other name for it
+    if base is None or not all(g._base is base for g in gradients):  # noqa: SLF001
+        return None
+    return base if base.numel() == sum(g.numel() for g in gradients) else None
 
 
-def divided(gradients: list[Tensor], count: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def divided(gradients: Sequence[Tensor], count: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
     """Return the gradients over ``count``, and the same as the fewest tensors that hold them all.
 
     Views of one buffer are divided in place. Otherwise the results are new tensors: autograd may
     hand out one tensor for two parameters, and dividing that in place would divide it twice.
     """
-    base = gradients[0]._base  # noqa: SLF001 - torch has no other name for it
-    shared = base is not None and all(g._base is base for g in gradients)  # noqa: SLF001
-    if base is not None and shared and base.numel() == sum(g.numel() for g in gradients):
-        return gradients, [base.div_(count)]
-    fresh = list(torch._foreach_div(gradients, count))  # noqa: SLF001 - public in all but name
+    buffer = buffer_of(gradients)
+    if buffer is not None:
+        return gradients, [buffer.div_(count)]
+    fresh = list(torch._foreach_div(list(gradients), count))  # noqa: SLF001 - public in all but name
     return fresh, fresh
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from attrs import define
+from attrs import define, field
 from torch import Tensor
 
 from mgk_core.bundle import PhaseData, Probe
@@ -38,11 +38,15 @@ _VERIFY = 64  # examples on which merged is compared with live
 
 @define(eq=False)
 class PairsTrainSet:
-    """Training examples on the device. both: (n, in + out), so that one look-up fetches a batch."""
+    """Training examples on the device. both: (n, in + out), so that one look-up fetches a batch.
+
+    Counts are kept by size: nearly every batch has the same one.
+    """
 
     both: Tensor
     width: int
     digest: str
+    _counts: dict[int, Tensor] = field(factory=dict)
 
     def __len__(self) -> int:
         return len(self.both)
@@ -50,8 +54,11 @@ class PairsTrainSet:
     def batch(self, rows: Sequence[int]) -> Pairs:
         """Collate rows, in the order given."""
         index = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.both.device)
-        found = self.both.index_select(0, index)
-        return Pairs.of(found[:, : self.width], found[:, self.width :])
+        inputs, targets = self.both.index_select(0, index).tensor_split((self.width,), 1)
+        count = self._counts.get(len(rows))
+        if count is None:
+            count = self._counts[len(rows)] = torch.full((), float(len(rows)), device=self.both.device)
+        return Pairs(inputs, targets, count)
 
 
 def teacher_draw(spec: TeacherSpec, inside: int, outside: int) -> Draw:

@@ -10,13 +10,11 @@ and ∂z = ∂h · f'(z) below an activation f. Offered where an adapter is plai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from attrs import frozen
-from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch import Tensor
 
 from mgk_core.adapter import Adapter, LowRank, state_of
 from mgk_core.bundle import GradientFn
@@ -33,14 +31,20 @@ _BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @frozen(eq=False)
 class Layer:
-    """One layer and what an adapter adds to it. a: (rank, in)   b: (out, rank), or None.
+    """One layer and what an adapter adds to it. weight: (out, in)   a: (rank, in)   b: (out, rank), or None.
 
-    scale: 0-dim fp32; a Python number would be turned into a tensor at every product.
+    Each stands beside its transpose, since looking up and turning round cost as much as a small
+    product does. They share the parameters' memory, so they change with them. scale: 0-dim fp32; a
+    Python number would be turned into a tensor at every product.
     """
 
-    linear: nn.Linear
+    weight: Tensor
+    weight_t: Tensor
+    bias: Tensor
     a: Tensor | None = None
+    a_t: Tensor | None = None
     b: Tensor | None = None
+    b_t: Tensor | None = None
     scale: Tensor | None = None
     alpha: float = 0.0
 
@@ -50,10 +54,10 @@ def gradient_function(network: ReferenceNetwork, adapter: Adapter, parameters: S
 
     The gradients are views of one buffer, which each call overwrites.
     """
-    layers = _layers(network, adapter)
+    known: dict[int, tuple[int, str]] = {}
+    layers = _layers(network, adapter, known)
     if layers is None or state_of(network).adapters != [adapter]:
         return None
-    known = {id(t): (i, kind) for i, layer in enumerate(layers) for t, kind in ((layer.a, "a"), (layer.b, "b"))}
     if not all(id(p) in known and p.dtype == torch.float32 for p in parameters):
         return None
     views = _views(parameters)
@@ -63,28 +67,21 @@ def gradient_function(network: ReferenceNetwork, adapter: Adapter, parameters: S
     two = torch.full((), 2.0, device=parameters[0].device)
 
     def gradients(batch: Pairs) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        with torch.inference_mode(), without_onednn():
-            kept, difference = _forward(layers, act, batch)
-            _backward(layers, act_backward, kept, torch.mul(difference, two), lowest=lowest, out=out)
-            flat = difference.view(-1)
-            return torch.dot(flat, flat), batch.count, views
+        # oneDNN builds a primitive at every call: for GELU and its derivative on 16 x 128 numbers that
+        # takes three times as long as torch's own kernels. Set directly, which is twenty times as
+        # cheap as torch.backends.mkldnn.flags.
+        onednn = torch._C._get_mkldnn_enabled()  # noqa: SLF001
+        torch._C._set_mkldnn_enabled(False)  # noqa: SLF001
+        try:
+            with torch.inference_mode():
+                kept, difference = _forward(layers, act, batch)
+                _backward(layers, act_backward, kept, torch.mul(difference, two), lowest=lowest, out=out)
+                flat = difference.view(-1)
+                return torch.dot(flat, flat), batch.count, views
+        finally:
+            torch._C._set_mkldnn_enabled(onednn)  # noqa: SLF001
 
     return gradients
-
-
-@contextmanager
-def without_onednn() -> Iterator[None]:
-    """Use torch's own CPU kernels inside the block.
-
-    oneDNN builds a primitive at every call: for GELU and its derivative on 16 x 128 numbers that
-    takes three times as long as the kernels.
-    """
-    before = torch._C._get_mkldnn_enabled()  # noqa: SLF001 - torch.backends.mkldnn.flags, twenty times as cheap
-    torch._C._set_mkldnn_enabled(False)  # noqa: SLF001
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(before)  # noqa: SLF001
 
 
 def _views(parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -94,22 +91,28 @@ def _views(parameters: Sequence[Tensor]) -> list[Tensor]:
     return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
 
 
-def _layers(network: ReferenceNetwork, adapter: Adapter) -> list[Layer] | None:
-    """Pair the network's layers with the adapter's factors; None where it is more than plain LoRA."""
+def _layers(network: ReferenceNetwork, adapter: Adapter, known: dict[int, tuple[int, str]]) -> list[Layer] | None:
+    """Pair the network's layers with the adapter's factors; None where it is more than plain LoRA.
+
+    known: filled with id of a factor → (layer, "a" or "b").
+    """
     if not isinstance(adapter, LowRank):
         return None
     targets = dict(adapter.targets())
     layers = []
-    for own in network.layers:
+    for i, own in enumerate(network.layers):
+        weight, bias = own.weight.detach(), own.bias.detach()
         name = next((n for n, t in targets.items() if t.parameter is own.weight and not t.transposed), None)
         if name is None:
-            layers.append(Layer(own))
+            layers.append(Layer(weight, weight.t(), bias))
             continue
         factors = adapter.factors(targets.pop(name).weight)
         if factors is None or factors.a0 is not None or factors.a.dim() != 2:
             return None
-        scale = torch.full((), factors.scale, device=factors.a.device)
-        layers.append(Layer(own, factors.a, factors.b, scale, factors.scale))
+        known |= {id(factors.a): (i, "a"), id(factors.b): (i, "b")}
+        a, b = factors.a.detach(), factors.b.detach()
+        scale = torch.full((), factors.scale, device=a.device)
+        layers.append(Layer(weight, weight.t(), bias, a, a.t(), b, b.t(), scale, factors.scale))
     return None if targets else layers
 
 
@@ -117,14 +120,14 @@ def _forward(
     layers: Sequence[Layer], act: Callable[[Tensor], Tensor], batch: Pairs
 ) -> tuple[list[tuple[Tensor, Tensor | None, Tensor]], Tensor]:
     """Return each layer's (h, u, z), and out − y: (n, out)."""
-    hidden, kept = batch.inputs, []
+    hidden, kept, last = batch.inputs, [], layers[-1]
     for layer in layers:
-        z, u = linear(hidden, layer.linear.weight, layer.linear.bias), None
-        if layer.a is not None and layer.b is not None:
-            u = linear(hidden, layer.a)  # (n, rank)
-            z = torch.addmm(z, u, layer.b.t(), alpha=layer.alpha)
+        z, u = torch.addmm(layer.bias, hidden, layer.weight_t), None
+        if layer.a_t is not None and layer.b_t is not None:
+            u = torch.mm(hidden, layer.a_t)  # (n, rank)
+            z = torch.addmm(z, u, layer.b_t, alpha=layer.alpha)
         kept.append((hidden, u, z))
-        hidden = act(z) if layer is not layers[-1] else z
+        hidden = act(z) if layer is not last else z
     return kept, hidden - batch.targets
 
 
@@ -149,7 +152,7 @@ def _backward(
             if (i, "a") in out:
                 torch.mm(down.t(), hidden, out=out[i, "a"])
         if i > lowest:
-            g = torch.mm(g, layer.linear.weight)
+            g = torch.mm(g, layer.weight)
             if down is not None and layer.a is not None:
                 g = torch.addmm(g, down, layer.a)
             g = act_backward(g, kept[i - 1][2])
