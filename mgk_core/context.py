@@ -103,17 +103,19 @@ class PhaseContext:
 
 @frozen
 class StepOut:
-    """What one optimizer step reports; tensors stay on the device until they are read.
+    """What one optimizer step reports; tensors stay on the device until they are read, once for many steps.
+
+    A step that has read a figure already, as it may on the CPU, gives the number.
 
     loss: mean over what was learnt, without loss terms. terms: their sum. count: positions or
     examples. skipped: 1 where the update was left out because something was not finite.
     """
 
-    loss: Tensor
-    terms: Tensor | None
-    grad_norm: Tensor | None
-    count: Tensor
-    skipped: Tensor | None
+    loss: Tensor | float
+    terms: Tensor | float | None
+    grad_norm: Tensor | float | None
+    count: Tensor | float
+    skipped: Tensor | float | None
     lr: float
 
 

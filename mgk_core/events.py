@@ -33,15 +33,19 @@ class Events:
 
     def __call__(self, event: str, **data: Any) -> None:
         """Tell everybody of one event."""
+        entry = {"event": event, **data}
         if self.log is not None and event in KEPT:
-            self.log.write({"event": event, **data})
-        self.tell(event, **data)
+            self.log.write(entry)
+        self._tell(entry)
 
     def tell(self, event: str, **data: Any) -> None:
         """Tell the console and the observers only: what metrics.jsonl has already."""
-        entry = {"event": event, **data}
-        self.part = str(data["part"]) if event == "part" else self.part
-        self.phase = data.get("phase") or self.phase
+        self._tell({"event": event, **data})
+
+    def _tell(self, entry: Mapping[str, Any]) -> None:
+        if entry["event"] == "part":
+            self.part = str(entry["part"])
+        self.phase = entry.get("phase") or self.phase
         self.sink(entry)
         for observer in self.observers:
             observer.on_event(entry)

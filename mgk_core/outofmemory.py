@@ -10,6 +10,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from mgk_core.bundle import TrainSet
 from mgk_core.checkpoint import Progress
 from mgk_core.context import PhaseContext, StepFn, StepOut
 from mgk_core.errors import EnvironmentFault, PluginError
@@ -62,45 +63,50 @@ def told_of(error: BaseException, part: str, phase: str | None) -> OutOfMemory:
 class FittingStep:
     """One optimizer step over rows of the training set, in micro-batches.
 
-    With ``run.auto_batch`` a step that does not fit is done again in micro-batches of half the size:
-    the same examples, the same divisor, so the same step up to rounding. halved: told of each halving,
-    with the state as it was before the step.
+    auto: a step that does not fit is done again in micro-batches of half the size: the same examples,
+    the same divisor, so the same step up to rounding. halved: told of each halving, with the state as
+    it was before the step. micro: examples in memory at once.
     """
 
     ctx: PhaseContext
     step: StepFn
     progress: Progress
     halved: Callable[[int], None]
+    auto: bool = False
+    micro: int = field(init=False)
+    _train: TrainSet = field(init=False)
     _before: tuple[Tensor, list[Tensor], int] | None = field(default=None, init=False)
 
-    @property
-    def micro(self) -> int:
-        """Examples in memory at once."""
+    def __attrs_post_init__(self) -> None:
+        assert self.ctx.data is not None  # noqa: S101 - the runner loads data first
         settings = self.ctx.phase.train
-        return self.progress.micro_batch or settings.micro_batch or settings.batch_size
+        self._train = self.ctx.data.train
+        self.micro = self.progress.micro_batch or settings.micro_batch or settings.batch_size
 
     def __call__(self, rows: Sequence[int], number: int) -> StepOut:
         """Perform step ``number`` (0-based) on these rows.
 
         :raises OutOfMemory: it does not fit
         """
-        auto = self.ctx.config.run.auto_batch
-        while True:
-            if auto:
-                self._before = self._state()
+        while self.auto:
+            self._before = self._state()
             try:
-                return self._once(rows, number)
+                return self.once(rows, number)
             except OutOfMemory as error:
-                if not auto or self.micro == 1 or self._touched():
+                if self.micro == 1 or self._touched():
                     raise
                 error.__cause__ = None  # its traceback holds the tensors of the step that did not fit
             self._halve()
+        return self.once(rows, number)
 
-    def _once(self, rows: Sequence[int], number: int) -> StepOut:
-        assert self.ctx.data is not None  # noqa: S101 - the runner loads data first
-        train, micro = self.ctx.data.train, self.micro
+    def once(self, rows: Sequence[int], number: int) -> StepOut:
+        """Perform a step without trying it in smaller parts."""
+        batch, micro = self._train.batch, self.micro
         try:
-            out = self.step([train.batch(rows[i : i + micro]) for i in range(0, len(rows), micro)], number)
+            if len(rows) <= micro:
+                out = self.step([batch(rows)], number)
+            else:
+                out = self.step([batch(rows[i : i + micro]) for i in range(0, len(rows), micro)], number)
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise self._fault(error, number, min(micro, len(rows))) from error
@@ -121,8 +127,9 @@ class FittingStep:
             )
         else:
             mend = (
-                f"lower {key} in run.toml (now {self.micro}; the effective batch stays {size}) and go on with 'mgk resume"
-                f" RUN --accept-change config.{key}', or start with --auto-batch, which halves it by itself"
+                "go on with 'mgk resume RUN --auto-batch', which halves that number by itself (the effective batch stays"
+                f" {size}); or lower {key} in run.toml (now {self.micro}) and go on with 'mgk resume RUN --accept-change"
+                f" config.{key}'"
             )
         return OutOfMemory(
             f"out of memory in step {number + 1} of phase {name!r}, with {examples} examples in memory at once:"
@@ -151,8 +158,8 @@ class FittingStep:
         torch.set_rng_state(self._before[0])
         for state in self._before[1]:
             torch.cuda.set_rng_state(state, self.ctx.device)
-        self.progress.micro_batch = (self.micro + 1) // 2
+        self.micro = self.progress.micro_batch = (self.micro + 1) // 2
         gc.collect()
         if self.ctx.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.halved(self.progress.micro_batch)
+        self.halved(self.micro)

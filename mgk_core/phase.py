@@ -134,7 +134,9 @@ class PhaseRun:
         self.observers = list(session.hooks.observers(ctx))
         session.events.observe(self.observers)  # type: ignore[arg-type]
         step = self._make_step()
-        self.trainer = Trainer(ctx, step, session.events, self.progress, self._save, session.stop, self._halved)
+        self.trainer = Trainer(
+            ctx, step, session.events, self.progress, self._save, session.stop, self._halved, session.auto_batch
+        )
         return self.trainer
 
     def _make_step(self) -> StepFn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -56,11 +57,13 @@ def run_pipeline(
     flags: Mapping[str, Any] | None = None,
     until: str | None = None,
     without: Iterable[str] = (),
+    minutes: float | None = None,
     sink: Sink = ignore,
     disk: Disk | None = None,
 ) -> RunResult:
     """Run a pipeline into a new run directory. Where the input is wrong nothing is left behind.
 
+    :param minutes: stop as at a signal when this process has worked so long
     :param disk: what performs the writes; tests let it fail
     :raises GateRefused: a phase was refused and rolled back
     :raises Interrupted: a signal came; the run can go on
@@ -70,7 +73,7 @@ def run_pipeline(
     _check_until(prepared, until)
     with _new_directory(out, disk) as store:
         store.write_text(CONFIG, to_toml(prepared.resolved))
-        return _go(prepared, store, until, sink)
+        return _go(prepared, store, until, sink, minutes=minutes)
 
 
 def resume_run(
@@ -79,12 +82,16 @@ def resume_run(
     until: str | None = None,
     accept: Iterable[str] = (),
     without: Iterable[str] = (),
+    minutes: float | None = None,
+    auto_batch: bool = False,
     sink: Sink = ignore,
     disk: Disk | None = None,
 ) -> RunResult:
     """Go on with a run where it was; one that has finished is checked and told again.
 
     :param accept: keys of changes that are taken and recorded
+    :param minutes: stop as at a signal when this process has worked so long
+    :param auto_batch: from here on try a step that does not fit in smaller parts, whatever run.toml says
     """
     require_run(run)
     with environment_told():
@@ -97,7 +104,7 @@ def resume_run(
         store = Store(run, disk or Disk())
         for name in store.sweep():
             sink({"event": "note", "phase": "", "text": f"removed {name}, which an interrupted write had left"})
-        return _go(prepared, store, until, sink, accept=accept)
+        return _go(prepared, store, until, sink, accept=accept, minutes=minutes, auto_batch=auto_batch)
     finally:
         lock.release()
 
@@ -172,7 +179,10 @@ def _check_until(prepared: Prepared, until: str | None) -> None:
         raise InputError(f"--until {until}: no such phase{nearest(until, names)}")
 
 
-def _go(prepared: Prepared, store: Store, until: str | None, sink: Sink, *, accept: Iterable[str] = ()) -> RunResult:
+def _go(
+    prepared: Prepared, store: Store, until: str | None, sink: Sink, *, accept: Iterable[str] = (),
+    minutes: float | None = None, auto_batch: bool = False,
+) -> RunResult:  # fmt: skip
     """Find where the run stands, open the session, and go on from there."""
     journal = open_journal(store)
     finish_fork(store, journal)
@@ -181,12 +191,13 @@ def _go(prepared: Prepared, store: Store, until: str | None, sink: Sink, *, acce
         check_finished(store, journal, stand)
         return RunResult(store.root, stand.ledger, read_json(store.path(RETENTION)), {}, finished=True)
     events = Events(sink)
-    stop = StopFlag(lambda: sink({"event": "stopping"}))
+    stop = StopFlag(lambda: sink({"event": "stopping"}), minutes)
     began = time.perf_counter()
     try:
         with stop.listening(), _told_plainly(prepared.hooks, journal, events):
             session = open_session(prepared, store, journal, events)
             session.stop, session.times["load"] = stop, time.perf_counter() - began
+            session.auto_batch = auto_batch or session.config.run.auto_batch
             begin(session, stand, accept)
             result = _phases(session, until)
         if events.log is not None:
@@ -255,6 +266,8 @@ def _run_one(session: Session, index: int) -> None:
     _leave(session, index, outcome.result)
     if outcome.result == "rolled_back":
         raise run.refused(outcome)
+    del run, outcome
+    gc.collect()  # adapter, optimizer and step refer to each other: without this they outlive their phase
 
 
 def _left(session: Session, phase: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,25 @@ from mgk_core.store import Store, json_text, read_json, text_digest
 Row = Mapping[str, Score]
 
 
-def measure_row(hooks: Hooks, ctx: PhaseContext, *, ends: bool) -> dict[str, Score]:
+def measure_row(
+    hooks: Hooks, ctx: PhaseContext, *, ends: bool, stop: Callable[[], None] = lambda: None
+) -> dict[str, Score]:
     """Score every probe of the configured split on the model as it stands, dropout off.
 
-    ends: whether this is the first or the last row; some probes are too costly for the others.
+    ends: whether this is the first or the last row; some probes are too costly for the others. stop:
+    asked before each probe; raises where the run shall end.
     """
     model = ctx.model
     was_training = model.training
+    row: dict[str, Score] = {}
     model.eval()
     try:
         with torch.no_grad():
-            return {p.name: hooks.evaluate(ctx, p) for p in chosen_probes(ctx) if ends or p.when == "always"}
+            for probe in chosen_probes(ctx):
+                if ends or probe.when == "always":
+                    stop()
+                    row[probe.name] = hooks.evaluate(ctx, probe)
+        return row
     finally:
         model.train(was_training)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +37,8 @@ class Session:
     """One process working on one run directory.
 
     rows: (row name, scores), row 0 first. marks: row name → why its scores are special. checkpoint:
-    where the next phase goes on, taken once. changed: this process accepted a change.
+    where the next phase goes on, taken once. changed: this process accepted a change. auto_batch:
+    whether a step that does not fit is tried in smaller parts.
     """
 
     resolved: Resolved
@@ -54,6 +57,7 @@ class Session:
     stop: Callable[[], bool] = lambda: False
     checkpoint: Loaded | None = None
     changed: bool = False
+    auto_batch: bool = False
     _accounted: dict[str, float] = field(factory=dict)
 
     @property
@@ -114,8 +118,6 @@ class Session:
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
         """Add the time spent inside to one part of the run's account."""
-        import time
-
         self.events("part", part=part)
         began = time.perf_counter()
         try:
@@ -134,34 +136,53 @@ def _reader(path: Path) -> Callable[[], dict[str, torch.Tensor]]:
     return lambda: read_tensors(path)
 
 
-class StopFlag:
-    """Turns SIGINT and SIGTERM into a question; a second SIGINT stops at once."""
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+"""Ctrl-C, the system's notice, a job scheduler's notice before its limit, and a terminal that has gone."""
 
-    def __init__(self, tell: Callable[[], None] = lambda: None) -> None:
-        """:param tell: called at the first signal, inside the handler: it may touch no buffered stream"""
+
+class StopFlag:
+    """Turns signals, and a time that is up, into a question; a second SIGINT stops at once."""
+
+    def __init__(self, tell: Callable[[], None] = lambda: None, minutes: float | None = None) -> None:
+        """:param tell: called once, perhaps inside a signal's handler: it may touch no buffered stream
+        :param minutes: from now on until the answer is yes by itself
+        """
         self.signal: int | None = None
         self.tell = tell
+        self._until = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self._told = False
 
     def __call__(self) -> bool:
-        """Whether a signal came."""
-        return self.signal is not None
+        """Whether to stop: a signal came, or the time is up."""
+        if self.signal is None and time.monotonic() < self._until:
+            return False
+        self._tell_once()
+        return True
+
+    def _tell_once(self) -> None:
+        if not self._told:
+            self._told = True
+            self.tell()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        first, self.signal = self.signal is None, number
-        if first:
-            self.tell()
+        self.signal = number
+        self._tell_once()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Install the handlers inside the block (main thread only: elsewhere signals are not ours)."""
+        """Install the handlers inside the block (main thread only: elsewhere signals are not ours).
+
+        A hang-up that is ignored already, as under ``nohup``, stays so.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         before: dict[int, Any] = {}
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            before[number] = signal.signal(number, self._handle)
+        for number in (int(getattr(signal, name)) for name in SIGNALS if hasattr(signal, name)):
+            if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, self._handle)
         try:
             yield
         finally:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-from attrs import define, field
+from attrs import define, evolve, field
 from torch import Tensor
 
 from mgk_core.checkpoint import Progress
@@ -17,6 +17,7 @@ from mgk_core.diagnose import BAD, first_bad_layer
 from mgk_core.errors import MgkError
 from mgk_core.events import Events
 from mgk_core.outofmemory import FittingStep
+from mgk_core.settings import TrainSettings
 
 CHECKED = 4  # examples whose loss is compared at resume; a forward pass over them is a fraction of a step
 
@@ -44,8 +45,7 @@ class Order:
 
     def rows(self, step: int) -> list[int]:
         """Return the rows of one optimizer step; every epoch is a new permutation."""
-        per_epoch = math.ceil(self.examples / self.batch_size)
-        epoch, place = divmod(step, per_epoch)
+        epoch, place = divmod(step, -(-self.examples // self.batch_size))
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self.seed + epoch)
             self._rows = torch.randperm(self.examples, generator=generator).tolist()
@@ -58,7 +58,7 @@ class Trainer:
     """Runs steps of one phase and tells of them.
 
     save: writes a checkpoint. stop: asked after every step; True ends the loop after a checkpoint.
-    halved: told of the micro-batch to which out-of-memory brought a step.
+    halved: told of the micro-batch to which out-of-memory brought a step. auto_batch: whether it may.
     """
 
     ctx: PhaseContext
@@ -68,6 +68,7 @@ class Trainer:
     save: Callable[[], None]
     stop: Callable[[], bool]
     halved: Callable[[int], None] = lambda _: None
+    auto_batch: bool = False
     best: dict[str, Tensor] | None = None
     _pending: list[StepOut] = field(factory=list)
     _since: float = field(factory=time.perf_counter)
@@ -76,22 +77,24 @@ class Trainer:
 
     def run(self, until: int) -> bool:
         """Train up to step ``until``; False where it was asked to stop before."""
-        settings = self.ctx.phase.train
-        order = self._order()
-        perform = FittingStep(self.ctx, self.step, self.progress, self._halved)
+        settings, progress, pending = self.ctx.phase.train, self.progress, self._pending
+        log_every, eval_every, rows = settings.log_every, settings.eval_every, self._order().rows
+        fitting = FittingStep(self.ctx, self.step, progress, self._halved, auto=self.auto_batch)
+        perform = fitting if self.auto_batch else fitting.once
         self.ctx.model.train()
         self._since = time.perf_counter()
-        while self.progress.step < until:
-            number = self.progress.step
-            self._pending.append(perform(order.rows(number), number))
-            self.progress.step = number + 1
-            last = self.progress.step == until
-            if last or self.progress.step % settings.log_every == 0:
+        while (number := progress.step) < until:
+            pending.append(perform(rows(number), number))
+            progress.step = done = number + 1
+            last = done == until
+            if last or done % log_every == 0:
                 self._flush(until)
-            if settings.eval_every and (last or self.progress.step % settings.eval_every == 0):
+            if eval_every and (last or done % eval_every == 0):
                 self._evaluate_dev()
-            asked = not last and self.stop()
-            if asked or (not last and self._due()):
+            if last:
+                break
+            asked = self.stop()
+            if asked or self._due(settings):
                 self.checkpoint()
             if asked:
                 return False
@@ -127,8 +130,7 @@ class Trainer:
         ctx.model.train(was_training)
         return float(total) / max(float(count), 1e-30)
 
-    def _due(self) -> bool:
-        settings = self.ctx.phase.train
+    def _due(self, settings: TrainSettings) -> bool:
         if settings.checkpoint_steps and self.progress.step % settings.checkpoint_steps == 0:
             return True
         minutes = settings.checkpoint_minutes
@@ -148,34 +150,35 @@ class Trainer:
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         self.busy += seconds
-        good = [r for r in rows if r[3] == 0]
-        counted = sum(r[2] for r in good)
-        mean = sum(r[0] * r[2] for r in good) / counted if counted else None
+        bad = [r for r in rows if r[3]]
+        good = [r for r in rows if not r[3]] if bad else rows
+        seen, counted = sum([r[2] for r in rows]), sum([r[2] for r in good])
         self.progress.recent = (self.progress.recent + [r[0] for r in good])[-50:]
         self.events(
             "step",
             phase=self.ctx.phase.name,
             step=self.progress.step,
             steps=until,
-            loss=mean,
-            terms=sum(r[1] for r in good) / len(good) if good else None,
+            loss=sum([r[0] * r[2] for r in good]) / counted if counted else None,
+            terms=sum([r[1] for r in good]) / len(good) if good else None,
             grad_norm=good[-1][4] if good and good[-1][4] >= 0 else None,
-            lr=rows[-1][5] if rows else None,
-            skipped=sum(int(r[3]) for r in rows),
-            count=int(sum(r[2] for r in rows)),
+            lr=rows[-1][5],
+            skipped=len(bad),
+            count=int(seen),
             unit="samples" if self.ctx.bundle.tokenizer is None else "tokens",
             seconds=seconds,
-            per_second=sum(r[2] for r in rows) / seconds if seconds > 0 else None,
+            per_second=seen / seconds if seconds > 0 else None,
             **memory(self.ctx.device),
         )
-        self._watch(rows)
+        self._watch(rows if bad else [])
 
     def _watch(self, rows: Sequence[Sequence[float]]) -> None:
-        """Stop after too many bad steps in a row, and say where it began."""
-        limit = self.ctx.phase.train.max_bad_steps
+        """Stop after too many bad steps in a row, and say where it began. rows: none where all were good."""
+        if not rows:
+            self.progress.bad_in_row = 0
         for row in rows:
             self.progress.bad_in_row = self.progress.bad_in_row + 1 if row[3] else 0
-        if self.progress.bad_in_row >= limit:
+        if self.progress.bad_in_row >= self.ctx.phase.train.max_bad_steps:
             raise Diverged(self._diagnosis())
 
     def _diagnosis(self) -> str:
@@ -218,17 +221,26 @@ def _figures(outs: Sequence[StepOut]) -> list[list[float]]:
 
     Per step it would cost more than the step's own work. On the CPU there is nothing to transfer.
     """
-    like = outs[0].loss
-    zero, none = torch.zeros_like(like), torch.full_like(like, -1.0)
-    columns = (
-        [out.loss for out in outs],
-        [zero if out.terms is None else out.terms for out in outs],
-        [out.count for out in outs],
-        [zero if out.skipped is None else out.skipped for out in outs],
-        [none if out.grad_norm is None else out.grad_norm for out in outs],
-    )
-    if like.device.type == "cpu":
-        found = [[t.item() for t in column] for column in columns]
-    else:
-        found = torch.stack([t for column in columns for t in column]).view(len(columns), -1).tolist()
-    return [[*row, out.lr] for *row, out in zip(*found, outs, strict=True)]
+    if isinstance(outs[0].loss, Tensor) and outs[0].loss.device.type != "cpu":
+        outs = _fetched(outs)
+    return [
+        [
+            float(o.loss),
+            0.0 if o.terms is None else float(o.terms),
+            float(o.count),
+            0.0 if o.skipped is None else float(o.skipped),
+            -1.0 if o.grad_norm is None else float(o.grad_norm),
+            o.lr,
+        ]
+        for o in outs
+    ]
+
+
+def _fetched(outs: Sequence[StepOut]) -> list[StepOut]:
+    """Return the same reports with numbers in place of the device's tensors."""
+    held = [[n for n in _FIGURES if isinstance(getattr(o, n), Tensor)] for o in outs]
+    read = iter(torch.stack([getattr(o, n) for o, names in zip(outs, held, strict=True) for n in names]).tolist())
+    return [evolve(o, **{n: next(read) for n in names}) for o, names in zip(outs, held, strict=True)]
+
+
+_FIGURES = ("loss", "terms", "count", "skipped", "grad_norm")

@@ -103,9 +103,7 @@ class Transition:
         self.live = outputs_on(ctx.bundle, ctx.data.verify)
         if ctx.phase.evaluate.live:
             with self.session.timed("evaluation"):
-                self._tell_row(
-                    f"{ctx.phase.name} (live)", measure_row(self.session.hooks, ctx, ends=self.last), live=True
-                )
+                self._tell_row(f"{ctx.phase.name} (live)", self._measure(), live=True)
         start = Proposal(
             undo="disk" if ctx.config.run.undo == "disk" else "memory",
             spool=str(self.session.store.path(f"{self.folder}/.tmp-undo")),
@@ -153,9 +151,12 @@ class Transition:
                     )
         with self.session.timed("evaluation"):
             cached = load_row(self.session.store.path(f"{self.folder}/scores.json"), self.digest)
-            self.row = cached or measure_row(self.session.hooks, ctx, ends=self.last)
+            self.row = cached or self._measure()
         save_row(self.session.store, f"{self.folder}/scores.json", self.row, digest=self.digest)
         return State.SCORED
+
+    def _measure(self) -> dict[str, Score]:
+        return measure_row(self.session.hooks, self.ctx, ends=self.last, stop=self._check_stop)
 
     def _scored(self) -> State:
         """Ask the gates; one refusal refuses."""
@@ -222,7 +223,7 @@ class Transition:
         ctx = self.ctx
         self.digest = self.session.ledger.head
         with self.session.timed("evaluation"):
-            self.row = measure_row(self.session.hooks, ctx, ends=self.last)
+            self.row = self._measure()
         self._tell_row(ctx.phase.name, self.row, kept_apart=True)
         save_row(
             self.session.store, f"{self.folder}/scores.json", self.row, digest=self.digest, marks={"kept_apart": True}

@@ -50,6 +50,24 @@ def machine_options(function: F) -> F:
     )
 
 
+def limit_options(function: F) -> F:
+    """``--minutes`` and ``--auto-batch``: what a process may take, in time and in memory."""
+    return _apply(
+        function,
+        click.option(
+            "--minutes",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="N",
+            help="Stop after N minutes as at Ctrl-C, before a time limit ends the process; 'mgk resume' goes on.",
+        ),
+        click.option(
+            "--auto-batch",
+            is_flag=True,
+            help="Where a step is out of memory, halve the micro-batch and go on; the batch stays the same.",
+        ),
+    )
+
+
 def without_option(function: F) -> F:
     """``--without-plugin NAME``, any number of times."""
     return click.option(

@@ -22,11 +22,13 @@ from mgk_cli.lazy import Command
     metavar="KEY",
     help="Go on although this has changed since the run began, and record it. May be repeated.",
 )
+@options.limit_options
 @options.without_option
 @options.output_options
 def command(
-    *, run: Path, until: str | None, accept: tuple[str, ...], without: tuple[str, ...], quiet: bool, as_json: bool
-) -> None:
+    *, run: Path, until: str | None, accept: tuple[str, ...], minutes: float | None, auto_batch: bool,
+    without: tuple[str, ...], quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Go on with RUN where it was, to the same end as if it had not been stopped.
 
     Configuration, data, tokenizer, base, code of plugins, libraries and threads must be what they
@@ -36,6 +38,8 @@ def command(
     from mgk_core.runner import resume_run
 
     work(
-        lambda sink: resume_run(run, until=until, accept=accept, without=without, sink=sink),
+        lambda sink: resume_run(
+            run, until=until, accept=accept, without=without, minutes=minutes, auto_batch=auto_batch, sink=sink
+        ),
         run, quiet=quiet, as_json=as_json,
     )  # fmt: skip

@@ -25,11 +25,13 @@ DEFAULT = "korean-medical"
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="New run directory.  [default: runs/PIPELINE-N]"
 )
 @options.machine_options
+@options.limit_options
 @options.without_option
 @options.output_options
 def command(
     *, pipeline: str | None, config: Path | None, overrides: tuple[str, ...], until: str | None, out: Path | None,
-    device: str | None, seed: int | None, without: tuple[str, ...], quiet: bool, as_json: bool,
+    device: str | None, seed: int | None, minutes: float | None, auto_batch: bool, without: tuple[str, ...], quiet: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Run PIPELINE (default: korean-medical) into a new run directory.
 
@@ -41,10 +43,11 @@ def command(
 
     named = pipeline if pipeline is not None or config is not None else DEFAULT
     target = out or free_name(named or (config.stem if config else "run"))
-    flags = {"device": device, "seed": seed}
+    flags = {"device": device, "seed": seed, "auto_batch": auto_batch or None}
     work(
         lambda sink: run_pipeline(
-            named, out=target, config=config, overrides=overrides, flags=flags, until=until, without=without, sink=sink
+            named, out=target, config=config, overrides=overrides, flags=flags, until=until, without=without,
+            minutes=minutes, sink=sink,
         ),
         target, quiet=quiet, as_json=as_json,
     )  # fmt: skip
