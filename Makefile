@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 PYTEST_ARGS ?=
 
-.PHONY: run test slow faults lint types docs bench clean
+.PHONY: run test slow faults fuzz lint types docs bench clean
 
 run: $(VENV)/.run
 	$(BIN)/mgk run
@@ -17,7 +17,10 @@ slow: $(VENV)/.dev
 	MGK_HYPOTHESIS=thorough $(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGS)
 
 faults: $(VENV)/.dev
-	MGK_KILLS=200 $(BIN)/python -m pytest tests/faults tests/badinput -q -s
+	MGK_KILLS=200 $(BIN)/python -m pytest tests/faults tests/badinput -q
+
+fuzz: $(VENV)/.dev
+	VENV=$(VENV) bash .ci/fuzz
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

@@ -56,6 +56,11 @@ def state(folder):
     return found
 
 
+def total(folder):
+    """Return how many bytes all files below a folder have."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+
+
 def write(path, content):
     """Make a file: text, bytes, or whatever a function makes of the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +79,7 @@ def tokens(tmp_path_factory):
 
 
 @pytest.fixture
-def answered(tmp_path, monkeypatch, tokens, figures):
+def answered(tmp_path, monkeypatch, tokens, counted):
     """Check that a command line is answered; see the module."""
     work = tmp_path / "work"
     work.mkdir()
@@ -88,7 +93,8 @@ def answered(tmp_path, monkeypatch, tokens, figures):
     def check(arguments, *words, files=(), codes=(2, 3), kept=()):
         for name, content in dict(files).items():
             write(tmp_path / "work" / name, content)
-        before = state(tmp_path)
+        before, size = state(tmp_path), total(tmp_path)
+        count, given = counted("bad inputs answered", 1), counted("bytes that the user gave, unchanged", size)
         answer = mgk(*arguments)
         said = answer.err or answer.out
         assert answer.code in codes, (answer.code, answer.out, said)
@@ -101,22 +107,8 @@ def answered(tmp_path, monkeypatch, tokens, figures):
         assert not [c for c in said if unicodedata.category(c) in {"Cc", "Cf"} and c != "\n"], repr(said)
         after = {k: v for k, v in state(tmp_path).items() if k.split("/")[1:2] not in [[name] for name in kept]}
         assert after == before
-        figures["bad inputs answered"] = figures.get("bad inputs answered", 0) + 1
+        given.right = size
+        count.right += 1
         return answer
 
     return check
-
-
-FIGURES: dict[str, int] = {}
-
-
-@pytest.fixture(scope="session")
-def figures():
-    """What is counted, and printed at the end."""
-    return FIGURES
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Print the figures."""
-    for what, number in FIGURES.items():
-        terminalreporter.write_line(f"{what}: {number}")

@@ -192,18 +192,3 @@ def plugin(tmp_path):
         return folder
 
     return install
-
-
-FIGURES: dict[str, int] = {}
-
-
-@pytest.fixture(scope="session")
-def figures():
-    """What is counted, and printed at the end."""
-    return FIGURES
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Print the figures."""
-    for what, number in FIGURES.items():
-        terminalreporter.write_line(f"{what}: {number}")

@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -75,6 +76,8 @@ def _be_child(request: dict[str, Any], scratch: Path) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.setpgid(0, 0)
+    for number in request.get("ignore", ()):
+        signal.signal(number, signal.SIG_IGN)
     told: list[dict[str, Any]] = []
     disk = _disk(request.get("disk"))
     said: dict[str, Any] = {"error": None, "code": 0}
@@ -114,10 +117,12 @@ def _work(request: dict[str, Any], disk: Disk, told: list[dict[str, Any]]) -> st
     def sink(event: Any) -> None:
         told.append(dict(event))
         number = request.get("signal_at", {}).get(event["event"])
-        if number is not None and event.get("step", 0) >= request.get("signal_step", 0):
+        named = request.get("signal_part") in {None, event.get("part")}
+        if number is not None and named and event.get("step", 0) >= request.get("signal_step", 0):
             os.kill(os.getpid(), number)
 
     options: dict[str, Any] = {"sink": sink, "disk": disk, "until": request.get("until")}
+    options |= {k: request[k] for k in ("minutes", "auto_batch") if k in request}
     if request["do"] == "run":
         config = request.get("config")
         pipeline = None if config else "textmodel"

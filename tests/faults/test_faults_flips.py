@@ -29,6 +29,8 @@ def flipped(data):
 
 DAMAGES = {"flipped": flipped, "halved": lambda d: d[: len(d) // 2], "emptied": lambda _: b""}
 
+HOW = {"whole": "finished", "stopped": "stopped"}
+
 
 def every(run):
     """Return every file of a run."""
@@ -47,10 +49,12 @@ def damaged(run, copy, name, damage):
     "damage", ["flipped", *(pytest.param(d, marks=pytest.mark.slow) for d in ("halved", "emptied"))]
 )
 @pytest.mark.parametrize("which", ["whole", "stopped"])
-def test_every_file_is_found(server, whole, stopped, same_end, places, figures, which, damage):
+def test_every_file_is_found(server, whole, stopped, same_end, places, counted, which, damage):
     """Verification names the file; resume refuses and names it, leaves it out and says so, or has no use for it."""
     run = stopped if which == "stopped" else whole[0]
-    for name in every(run):
+    names = every(run)
+    count = counted("files damaged, found and named", len(names), f"{damage}, of a {HOW[which]} run")
+    for name in names:
         copy = next(places)
         path = damaged(run, copy, name, damage)
         found = [f.path for f in audit(copy).findings]
@@ -61,8 +65,7 @@ def test_every_file_is_found(server, whole, stopped, same_end, places, figures, 
         if str(path) not in named and name not in named:  # then it counts for nothing, and is made anew
             assert name.startswith("phases/1-medical_dictionary/"), name
             same_end(copy, whole[0])
-        key = f"files {damage} and found, of a {'finished' if which == 'whole' else 'stopped'} run"
-        figures[key] = figures.get(key, 0) + 1
+        count.right += 1
         shutil.rmtree(copy)
 
 

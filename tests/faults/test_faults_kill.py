@@ -12,6 +12,7 @@ from mgk_core.journal import open_journal
 from mgk_core.store import Store
 
 WHEN = ("before", "after", "half")
+KILLS = "kills resumed with equal digests"
 
 
 def operations(total, wanted):
@@ -22,10 +23,11 @@ def operations(total, wanted):
     return [(1 + int(i * step), WHEN[i % len(WHEN)]) for i in range(wanted)]
 
 
-def test_killed_at_operations_of_the_store_and_journal(server, whole, go_on, same_end, kills, places, figures):
+def test_killed_at_operations_of_the_store_and_journal(server, whole, go_on, same_end, kills, places, counted):
     """SIGKILL before, after or in the middle of a write: resume ends as if nothing had been."""
-    reference, counted = whole
-    points = operations(counted["count"], kills * 3 // 4)
+    reference, operated = whole
+    points = operations(operated["count"], kills * 3 // 4)
+    count = counted(KILLS, len(points), "at operations of the journal and the store")
     for at, when in points:
         run = next(places)
         answer = server.run(run, disk={"kind": "Killing", "at": at, "when": when})
@@ -33,14 +35,15 @@ def test_killed_at_operations_of_the_store_and_journal(server, whole, go_on, sam
         go_on(run)
         same_end(run, reference)
         shutil.rmtree(run)
-    figures["kills at operations resumed"] = len(points)
+        count.right += 1
 
 
-def test_killed_at_random_times(server, whole, go_on, same_end, kills, places, figures):
+def test_killed_at_random_times(server, whole, go_on, same_end, kills, places, counted):
     """SIGKILL at whatever instant: resume ends as if nothing had been."""
-    reference, counted = whole
+    reference, operated = whole
     draw, left = random.Random(0), kills - kills * 3 // 4
-    span = counted["seconds"]
+    count = counted(KILLS, left, "at random times")
+    span = operated["seconds"]
     for _ in range(left):
         run = next(places)
         answer = server.run(run, kill_after=draw.uniform(0, 0.95 * span))
@@ -51,14 +54,14 @@ def test_killed_at_random_times(server, whole, go_on, same_end, kills, places, f
         go_on(run)
         same_end(run, reference)
         shutil.rmtree(run)
-    figures["kills at random times resumed"] = left
+        count.right += 1
 
 
 def test_killed_again_while_it_goes_on(server, whole, go_on, same_end, places):
     """A resumed run may be killed as well, again and again, and still ends in the same bits."""
-    reference, counted = whole
+    reference, operated = whole
     draw, run = random.Random(1), next(places)
-    server.run(run, disk={"kind": "Killing", "at": counted["count"] // 4, "when": "after"})
+    server.run(run, disk={"kind": "Killing", "at": operated["count"] // 4, "when": "after"})
     for _ in range(4):
         server.resume(run, disk={"kind": "Killing", "at": draw.randint(5, 40), "when": draw.choice(WHEN)})
     go_on(run)
@@ -89,9 +92,11 @@ def test_a_stale_lock_is_recognised(server, places):
     assert not (run / ".lock").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(server, whole, go_on, same_end, places, number):
-    """SIGTERM or SIGINT: the step is finished, a checkpoint written, exit code 130 with the command to go on."""
+    """A signal, a job scheduler's notice (SIGUSR1) among them: the step is finished, a checkpoint written,
+    exit code 130 with the command to go on.
+    """
     run = next(places)
     answer = server.run(run, signal_at={"step": int(number)}, signal_step=3)
     assert answer["code"] == 130
@@ -99,6 +104,39 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(server, whole, go_on
     assert (run / "phases/0-plain_text/checkpoint/step-00000003/state.json").exists()
     answer = go_on(run)
     assert any("goes on after step 3 of 7; the next batch's loss is" in e["text"] for e in answer["told"])
+    same_end(run, whole[0])
+
+
+def test_time_that_is_up_finishes_the_step_and_leaves_a_checkpoint(server, whole, go_on, same_end, places):
+    """`--minutes`: like a signal, before a limit kills the process; again and again, to the same end."""
+    reference, operated = whole
+    run, codes = next(places), []
+    for part in (1e-9, 0.3, 0.6):
+        begun = (run / "run.toml").exists()
+        minutes = part * operated["seconds"] / 60
+        answer = (server.resume if begun else server.run)(run, minutes=minutes)
+        codes.append(answer["code"])
+        assert answer["code"] == 0 or f"Go on with: mgk resume {run}" in answer["message"]
+    assert codes[0] == 130
+    go_on(run)
+    same_end(run, reference)
+
+
+def test_a_signal_while_the_base_is_scored(server, whole, go_on, same_end, places):
+    """Between two probes of row 0: stopped there, and scored again by the resumed run."""
+    run = next(places)
+    answer = server.run(run, signal_at={"part": int(signal.SIGTERM)}, signal_part="evaluation")
+    assert answer["code"] == 130
+    assert "stopped while the untouched base was scored" in answer["message"]
+    go_on(run)
+    same_end(run, whole[0])
+
+
+def test_a_hang_up_that_was_ignored_stays_ignored(server, whole, same_end, places):
+    """Under nohup a closed terminal does not end the run."""
+    run = next(places)
+    answer = server.run(run, signal_at={"step": int(signal.SIGHUP)}, ignore=[int(signal.SIGHUP)])
+    assert answer["code"] == 0, answer["message"]
     same_end(run, whole[0])
 
 

@@ -27,8 +27,8 @@ def test_a_step_that_does_not_fit_is_told(server, places):
     message = answer["message"]
     assert re.search(r"out of memory in step 1 of phase 'plain_text', with 4096 examples in memory at once", message)
     assert re.search(r"[\d,.]+ MiB were being allocated", message)
-    assert "lower phases.plain_text.train.micro_batch" in message
-    assert "--auto-batch" in message
+    assert "'mgk resume RUN --auto-batch'" in message
+    assert "or lower phases.plain_text.train.micro_batch" in message
     config = run / "run.toml"
     config.write_text(config.read_text().replace("micro_batch = 4096", "micro_batch = 256"))
     refused = server.resume(run, until="plain_text")
@@ -53,6 +53,19 @@ def test_auto_batch_halves_until_it_fits(server, places):
     # Sums of 4096 positive terms in another order: at most n·eps apart, relatively.
     assert all(abs(a - b) <= 4096 * 2**-23 * b for a, b in zip(*losses, strict=True))
     assert [e for e in open_journal(Store(free)).events if e["event"] == "auto_batch"] == []
+
+
+def test_a_run_that_did_not_fit_goes_on_in_smaller_parts(server, places):
+    """`mgk resume --auto-batch` is the mend that the message names: run.toml stays, the halving is on record."""
+    run = next(places)
+    limits = {"RLIMIT_AS": ROOM}
+    assert server.run(run, settings=WIDE, limits=limits, until="plain_text")["code"] == 3
+    before = (run / "run.toml").read_bytes()
+    assert server.resume(run, limits=limits, until="plain_text")["code"] == 3
+    answer = server.resume(run, limits=limits, until="plain_text", auto_batch=True)
+    assert answer["code"] == 0, answer["message"]
+    assert (run / "run.toml").read_bytes() == before
+    assert open_journal(Store(run)).last("auto_batch") is not None
 
 
 def test_a_base_that_does_not_fit_is_told(server, places):

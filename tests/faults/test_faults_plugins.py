@@ -29,9 +29,10 @@ def {hook}({arguments}):
 
 
 @pytest.mark.parametrize("hook", hookspecs.spec_names())
-def test_a_plugin_that_raises_is_named(server, whole, same_end, places, plugin, hook):
+def test_a_plugin_that_raises_is_named(server, whole, same_end, places, plugin, counted, hook):
     """Plugin, distribution, hook and reason are told; the run is resumable once the plugin is gone."""
     run, path = next(places), plugin(raising(hook))
+    count = counted("plugins that raise, named", 1)
     settings = RECOVERING if hook == "mgk_recover" else {}
     answer = server.run(run, path=[path], settings=settings)
     assert answer["code"] == 3, answer
@@ -42,11 +43,13 @@ def test_a_plugin_that_raises_is_named(server, whole, same_end, places, plugin, 
         assert f"'zz-faulty' (zz-faulty 1.2) raised in {hook}: RuntimeError: planted" in answer["message"]
     if not run.exists():
         assert hook in NEVER_BEGAN
+        count.right += 1
         return
     answer = server.resume(run, accept=["plugin.zz-faulty"])
     assert answer["code"] == 0, answer["message"]
     if not settings:
         same_end(run, whole[0])
+    count.right += 1
 
 
 @pytest.mark.parametrize("error", ["SystemExit(0)", "KeyError('x')", "StopIteration()"])

@@ -10,10 +10,10 @@ import pytest
 
 
 @pytest.mark.parametrize(("keep", "seed"), [(0.0, 0), (0.5, 1), (0.9, 2)])
-def test_what_was_not_synced_may_be_lost(server, whole, go_on, same_end, kills, places, figures, keep, seed):
+def test_what_was_not_synced_may_be_lost(server, whole, go_on, same_end, kills, places, counted, keep, seed):
     """Whatever share of the unsynced writes and renames survives, resume ends as if nothing had been."""
-    reference, counted = whole
-    total, wanted = counted["count"], max(4, kills * 3 // 10) if keep == 0.0 else max(2, kills // 10)
+    reference, operated = whole
+    total, wanted = operated["count"], max(4, kills * 3 // 10) if keep == 0.0 else max(2, kills // 10)
     at = (
         list(range(1, total + 1))
         if kills >= 200 and keep == 0.0
@@ -25,11 +25,12 @@ def test_what_was_not_synced_may_be_lost(server, whole, go_on, same_end, kills, 
     assert answer["code"] == 0, answer["message"]
     states = sorted(left.glob("after-*"), key=lambda p: int(p.name.removeprefix("after-")))
     assert len(states) == len(at)
+    kind = "power failures resumed with equal digests"
+    count = counted(kind, len(states), f"{keep:.0%} of what was not synced survives")
     for state in states:
         go_on(state)
         same_end(state, reference)
-    name = f"power failures ({keep:.0%} of what was not synced survives) resumed"
-    figures[name] = len(states)
+        count.right += 1
 
 
 def test_the_double_finds_a_missing_sync(server, places):
