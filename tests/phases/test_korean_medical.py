@@ -50,9 +50,11 @@ def test_it_runs_from_start_to_end_on_the_tiny_base(tmp_path, monkeypatch):
         "base-ko": "base",
         "base-en": "base",
         "dictionary": "dictionary",
+        "dictionary-margin": "dictionary",
         "dictionary-accuracy": "dictionary",
         "dictionary-generated": "dictionary",
         "mcq": "mcq",
+        "mcq-margin": "mcq",
         "mcq-accuracy": "mcq",
         "mcq-generated": "mcq",
     }

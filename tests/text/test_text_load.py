@@ -308,7 +308,8 @@ def test_shares_are_taken_where_no_file_is_named(bundle, write):
     spec = DictionarySpec(type="dictionary", train=write("a.jsonl", rows), dev_share=0.1, test_share=0.2, generate=0)
     data = load(spec, bundle)
     names = {p.name: len(p.items) for p in data.probes}
-    assert set(names) == {"dictionary", "dictionary-accuracy", "dictionary-dev", "dictionary-accuracy-dev"}
+    metrics = ("", "-margin", "-accuracy")
+    assert set(names) == {f"dictionary{metric}{split}" for metric in metrics for split in ("", "-dev")}
     assert len(data.train) + names["dictionary"] + names["dictionary-dev"] == 120
 
 
