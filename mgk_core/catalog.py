@@ -34,7 +34,7 @@ class Entry:
             raise PluginError(
                 self.name,
                 f"{self.point.group} entry {self.name!r} of {self.distribution} {self.version}"
-                f" cannot be loaded: {type(error).__name__}: {error}",
+                f" cannot be loaded: {type(error).__name__}: {error}; mend or remove that package",
             ) from error
 
 
@@ -60,7 +60,8 @@ def _find(group: str, name: str, cls: type, what: str) -> Any:
     found = [e for e in entries(group) if e.name == name]
     if not found:
         known = [e.name for e in entries(group)]
-        raise InputError(f"unknown {what} {name!r}{nearest(name, known)}")
+        offer = nearest(name, known) or f"; no installed package brings a {what}: see 'mgk plugins'"
+        raise InputError(f"unknown {what} {name[:100]!r}{offer}")
     if len(found) > 1:
         owners = " and ".join(f"{e.distribution} {e.version}" for e in found)
         raise InputError(f"{what} {name!r} is shipped by {owners}; uninstall one")

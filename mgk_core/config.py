@@ -86,7 +86,9 @@ def _overlay_file(
     """Lay a file over the tree, what it extends first."""
     real = path.resolve()
     if real in seen:
-        raise ConfigError([Problem("extends", f"files extend each other in a circle: {path}", str(path))])
+        raise ConfigError(
+            [Problem("extends", f"files extend each other in a circle: {path}; remove one of the extends", str(path))]
+        )
     parent = table.get("extends")
     if parent is not None and extend:
         if not isinstance(parent, str):

@@ -135,4 +135,6 @@ def require_run(run: Path) -> None:
         if not run.is_dir() or not ((run / JOURNAL).exists() or (run / CONFIG).exists()):
             raise InputError(f"{run}: no run directory (no {JOURNAL} in it); expected one that 'mgk run --out' wrote")
     except OSError as error:
-        raise InputError(f"{run!s:.100}: cannot be a run directory: {error.strerror}") from None
+        raise InputError(
+            f"{run!s:.100}: cannot be a run directory: {error.strerror}; give one that 'mgk run --out' wrote"
+        ) from None

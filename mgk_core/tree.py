@@ -14,6 +14,7 @@ from mgk_core.errors import ConfigError, Problem
 
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 40
+_TOML = "each line must be [table] or key = value, strings in quotes"
 _DEEP = f"tables or arrays are nested too deeply; a configuration needs at most {MAX_DEPTH} levels"
 
 
@@ -98,7 +99,9 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
             )
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError([Problem("", f"cannot be read: {error.strerror or error}", name)]) from None
+        raise ConfigError(
+            [Problem("", f"cannot be read: {error.strerror or error}; give a file that is there", name)]
+        ) from None
     except UnicodeDecodeError as error:
         raise ConfigError([Problem("", f"not UTF-8 at byte {error.start}; save the file as UTF-8", name)]) from None
     try:
@@ -106,9 +109,9 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"line (\d+)", str(error))
         line = int(found[1]) if found else None
-        raise ConfigError([Problem("", f"not valid TOML: {error}", name, line)]) from None
+        raise ConfigError([Problem("", f"not valid TOML: {error}; {_TOML}", name, line)]) from None
     except ValueError as error:  # a number of more digits than Python reads
-        raise ConfigError([Problem("", f"not valid TOML: {error}", name)]) from None
+        raise ConfigError([Problem("", f"not valid TOML: {error}; {_TOML}", name)]) from None
     except RecursionError:
         raise ConfigError([Problem("", _DEEP, name)]) from None
     if too_deep(table):

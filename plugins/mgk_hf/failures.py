@@ -25,7 +25,10 @@ def explain(name: str, revision: str | None, error: BaseException) -> MgkError:
             f"base.id: {name} brings Python code of its own; read it, then set base.trust_remote_code = true"
         )
     kind = EnvironmentFault if any(isinstance(e, ImportError) for e in chain) else InputError
-    return kind(f"base.id: {name}: cannot be loaded: {said}")
+    return kind(
+        f"base.id: {name}: cannot be loaded: {said}; expected what save_pretrained writes: config.json of a language model,"
+        " safetensors weights and a tokenizer, whole"
+    )
 
 
 def _of_the_hub(name: str, revision: str | None, chain: list[BaseException]) -> MgkError | None:

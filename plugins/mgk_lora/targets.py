@@ -84,7 +84,9 @@ def _regex(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern[3:])
     except re.error as error:
-        raise InputError(f"target pattern {pattern!r}: not a regular expression: {error}") from None
+        raise InputError(
+            f"target pattern {pattern!r}: not a regular expression: {error}; put a backslash before signs that are meant as such"
+        ) from None
 
 
 def _head(model: nn.Module) -> nn.Module | None:

@@ -76,7 +76,9 @@ def _matches(pattern: str, raw: str, linear: set[str]) -> bool:
         try:
             return re.fullmatch(pattern[3:], name) is not None
         except re.error as error:
-            raise InputError(f"target pattern {pattern!r}: not a regular expression: {error}") from None
+            raise InputError(
+                f"target pattern {pattern!r}: not a regular expression: {error}; put a backslash before signs that are meant as such"
+            ) from None
     if any(sign in pattern for sign in "*?["):
         return fnmatch.fnmatchcase(name, pattern)
     return name == pattern or name.endswith("." + pattern)

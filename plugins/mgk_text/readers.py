@@ -59,7 +59,7 @@ def read(source: FileSource | HubSource, *, header: Sequence[str] | None = None,
         delimiter = "\t" if source.suffix == ".tsv" else ","
         _read_delimited(_text(source, table), table, delimiter, header)
     if not table.rows and not table.problems:
-        table.bad(None, "holds no rows")
+        table.bad(None, "holds no rows; give a file with at least one")
     return table
 
 
@@ -68,7 +68,7 @@ def _text(source: FileSource, table: Table) -> str:
     try:
         data = source.path.read_bytes()
     except OSError as error:
-        table.bad(None, f"cannot be read: {error.strerror}")
+        table.bad(None, f"cannot be read: {error.strerror}; give a file that you may read")
         return ""
     try:
         return _without_nulls(data.decode("utf-8-sig"), table)
@@ -102,7 +102,7 @@ def _read_jsonl(text: str, table: Table) -> None:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:  # not JSON, too many digits, nested without end
-            table.bad(number, f"is not JSON: {error}")
+            table.bad(number, f"is not JSON: {error}; expected one JSON object a line")
             continue
         if isinstance(values, dict):
             table.add(number, values)
@@ -134,7 +134,7 @@ def _read_delimited(text: str, table: Table, delimiter: str, header: Sequence[st
         if names is None:
             names = [c.strip() for c in cells]
             if len(set(names)) < len(names):
-                table.bad(line, "two columns of one name in the header")
+                table.bad(line, "two columns of one name in the header; give each its own")
         elif len(cells) != len(names):
             table.bad(line, f"expected {len(names)} columns, found {len(cells)}; quote cells that hold the separator")
         else:
@@ -150,7 +150,7 @@ def _cells(reader: Any, table: Table) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            table.bad(line, f"cannot be read: {error}")
+            table.bad(line, f"cannot be read: {error}; look for a quote that is never closed")
             continue
         if any(c.strip() for c in cells):
             yield line, cells
@@ -164,7 +164,7 @@ def _read_parquet(source: FileSource, table: Table) -> None:
     try:
         rows = parquet.read_table(source.path).to_pylist()
     except (OSError, ArrowException) as error:
-        table.bad(None, f"cannot be read as parquet: {error}")
+        table.bad(None, f"cannot be read as parquet: {error}; write the file again")
         return
     for number, values in enumerate(rows, 1):
         table.add(number, values)

@@ -199,7 +199,7 @@ class Fields:
             raise BadRowError(self.columns.said(name), f"expected text, got {value!r:.40}")
         text = self._clean(value)
         if not text:
-            raise BadRowError(self.columns.said(name), "is empty")
+            raise BadRowError(self.columns.said(name), "is empty; fill it, or remove the row")
         return text
 
     def _maybe(self, raw: Raw, name: str) -> str:
@@ -218,7 +218,9 @@ class Fields:
 
     def _clean(self, text: str) -> str:
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-            raise BadRowError("", "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+            raise BadRowError(
+                "", "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it"
+            )
         return (unicodedata.normalize(self.form, text) if self.form else text).strip()
 
 

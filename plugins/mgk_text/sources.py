@@ -51,7 +51,7 @@ def parse(text: str) -> FileSource | HubSource:
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{text}: expected a file that ends in {', '.join(SUFFIXES)}, or hub:OWNER/NAME")
     if not path.is_file():
-        raise InputError(f"{text}: no such file")
+        raise InputError(f"{text}: no such file here; give its path from {Path.cwd()}, or from /")
     return FileSource(text, path)
 
 

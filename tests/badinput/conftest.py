@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import signal
 import unicodedata
 from contextlib import redirect_stderr, redirect_stdout
@@ -15,6 +16,11 @@ from mgk_cli.main import invoke
 TEXTMODEL = 'extends = "textmodel"\n[run]\nthreads = 1\n'
 PATIENCE = 60  # seconds
 SHOWN = 4000  # characters of a message at most: nobody reads more
+MEND = re.compile(
+    r"expected|did you mean|known: |known types|'mgk |see '|--[a-z]|at most|must be|needs |choose|restore|lower |give |"
+    r"save |remove|raise |free |mend|bring|wait|quote |install|put |look |name at least|would take|load |use |take |leave|map it|convert|fill"
+)
+"""What would be right, or what to do: one of these words is in every answer."""
 
 
 class Answer:
@@ -38,6 +44,12 @@ def mgk(*arguments):
     return Answer(code, out.getvalue(), err.getvalue())
 
 
+@pytest.fixture(name="mgk")
+def mgk_fixture():
+    """Run command lines in this process."""
+    return mgk
+
+
 def _too_long(number, frame):
     raise TimeoutError("took wrong input for right and went to work")
 
@@ -57,8 +69,9 @@ def state(folder):
 
 
 def total(folder):
-    """Return how many bytes all files below a folder have."""
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+    """Return how many bytes all files below a folder have on the disk, holes left out."""
+    files = [p.stat() for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
+    return sum(min(f.st_size, 512 * f.st_blocks) for f in files)
 
 
 def write(path, content):
@@ -100,7 +113,7 @@ def answered(tmp_path, monkeypatch, tokens, counted):
         assert answer.code in codes, (answer.code, answer.out, said)
         assert "Traceback" not in said + answer.out
         assert "mgk has a fault" not in said, said
-        assert said.strip(), "no message"
+        assert MEND.search(said), ("neither what was expected nor what to do", said)
         for word in words:
             assert word in said, (word, said)
         assert len(said) < SHOWN, said
