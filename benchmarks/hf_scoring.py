@@ -3,7 +3,7 @@
     python benchmarks/hf_scoring.py [--questions 100] [--threads 2] [--rounds 3]
 
 The shipped questions of the test split. *one by one* is transformers in fp32, one row a question and
-option, full logits, the mean log-likelihood of the option's tokens. Prints wall and CPU seconds of
+option, logits where the option is, the mean log-likelihood of the option's tokens. Prints wall and CPU seconds of
 either (*packed*: median of the rounds) and on how many questions both choose the same option.
 """
 
@@ -43,7 +43,8 @@ def one_by_one(model, items):
     for item in items:
         scores = []
         for option in item.options:
-            logits = model(input_ids=torch.tensor([[*item.prompt, *option]])).logits[0, len(item.prompt) - 1 : -1]
+            ids = torch.tensor([[*item.prompt, *option]])
+            logits = model(input_ids=ids, logits_to_keep=len(option) + 1).logits[0, :-1]
             picked = torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(option)[:, None])
             scores.append(float(picked.mean()))
         found.append(scores)
