@@ -23,6 +23,8 @@ from mgk_core.metricslog import Mark
 from mgk_core.store import Store, file_digest, json_text, put_tensors, put_text, read_json, read_tensors
 
 STATE = "state.json"
+PARTS = ("adapter", "optimizer", "rng")  # of every checkpoint; "best" comes with them where it is kept
+FIGURES = 6  # of a step that is not logged yet
 
 
 @define
@@ -161,8 +163,16 @@ def _read_state(path: Path) -> tuple[Progress, dict[str, str]]:
     expected = str(state.pop("hash", "none"))
     if (found := _hash(state)) != expected:
         raise DigestError(path, expected, found)
-    files = state.pop("files")
-    return cattrs.structure(state, Progress), files
+    try:
+        files = cattrs.structure(state.pop("files"), dict[str, str])
+        progress = cattrs.structure(state, Progress)
+    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{path}: is damaged: it is no checkpoint's state ({type(error).__name__})") from None
+    whole = all(len(row) == FIGURES for row in progress.pending) and progress.step >= 0
+    plain = set(files) >= {f"{p}.safetensors" for p in PARTS} and all(Path(name).name == name for name in files)
+    if not whole or not plain:
+        raise StoreError(f"{path}: is damaged: it lists other figures or files than a checkpoint has")
+    return progress, files
 
 
 def newest_sound(folder: Path) -> tuple[Loaded | None, list[str]]:

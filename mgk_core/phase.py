@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import attrs
 import torch
@@ -15,7 +16,7 @@ from mgk_core.config import structure_spec
 from mgk_core.context import PhaseContext, StepContext, StepFn
 from mgk_core.device import reset_peak
 from mgk_core.digest import base_digest
-from mgk_core.errors import GateRefused, Interrupted, MgkError, PluginError
+from mgk_core.errors import GateRefused, InputError, Interrupted, MgkError, PluginError, StoreError
 from mgk_core.outcome import Outcome, Recovery, Result
 from mgk_core.rundir import phase_folder
 from mgk_core.session import Session
@@ -164,19 +165,31 @@ class PhaseRun:
 
     def _load(self, checkpoint: Loaded, trainer: Trainer) -> None:
         """Go on from a checkpoint as if nothing had happened."""
-        session, ctx = self.session, self.ctx
-        assert ctx.adapter is not None  # noqa: S101 - attached before
-        parts = checkpoint.parts
         for attribute in attrs.fields(Progress):
             setattr(self.progress, attribute.name, getattr(checkpoint.progress, attribute.name))
-        ctx.adapter.load_state_dict(parts["adapter"])
-        trainer.step.load_state_dict(parts["optimizer"])
-        trainer.best = parts.get("best")
+        try:
+            self._load_states(checkpoint.parts, trainer)
+        except (InputError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{checkpoint.path}: does not fit this run: {error}; remove this folder, and 'mgk resume' goes on from the"
+                " checkpoint before it, or from the phase's beginning"
+            ) from error
         for observer, state in zip(self.observers, self.progress.observers, strict=False):
             if state is not None and hasattr(observer, "load_state_dict"):
                 observer.load_state_dict(state)
         self._check_loss(trainer)
-        set_rng_state(parts["rng"], session.device)
+        set_rng_state(checkpoint.parts["rng"], self.session.device)
+
+    def _load_states(self, parts: Mapping[str, Mapping[str, Tensor]], trainer: Trainer) -> None:
+        """Put adapter, optimizer and random numbers where they were."""
+        ctx = self.ctx
+        assert ctx.adapter is not None  # noqa: S101 - attached before
+        if self.progress.step > ctx.steps:
+            raise ValueError(f"it is of step {self.progress.step}, and the phase has {ctx.steps}")
+        ctx.adapter.load_state_dict(parts["adapter"])
+        trainer.step.load_state_dict(parts["optimizer"])
+        trainer.best = dict(parts["best"]) if "best" in parts else None
+        set_rng_state(parts["rng"], self.session.device)
 
     def _check_loss(self, trainer: Trainer) -> None:
         """See that the loss goes on where it was, and say so."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from attrs import define, evolve, field
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from mgk_core.adapter import Adapter, Saves, base_state_dict, state_of
 from mgk_core.bundle import Score
 from mgk_core.context import PhaseContext
 from mgk_core.digest import base_digest, tensors_digest
-from mgk_core.errors import Interrupted, MergeError
+from mgk_core.errors import Interrupted, MergeError, MgkError
 from mgk_core.ledger import Attempt, PhaseEntry
 from mgk_core.outcome import MergeReport, Outcome, Proposal, Recovery, Refusal, Result, Verdict
 from mgk_core.rundir import phase_folder
@@ -101,6 +102,11 @@ class Transition:
         ctx = self.ctx
         assert ctx.data is not None  # noqa: S101 - loaded before training
         self.live = outputs_on(ctx.bundle, ctx.data.verify)
+        if not all(bool(torch.isfinite(t).all()) for t in self.live):
+            raise MgkError(
+                f"phase {ctx.phase.name!r}: after training the outputs are not finite, so nothing can be merged; lower"
+                f" phases.{ctx.phase.name}.optimizer.lr or set optimizer.clip, then run the phase again with 'mgk phase'"
+            )
         if ctx.phase.evaluate.live:
             with self.session.timed("evaluation"):
                 self._tell_row(f"{ctx.phase.name} (live)", self._measure(), live=True)

@@ -68,6 +68,11 @@ def state(folder):
     return found
 
 
+def around(folder, kept):
+    """Return what a folder holds, without what the command may write to."""
+    return {k: v for k, v in state(folder).items() if k.split("/")[1:2] not in [[name] for name in kept]}
+
+
 def total(folder):
     """Return how many bytes all files below a folder have on the disk, holes left out."""
     files = [p.stat() for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
@@ -106,7 +111,7 @@ def answered(tmp_path, monkeypatch, tokens, counted):
     def check(arguments, *words, files=(), codes=(2, 3), kept=()):
         for name, content in dict(files).items():
             write(tmp_path / "work" / name, content)
-        before, size = state(tmp_path), total(tmp_path)
+        before, size = around(tmp_path, kept), total(tmp_path)
         count, given = counted("bad inputs answered", 1), counted("bytes that the user gave, unchanged", size)
         answer = mgk(*arguments)
         said = answer.err or answer.out
@@ -118,8 +123,7 @@ def answered(tmp_path, monkeypatch, tokens, counted):
             assert word in said, (word, said)
         assert len(said) < SHOWN, said
         assert not [c for c in said if unicodedata.category(c) in {"Cc", "Cf"} and c != "\n"], repr(said)
-        after = {k: v for k, v in state(tmp_path).items() if k.split("/")[1:2] not in [[name] for name in kept]}
-        assert after == before
+        assert around(tmp_path, kept) == before
         given.right = size
         count.right += 1
         return answer

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import signal
 
 import pytest
 
@@ -130,6 +132,109 @@ def test_resume(answered, stopped, tmp_path, name):
     shutil.copytree(stopped, run)
     {"reshape": reshape, "retype": retype}.get(damage, damage)(run / file)
     answered(["resume", RUN], *words)
+
+
+@pytest.fixture(scope="module")
+def midway(tmp_path_factory):
+    """A run that a signal stopped in its first phase, with one checkpoint."""
+    from mgk_core.errors import Interrupted
+    from mgk_core.runner import run_pipeline
+
+    def stop(event):
+        if event["event"] == "step":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    out = tmp_path_factory.mktemp("midway") / "run"
+    settings = {"run.threads": 1, "defaults.data.items": 4, "phases.plain_text.train.log_every": 1}
+    with pytest.raises(Interrupted):
+        run_pipeline("textmodel", out=out, overrides=settings, sink=stop)
+    return out
+
+
+def tensors(file, change):
+    """Change a checkpoint's tensors."""
+
+    def do(folder):
+        from safetensors.torch import load_file, save_file
+
+        save_file(change(load_file(folder / file)), folder / file)
+
+    return do
+
+
+def progress(change):
+    """Change what a checkpoint says of itself."""
+
+    def do(folder):
+        path = folder / "state.json"
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+    return do
+
+
+def without_optimizer(folder):
+    """Take a checkpoint's optimizer away, and out of its list."""
+    (folder / "optimizer.safetensors").unlink()
+    progress(lambda s: s | {"files": {k: v for k, v in s["files"].items() if "optimizer" not in k}})(folder)
+
+
+def forged(folder):
+    """Make a checkpoint's digests right again, as whoever forges one would."""
+    path = folder / "state.json"
+    state = json.loads(path.read_text())
+    if isinstance(state, dict):
+        state.pop("hash", None)
+        if isinstance(state.get("files"), dict):
+            state["files"] |= {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.safetensors")}
+        text = json.dumps(state, sort_keys=True).encode()
+        path.write_text(json.dumps(state | {"hash": hashlib.blake2b(text, digest_size=16).hexdigest()}))
+
+
+UNFIT = {  # what the digests say is right, and is not: told, with the checkpoint's name
+    "another shape": (tensors("adapter.safetensors", lambda t: {k: v.t().contiguous() for k, v in t.items()}), "expected shape"),
+    "another's names": (tensors("adapter.safetensors", lambda t: {f"x.{k}": v for k, v in t.items()}), "missing"),
+    "another optimizer": (tensors("optimizer.safetensors", lambda t: t | {"state/99/tensor/m": next(iter(t.values())).clone()}), "99"),
+    "random numbers cut short": (tensors("rng.safetensors", lambda t: t | {"cpu": t["cpu"][:9]}), "RNG"),
+    "random numbers that are missing": (tensors("rng.safetensors", lambda t: {"cpu": t["cpu"]}), "python"),
+    "a step beyond the phase": (progress(lambda s: s | {"step": 10**6}), "it is of step 1000000"),
+}  # fmt: skip
+LEFT_OUT = {  # no checkpoint at all: the phase begins anew, and says so
+    "a file outside": progress(lambda s: s | {"files": s["files"] | {"../../../x.safetensors": "0" * 64}}),
+    "no optimizer": without_optimizer,
+    "no files": progress(lambda s: {k: v for k, v in s.items() if k != "files"}),
+    "a list": progress(lambda _: [1]),
+    "a step of text": progress(lambda s: s | {"step": "many"}),
+    "a step below zero": progress(lambda s: s | {"step": -3}),
+    "figures of another length": progress(lambda s: s | {"pending": [[1.0]]}),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_checkpoint_that_does_not_fit(answered, midway, tmp_path, name):
+    """Right by its digests and wrong all the same: refused, with its name and the mend."""
+    change, word = UNFIT[name]
+    run = tmp_path / "work" / RUN
+    run.parent.mkdir(parents=True)
+    shutil.copytree(midway, run)
+    folder = next((run / "phases/0-plain_text/checkpoint").iterdir())
+    change(folder)
+    forged(folder)
+    answered(["resume", RUN], folder.name, "does not fit this run", word, "remove this folder", kept=("runs",))
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_a_checkpoint_that_is_none(mgk, midway, tmp_path, monkeypatch, name):
+    """What is no checkpoint is left out and told; nothing outside of the run is read for it."""
+    monkeypatch.setenv("COLUMNS", "400")
+    run = tmp_path / "run"
+    shutil.copytree(midway, run)
+    folder = next((run / "phases/0-plain_text/checkpoint").iterdir())
+    LEFT_OUT[name](folder)
+    forged(folder)
+    answer = mgk("resume", run, "--until", "plain_text")
+    assert answer.code in (0, 1), answer.err
+    assert f"{folder.name}/state.json" in answer.out
+    assert "was left out" in answer.out
 
 
 @pytest.mark.parametrize("name", ["ledger of a list", "journal of noise", "an adapter of nothing", "metrics cut short"])

@@ -101,6 +101,15 @@ def test_the_layer_that_went_bad_is_named(server, places, settings, said):
     assert said in answer["message"]
 
 
+def test_an_adapter_that_gives_nothing_finite_is_not_merged(server, places):
+    """Every step was finite and the last outputs are not: told before the merge, with what to lower."""
+    settings = {"phases__mcq__optimizer": '{type = "sgd", lr = 1e30}', "phases__mcq__train__steps": 1}
+    answer = server.run(next(places), settings=settings)
+    assert answer["code"] == 2, answer
+    assert "phase 'mcq': after training the outputs are not finite" in answer["message"]
+    assert "lower phases.mcq.optimizer.lr" in answer["message"]
+
+
 def test_data_that_is_not_finite_is_told_apart(server, places, plugin):
     """Where the first layer's input is not finite already, the data is to blame, and named."""
     answer = server.run(next(places), path=[plugin(BROKEN_ROWS)], settings={"defaults__train__max_bad_steps": 2})
