@@ -84,6 +84,9 @@ def _be_child(request: dict[str, Any], scratch: Path) -> None:
     try:
         for name, value in request.get("limits", {}).items():
             _limit(name, value)
+        if room := request.get("cuda_room"):
+            whole = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(room / whole)
         said["ledger"] = _work(request, disk, told)
     except MgkError as error:
         said |= {"error": type(error).__name__, "code": error.exit_code, "message": str(error)}

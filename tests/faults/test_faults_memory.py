@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+import pytest
+import torch
+
 from mgk_core.journal import open_journal
 from mgk_core.store import Store
 
@@ -65,6 +68,20 @@ def test_a_run_that_did_not_fit_goes_on_in_smaller_parts(server, places):
     answer = server.resume(run, limits=limits, until="plain_text", auto_batch=True)
     assert answer["code"] == 0, answer["message"]
     assert (run / "run.toml").read_bytes() == before
+    assert open_journal(Store(run)).last("auto_batch") is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_that_does_not_fit_on_the_device(server, places):
+    """CUDA's own out-of-memory is told like the system's, and --auto-batch goes on from it."""
+    run, settings = next(places), WIDE | {"run__device": '"cuda"'}
+    answer = server.run(run, settings=settings, cuda_room=ROOM, until="plain_text")
+    assert answer["code"] == 3, answer
+    assert re.search(r"out of memory in step 1 of phase 'plain_text', with 4096 examples", answer["message"])
+    assert "MiB were being allocated" in answer["message"]
+    answer = server.resume(run, cuda_room=ROOM, until="plain_text", auto_batch=True)
+    assert answer["code"] == 0, answer["message"]
     assert open_journal(Store(run)).last("auto_batch") is not None
 
 
