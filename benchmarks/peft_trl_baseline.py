@@ -40,9 +40,9 @@ def question(row):
 
 
 PHASES = {
-    "plain_text": (lambda: [{"text": r["text"]} for r in rows("text", "train")], 2, 256),
+    "plain_text": (lambda: [{"text": r["text"]} for r in rows("text", "train")], 3, 128),
     "dictionary": (lambda: [entry(r) for r in rows("dictionary", "train")], 16, None),
-    "mcq": (lambda: [question(r) for r in rows("mcq", "train")], 8, None),
+    "mcq": (lambda: [question(r) for r in rows("mcq", "train")], 6, None),
 }
 
 
@@ -102,14 +102,14 @@ def options(model, tokenizer, questions):
     return {"logprob": own / len(questions), "accuracy": right / len(questions), "n": len(questions)}
 
 
-def measure(model, tokenizer):
+def measure(model, tokenizer, limit):
     model.eval()
     return {
         "text": perplexity(model, tokenizer, [r["text"] for r in rows("text", "test")]),
-        "dictionary": answers(model, tokenizer, [entry(r) for r in rows("dictionary", "test")]),
-        "mcq": options(model, tokenizer, rows("mcq", "test")),
-        "base-ko": perplexity(model, tokenizer, [r["text"] for r in rows("base", "probe_ko")]),
-        "base-en": perplexity(model, tokenizer, [r["text"] for r in rows("base", "probe_en")]),
+        "dictionary": answers(model, tokenizer, [entry(r) for r in rows("dictionary", "test")[:limit]]),
+        "mcq": options(model, tokenizer, rows("mcq", "test")[:limit]),
+        "base-ko": perplexity(model, tokenizer, [r["text"] for r in rows("base", "probe_ko")[:limit]]),
+        "base-en": perplexity(model, tokenizer, [r["text"] for r in rows("base", "probe_en")[:limit]]),
     }
 
 
@@ -121,6 +121,7 @@ def main():
     parser.add_argument("base")
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--limit", type=int, default=60, help="items of each probe, as the pipeline has it")
     arguments = parser.parse_args()
     set_seed(0)
     began, seconds, matrix = time.perf_counter(), {"training": 0.0, "evaluation": 0.0}, {}
@@ -131,13 +132,13 @@ def main():
         if name != "base":
             model = train(model, tokenizer, name, arguments.out, arguments.steps)
         trained = time.perf_counter()
-        matrix[name] = measure(model, tokenizer)
+        matrix[name] = measure(model, tokenizer, arguments.limit)
         seconds["training"] += trained - start
         seconds["evaluation"] += time.perf_counter() - trained
         print(name, json.dumps(matrix[name]), flush=True)
     model.save_pretrained(arguments.out / "model")
     tokenizer.save_pretrained(arguments.out / "model")
-    seconds["whole"] = time.perf_counter() - began
+    seconds |= {"whole": time.perf_counter() - began, "cpu": time.process_time()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     result = {"seconds": seconds, "peak_rss": peak, "matrix": matrix}
     (arguments.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
