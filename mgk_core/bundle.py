@@ -143,6 +143,14 @@ class OptionScores:
 
 
 @runtime_checkable
+class ScoresOptions(Protocol):
+    """Optional promise of a language bundle: scores of options that carry a gradient."""
+
+    def option_logprobs(self, items: Sequence[Choice]) -> Tensor:
+        """Return the mean log-likelihood per token of every option, all items' in order, (options,)."""
+
+
+@runtime_checkable
 class TrainSet(Protocol):
     """Examples that can be asked for by row, so that the data position is just a step number."""
 

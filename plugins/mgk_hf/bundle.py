@@ -95,6 +95,22 @@ class HfBundle:
                 found |= dict(zip(group, collect(chosen, iter(sums), self.tokenizer), strict=True))
         return [found[i] for i in range(len(items))]
 
+    def option_logprobs(self, items: Sequence[Item]) -> Tensor:
+        """Return the mean log-likelihood per token of every option, (options,) fp32, with its gradient."""
+        if self.network.packs:
+            packed = pack_items(items)
+            batch, where, wanted = packed.batch, packed.where, packed.wanted
+            option = packed.option.to(self.device)
+        else:
+            sequences = [(ids, [-100] * start + ids[start:]) for ids, start in separate_items(items)]
+            batch = pad(sequences, self._pad_id)
+            where, wanted = predictors(batch)
+            option = (where // batch.input_ids.shape[1]).to(self.device)
+        hidden = self.network(batch.to(self.device))
+        nll = self.network.head.token_nll(hidden[where.to(self.device)], wanted.to(self.device))
+        sums = nll.new_zeros(sum(len(item.options) for item in items)).index_add(0, option, -nll)
+        return sums / torch.bincount(option, minlength=len(sums))
+
     def _branched(self, items: Sequence[Item]) -> list[float]:
         packed = pack_items(items)
         options = int(packed.option[-1]) + 1

@@ -18,7 +18,7 @@ from mgk_text.specs import McqSpec, PlainTextSpec, PromptedSpec, TextDataSpec
 from mgk_text.splits import Splits
 from mgk_text.splits import load as load_splits
 from mgk_text.tasks import McqTask, Task, task_for
-from mgk_text.trainset import TokenRows
+from mgk_text.trainset import QuestionRows, TokenRows
 from mgk_text.turns import turns_of
 
 _DEV_TOKENS = 1024  # of one dev batch
@@ -73,13 +73,22 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
     known, cut = _calibration(maker, calibration)
     count, most, tokens = _VERIFY
     return PhaseData(
-        train=TokenRows.of(maker.bundle, rows),
+        train=_train_set(maker, rows, splits.train),
         probes=(*_own_probes(maker, splits), *_base_probes(maker, texts, questions)),
         dev=maker.batches(dev.examples, _DEV_TOKENS),
         verify=maker.batches((dev.examples or train.examples)[: count * most], tokens, most)[:count],
         calibration=maker.batches(known, _CALIBRATION_TOKENS),
         notes=(*splits.notes, train.note, *_packed(maker, rows), dev.note, *cut, *_cached(maker)),
     )
+
+
+def _train_set(maker: Maker, rows: Sequence[packing.Row], records: Sequence[Record]) -> TokenRows:
+    """Return the training rows, with their options where those are contrasted."""
+    made = TokenRows.of(maker.bundle, rows)
+    if not isinstance(maker.spec, McqSpec) or not maker.spec.contrast:
+        return made
+    items = McqTask(maker.spec).items(cast("Sequence[Question]", records))
+    return QuestionRows.with_choices(made, maker.encoder.choices(items))
 
 
 def _maker(spec: TextDataSpec, bundle: object) -> Maker:

@@ -8,8 +8,11 @@ from mgk_core.hookspecs import hookimpl
 from mgk_text.specs import DictionarySpec, McqSpec, PlainTextSpec, TextDataSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mgk_core.bundle import Bundle, LanguageBundle, PhaseData, Probe, Score
     from mgk_core.context import PhaseContext
+    from mgk_core.outcome import LossTerm
     from mgk_core.specs import Spec, SpecRegistry
 
 
@@ -29,6 +32,17 @@ def mgk_load_data(spec: Spec, bundle: Bundle) -> PhaseData | None:
     from mgk_text.load import load
 
     return load(spec, bundle)
+
+
+@hookimpl
+def mgk_loss_terms(ctx: PhaseContext) -> Mapping[str, LossTerm] | None:
+    """Contrast a question's options where the data ask for it."""
+    spec = ctx.phase.data
+    if not isinstance(spec, McqSpec) or not spec.contrast:
+        return None
+    from mgk_text.contrast import contrast_term
+
+    return {"contrast": contrast_term(ctx, spec)}
 
 
 @hookimpl

@@ -85,8 +85,13 @@ class McqSpec(PromptedSpec):
     answers: str = option(
         "auto", one_of("auto", "letter", "0", "1"), help="how the file counts: letters, from 0, from 1"
     )
+    contrast: float = option(
+        0.0, at_least(0), help="weight of telling the right option from the wrong ones, beside saying it; 0: off"
+    )
 
     def __attrs_post_init__(self) -> None:
+        if self.contrast and self.target == "reasoning":
+            raise ValueError("contrast: needs options that are scored as they are learnt; target 'reasoning' has none")
         if self.target != "content" and self.show_options is False:
             raise ValueError(f"show_options: target {self.target!r} needs the options in the prompt")
 

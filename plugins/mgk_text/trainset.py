@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from attrs import define, field
 
-from mgk_core.bundle import Batch, LanguageBundle, Tokens
+from mgk_core.bundle import Batch, Choice, LanguageBundle, Tokens
 from mgk_text.packing import Row
 
 
@@ -31,6 +31,21 @@ class TokenRows:
     def batch(self, rows: Sequence[int]) -> Batch:
         """Collate rows, in the order given."""
         return self.bundle.pack([example for row in rows for example in self.rows[row]])
+
+
+@define(eq=False)
+class QuestionRows(TokenRows):
+    """Rows of questions, with the options of each: what a contrast between them needs."""
+
+    choices: tuple[Choice, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def with_choices(cls, rows: TokenRows, choices: Sequence[Choice]) -> QuestionRows:
+        """Return the same rows with their questions; the digest covers the wrong options too."""
+        state = hashlib.blake2b(rows.digest.encode(), digest_size=32)
+        for choice in choices:
+            state.update(json.dumps([choice.prompt, choice.options, choice.answer]).encode())
+        return cls(rows.bundle, rows.rows, state.hexdigest(), tuple(choices))
 
 
 def digest(examples: Sequence[Tokens]) -> str:
