@@ -32,10 +32,10 @@ class Progress:
     """How far a phase has come.
 
     pending: per-step figures not yet logged, so that a log window may reach over a resume. best_step:
-    the best step by dev so far. recent: losses of the last good steps. metrics: how much of
-    metrics.jsonl belongs to the steps done. micro_batch: what out-of-memory halved it to. check: the
-    next batch's loss, by which a resumed run sees that it goes on where it was. frozen: which of the
-    adapter's parameters a plugin fixed before training.
+    the best step by dev so far. metrics: how much of metrics.jsonl belongs to the steps done.
+    micro_batch: what out-of-memory halved it to. check: the next batch's loss, by which a resumed run
+    sees that it goes on where it was. frozen: which of the adapter's parameters a plugin fixed before
+    training.
     """
 
     step: int = 0
@@ -43,7 +43,6 @@ class Progress:
     best_step: int | None = None
     best_loss: float | None = None
     bad_in_row: int = 0
-    recent: list[float] = field(factory=list)
     metrics: Mark = field(factory=Mark)
     micro_batch: int | None = None
     check: float | None = None

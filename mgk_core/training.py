@@ -73,7 +73,6 @@ class Trainer:
     _pending: list[StepOut] = field(factory=list)
     _since: float = field(factory=time.perf_counter)
     _saved_at: float = field(factory=time.monotonic)
-    busy: float = 0.0
 
     def run(self, until: int) -> bool:
         """Train up to step ``until``; False where it was asked to stop before."""
@@ -149,11 +148,9 @@ class Trainer:
         rows, self.progress.pending = self.progress.pending, []
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
-        self.busy += seconds
-        bad = [r for r in rows if r[3]]
-        good = [r for r in rows if not r[3]] if bad else rows
-        seen, counted = sum([r[2] for r in rows]), sum([r[2] for r in good])
-        self.progress.recent = (self.progress.recent + [r[0] for r in good])[-50:]
+        good = [r for r in rows if not r[3]]
+        seen = sum([r[2] for r in rows])
+        counted = seen if len(good) == len(rows) else sum([r[2] for r in good])
         self.events(
             "step",
             phase=self.ctx.phase.name,
@@ -163,14 +160,14 @@ class Trainer:
             terms=sum([r[1] for r in good]) / len(good) if good else None,
             grad_norm=good[-1][4] if good and good[-1][4] >= 0 else None,
             lr=rows[-1][5],
-            skipped=len(bad),
+            skipped=len(rows) - len(good),
             count=int(seen),
             unit="samples" if self.ctx.bundle.tokenizer is None else "tokens",
             seconds=seconds,
             per_second=seen / seconds if seconds > 0 else None,
             **memory(self.ctx.device),
         )
-        self._watch(rows if bad else [])
+        self._watch(rows if len(good) < len(rows) else ())
 
     def _watch(self, rows: Sequence[Sequence[float]]) -> None:
         """Stop after too many bad steps in a row, and say where it began. rows: none where all were good."""
