@@ -35,11 +35,8 @@ class Contrast:
     def __call__(self, step: int) -> Tensor:
         """Return weight · the mean loss over the step's questions, ()."""
         chosen = [self.choices[row] for row in self.order.rows(step)]
-        scores = self.bundle.option_logprobs(chosen)
-        sizes = [len(c.options) for c in chosen]
-        table = pad_sequence(
-            torch.split(scores, sizes), batch_first=True, padding_value=-torch.inf
-        )  # (questions, options)
+        scores = torch.split(self.bundle.option_logprobs(chosen), [len(c.options) for c in chosen])
+        table = pad_sequence(list(scores), batch_first=True, padding_value=-torch.inf)  # (questions, options)
         right = torch.tensor([c.answer for c in chosen], device=table.device)
         return self.weight * cross_entropy(table, right)
 
