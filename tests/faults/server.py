@@ -20,8 +20,11 @@ import disks
 import torch
 
 from mgk_core import identity
+from mgk_core.config import structure_spec
 from mgk_core.disk import Disk
 from mgk_core.errors import MgkError
+from mgk_core.hooks import Hooks
+from mgk_core.manager import load_plugins
 from mgk_core.runner import resume_run, run_phase, run_pipeline
 
 ANSWER = "answer.json"
@@ -42,8 +45,12 @@ def warm(request: dict[str, Any]) -> dict[str, Any]:
 
     Children keep the digests of the source files as they were imported, whoever edits them meanwhile.
     """
-    identity.code_digest = functools.cache(identity.code_digest)
-    run_pipeline("textmodel", out=Path(request["out"]), overrides=request["set"])
+    if not hasattr(identity.code_digest, "cache_clear"):
+        identity.code_digest = functools.cache(identity.code_digest)
+    config = request.get("config")
+    run_pipeline(
+        None if config else "textmodel", out=Path(request["out"]), config=config, overrides=request.get("set", [])
+    )
     return {}
 
 
@@ -114,6 +121,8 @@ def _limit(name: str, value: int) -> None:
 
 def _work(request: dict[str, Any], disk: Disk, told: list[dict[str, Any]]) -> str:
     out = Path(request["out"])
+    if request["do"] == "base":
+        return save_base(out)
     for folder in request.get("path", ()):
         sys.path.insert(0, folder)
 
@@ -136,6 +145,14 @@ def _work(request: dict[str, Any], disk: Disk, told: list[dict[str, Any]]) -> st
         options.pop("until")
         result = run_phase(Path(request["of"]), request["phase"], out=out, overrides=request.get("set", []), **options)
     return result.ledger.head
+
+
+def save_base(out: Path) -> str:
+    """Write a small language model as a user's own directory."""
+    hooks = Hooks(load_plugins())
+    spec = structure_spec(hooks.plugins.registry, "base", {"type": "hf", "id": "tiny-gemma"})
+    hooks.build_model(spec, torch.device("cpu")).save(out)
+    return str(out)
 
 
 def _disk(spec: dict[str, Any] | None) -> Disk:
