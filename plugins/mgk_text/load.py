@@ -22,7 +22,7 @@ from mgk_text.trainset import QuestionRows, TokenRows
 from mgk_text.turns import turns_of
 
 _DEV_TOKENS = 1024  # of one dev batch
-_VERIFY = (3, 4, 256)  # batches, examples and tokens each, on which merged is compared with live
+_VERIFY = (2, 2, 128)  # batches, examples and tokens each: some hundred rows of logits tell merged from live
 _CALIBRATION_TOKENS = 512
 
 
