@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from functools import cache
@@ -12,6 +13,9 @@ from mgk_cli.words import clean
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+GONE = (errno.EPIPE, errno.EIO)
+"""What writing gives where the reader of a pipe, or the terminal, has gone."""
 
 PIPE_WIDTH = 120  # columns of tables where the output is no terminal and COLUMNS says nothing
 
@@ -46,7 +50,8 @@ def show(*what: RenderableType, indent: int = 0) -> None:
     console = make()
     for item in what:
         never_broken = bool(getattr(item, "no_wrap", False))
-        console.print(Padding(item, (0, 0, 0, indent), expand=False) if indent else item, soft_wrap=never_broken)
+        with terminal_may_go():
+            console.print(Padding(item, (0, 0, 0, indent), expand=False) if indent else item, soft_wrap=never_broken)
 
 
 def line(text: str = "") -> None:
@@ -66,8 +71,20 @@ def pipe_may_close() -> Any:
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
         close_stdout()
+
+
+@contextlib.contextmanager
+def terminal_may_go() -> Any:
+    """Leave unsaid what a terminal that has been closed can no longer show."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
 
 
 def close_stdout() -> None:

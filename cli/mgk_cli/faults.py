@@ -8,6 +8,7 @@ import traceback
 
 import click
 
+from mgk_cli.console import terminal_may_go
 from mgk_cli.words import clean, several
 
 INPUT, ENVIRONMENT, INTERRUPTED = 2, 3, 130
@@ -18,8 +19,9 @@ def report(error: BaseException, *, debug: bool = False) -> int:
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     lines, code = describe(error)
-    for text in lines:
-        print(text, file=sys.stderr)
+    with terminal_may_go():
+        for text in lines:
+            print(text, file=sys.stderr, flush=True)
     return code
 
 

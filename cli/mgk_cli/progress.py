@@ -43,14 +43,24 @@ def following(*, quiet: bool, as_json: bool) -> Iterator[Sink]:
 
 
 def _guarded(sink: Sink) -> Sink:
-    """Answer a signal without touching buffered streams: the handler may stand in the middle of a write."""
+    """Answer a signal without touching buffered streams: the handler may stand in the middle of a write.
+
+    Where the terminal has gone, what follows is told to nobody, and the work goes on to its checkpoint.
+    """
+    gone = False
 
     def guarded(event: Event) -> None:
+        nonlocal gone
         if event["event"] == "stopping":
             with contextlib.suppress(OSError):
                 os.write(2, _STOPPING)
-        else:
-            sink(event)
+        elif not gone:
+            try:
+                sink(event)
+            except OSError as error:
+                if error.errno not in console.GONE:
+                    raise
+                gone = True
 
     return guarded
 
@@ -147,8 +157,9 @@ class Live:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
-        self.progress.stop()
+        with console.terminal_may_go():
+            self._end()
+            self.progress.stop()
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
