@@ -83,6 +83,7 @@ def changes(kind, s):
             "target": ({}, {"target": "letter"}),
             "show_options": ({}, {"show_options": True}),
             "answers": ({"answers": "0"}, {"answers": "1"}),
+            "contrast": ({}, {"contrast": 0.5}),
             **prompted,
         },
     }
