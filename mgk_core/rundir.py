@@ -57,7 +57,7 @@ class Lock:
                 file.close()
                 if last:
                     raise InputError(
-                        f"{run}: in use by {_owner(self._path)}; wait for it to end, or choose another --out"
+                        f"{run}: in use by {_owner(self._path)}; wait for it to end, or end that process"
                     ) from None
                 time.sleep(0.01)
             except OSError as error:
@@ -66,7 +66,7 @@ class Lock:
                     f"{run}: its file system cannot lock files ({error.strerror}); choose another --out"
                 ) from error
             file.close()
-        raise InputError(f"{run}: in use by another process; wait for it to end, or choose another --out")
+        raise InputError(f"{run}: in use by another process; wait for it to end")
 
     def _is_current(self, file: IO[str]) -> bool:
         """Whether the file is still the one of that name: its owner removes it before letting go."""
