@@ -8,6 +8,8 @@ import signal
 
 import pytest
 
+from mgk_core.audit import audit
+
 CONFIG = """
 name = "own"
 [base]
@@ -111,3 +113,19 @@ def test_what_the_user_changed_is_named_with_both_values(server, given, places, 
     finally:
         path.write_bytes(kept)
     assert server("resume", run)["code"] == 0
+
+
+def test_every_file_of_its_run_is_held(language, counted):
+    """Model, tokenizer, residuals, statistics: a flipped bit in any of them is found and named."""
+    run, _ = language
+    files = sorted(p for p in run.rglob("*") if p.is_file())
+    assert {"residual.safetensors", "statistics.safetensors", "tokenizer.json"} <= {p.name for p in files}
+    count = counted("files damaged, found and named", len(files), "flipped, of a language model's run")
+    for path in files:
+        kept = path.read_bytes()
+        path.write_bytes(kept[: len(kept) // 2] + bytes([kept[len(kept) // 2] ^ 4]) + kept[len(kept) // 2 + 1 :])
+        found = [f.path for f in audit(run).findings if not f.harmless]
+        path.write_bytes(kept)
+        assert path.relative_to(run).as_posix() in found, (path, found)
+        count.right += 1
+    assert audit(run).sound
