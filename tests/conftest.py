@@ -80,12 +80,12 @@ def _sums(reporter: Any) -> dict[tuple[str, str], list[int]]:
 
 
 def _wanted(sums: dict[tuple[str, str], list[int]]) -> dict[str, int]:
-    """Return kind → how many there must be. Where MGK_KILLS asks for the whole, no kind may be missing."""
+    """Return kind → how many there must be. Where MGK_FAULTS asks for all of them, no kind may be missing."""
     wanted = {kind: asked for (kind, detail), (asked, _) in sums.items() if not detail}
-    if "MGK_KILLS" not in os.environ:
+    if "MGK_FAULTS" not in os.environ:
         return wanted
     least = {
-        "kills resumed with equal digests": int(os.environ["MGK_KILLS"]),
+        "kills resumed with equal digests": int(os.environ.get("MGK_KILLS", "20")),
         "power failures resumed with equal digests": 1,
         "files damaged, found and named": 1,
         "plugins that raise, named": 1,
@@ -98,7 +98,7 @@ def _wanted(sums: dict[tuple[str, str], list[int]]) -> dict[str, int]:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print what was counted, sums first."""
     sums = _sums(terminalreporter)
-    if not sums:
+    if not _wanted(sums):
         return
     terminalreporter.section("counts")
     for kind, wanted in _wanted(sums).items():
