@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from mgk_core.adapter import Factors, Target
 
+_FEW = 16
+
 
 @frozen(eq=False)
 class StoredDelta:
@@ -45,9 +47,24 @@ class StoredDelta:
             block, first = divmod(at, per)
             last = min(per, first + stop - at)
             piece = out[at - start : at - start + last - first]
-            piece.addmm_(self.left[block, first:last], self.right[block], beta=beta, alpha=self.scale)
+            self._product(piece, self.left[block, first:last], self.right[block], beta)
             at += last - first
         return out
+
+    def _product(self, out: Tensor, left: Tensor, right: Tensor, beta: float) -> None:
+        """Scale out by ``beta`` and add ``scale · left @ right``.
+
+        In a CPU's cache, rows a multiple of 4 KB apart fall on the same few places: with more than
+        16 of them and a low rank, the product took twice as long (measured with MKL).
+        """
+        rows, cols = out.shape
+        even = rows - rows % _FEW if out.is_cpu and cols % 1024 == 0 and left.shape[1] < _FEW else 0
+        if even:
+            groups = out[:even].view(-1, _FEW, cols)
+            batch = left[:even].reshape(-1, _FEW, left.shape[1]), right.expand(len(groups), *right.shape)
+            groups.baddbmm_(*batch, beta=beta, alpha=self.scale)
+        if even < rows:
+            out[even:].addmm_(left[even:], right, beta=beta, alpha=self.scale)
 
     def dense(self) -> Tensor:
         """Return the whole flat delta, (blocks · rows, cols)."""

@@ -50,7 +50,8 @@ class WeightReport:
 
     kept: share of the delta that the visible weight took up, ⟨W' − W, Δ⟩ / ⟨Δ, Δ⟩. kept_total: the
     same with the residual counted in. max_error: largest |S − W'|, what one rounding dropped.
-    bound: largest error that rounding S once may make (half a unit in the last place of W').
+    bound: largest error that rounding S once may make: half a unit in the last place of the largest
+    W', 0 where W' has the precision of the sum.
     """
 
     name: str

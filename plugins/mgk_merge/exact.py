@@ -36,11 +36,12 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpe
     state.merged[:] = [a for a in state.merged if any(a is b for b in state.adapters)]  # the others are off
     targets = dict(adapter.targets())
     check(state, adapter, proposal, targets)
+    residuals = _new_residuals(state, targets, spec)
     undo = ExactUndo(_keeper(proposal, state, targets), state, adapter)
     gradients = torch.is_grad_enabled()
     try:
         with torch.no_grad():
-            figures = [_merge_weight(undo, t, proposal, spec) for t in targets.values()]
+            figures = [_merge_weight(undo, t, residuals.get(n), proposal, spec) for n, t in targets.items()]
         report = summary(adapter.name, spec.type, figures, residual=spec.residual, undo=undo)
         state.merged.append(adapter)
         return report  # inside the try: who gets no report gets no merge either
@@ -50,15 +51,15 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpe
         raise
 
 
-def _merge_weight(undo: ExactUndo, target: Target, proposal: Proposal, spec: MergeSpec) -> Figures:
+def _merge_weight(
+    undo: ExactUndo, target: Target, after: Tensor | None, proposal: Proposal, spec: MergeSpec
+) -> Figures:
     state, adapter, keeper = undo.state, undo.adapter, undo.keeper
     name, weight = target.weight, target.parameter.detach()
     wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
     delta, whole = delta_of(adapter, name, target, proposal, wide)
-    before = state.residuals.get(name)
-    after = _new_residual(before, weight, spec)
     figures = Figures(name, weight.dtype, tuple(weight.shape))
-    work = WeightMerge(name, weight, wide, delta, before, after, keeper, figures)
+    work = WeightMerge(name, weight, wide, delta, state.residuals.get(name), after, keeper, figures)
     for start, stop in blocks(weight, weight.shape[0] if whole else spec.chunk_rows):
         work.block(start, stop)
     if after is None:
@@ -68,21 +69,24 @@ def _merge_weight(undo: ExactUndo, target: Target, proposal: Proposal, spec: Mer
     return figures
 
 
-def _new_residual(before: Tensor | None, weight: Tensor, spec: MergeSpec) -> Tensor | None:
-    """Return the tensor that takes the new residual: the old one, a new one, or None."""
-    if not spec.residual or weight.dtype not in _ROUNDED:
-        return None
+def _new_residuals(state: ModelState, targets: Mapping[str, Target], spec: MergeSpec) -> dict[str, Tensor]:
+    """Return the tensors that take the new residuals: the old ones where they fit, else new ones."""
+    if not spec.residual:
+        return {}
     dtype = _RESIDUAL[spec.residual_dtype]
-    if before is not None and (before.dtype, before.device, before.shape) == (dtype, weight.device, weight.shape):
-        return before
-    return torch.empty(weight.shape, dtype=dtype, device=weight.device)
+    weights = {n: t.parameter.detach() for n, t in targets.items() if t.parameter.dtype in _ROUNDED}
+    again = {n: state.residuals[n] for n, w in weights.items() if n in state.residuals}
+    again = {
+        n: r for n, r in again.items() if (r.dtype, r.device, r.shape) == (dtype, weights[n].device, weights[n].shape)
+    }
+    return {n: again.get(n, torch.empty(w.shape, dtype=dtype, device=w.device)) for n, w in weights.items()}
 
 
 def _keeper(proposal: Proposal, state: ModelState, targets: Mapping[str, Target]) -> Keeper:
-    if proposal.undo == "memory":
-        return MemoryKeeper()
     tensors = {t.weight: t.parameter.detach() for t in targets.values()}
     tensors |= {residual_key(n): state.residuals[n] for n in targets if n in state.residuals}
+    if proposal.undo == "memory":
+        return MemoryKeeper(tensors)
     folder = Path(proposal.spool) if proposal.spool else Path(tempfile.mkdtemp(prefix="mgk-undo-"))
     return DiskKeeper(folder, tensors)
 

@@ -27,8 +27,11 @@ _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", to
 class Keeper(Protocol):
     """Where old contents are kept."""
 
-    def keep(self, name: str, live: Tensor, start: int, stop: int) -> None:
-        """Keep rows ``start … stop`` of ``live``, which is about to be overwritten there."""
+    def keep(self, name: str, live: Tensor, start: int, stop: int) -> Tensor | None:
+        """Keep rows ``start … stop`` of ``live``, which is about to be overwritten there.
+
+        :return: the kept rows, contiguous, to be read only; None where they are not in memory
+        """
 
     def put_back(self) -> None:
         """Write everything kept back to where it came from. May be repeated."""
@@ -39,27 +42,29 @@ class Keeper(Protocol):
 
 @define(eq=False)
 class MemoryKeeper:
-    """Old contents in a second tensor of the same layout."""
+    """Old contents in second tensors, made at once: memory that is missing is missed before the first change."""
 
-    _kept: dict[str, tuple[Tensor, Tensor]] = field(factory=dict)
+    tensors: Mapping[str, Tensor]
+    _kept: dict[str, Tensor] = field(init=False)
     _rows: dict[str, int] = field(factory=dict)
 
-    def keep(self, name: str, live: Tensor, start: int, stop: int) -> None:
+    def __attrs_post_init__(self) -> None:
+        self._kept = {n: torch.empty_like(t, memory_format=torch.contiguous_format) for n, t in self.tensors.items()}
+
+    def keep(self, name: str, live: Tensor, start: int, stop: int) -> Tensor:
         """See `Keeper`."""
-        if name not in self._kept:
-            self._rows[name] = 0
-            self._kept[name] = (live, torch.empty_like(live))
-        self._kept[name][1][start:stop].copy_(live[start:stop])
+        kept = self._kept[name][start:stop].copy_(live[start:stop])
         self._rows[name] = stop
+        return kept
 
     def put_back(self) -> None:
         """See `Keeper`."""
-        for name, (live, old) in self._kept.items():
-            rows = self._rows[name]
-            live[:rows].copy_(old[:rows])
+        for name, rows in self._rows.items():
+            self.tensors[name][:rows].copy_(self._kept[name][:rows])
 
     def forget(self) -> None:
         """See `Keeper`."""
+        self._rows.clear()
         self._kept.clear()
 
 
