@@ -3,9 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/merge_speed.py [--rounds 7] [--dtype float32 bfloat16] [--no-memory]
 
 All 126 linear layers of 18 blocks of width 640, LoRA of rank 8 on each. *mgk* is the rule ``exact`` with its figures
-and its residual, *PEFT* is ``merge_and_unload(safe_merge=True)``. They take turns inside one process; medians of CPU
-seconds (one thread: what other programs take does not count, the cache that they spoil does). Extra memory is the peak
-of a fresh process over what it held before the merge, without the old weights that stand in files mapped to memory.
+and its residual, *PEFT* is ``merge_and_unload(safe_merge=True)``. Each way has a process of its own, as a run has, and
+the processes take turns, each building a model and merging it. CPU seconds of one thread (what other programs take does
+not count, the cache that they spoil does). *first*: the first merge of the process, for which the system has to hand out
+memory page by page; the figure of the others is their median. Extra memory is the peak of a fresh process over what it
+held before the merge, without the old weights that stand in files mapped to memory.
 """
 
 from __future__ import annotations
@@ -73,17 +75,32 @@ def ways(dtype: torch.dtype) -> list[str]:
     return [w for w in WAYS if dtype != torch.float32 or "residual" not in w]
 
 
-def times(dtype: torch.dtype, rounds: int) -> dict[str, list[float]]:
-    taken: dict[str, list[float]] = {way: [] for way in ways(dtype)}
-    for number in range(rounds + 1):
-        for way, seconds in taken.items():
-            merge = prepare(way, dtype)
-            gc.collect()
-            start = time.process_time()
-            merge()
-            if number:  # the first round warms up
-                seconds.append(time.process_time() - start)
-            del merge
+def work(way: str, dtype: torch.dtype) -> None:
+    """Merge once for each line read, and print the CPU seconds it took."""
+    for _ in sys.stdin:
+        merge = prepare(way, dtype)
+        gc.collect()
+        start = time.process_time()
+        report = merge()
+        print(time.process_time() - start, flush=True)
+        del merge, report
+
+
+def times(dtype: str, rounds: int) -> dict[str, list[float]]:
+    """Return each way's seconds: of the first merge, and of ``rounds`` more."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    workers = {
+        way: subprocess.Popen([sys.executable, __file__, "--work", way, "--dtype", dtype], **pipes)
+        for way in ways(getattr(torch, dtype))
+    }
+    taken: dict[str, list[float]] = {way: [] for way in workers}
+    for _ in range(rounds + 1):
+        for way, worker in workers.items():
+            worker.stdin.write("merge\n")
+            worker.stdin.flush()
+            taken[way].append(float(worker.stdout.readline()))
+    for worker in workers.values():
+        worker.communicate()
     return taken
 
 
@@ -114,23 +131,31 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if arguments.one:
         print(extra_memory(arguments.one, getattr(torch, arguments.dtype[0])))
         return
+    if arguments.work:
+        work(arguments.work, getattr(torch, arguments.dtype[0]))
+        return
     for name in arguments.dtype:
-        dtype = getattr(torch, name)
-        weights = sum(i * o for i, o in SHAPES.values()) * BLOCKS * torch.finfo(dtype).bits // 8 / 2**20
-        print(f"\n{name}: {weights:.0f} MB of adapted weights, {arguments.rounds} rounds\n")
-        print("| way | CPU s | quartiles | PEFT's time ÷ its own | extra memory, MB |\n|---|---|---|---|---|")
-        taken = times(dtype, arguments.rounds)
-        for way, seconds in taken.items():
+        bits = torch.finfo(getattr(torch, name)).bits
+        weights = sum(i * o for i, o in SHAPES.values()) * BLOCKS * bits // 8 / 2**20
+        print(f"\n{name}: {weights:.0f} MB of adapted weights, {arguments.rounds} rounds after the first\n")
+        print("| way | CPU s | quartiles | PEFT's ÷ its own | first | PEFT's first ÷ its own | extra memory, MB |")
+        print("|---|---|---|---|---|---|---|")
+        taken = times(name, arguments.rounds)
+        for way, (first, *seconds) in taken.items():
             low, middle, high = statistics.quantiles(seconds, n=4)
-            ratio = statistics.median(p / s for p, s in zip(taken["PEFT"], seconds, strict=True))
+            ratio = statistics.median(p / s for p, s in zip(taken["PEFT"][1:], seconds, strict=True))
             memory = "" if arguments.no_memory else f"{in_fresh_process(way, name):.0f}"
-            print(f"| {way} | {middle:.2f} | {low:.2f}–{high:.2f} | {ratio:.2f}× | {memory} |")
+            print(
+                f"| {way} | {middle:.2f} | {low:.2f}–{high:.2f} | {ratio:.2f}× | {first:.2f} |"
+                f" {taken['PEFT'][0] / first:.2f}× | {memory} |"
+            )
 
 
 if __name__ == "__main__":
