@@ -114,7 +114,7 @@ def begin(session: Session, stand: Standpoint, accept: Iterable[str]) -> None:
     session.checkpoint = stand.checkpoint
     session.events.log = MetricsLog(session.store, stand.mark.length)
     with session.timed("load"):
-        replay(session, session.ledger.phases)
+        replay(session, session.ledger.phases, each=False)
     _base_row(session)
     _earlier_rows(session)
 

@@ -21,27 +21,30 @@ Scale = Callable[[str], float]
 
 
 def replay(
-    session: Session, entries: list[PhaseEntry], *, scales: Mapping[str, float] | None = None, check: bool = True
+    session: Session, entries: list[PhaseEntry], *, scales: Mapping[str, float] | None = None, each: bool = True
 ) -> str:
     """Merge the committed phases of ``entries`` into the session's base; return its digest.
 
-    scales: phase → factor on its deltas (0: left out). check: hold each digest against the
-    ledger, which only an unchanged chain can pass.
+    scales: phase → factor on its deltas (0: left out). Without them the digest after each phase, or
+    after the last one alone where ``each`` is false, is held against the ledger: only an unchanged
+    chain can pass.
 
     :raises DigestError: a file or the weights are not what the ledger says
     """
     factors = scales or {}
     digest = session.ledger.base
-    for entry in entries:
-        if entry.result != "committed" or factors.get(entry.phase, 1.0) == 0.0:
+    merged = [e for e in entries if e.result == "committed" and factors.get(e.phase, 1.0) != 0.0]
+    for entry in merged:
+        _merge_again(session, entry, factors.get(entry.phase, 1.0))
+        if not each and entry is not merged[-1]:
             continue
-        digest = _merge_again(session, entry, factors.get(entry.phase, 1.0))
-        if check and not factors and digest != entry.merged:
+        digest = base_digest(session.bundle.model)
+        if not factors and digest != entry.merged:
             raise DigestError(session.store.path(phase_folder(entry.index, entry.phase)), entry.merged, digest)
     return digest
 
 
-def _merge_again(session: Session, entry: PhaseEntry, factor: float) -> str:
+def _merge_again(session: Session, entry: PhaseEntry, factor: float) -> None:
     """Attach one phase's adapter, load it, merge as it was merged, and take it off."""
     index = next((i for i, p in enumerate(session.config.phases) if p.name == entry.phase), None)
     if index is None:
@@ -65,7 +68,6 @@ def _merge_again(session: Session, entry: PhaseEntry, factor: float) -> str:
     finally:
         adapter.detach()
         state_of(model).adapters.remove(adapter)
-    return base_digest(model)
 
 
 def _proposal(session: Session, entry: PhaseEntry, folder: str, factor: float) -> Proposal:
