@@ -24,12 +24,14 @@ def write_plugin(kind: str, name: str, directory: Path | None = None) -> list[Pa
     """Write the distribution ``mgk-NAME``; return its files.
 
     :param kind: one of `KINDS`
-    :param name: of the plugin and of its type: small letters, digits and single hyphens
+    :param name: of the plugin and of its type: small letters, digits and single hyphens; a ``mgk-`` before it, as
+        distributions have, is no part of it
     :param directory: default: ``mgk-NAME`` here
     :raises InputError: the name cannot be one, or is taken; the directory is in use
     """
     if kind not in KINDS:
         raise InputError(f"kind {kind!r}: no template{nearest(kind, KINDS)}")
+    name = plain_name(name)
     _check(kind, name)
     out = directory or Path(f"mgk-{name}")
     words = {"NAME": name, "MODULE": module_of(name), "CLASS": class_of(name), "API": str(HOOK_API_VERSION)}
@@ -43,6 +45,11 @@ def write_plugin(kind: str, name: str, directory: Path | None = None) -> list[Pa
     with reserved(out):
         Store(out.absolute().parent).write_folder(out.name, produce)
     return [out / place for place in sorted(contents)]
+
+
+def plain_name(name: str) -> str:
+    """Return the plugin's name, given its own or its distribution's: ``mgk-mine`` → ``mine``."""
+    return name.removeprefix("mgk-")
 
 
 def module_of(name: str) -> str:

@@ -27,6 +27,15 @@ def test_a_plugin_is_written_as_a_whole_distribution(tmp_path):
             compile(text, file.name, "exec")
 
 
+def test_the_name_of_a_distribution_names_the_same_plugin(tmp_path, monkeypatch):
+    """mgk-mine is the plugin mine in the distribution mgk-mine, not mgk-mgk-mine."""
+    monkeypatch.chdir(tmp_path)
+    files = write_plugin("adapter", "mgk-mine")
+    assert {f.parts[0] for f in files} == {"mgk-mine"}
+    project = tomllib.loads((tmp_path / "mgk-mine/pyproject.toml").read_text())
+    assert project["project"]["entry-points"]["mgk.plugins"] == {"mine": "mgk_mine.plugin"}
+
+
 def test_names_become_modules_and_classes():
     """Hyphens go, words are joined."""
     assert module_of("my-own-rule") == "mgk_my_own_rule"
@@ -34,7 +43,7 @@ def test_names_become_modules_and_classes():
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/x", "X", "a b", "a--b", "-a", "a-", "1a", "class", "", "a" * 41, "mgk\n", "é", "a\u202e"]
+    "name", ["../x", "/x", "X", "a b", "a--b", "-a", "a-", "1a", "class", "", "a" * 41, "mgk-", "mgk\n", "é", "a\u202e"]
 )
 def test_a_name_that_can_be_none_is_refused(tmp_path, name):
     """Nothing is written anywhere."""

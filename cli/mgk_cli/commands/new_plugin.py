@@ -27,10 +27,10 @@ def command(*, kind: str, name: str, directory: Path | None) -> None:
     whether forward pass and merge still agree.
     """
     from mgk_cli.console import line
-    from mgk_core.scaffold import write_plugin
+    from mgk_core.scaffold import plain_name, write_plugin
 
     written = write_plugin(kind, name, directory)
     for path in written:
         line(str(path))
-    out = directory or Path(f"mgk-{name}")
+    out = directory or Path(f"mgk-{plain_name(name)}")
     line(f"next: pip install -e {out}, then: python -m pytest {out}")
