@@ -227,12 +227,12 @@ def _status(field):
     return int(line.split()[1]) / 1024
 
 
-def memories():
+def memories(names, kinds):
     """Measure every way and batch in a process of its own."""
     report = {}
-    for kind in BATCHES:
+    for kind in kinds:
         report[kind] = {}
-        for way in WAYS:
+        for way in names:
             command = [sys.executable, __file__, "--memory-of", way, kind]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             report[kind][way] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -259,7 +259,11 @@ def main():
     if arguments.memory_of:
         memory_of(*arguments.memory_of)
         return
-    report = memories() if arguments.memory else compare(arguments.rounds, arguments.ways, arguments.batches)
+    report = (
+        memories(arguments.ways, arguments.batches)
+        if arguments.memory
+        else compare(arguments.rounds, arguments.ways, arguments.batches)
+    )
     report["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if arguments.out:
         arguments.out.write_text(json.dumps(report, indent=1))
