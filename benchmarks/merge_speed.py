@@ -1,6 +1,6 @@
 """Time and memory of a merge against PEFT's, at the shapes of Gemma 3 270M.
 
-    OMP_NUM_THREADS=1 python benchmarks/merge_speed.py [--rounds 7] [--dtype float32 bfloat16] [--no-memory]
+    OMP_NUM_THREADS=1 python benchmarks/merge_speed.py [--rounds 7] [--dtype float32 bfloat16] [--ways PEFT mgk] [--no-memory]
 
 All 126 linear layers of 18 blocks of width 640, LoRA of rank 8 on each. *mgk* is the rule ``exact`` with its figures
 and its residual, *PEFT* is ``merge_and_unload(safe_merge=True)``. Each way has a process of its own, as a run has, and
@@ -70,9 +70,9 @@ def prepare(way: str, dtype: torch.dtype) -> Callable[[], object]:
     return with_peft(base) if way == "PEFT" else with_mgk(base, **WAYS[way])
 
 
-def ways(dtype: torch.dtype) -> list[str]:
+def ways(dtype: str, chosen: list[str]) -> list[str]:
     """Residuals are of 16-bit weights only."""
-    return [w for w in WAYS if dtype != torch.float32 or "residual" not in w]
+    return [w for w in chosen if dtype != "float32" or "residual" not in w]
 
 
 def work(way: str, dtype: torch.dtype) -> None:
@@ -86,12 +86,12 @@ def work(way: str, dtype: torch.dtype) -> None:
         del merge, report
 
 
-def times(dtype: str, rounds: int) -> dict[str, list[float]]:
+def times(dtype: str, rounds: int, chosen: list[str]) -> dict[str, list[float]]:
     """Return each way's seconds: of the first merge, and of ``rounds`` more."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     workers = {
         way: subprocess.Popen([sys.executable, __file__, "--work", way, "--dtype", dtype], **pipes)
-        for way in ways(getattr(torch, dtype))
+        for way in ways(dtype, chosen)
     }
     taken: dict[str, list[float]] = {way: [] for way in workers}
     for _ in range(rounds + 1):
@@ -129,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), help="PEFT has to be among them")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--work", help=argparse.SUPPRESS)
@@ -147,7 +148,7 @@ def main() -> None:
         print(f"\n{name}: {weights:.0f} MB of adapted weights, {arguments.rounds} rounds after the first\n")
         print("| way | CPU s | quartiles | PEFT's ÷ its own | first | PEFT's first ÷ its own | extra memory, MB |")
         print("|---|---|---|---|---|---|---|")
-        taken = times(name, arguments.rounds)
+        taken = times(name, arguments.rounds, arguments.ways)
         for way, (first, *seconds) in taken.items():
             low, middle, high = statistics.quantiles(seconds, n=4)
             ratio = statistics.median(p / s for p, s in zip(taken["PEFT"][1:], seconds, strict=True))
