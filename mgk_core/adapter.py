@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from attrs import field, frozen
 from torch import Tensor, nn
 
+from mgk_core.errors import InputError
+
 Identity = Literal["exact", "close", "none"]
 
 SLOT = "mgk_adapters"
@@ -152,6 +154,27 @@ def base_name(name: str) -> str | None:
     if parts[:2] == ["base_model", "model"]:
         parts = parts[2:]
     return ".".join(p for p in parts if p not in _WRAPPERS)
+
+
+def check_state(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raise `InputError` with every missing, unknown or misshapen key of a state that adapter ``name`` is to load."""
+    wrong = [f"missing {k}" for k in own if k not in state]
+    wrong += [f"unknown {k}" for k in state if k not in own]
+    wrong += [
+        f"{k}: expected shape {tuple(own[k].shape)}, got {tuple(state[k].shape)}"
+        for k in own
+        if k in state and own[k].shape != state[k].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        raise InputError(f"adapter {name!r}: the state does not fit: {'; '.join(wrong[:8])}{more}")
+
+
+def load_in_place(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy ``state`` into an adapter's ``own`` tensors; nothing is changed where it does not fit (`check_state`)."""
+    check_state(name, own, state)
+    for key, tensor in own.items():
+        tensor.detach().copy_(state[key])
 
 
 def base_state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -9,8 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mgk_core.adapter import Factors, Identity, Target
-from mgk_core.errors import InputError
+from mgk_core.adapter import Factors, Identity, Target, load_in_place
 from mgk_core.inject import switched_off, take
 from mgk_lora.kinds import Candidate
 from mgk_lora.pair import Pair
@@ -101,19 +100,7 @@ class LoraAdapter:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over ``state`` in place; an `InputError` names missing, unknown or misshapen keys."""
-        own = self.state_dict()
-        problems = [f"missing {k}" for k in own if k not in state]
-        problems += [f"unknown {k}" for k in state if k not in own]
-        problems += [
-            f"{k}: expected shape {tuple(own[k].shape)}, got {tuple(state[k].shape)}"
-            for k in own
-            if k in state and own[k].shape != state[k].shape
-        ]
-        if problems:
-            more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-            raise InputError(f"adapter {self.name!r}: the state does not fit: {'; '.join(problems[:8])}{more}")
-        for key, tensor in own.items():
-            tensor.copy_(state[key])
+        load_in_place(self.name, self.state_dict(), state)
 
     def save(self, directory: Path) -> None:
         """Write PEFT's format where PEFT has the type, else one safetensors file of `state_dict`."""

@@ -10,8 +10,7 @@ from typing import Any
 from attrs import frozen
 from torch import Tensor, nn
 
-from mgk_core.adapter import Identity, Target, base_name
-from mgk_core.errors import InputError
+from mgk_core.adapter import Identity, Target, base_name, check_state
 from mgk_peft.files import read_into, write
 from mgk_peft.layer import merged, own_tensors, set_tensor
 from mgk_peft.targets import is_transposed
@@ -114,16 +113,7 @@ class PeftAdapter:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over ``state`` in place; an `InputError` names missing, unknown or misshapen keys."""
         own = dict(self._tensors())
-        problems = [f"missing {k}" for k in own if k not in state]
-        problems += [f"unknown {k}" for k in state if k not in own]
-        problems += [
-            f"{k}: expected shape {tuple(own[k].shape)}, got {tuple(state[k].shape)}"
-            for k in own
-            if k in state and own[k].shape != state[k].shape
-        ]
-        if problems:
-            more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-            raise InputError(f"adapter {self.name!r} cannot load this state: {'; '.join(problems[:8])}{more}")
+        check_state(self.name, own, state)
         for place in self._placed:
             for name, _ in list(own_tensors(place.layer)):
                 key = _key(place, name)

@@ -9,8 +9,7 @@ import torch
 from attrs import define
 from torch import Tensor, nn
 
-from mgk_core.adapter import Factors, Identity, Target
-from mgk_core.errors import InputError
+from mgk_core.adapter import Factors, Identity, Target, load_in_place
 from mgk_core.inject import switched_off, take
 from mgk_vera.part import Projections, VeraPart
 
@@ -63,15 +62,4 @@ class VeraAdapter:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over ``state`` in place; an `InputError` names missing, unknown or misshapen keys."""
-        own = self.state_dict()
-        wrong = [f"missing {k}" for k in own if k not in state]
-        wrong += [f"unknown {k}" for k in state if k not in own]
-        wrong += [
-            f"{k}: expected shape {tuple(own[k].shape)}, got {tuple(state[k].shape)}"
-            for k in own
-            if k in state and own[k].shape != state[k].shape
-        ]
-        if wrong:
-            raise InputError(f"adapter {self.name!r}: the state does not fit: {'; '.join(wrong[:8])}")
-        for key, tensor in own.items():
-            tensor.copy_(state[key])
+        load_in_place(self.name, self.state_dict(), state)
