@@ -17,7 +17,7 @@ slow: $(VENV)/.dev
 	MGK_HYPOTHESIS=thorough $(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGS)
 
 faults: $(VENV)/.dev
-	MGK_FAULTS=all MGK_KILLS=200 $(BIN)/python -m pytest tests/faults tests/badinput -q
+	MGK_FAULTS=all MGK_KILLS=200 $(BIN)/python -m pytest tests/faults tests/badinput -n 2 -q
 
 fuzz: $(VENV)/.dev
 	VENV=$(VENV) bash .ci/fuzz

@@ -115,7 +115,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """End with an error where a count is short, whatever the tests said."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    sums = _sums(reporter) if reporter is not None else {}
+    if reporter is None:  # one of several workers: who started them counts
+        return
+    sums = _sums(reporter)
     short = [kind for kind, wanted in _wanted(sums).items() if sums.get((kind, ""), [0, 0])[1] < wanted]
     if short and not session.exitstatus and not session.config.option.collectonly:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
