@@ -32,6 +32,7 @@ def test_merged_equals_live_over_three_trained_phases(kind, options, dtype, put_
         # the delta's own relative size is above 1e-3, so fp32 keeps it to eps / 1e-3 and better
         assert report.kept == pytest.approx(1.0, abs=1e-4) == report.kept_total
         assert report.relative > 1e-3
+        assert all(w.max_error == w.bound == 0.0 for w in report.weights)  # the sum is taken in the weight's precision
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -109,6 +110,21 @@ def integers(model):
     for index, parameter in enumerate(model.parameters()):
         generator = torch.Generator().manual_seed(index)
         parameter.data.copy_(torch.randint(-4, 5, parameter.shape, generator=generator))
+
+
+@pytest.mark.parametrize("rows", [0, 5, 16, 20])
+@pytest.mark.parametrize("rank", [3, 17])
+def test_rows_a_multiple_of_4_kb_apart_merge_to_the_exact_sum(rows, rank, put_on, fold):
+    """Such a product is made a few rows at a time; with whole numbers W' is W + scale · B A to the bit."""
+    model = nn.Sequential(nn.Linear(1024, 37, bias=False))
+    model.requires_grad_(False)
+    adapter = put_on(model, rank=rank, alpha=2.0 * rank)
+    integers(model)
+    pair = adapter.pair("0.weight")
+    expected = model[0].weight.double() + 2.0 * pair.b.double() @ pair.a.double()
+    report = fold(model, adapter, chunk_rows=rows)
+    assert torch.equal(model[0].weight.double(), expected)
+    assert report.kept == 1.0
 
 
 def test_dora_on_a_transposed_weight_is_merged_in_one_block(put_on, fold):
