@@ -6,6 +6,7 @@ Importing torch takes longer than a small run. Requests and answers are JSON, on
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import resource
@@ -41,7 +42,8 @@ def serve() -> None:
 
 
 def warm(request: dict[str, Any]) -> dict[str, Any]:
-    """Run once in this process, so that no child has to import anything.
+    """Run once in this process, so that no child has to import anything, nor look through what it has imported
+    whenever it collects garbage.
 
     Children keep the digests of the source files as they were imported, whoever edits them meanwhile.
     """
@@ -51,6 +53,8 @@ def warm(request: dict[str, Any]) -> dict[str, Any]:
     run_pipeline(
         None if config else "textmodel", out=Path(request["out"]), config=config, overrides=request.get("set", [])
     )
+    gc.collect()
+    gc.freeze()
     return {}
 
 
