@@ -83,7 +83,7 @@ class Watch:
 
 def worker(options: dict[str, Any]) -> None:
     """Run or resume in this process; tell when the first step was taken and what the disk cost."""
-    from mgk_core.errors import Interrupted
+    from mgk_core.errors import GateRefused, Interrupted
     from mgk_core.runner import resume_run, run_pipeline
 
     disk, watch, finished = timed_disk(), Watch(options["started"], options.get("stop_in")), True
@@ -96,6 +96,8 @@ def worker(options: dict[str, Any]) -> None:
             resume_run(out, sink=watch, disk=disk)
     except Interrupted:
         finished = False
+    except GateRefused as refusal:  # rolled back, as may be with few steps: it has ended, and written, all the same
+        print(refusal, file=sys.stderr)
     told = {"first_step": watch.first_step, "parts": watch.parts, "finished": finished}
     wall = time.time() - options["started"]
     print(json.dumps(told | {"wall": wall, "disk": disk.seconds, "operations": disk.operations}))
