@@ -291,7 +291,7 @@ def test_a_terminal_gets_bars(tmp_path, finished_run):
     subprocess.run(["stty", "cols", "80", "rows", "40"], stdin=slave, check=True)
     child = subprocess.Popen(
         [sys.executable, "-m", "mgk_cli", "run", "textmodel", "--out", str(tmp_path / "run"), *FAST,
-         "--set", "phases.plain_text.train.epochs=20", "--set", "phases.plain_text.title=한국어 의학 일반 텍스트"],
+         "--set", "phases.plain_text.train.epochs=300", "--set", "phases.plain_text.title=한국어 의학 일반 텍스트"],
         stdout=slave, stderr=slave, stdin=slave, env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color"},
     )  # fmt: skip
     os.close(slave)
@@ -300,7 +300,7 @@ def test_a_terminal_gets_bars(tmp_path, finished_run):
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     live = [line for line in re.split(r"[\r\n]+", plain) if "samples/s" in line and "left" in line]
     assert live
-    wanted = r"plain_text.* \d+/400 .*loss [\d.]+ .*samples/s .*MB .*\d:\d\d left"
+    wanted = r"plain_text.* \d+/6000 .*loss [\d.]+ .*samples/s .*MB .*\d:\d\d left"
     assert any(re.search(wanted, line) for line in live)
     assert "한국어 의학 일반 텍스트" in plain
     from rich.cells import cell_len
