@@ -40,7 +40,15 @@ def oriented(target: Target, weight: Tensor) -> Tensor:
 
 
 def base_weight(target: Target) -> Tensor:
-    """Return the base's weight, fp32, (out, in), without a gradient."""
+    """Return the base's weight, fp32, (out, in), without a gradient.
+
+    :raises InputError: its numbers are packed, so that what it computes cannot be read off
+    """
+    if not target.parameter.is_floating_point():
+        raise InputError(
+            f"{target.weight}: its numbers are packed ({target.parameter.dtype}), and a retention method has to read them;"
+            " expected a plain base: load it with base.quantize = 'none', or set the method to false for this phase"
+        )
     return oriented(target, target.parameter.detach().float())
 
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from mgk_core.adapter import base_state_dict
+from mgk_core.adapter import Target, base_state_dict
+from mgk_core.errors import InputError
 from mgk_retention.collect import collect
+from mgk_retention.deltas import base_weight
 from mgk_retention.guard import guard_term, make_guard
 from mgk_retention.kept import INPUTS, OUTPUTS, Past
 from mgk_retention.specs import DriftGuardSpec
@@ -155,3 +157,12 @@ def test_embeddings_are_guarded_by_the_frequency_of_their_ids(small, context):
     assert value.item() > 0
     assert (of_a[:, 4:] == 0).all()
     assert (of_a[:, :4] != 0).any()
+
+
+def test_packed_weights_are_told_before_the_first_step():
+    """What a packed weight computes cannot be read off: an error that names it and the mend, not a wrong shape."""
+    packed = nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
+    module = nn.Module()
+    module.weight = packed
+    with pytest.raises(InputError, match=r"layer\.weight: its numbers are packed \(torch\.uint8\).*base\.quantize"):
+        base_weight(Target("layer.weight", module, "weight"))
