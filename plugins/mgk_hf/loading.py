@@ -36,6 +36,7 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
         model, tokenizer = _pretrained(spec, str(source) if source else spec.id, device)
     added = prepare.tokens(model, tokenizer, spec, _texts)
     _set_dtypes(model, spec, device)
+    quantized.keep_as_stored(model)
     if spec.quantize == "none" and spec.device_map is None:
         model.to(device)
     model.requires_grad_(False)

@@ -30,6 +30,17 @@ def settings(kind: str) -> dict[str, Any]:
     return {"quantization_config": config}
 
 
+def keep_as_stored(model: nn.Module) -> None:
+    """Keep bitsandbytes from laying 4-bit weights out anew where a CPU multiplies bf16.
+
+    It does so in the first forward pass outside training, and back in the next training step; a frozen
+    base has one set of bits, by which it is known.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def is_quantized(model: nn.Module) -> bool:
     """Tell whether any weight of the model is packed."""
     return any(_packed(module) for module in model.modules())

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mgk_core.bundle import Bundle, Choice, LanguageBundle, Tokens
+from mgk_core.digest import base_digest
 from mgk_core.errors import DigestError, EnvironmentFault, InputError
 from mgk_hf import gemma_q4
 from mgk_hf.cache import whole_directory
@@ -131,6 +132,25 @@ def test_quantized_bases(saved, kind, share):
     assert all(0 < d < 0.3 for d in distance.values())
     live, dequantized, unquantized = (b.outputs(batch).detach() for b in (bundle, master, original))
     assert (live - dequantized).norm() < share * (live - unquantized).norm()
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_quantized_base_keeps_its_bits(saved, kind):
+    """Scoring, training and scoring again leave every stored number where it was: a frozen base is one base."""
+    pytest.importorskip("bitsandbytes")
+    bundle = build(spec(saved("llama"), quantize=kind), CPU)
+    before = base_digest(bundle.model)
+    batch = bundle.pack(EXAMPLE)
+    with torch.no_grad():
+        bundle.outputs(batch)
+    hidden = bundle.network.decoder.layers[0].input_layernorm.weight.requires_grad_(requires_grad=True)
+    bundle.model.train()
+    bundle.loss(batch)[0].backward()
+    hidden.requires_grad_(requires_grad=False)
+    bundle.model.eval()
+    with torch.no_grad():
+        bundle.outputs(batch)
+    assert base_digest(bundle.model) == before
 
 
 def test_scores_of_a_saved_model(saved):
