@@ -91,6 +91,14 @@ def merge(
     return report
 
 
+def merge_by(model: nn.Module, adapter: Adapter, proposal: Proposal, rule: str) -> MergeReport:
+    """Merge by a rule with its default keys, the adapter left on: for rules that prepare a merge for another one."""
+    from mgk_core.config import structure_spec
+
+    hooks = _hooks()
+    return hooks.merge(model, adapter, proposal, structure_spec(hooks.plugins.registry, "merge", {"type": rule}))
+
+
 def rollback(model: nn.Module, report: MergeReport) -> None:
     """Undo a merge: the base of before, bit for bit. The adapter stays off."""
     if report.undo is None:

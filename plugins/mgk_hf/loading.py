@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from attrs import evolve
 
+from mgk_core.adapter import base_state_dict
 from mgk_core.errors import InputError
 from mgk_core.outofmemory import is_out_of_memory
 from mgk_core.store import check_header
@@ -49,7 +50,17 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
     notice = notice_of(source, str(getattr(model.config, "model_type", "")))
     notes = [str(added.extension)] if added else []
     give_back_memory()
+    if spec.quantize != "none":
+        _note_source(model, spec, device)
     return HfBundle(network, tokenizer, device, notice, source, spec.token_budget, notes, preparation)
+
+
+def _note_source(model: Any, spec: HfSpec, device: torch.device) -> None:
+    """Let the merge rule ``original`` find the weights that were quantized."""
+    from mgk_hf.unpack import sources
+
+    plain = evolve(spec, quantize="none", head="exact", dtype="float32", compute="float32")
+    sources[model] = lambda: base_state_dict(build(plain, device).model)
 
 
 def full_precision(bundle: HfBundle, spec: HfSpec, which: quantized.Master) -> tuple[HfBundle, dict[str, float]]:

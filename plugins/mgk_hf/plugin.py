@@ -7,18 +7,33 @@ from typing import TYPE_CHECKING
 from mgk_core.errors import EnvironmentFault
 from mgk_core.hookspecs import hookimpl
 from mgk_core.specs import Spec, SpecRegistry
-from mgk_hf.specs import HfSpec
+from mgk_hf.specs import HfSpec, UnpackSpec
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
+    from mgk_core.adapter import Adapter
     from mgk_core.bundle import Bundle
+    from mgk_core.outcome import MergeReport, Proposal
 
 
 @hookimpl
 def mgk_register_specs(registry: SpecRegistry) -> None:
-    """Register the base type."""
+    """Register the base type, and merge rules for quantized bases."""
     registry.add("base", "hf", HfSpec)
+    registry.add("merge", "dequantized", UnpackSpec)
+    registry.add("merge", "original", UnpackSpec)
+
+
+@hookimpl
+def mgk_merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec) -> MergeReport | None:
+    """Merge what was trained on packed weights into full-precision ones."""
+    if not isinstance(spec, UnpackSpec):
+        return None
+    from mgk_hf.unpack import merge
+
+    return merge(model, adapter, proposal, spec)
 
 
 @hookimpl

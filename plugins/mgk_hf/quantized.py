@@ -38,24 +38,25 @@ def keep_as_stored(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.__dict__["support_avx512bf16_for_cpu"] = False
 
 
 def is_quantized(model: nn.Module) -> bool:
     """Tell whether any weight of the model is packed."""
-    return any(_packed(module) for module in model.modules())
+    return any(is_packed(module) for module in model.modules())
 
 
 def dequantized_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return weight name → the fp32 weight that each quantized module computes with."""
     found = {}
     for name, module in model.named_modules():
-        if _packed(module):
+        if is_packed(module):
             found[f"{name}.weight"] = dequantize(module)
     return found
 
 
-def _packed(module: nn.Module) -> bool:
+def is_packed(module: nn.Module) -> bool:
+    """Tell whether a module's weight is packed by bitsandbytes."""
     weight = getattr(module, "weight", None)
     return hasattr(weight, "quant_state") or getattr(weight, "CB", None) is not None or hasattr(weight, "SCB")
 
@@ -104,3 +105,15 @@ def distances(master: nn.Module, weights: dict[str, Tensor]) -> dict[str, float]
         own = master.get_parameter(name).float()
         result[name] = float((own - weight).norm() / own.norm())
     return result
+
+
+def forget_quantizer(model: Any) -> None:
+    """Remove transformers' marks of a quantizer from a model whose weights are plain tensors.
+
+    GGUF files are dequantized on loading, packed weights by a merge; ``save_pretrained`` refuses while the marks stand.
+    """
+    model.hf_quantizer = None
+    model.is_quantized = False
+    for owner, name in ((model, "quantization_method"), (model.config, "quantization_config")):
+        if hasattr(owner, name):
+            delattr(owner, name)

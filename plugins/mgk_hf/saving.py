@@ -11,6 +11,7 @@ import torch
 from mgk_core.adapter import base_state_dict
 from mgk_core.errors import StoreError
 from mgk_hf.licence import keep
+from mgk_hf.quantized import forget_quantizer, is_quantized
 
 
 def save(model: Any, tokenizer: Any, directory: Path, *, source: Path | None, notice: str) -> None:
@@ -22,6 +23,8 @@ def save(model: Any, tokenizer: Any, directory: Path, *, source: Path | None, no
 
     :raises StoreError: the directory cannot be written
     """
+    if getattr(model, "hf_quantizer", None) is not None and not is_quantized(model):
+        forget_quantizer(model)
     state = {name: tensor.detach() for name, tensor in base_state_dict(model).items()}
     dtypes = {t.dtype for t in state.values() if t.is_floating_point()}
     widest = max(dtypes, key=lambda d: torch.finfo(d).bits, default=torch.float32)

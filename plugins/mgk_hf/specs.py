@@ -8,6 +8,11 @@ from mgk_core.specs import Spec, above, at_least, one_of, option
 
 
 @frozen(kw_only=True)
+class UnpackSpec(Spec):
+    """Merge into full precision what was trained on a quantized base; see `mgk_hf.unpack`."""
+
+
+@frozen(kw_only=True)
 class HfSpec(Spec):
     """A causal language model of transformers: a shipped one, a directory, or a hub id."""
 

@@ -30,7 +30,7 @@ def _check_weights(targets: Mapping[str, Target]) -> None:
         if not parameter.is_floating_point():
             raise MergeError(
                 f"{name}: its numbers are packed ({parameter.dtype}): the rule 'exact' merges into plain weights only;"
-                " use a merge rule for quantized bases, or an unquantized base"
+                " set merge.type to 'dequantized' or 'original', or take an unquantized base"
             )
         other = seen.setdefault(id(parameter), name)
         if other != name:

@@ -81,3 +81,16 @@ def make_bundle(tokenizer):
 def sequences(tokenizer):
     """Token sequences of different lengths."""
     return [tuple(tokenizer(text).input_ids) for text in TEXTS]
+
+
+@pytest.fixture
+def saved(tmp_path, tokenizer, make_model):
+    """Return a maker of model directories."""
+
+    def save(name="llama", dtype=torch.float32):
+        directory = tmp_path / name
+        make_model(name).to(dtype).save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        return str(directory)
+
+    return save

@@ -19,19 +19,6 @@ FAMILIES_SAVED = ("gemma3", "llama", "gpt2", "gemma3-multimodal")
 EXAMPLE = [Tokens((2, 50, 60, 70, 80), (-100, -100, 60, 70, 80)), Tokens((2, 90, 91), (2, 90, 91))]
 
 
-@pytest.fixture
-def saved(tmp_path, tokenizer, make_model):
-    """Return a maker of model directories."""
-
-    def save(name="llama", dtype=torch.float32):
-        directory = tmp_path / name
-        make_model(name).to(dtype).save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-        return str(directory)
-
-    return save
-
-
 def spec(id_, **options):
     """A spec as a configuration would make it."""
     return HfSpec(type="hf", id=str(id_), **options)

@@ -1,0 +1,130 @@
+"""Merging what was trained on packed weights: plain ones take their place, exactly, or honestly not."""
+
+import pytest
+import torch
+
+import mgk_core as mgk
+from mgk_core.adapter import base_state_dict
+from mgk_core.api import merge_by
+from mgk_core.bundle import Tokens
+from mgk_core.digest import base_digest
+from mgk_core.errors import MergeError
+from mgk_core.outcome import Proposal
+from mgk_core.verify import outputs_on, relative_error, verify_merged
+from mgk_hf.loading import build
+from mgk_hf.quantized import dequantized_weights, is_quantized
+from mgk_hf.specs import HfSpec
+
+pytest.importorskip("bitsandbytes")
+CPU = torch.device("cpu")
+KINDS = pytest.mark.parametrize("kind", ["nf4", "int8"])
+
+
+@pytest.fixture
+def opened(saved):
+    """Return ``opened(kind)``: a packed base with an adapter that has learnt something, and a batch."""
+
+    def make(kind):
+        bundle = build(HfSpec(type="hf", id=str(saved("llama")), quantize=kind), CPU)
+        adapter = mgk.attach(bundle.model, "lora", rank=3, alpha=5.0, targets=["all-linear"])
+        torch.manual_seed(1)
+        for parameter in adapter.parameters():
+            parameter.data.add_(torch.randn_like(parameter) * 0.05)
+        ids = tuple(range(5, 25))
+        return bundle, adapter, bundle.pack([Tokens(ids, ids)])
+
+    return make
+
+
+@KINDS
+def test_dequantized_adds_the_delta_to_what_the_packed_weight_stands_for(opened, kind):
+    """Every packed module becomes plain; W' = Q(W) + ΔW, and the modules that no adapter is on keep Q(W)."""
+    bundle, adapter, _ = opened(kind)
+    before = dequantized_weights(bundle.model)
+    expected = {n: adapter.merged_weight(n, w) if n in adapter.targets() else w for n, w in before.items()}
+    report = mgk.merge(bundle.model, adapter, rule="dequantized")
+    assert report.rule == "dequantized"
+    assert not is_quantized(bundle.model)
+    after = base_state_dict(bundle.model)
+    for name, weight in expected.items():
+        torch.testing.assert_close(after[name], weight, rtol=1e-6, atol=1e-7)
+        assert after[name].dtype == torch.float32
+
+
+def test_merged_is_what_was_live_on_nf4(opened):
+    """A 4-bit product is one of the dequantized weight: merged against live holds the transition's own bound."""
+    bundle, adapter, batch = opened("nf4")
+    live = outputs_on(bundle, [batch])
+    report = bundle_merge(bundle, adapter, "dequantized")
+    assert report.exact
+    with adapter.disabled():
+        found = verify_merged(bundle, adapter, [batch], live, seed=0)
+    assert found.ok
+    assert 0 < found.error < 1e-5
+    with adapter.disabled(), torch.no_grad():  # and the bound can fail: another weight is out of it
+        next(iter(adapter.targets().values())).parameter.mul_(1.01)
+        assert not verify_merged(bundle, adapter, [batch], live, seed=0).ok
+
+
+def bundle_merge(bundle, adapter, rule):
+    """Merge as a transition does: the adapter stays on."""
+    return merge_by(bundle.model, adapter, Proposal(), rule)
+
+
+def test_int8_says_that_it_was_not_held_against_live(opened):
+    """The int8 product rounds activations, which no weight does: never called exact."""
+    bundle, adapter, _ = opened("int8")
+    report = mgk.merge(bundle.model, adapter, rule="dequantized")
+    assert not report.exact
+    assert any("not exact" in w for w in report.warnings)
+
+
+@KINDS
+def test_original_merges_into_what_was_quantized_and_says_how_far_off_that_is(opened, saved, kind):
+    """W' = W + ΔW with the weights of the source; the distance is told, exact never."""
+    bundle, adapter, _ = opened(kind)
+    plain = base_state_dict(build(HfSpec(type="hf", id=str(saved("llama"))), CPU).model)
+    expected = {n: adapter.merged_weight(n, plain[n].float()) for n in adapter.targets()}
+    report = mgk.merge(bundle.model, adapter, rule="original")
+    assert not report.exact
+    assert any("‖W − Q(W)‖" in w for w in report.warnings)
+    after = base_state_dict(bundle.model)
+    for name, weight in expected.items():
+        torch.testing.assert_close(after[name], weight, rtol=1e-6, atol=1e-7)
+
+
+@KINDS
+@pytest.mark.parametrize("rule", ["dequantized", "original"])
+def test_rolling_back_brings_the_packed_base_back(opened, kind, rule):
+    """The same bits under the same names, and the same outputs, with and without the adapter."""
+    bundle, adapter, batch = opened(kind)
+    live, digest = outputs_on(bundle, [batch]), base_digest(bundle.model)
+    report = bundle_merge(bundle, adapter, rule)
+    assert base_digest(bundle.model) != digest
+    report.undo.restore()
+    assert base_digest(bundle.model) == digest
+    assert is_quantized(bundle.model)
+    assert relative_error(outputs_on(bundle, [batch]), live) == 0
+
+
+@KINDS
+def test_a_refused_merge_leaves_the_packed_base_as_it_was(opened, kind):
+    """NaN in the last layer: an error, and not one packed module was exchanged."""
+    bundle, adapter, _ = opened(kind)
+    digest = base_digest(bundle.model)
+    adapter.parameters()[-1].data[0, 0] = torch.nan
+    with pytest.raises(MergeError, match="nan|NaN|finite"):
+        mgk.merge(bundle.model, adapter, rule="dequantized")
+    assert base_digest(bundle.model) == digest
+    assert is_quantized(bundle.model)
+
+
+def test_what_comes_out_is_a_plain_model_that_loads(opened, tmp_path):
+    """Saved without a quantizer's marks; loaded again it scores the same."""
+    bundle, adapter, batch = opened("nf4")
+    mgk.merge(bundle.model, adapter, rule="dequantized")
+    expected = outputs_on(bundle, [batch])
+    bundle.save(tmp_path / "out")
+    again = build(HfSpec(type="hf", id=str(tmp_path / "out")), CPU)
+    assert not is_quantized(again.model)
+    assert relative_error(outputs_on(again, [batch]), expected) < 1e-6
