@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 PYTEST_ARGS ?=
 
-.PHONY: run test slow faults fuzz lint types docs bench clean
+.PHONY: run test slow properties faults fuzz lint types docs bench clean
 
 run: $(VENV)/.run
 	$(BIN)/mgk run
@@ -15,6 +15,9 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	MGK_HYPOTHESIS=thorough $(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGS)
+
+properties: $(VENV)/.dev
+	MGK_HYPOTHESIS=thorough $(BIN)/python -m pytest -q tests/property
 
 faults: $(VENV)/.dev
 	MGK_FAULTS=all MGK_KILLS=200 $(BIN)/python -m pytest tests/faults tests/badinput -n 2 -q
