@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,19 +11,13 @@ from torch import nn
 
 from mgk_core.adapter import Adapter, state_of
 from mgk_core.errors import InputError, MergeError
-from mgk_core.hooks import Hooks
-from mgk_core.manager import load_plugins
+from mgk_core.hooks import Hooks, calling
 from mgk_core.outcome import MergeReport, Proposal
 from mgk_core.specs import Spec
 
 if TYPE_CHECKING:
     from mgk_core.pipeline import Pipeline
     from mgk_core.runner import RunResult
-
-
-@functools.cache
-def _hooks() -> Hooks:
-    return Hooks(load_plugins())
 
 
 def attach(model: nn.Module, type: str = "lora", *, name: str = "adapter", seed: int = 0, **options: Any) -> Adapter:  # noqa: A002
@@ -38,7 +31,7 @@ def attach(model: nn.Module, type: str = "lora", *, name: str = "adapter", seed:
     """
     from mgk_core.config import structure_spec
 
-    hooks = _hooks()
+    hooks = calling()
     spec = structure_spec(hooks.plugins.registry, "adapter", {"type": type, **options})
     return attach_spec(hooks, model, spec, name, seed)
 
@@ -79,7 +72,7 @@ def merge(
     """
     from mgk_core.config import structure_spec
 
-    hooks = _hooks()
+    hooks = calling()
     if adapter not in state_of(model).adapters:
         raise MergeError(f"adapter {adapter.name!r} is not attached to this model (merged or detached already?)")
     spec = structure_spec(hooks.plugins.registry, "merge", {"type": rule, **options})
@@ -95,7 +88,7 @@ def merge_by(model: nn.Module, adapter: Adapter, proposal: Proposal, rule: str) 
     """Merge by a rule with its default keys, the adapter left on: for rules that prepare a merge for another one."""
     from mgk_core.config import structure_spec
 
-    hooks = _hooks()
+    hooks = calling()
     return hooks.merge(model, adapter, proposal, structure_spec(hooks.plugins.registry, "merge", {"type": rule}))
 
 

@@ -6,8 +6,10 @@ hook's name on it, which pluggy does not give.
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from mgk_core.adapter import Adapter
 from mgk_core.bundle import Bundle, PhaseData, Probe, Score
 from mgk_core.context import Observer, PhaseContext, StepContext, StepFn
 from mgk_core.errors import InputError, MgkError, PluginError
-from mgk_core.manager import Plugins
+from mgk_core.manager import Plugins, load_plugins
 from mgk_core.outcome import LossTerm, MergeReport, Outcome, Proposal, Recovery, Refusal, Verdict
 from mgk_core.outofmemory import is_out_of_memory
 from mgk_core.specs import Spec
@@ -152,6 +154,7 @@ class Hooks:
         raise PluginError(impls[-1].plugin_name, f"plugin {names} {said}: see the hook's description", hook)
 
     def _run(self, hook: str, caller: Any, **kwargs: Any) -> Any:
+        token = _calling.set(self)
         try:
             return caller(**kwargs)
         except MgkError:
@@ -166,6 +169,8 @@ class Hooks:
                 f"plugin {self.plugins.describe(plugin)} raised in {hook}{within}: {type(error).__name__}: {error}",
                 hook,
             ) from error
+        finally:
+            _calling.reset(token)
 
     def _guilty(self, hook: str, error: BaseException) -> str:
         """Find whose function of this hook stands innermost in the traceback; wrappers stand outside of it."""
@@ -191,3 +196,19 @@ class Hooks:
             f" returned from {' or '.join(hooks) or 'a hook'}: {type(error).__name__}: {error}",
             hooks[0] if hooks else None,
         )
+
+
+_calling: ContextVar[Hooks | None] = ContextVar("mgk_calling_hooks", default=None)
+
+
+def calling() -> Hooks:
+    """Return the facade whose hook is running, through which a plugin asks others: those that take part in this run.
+
+    Outside of any hook: one of all installed plugins, the same each time.
+    """
+    return _calling.get() or _installed()
+
+
+@functools.cache
+def _installed() -> Hooks:
+    return Hooks(load_plugins())

@@ -10,8 +10,7 @@ from attrs import define, field
 
 from mgk_core.bundle import Batch, Bundle, PhaseData, TrainSet
 from mgk_core.config import structure_spec
-from mgk_core.hooks import Hooks
-from mgk_core.manager import load_plugins
+from mgk_core.hooks import calling
 from mgk_core.training import Order
 from mgk_retention.examples import unpacks
 from mgk_retention.specs import MixedSpec
@@ -47,8 +46,8 @@ class MixedRows:
 
 
 def load(spec: MixedSpec, bundle: Bundle) -> PhaseData:
-    """Load every part through its own plugin; probes, dev and calibration are those of all parts."""
-    hooks = Hooks(load_plugins())
+    """Load every part through its own plugin, one that takes part in this run; probes, dev and calibration are those of all parts."""
+    hooks = calling()
     found = {
         name: hooks.load_data(structure_spec(hooks.plugins.registry, "data", part["data"]), bundle)
         for name, part in spec.parts.items()

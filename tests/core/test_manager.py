@@ -3,12 +3,15 @@
 import types
 
 import pytest
+from torch import nn
 
 from mgk_core import hookspecs
-from mgk_core.errors import InputError, PluginError
-from mgk_core.hooks import Hooks
+from mgk_core.api import merge_by
+from mgk_core.errors import ConfigError, InputError, PluginError
+from mgk_core.hooks import Hooks, calling
 from mgk_core.hookspecs import hookimpl
 from mgk_core.manager import load_plugins
+from mgk_core.outcome import Proposal
 
 
 def plugin(**functions):
@@ -77,6 +80,44 @@ def test_what_a_plugin_raises_leaves_with_its_name_on_it():
         hooks.phase_enter(None)
     assert caught.value.plugin == "demo"
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_plugin_reaches_no_plugin_that_its_run_leaves_out():
+    """What a plugin asks of other plugins inside a hook is asked of those that take part."""
+
+    @hookimpl
+    def mgk_phase_enter(ctx):
+        merge_by(nn.Linear(2, 2), None, Proposal(), "exact")
+
+    demo = ("demo", plugin(mgk_phase_enter=mgk_phase_enter))
+    with pytest.raises(ConfigError, match="'exact'"):
+        Hooks(load_plugins(without=["merge"], extra=[demo])).phase_enter(None)
+    with pytest.raises(PluginError, match="mgk_merge"):  # with the plugin the rule is asked, and has nothing to merge
+        Hooks(load_plugins(extra=[demo])).phase_enter(None)
+
+
+def test_outside_of_a_hook_all_installed_plugins_are_asked():
+    """Also after a hook has ended, by an error too; a hook inside a hook gives way to the outer one again."""
+    everybody, seen = calling(), []
+    ctx = types.SimpleNamespace(specs=lambda cls: ())
+
+    @hookimpl
+    def looks(ctx):
+        seen.append(calling())
+
+    @hookimpl
+    def asks_another(ctx):
+        inner.phase_enter(ctx)
+        seen.append(calling())
+        raise ZeroDivisionError
+
+    inner = Hooks(load_plugins(extra=[("demo", plugin(mgk_phase_enter=looks))]))
+    outer = Hooks(load_plugins(extra=[("demo", plugin(mgk_phase_enter=asks_another))]))
+    with pytest.raises(PluginError, match="ZeroDivisionError"):
+        outer.phase_enter(ctx)
+    assert seen == [inner, outer]
+    assert calling() is everybody
+    assert not any(i.left_out for i in everybody.plugins.infos)
 
 
 def test_a_question_that_nobody_answers_is_an_error():

@@ -7,6 +7,8 @@ from torch import nn
 import mgk_core as mgk
 from mgk_core.bundle import PhaseData
 from mgk_core.errors import ConfigError, InputError
+from mgk_core.hooks import Hooks
+from mgk_core.manager import load_plugins
 from mgk_core.testing.check import check_loaded
 from mgk_core.testing.laws import assert_hold
 from mgk_retention import mixed
@@ -66,13 +68,12 @@ def test_a_mixed_digest_knows_its_parts(small):
     assert len(digests) == 3
 
 
-def test_mixed_loads_each_part_by_its_plugin(monkeypatch, small):
+def test_mixed_loads_each_part_by_its_plugin(monkeypatch, hooks, small):
     """Probes, dev and calibration of all parts; one verification batch of each; notes say whose they are."""
     parts = {}
 
-    class Hooks:
-        def __init__(self, plugins):
-            self.plugins = plugins
+    class Fake:
+        plugins = hooks.plugins
 
         def load_data(self, spec, bundle):
             parts[spec.type] = PhaseData(
@@ -80,13 +81,21 @@ def test_mixed_loads_each_part_by_its_plugin(monkeypatch, small):
             )
             return parts[spec.type]
 
-    monkeypatch.setattr(mixed, "Hooks", Hooks)
+    monkeypatch.setattr(mixed, "calling", Fake)
     tables = {name: {"data": {"type": name}, "batch_size": 2, "batches": 3} for name in ("text", "dictionary")}
     found = mixed.load(MixedSpec(type="mixed", parts=tables), small.Bundle(small.network()))
     assert len(found.train) == 6
     assert found.dev == found.calibration == ("text", "dictionary")
     assert found.verify == ("v1", "v1")
     assert found.notes == ("text: read", "dictionary: read")
+
+
+def test_mixed_reaches_no_plugin_that_its_run_leaves_out(small):
+    """A part whose plugin takes no part in the run is an error, installed or not."""
+    part = {"data": {"type": "noise"}, "batch_size": 2, "batches": 3}
+    hooks = Hooks(load_plugins(without=["textmodel"]))
+    with pytest.raises(ConfigError, match="'noise'"):
+        hooks.load_data(MixedSpec(type="mixed", parts={"one": part}), small.Bundle(small.network()))
 
 
 @pytest.mark.parametrize(

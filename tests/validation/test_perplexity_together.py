@@ -2,9 +2,9 @@
 
 import pytest
 
-from mgk_core.api import _hooks
 from mgk_core.bundle import Probe, Tokens
 from mgk_core.config import structure_spec
+from mgk_core.hooks import calling
 from mgk_validation import losses
 
 
@@ -12,7 +12,7 @@ from mgk_validation import losses
 def bundle():
     import torch
 
-    hooks = _hooks()
+    hooks = calling()
     spec = structure_spec(hooks.plugins.registry, "base", {"type": "hf", "id": "tiny-gemma"})
     return hooks.build_model(spec, torch.device("cpu"))
 
