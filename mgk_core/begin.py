@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import attrs
 from attrs import define
@@ -10,7 +11,7 @@ from attrs import define
 from mgk_core.bundle import PhaseData, Score
 from mgk_core.checkpoint import Loaded, newest_sound
 from mgk_core.commit import settle
-from mgk_core.errors import DigestError, InputError, Interrupted
+from mgk_core.errors import DigestError, InputError
 from mgk_core.identity import compare, identity_of
 from mgk_core.journal import Journal
 from mgk_core.ledger import Ledger, check_files
@@ -160,7 +161,8 @@ def _base_row(session: Session) -> None:
     row = load_row(store.path(name), session.ledger.base)
     if row is None:
         with session.timed("evaluation"):
-            row = measure_row(session.hooks, session.context(0), ends=True, stop=lambda: _stop_in_row_0(session))
+            stop = partial(session.check_stop, "while the untouched base was scored")
+            row = measure_row(session.hooks, session.context(0), ends=True, stop=stop)
         save_row(store, name, row, digest=session.ledger.base)
     session.rows.append(("base", row))
     if session.journal.last("base") is None:
@@ -168,11 +170,6 @@ def _base_row(session: Session) -> None:
         _base_statistics(session)
         session.ledger.files = folder_digests(session.run, store.path("base"))
         session.commit("base", digest=session.ledger.base, **session.account())
-
-
-def _stop_in_row_0(session: Session) -> None:
-    if session.stop():
-        raise Interrupted("stopped while the untouched base was scored")
 
 
 def plain(scores: Iterable[Score]) -> list[dict[str, object]]:

@@ -241,7 +241,7 @@ def _phases(session: Session, until: str | None) -> RunResult:
     for index, phase in enumerate(session.config.phases):
         entry = session.ledger.entry(phase.name)
         if entry is None:
-            _stop_here(session, f"before phase {phase.name!r}")
+            session.check_stop(f"before phase {phase.name!r}")
             _run_one(session, index)
         elif entry.result == "rolled_back":
             raise InputError(
@@ -252,7 +252,7 @@ def _phases(session: Session, until: str | None) -> RunResult:
             _leave(session, index, entry.result)
         if phase.name == until and index + 1 < len(session.config.phases):
             return _result(session, finished=False)
-    _stop_here(session, "before the model was written")
+    session.check_stop("before the model was written")
     _finish(session)
     return _result(session, finished=True)
 
@@ -281,11 +281,6 @@ def _leave(session: Session, index: int, result: str) -> None:
     digest = _write_retention(session)
     mark = attrs.asdict(session.mark())
     session.journal.add("phase_exit", phase=phase, result=result, metrics=mark, retention=digest, **session.account())
-
-
-def _stop_here(session: Session, where: str) -> None:
-    if session.stop():
-        raise Interrupted(f"stopped {where}")
 
 
 def _write_retention(session: Session) -> str:

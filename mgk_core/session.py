@@ -22,6 +22,7 @@ from mgk_core.commit import commit
 from mgk_core.config import Resolved
 from mgk_core.context import PhaseContext, Remembered
 from mgk_core.device import memory
+from mgk_core.errors import Interrupted
 from mgk_core.events import Events
 from mgk_core.hooks import Hooks
 from mgk_core.journal import Journal
@@ -109,6 +110,14 @@ class Session:
     def mark(self) -> Mark:
         """Bring the metrics to the device and say how far they are whole."""
         return self.events.log.sync() if self.events.log is not None else Mark()
+
+    def check_stop(self, where: str) -> None:
+        """End here where it was asked for. where: what was being done, for the message.
+
+        :raises Interrupted: a signal came, or the time is up
+        """
+        if self.stop():
+            raise Interrupted(f"stopped {where}")
 
     def take_checkpoint(self) -> Loaded | None:
         """Return the checkpoint to go on from, the first time."""

@@ -22,7 +22,7 @@ from mgk_core.adapter import Adapter, Saves, base_state_dict, state_of
 from mgk_core.bundle import Score
 from mgk_core.context import PhaseContext
 from mgk_core.digest import base_digest, tensors_digest
-from mgk_core.errors import Interrupted, MergeError, MgkError
+from mgk_core.errors import MergeError, MgkError
 from mgk_core.ledger import Attempt, PhaseEntry
 from mgk_core.outcome import MergeReport, Outcome, Proposal, Recovery, Refusal, Result, Verdict
 from mgk_core.rundir import phase_folder
@@ -316,8 +316,7 @@ class Transition:
         self.session.events("evaluation", phase=self.ctx.phase.name, row=name, scores=scores, **marks)
 
     def _check_stop(self) -> None:
-        if self.session.stop():
-            raise Interrupted("stopped between two steps of a transition; nothing of it is committed")
+        self.session.check_stop("between two steps of a transition; nothing of it is committed")
 
 
 def _save_adapter(where: Path, adapter: Adapter, state: Mapping[str, Tensor]) -> None:
