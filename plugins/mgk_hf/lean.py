@@ -142,7 +142,14 @@ def _gated(module: Any, x: Tensor) -> Tensor:
     return result
 
 
-_LEAN: dict[type[nn.Module], type[nn.Module]] = {}
+_LEAN: dict[tuple[type[nn.Module], type], type[nn.Module]] = {}
+
+
+def _lean_class(cls: type[nn.Module], mixin: type) -> type[nn.Module]:
+    """Return the subclass of ``cls`` with the mixin's forward; one per class."""
+    if (cls, mixin) not in _LEAN:
+        _LEAN[cls, mixin] = type(f"Lean{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
+    return _LEAN[cls, mixin]
 
 
 def make_lean(model: nn.Module) -> list[str]:
@@ -157,9 +164,7 @@ def make_lean(model: nn.Module) -> list[str]:
         if cls not in chosen:
             chosen[cls] = _fitting(module)
         if (mixin := chosen[cls]) is not None:
-            module.__class__ = _LEAN.setdefault(
-                cls, type(f"Lean{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
-            )
+            module.__class__ = _lean_class(cls, mixin)
     return [cls.__name__ for cls, mixin in chosen.items() if mixin is not None]
 
 
