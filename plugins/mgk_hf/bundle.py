@@ -99,15 +99,10 @@ class HfBundle:
         """Return the mean log-likelihood per token of every option, (options,) fp32, with its gradient."""
         if self.network.packs:
             packed = pack_items(items)
-            batch, where, wanted = packed.batch, packed.where, packed.wanted
-            option = packed.option.to(self.device)
+            where, option, wanted = (t.to(self.device) for t in (packed.where, packed.option, packed.wanted))
+            nll = self.network.head.token_nll(self.network(packed.batch.to(self.device))[where], wanted)
         else:
-            sequences = [(ids, [-100] * start + ids[start:]) for ids, start in separate_items(items)]
-            batch = pad(sequences, self._pad_id)
-            where, wanted = predictors(batch)
-            option = (where // batch.input_ids.shape[1]).to(self.device)
-        hidden = self.network(batch.to(self.device))
-        nll = self.network.head.token_nll(hidden[where.to(self.device)], wanted.to(self.device))
+            nll, option = self._padded(items)
         sums = nll.new_zeros(sum(len(item.options) for item in items)).index_add(0, option, -nll)
         return sums / torch.bincount(option, minlength=len(sums))
 
@@ -123,14 +118,17 @@ class HfBundle:
         return result
 
     def _separate(self, items: Sequence[Item]) -> list[float]:
+        nll, option = self._padded(items)
+        sums = torch.zeros(sum(len(item.options) for item in items), dtype=torch.float64)
+        result: list[float] = sums.index_add_(0, option.cpu(), -nll.double().cpu()).tolist()
+        return result
+
+    def _padded(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+        """Put each option into a row of its own; return (its tokens' NLL (N,), whose option each is (N,))."""
         sequences = [(ids, [-100] * start + ids[start:]) for ids, start in separate_items(items)]
         batch = pad(sequences, self._pad_id).to(self.device)
         where, labels = predictors(batch)
-        nll = self.network.head.token_nll(self.network(batch)[where], labels)
-        rows = where // batch.input_ids.shape[1]
-        sums = torch.zeros(len(sequences), dtype=torch.float64)
-        result: list[float] = sums.index_add_(0, rows.cpu(), -nll.double().cpu()).tolist()
-        return result
+        return self.network.head.token_nll(self.network(batch)[where], labels), where // batch.input_ids.shape[1]
 
     @torch.no_grad()
     def generate(

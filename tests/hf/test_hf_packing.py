@@ -53,6 +53,15 @@ def test_scores_equal_one_by_one(make_bundle, sequences, name):
         assert scores.tokens == tuple(len(o) for o in item.options)
 
 
+@pytest.mark.parametrize("name", ["gemma3", "gemma2"])
+def test_the_learnt_option_scores_are_those_of_scoring(make_bundle, sequences, name):
+    """Means per token of what `score` sums, from packed rows and, where a model cannot pack, from padded ones."""
+    bundle = make_bundle(name)
+    items = [Choice(s[:6], (s[6:8], s[6:12], s[2:5]), 0) for s in sequences]
+    expected = [p / n for found in bundle.score(items) for p, n in zip(found.logprob, found.tokens, strict=True)]
+    assert bundle.option_logprobs(items).tolist() == pytest.approx(expected, rel=1e-4)
+
+
 def test_score_respects_the_budget_and_the_order(make_bundle, sequences):
     """Small groups give the same scores in the order of the items."""
     bundle = make_bundle()
