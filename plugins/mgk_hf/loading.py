@@ -63,18 +63,6 @@ def _note_source(model: Any, spec: HfSpec, device: torch.device) -> None:
     sources[model] = lambda: base_state_dict(build(plain, device).model)
 
 
-def full_precision(bundle: HfBundle, spec: HfSpec, which: quantized.Master) -> tuple[HfBundle, dict[str, float]]:
-    """Return a full-precision base for a quantized one, and ‖W − Q(W)‖ / ‖W‖ of each weight.
-
-    ``dequantized``: its weights are those that the quantized base computes with, so a merge into
-    it can be verified against live. ``original``: those that were quantized; never exact.
-    """
-    master = build(evolve(spec, quantize="none"), bundle.device)
-    weights = quantized.dequantized_weights(bundle.model)
-    measure = quantized.fill if which == "dequantized" else quantized.distances
-    return master, measure(master.model, weights)
-
-
 def _source(spec: HfSpec) -> Path | None:
     """Return the local directory of a base, None where there is none (yet)."""
     if spec.id == tiny.MODEL_ID:

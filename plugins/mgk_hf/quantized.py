@@ -1,16 +1,14 @@
-"""Quantized bases through bitsandbytes: loading them, and the full-precision base to merge into."""
+"""Quantized bases through bitsandbytes: loading them, and the weights that their packed ones stand for."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mgk_core.errors import EnvironmentFault
-
-Master = Literal["dequantized", "original"]
 
 
 def settings(kind: str) -> dict[str, Any]:
@@ -46,15 +44,6 @@ def is_quantized(model: nn.Module) -> bool:
     return any(is_packed(module) for module in model.modules())
 
 
-def dequantized_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return weight name → the fp32 weight that each quantized module computes with."""
-    found = {}
-    for name, module in model.named_modules():
-        if is_packed(module):
-            found[f"{name}.weight"] = dequantize(module)
-    return found
-
-
 def is_packed(module: nn.Module) -> bool:
     """Tell whether a module's weight is packed by bitsandbytes."""
     weight = getattr(module, "weight", None)
@@ -82,29 +71,6 @@ def dequantize(module: nn.Module) -> Tensor:
         raise EnvironmentFault("an int8 weight has lost its scales; reload the base")
     whole = packed.float() * (scale.float()[:, None] / 127)
     return whole
-
-
-@torch.no_grad()
-def fill(master: nn.Module, weights: dict[str, Tensor]) -> dict[str, float]:
-    """Put dequantized weights into a full-precision model; return ‖W − Q(W)‖ / ‖W‖ of each.
-
-    ``master`` keeps its Parameter objects. With ``original`` masters the caller only reads the
-    distances: see `distances`.
-    """
-    found = distances(master, weights)
-    for name, weight in weights.items():
-        master.get_parameter(name).copy_(weight)
-    return found
-
-
-@torch.no_grad()
-def distances(master: nn.Module, weights: dict[str, Tensor]) -> dict[str, float]:
-    """Return ‖W − Q(W)‖ / ‖W‖ for each quantized weight."""
-    result = {}
-    for name, weight in weights.items():
-        own = master.get_parameter(name).float()
-        result[name] = float((own - weight).norm() / own.norm())
-    return result
 
 
 def forget_quantizer(model: Any) -> None:

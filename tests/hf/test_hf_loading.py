@@ -11,7 +11,7 @@ from mgk_core.errors import DigestError, EnvironmentFault, InputError
 from mgk_hf import gemma_q4
 from mgk_hf.cache import whole_directory
 from mgk_hf.failures import explain
-from mgk_hf.loading import build, full_precision
+from mgk_hf.loading import build
 from mgk_hf.specs import HfSpec
 
 CPU = torch.device("cpu")
@@ -100,25 +100,17 @@ def test_multimodal_adapts_the_language_model_only(saved, tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("kind", "share"), [("int8", 1.0), ("nf4", 0.05)])  # int8 rounds activations too
-def test_quantized_bases(saved, kind, share):
-    """A quantized base scores and back-propagates; its dequantized master computes nearly the same."""
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_quantized_bases(saved, kind):
+    """A quantized base scores and back-propagates."""
     pytest.importorskip("bitsandbytes")
-    where = saved("llama")
-    quantized_spec = spec(where, quantize=kind)
-    bundle = build(quantized_spec, CPU)
+    bundle = build(spec(saved("llama"), quantize=kind), CPU)
     batch = bundle.pack(EXAMPLE)
     hidden = bundle.network.decoder.layers[0].input_layernorm.weight
     hidden.requires_grad_(requires_grad=True)
     total, _ = bundle.loss(batch)
     (gradient,) = torch.autograd.grad(total, hidden)
     assert gradient.any()
-    master, distance = full_precision(bundle, quantized_spec, "dequantized")
-    original, again = full_precision(bundle, quantized_spec, "original")
-    assert distance == again
-    assert all(0 < d < 0.3 for d in distance.values())
-    live, dequantized, unquantized = (b.outputs(batch).detach() for b in (bundle, master, original))
-    assert (live - dequantized).norm() < share * (live - unquantized).norm()
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])

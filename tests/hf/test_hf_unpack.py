@@ -1,5 +1,7 @@
 """Merging what was trained on packed weights: plain ones take their place, exactly, or honestly not."""
 
+import re
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from mgk_core.errors import MergeError
 from mgk_core.outcome import Proposal
 from mgk_core.verify import outputs_on, relative_error, verify_merged
 from mgk_hf.loading import build
-from mgk_hf.quantized import dequantized_weights, is_quantized
+from mgk_hf.quantized import dequantize, is_packed, is_quantized
 from mgk_hf.specs import HfSpec
 
 pytest.importorskip("bitsandbytes")
@@ -40,7 +42,7 @@ def opened(saved):
 def test_dequantized_adds_the_delta_to_what_the_packed_weight_stands_for(opened, kind):
     """Every packed module becomes plain; W' = Q(W) + ΔW, and the modules that no adapter is on keep Q(W)."""
     bundle, adapter, _ = opened(kind)
-    before = dequantized_weights(bundle.model)
+    before = {f"{n}.weight": dequantize(m) for n, m in bundle.model.named_modules() if is_packed(m)}
     expected = {n: adapter.merged_weight(n, w) if n in adapter.targets() else w for n, w in before.items()}
     report = mgk.merge(bundle.model, adapter, rule="dequantized")
     assert report.rule == "dequantized"
@@ -79,6 +81,21 @@ def test_int8_says_that_it_was_not_held_against_live(opened):
     assert any("not exact" in w for w in report.warnings)
 
 
+@pytest.mark.parametrize(("kind", "share"), [("int8", 1.0), ("nf4", 0.05)])  # int8 rounds activations too
+def test_dequantized_is_nearer_to_live_than_original(opened, kind, share):
+    """What the adapter was trained beside are the numbers that the packed weights stand for."""
+    bundle, adapter, batch = opened(kind)
+    (live,) = outputs_on(bundle, [batch])
+    off = {}
+    for rule in ("dequantized", "original"):
+        report = bundle_merge(bundle, adapter, rule)
+        with adapter.disabled():
+            (merged,) = outputs_on(bundle, [batch])
+        report.undo.restore()
+        off[rule] = float((live - merged).norm())
+    assert 0 < off["dequantized"] < share * off["original"]
+
+
 @KINDS
 def test_original_merges_into_what_was_quantized_and_says_how_far_off_that_is(opened, saved, kind):
     """W' = W + ΔW with the weights of the source; the distance is told, exact never."""
@@ -87,7 +104,9 @@ def test_original_merges_into_what_was_quantized_and_says_how_far_off_that_is(op
     expected = {n: adapter.merged_weight(n, plain[n].float()) for n in adapter.targets()}
     report = mgk.merge(bundle.model, adapter, rule="original")
     assert not report.exact
-    assert any("‖W − Q(W)‖" in w for w in report.warnings)
+    (told,) = (w for w in report.warnings if "‖W − Q(W)‖" in w)
+    mean, largest = (float(found) for found in re.findall(r"(?:is|at most) ([\d.e-]+)", told))
+    assert 0 < mean <= largest < 0.3
     after = base_state_dict(bundle.model)
     for name, weight in expected.items():
         torch.testing.assert_close(after[name], weight, rtol=1e-6, atol=1e-7)
