@@ -85,12 +85,12 @@ class StandardStep:
 
     def _divided(self, gradients: Sequence[Tensor], count: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
         """As `divided`; views of one buffer that come again are known again."""
-        if gradients is not self._views:
-            self._buffer = buffer_of(gradients)
-            self._views = () if self._buffer is None else gradients
-        if self._buffer is None:
-            return divided(gradients, count)
-        return gradients, [self._buffer.div_(count)]
+        if self._buffer is not None and gradients is self._views:
+            return gradients, [self._buffer.div_(count)]
+        found, whole = divided(gradients, count)
+        if found is gradients:
+            self._views, self._buffer = gradients, whole[0]
+        return found, whole
 
     def _add_terms(self, gradients: Sequence[Tensor], step: int) -> Tensor | None:
         """Add the loss terms' gradients; return the terms' sum."""

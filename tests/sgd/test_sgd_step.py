@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import mse_loss
 
-from mgk_sgd.step import StandardStep, divided
+from mgk_sgd import step as module
+from mgk_sgd.step import StandardStep, buffer_of, divided
 
 SGDS = [
     {},
@@ -281,3 +282,15 @@ def test_one_tensor_for_two_parameters_is_divided_once() -> None:
     shared = torch.tensor([8.0])
     found, _ = divided([shared, shared], torch.tensor(4.0))
     assert [float(g) for g in found] == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(("own", "looks"), [("auto", 1), ("autograd", 3)])
+def test_a_buffer_is_looked_for_once(make_phase: Any, monkeypatch: Any, own: str, looks: int) -> None:
+    """Once a step; views of one buffer that come again are not looked at again."""
+    ctx = make_phase({"step": {"type": "standard", "gradients": own}})
+    seen: list[int] = []
+    step = StandardStep(ctx)
+    monkeypatch.setattr(module, "buffer_of", lambda gradients: (seen.append(1), buffer_of(gradients))[1])
+    for number in range(3):
+        step([ctx.phase.data.train.batch([0, 1, 2])], number)
+    assert len(seen) == looks
