@@ -79,9 +79,8 @@ class FittingStep:
 
     def __attrs_post_init__(self) -> None:
         assert self.ctx.data is not None  # noqa: S101 - the runner loads data first
-        settings = self.ctx.phase.train
         self._train = self.ctx.data.train
-        self.micro = self.progress.micro_batch or settings.micro_batch or settings.batch_size
+        self.micro = self.progress.micro_batch or self.ctx.phase.train.micro
 
     def __call__(self, rows: Sequence[int], number: int) -> StepOut:
         """Perform step ``number`` (0-based) on these rows.

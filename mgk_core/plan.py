@@ -153,7 +153,7 @@ def _phase(session: Session, index: int) -> PhasePlan:
 
 def _attached(session: Session, index: int, phase: PhaseConfig, data: PhaseData, adapter: Adapter) -> PhasePlan:
     train = phase.train
-    micro = min(train.micro_batch or train.batch_size, len(data.train))
+    micro = min(train.micro, len(data.train))
     parameters = [p for p in adapter.parameters() if p.requires_grad]
     trainable = sum(p.numel() for p in parameters)
     total = sum(t.numel() for t in base_state_dict(session.bundle.model).values())

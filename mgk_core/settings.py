@@ -47,6 +47,11 @@ class TrainSettings:
     keep_checkpoints: int = option(2, at_least(1), help="how many checkpoints of a phase are kept")
     max_bad_steps: int = option(5, at_least(1), help="stop after this many non-finite steps in a row")
 
+    @property
+    def micro(self) -> int:
+        """Examples in memory at once, before anything has halved them: ``micro_batch``, or the whole batch."""
+        return self.micro_batch or self.batch_size
+
 
 @frozen(kw_only=True)
 class EvaluateSettings:

@@ -179,10 +179,10 @@ class Trainer:
             raise Diverged(self._diagnosis())
 
     def _diagnosis(self) -> str:
-        ctx, settings = self.ctx, self.ctx.phase.train
+        ctx = self.ctx
         assert ctx.data is not None  # noqa: S101 - the runner loads data first
         rows = self._order().rows(self.progress.step - 1)
-        micro = self.progress.micro_batch or settings.micro_batch or settings.batch_size
+        micro = self.progress.micro_batch or ctx.phase.train.micro
         found = [
             first_bad_layer(ctx.bundle, ctx.data.train.batch(rows[i : i + micro])) for i in range(0, len(rows), micro)
         ]

@@ -127,7 +127,7 @@ def old_batches(ctx: PhaseContext) -> Iterable[Batch]:
     if ctx.base_phase:
         return ctx.data.calibration
     rows = torch.randperm(len(ctx.data.train), generator=ctx.generator(salt=17)).tolist()
-    return ctx.train_batches(rows, ctx.phase.train.micro_batch or ctx.phase.train.batch_size)
+    return ctx.train_batches(rows, ctx.phase.train.micro)
 
 
 def collect(ctx: PhaseContext) -> dict[str, Tensor]:

@@ -52,5 +52,5 @@ def contrast_term(ctx: PhaseContext, spec: McqSpec) -> LossTerm:
             f"phases.{ctx.phase.name}.data.contrast: this base offers no gradients of options' scores; set it to 0"
         )
     train = ctx.phase.train
-    size = min(train.micro_batch or train.batch_size, len(rows.choices))
+    size = min(train.micro, len(rows.choices))
     return Contrast(ctx.bundle, rows.choices, Order(len(rows.choices), size, ctx.seed), spec.contrast)
