@@ -116,8 +116,8 @@ def make_plan(prepared: Prepared, *, sink: Sink = ignore) -> Plan:
     store = Store(Path("plan"))  # nothing is written below it
     session = open_session(prepared, store, Journal(store), Events(sink))
     weights = base_state_dict(session.bundle.model)
-    beside = size_of(t for t in weights.values() if t.device.type == "cpu")
-    runtime = max(before, memory(torch.device("cpu"))["rss"] - beside)
+    weights_on_cpu = size_of(t for t in weights.values() if t.device.type == "cpu")
+    runtime = max(before, memory(torch.device("cpu"))["rss"] - weights_on_cpu)
     config = session.config
     return Plan(
         name=config.name,
