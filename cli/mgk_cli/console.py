@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -14,7 +15,7 @@ from mgk_cli.words import clean
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-GONE = (errno.EPIPE, errno.EIO)
+_GONE = (errno.EPIPE, errno.EIO)
 """What writing gives where the reader of a pipe, or the terminal, has gone."""
 
 PIPE_WIDTH = 120  # columns of tables where the output is no terminal and COLUMNS says nothing
@@ -68,23 +69,20 @@ def note(text: str) -> None:
 @contextlib.contextmanager
 def pipe_may_close() -> Any:
     """Go on quietly where the reader of standard output has gone."""
-    try:
+    with terminal_may_go(close_stdout):
         yield
         sys.stdout.flush()
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        close_stdout()
 
 
 @contextlib.contextmanager
-def terminal_may_go() -> Any:
-    """Leave unsaid what a terminal that has been closed can no longer show."""
+def terminal_may_go(then: Callable[[], None] = lambda: None) -> Any:
+    """Leave unsaid what a terminal that has been closed can no longer show. then: done where it has gone."""
     try:
         yield
     except OSError as error:
-        if error.errno not in GONE:
+        if error.errno not in _GONE:
             raise
+        then()
 
 
 def close_stdout() -> None:

@@ -49,18 +49,17 @@ def _guarded(sink: Sink) -> Sink:
     """
     gone = False
 
-    def guarded(event: Event) -> None:
+    def leave() -> None:
         nonlocal gone
+        gone = True
+
+    def guarded(event: Event) -> None:
         if event["event"] == "stopping":
             with contextlib.suppress(OSError):
                 os.write(2, _STOPPING)
         elif not gone:
-            try:
+            with console.terminal_may_go(leave):
                 sink(event)
-            except OSError as error:
-                if error.errno not in console.GONE:
-                    raise
-                gone = True
 
     return guarded
 
