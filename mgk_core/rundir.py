@@ -8,11 +8,12 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from mgk_core.disk import Disk, reason, told
-from mgk_core.errors import InputError, StoreError
+from mgk_core.errors import InputError, MgkError, StoreError
 from mgk_core.journal import NAME as JOURNAL
 from mgk_core.ledger import NAME as LEDGER
 from mgk_core.store import TEMPORARY, make_folder
@@ -125,6 +126,23 @@ def claim(out: Path, disk: Disk | None = None) -> tuple[Path, ...]:
             f"{out}: cannot be made: {reason(error, 'choose a directory that you may write to')}"
         ) from None
     return missing
+
+
+@contextlib.contextmanager
+def told_if_gone(run: Path) -> Iterator[None]:
+    """Say that the run directory is gone where that is why the work inside the block has failed.
+
+    Its configuration is the first file that is written, and nothing removes it while a run works.
+    """
+    try:
+        yield
+    except (OSError, MgkError) as error:
+        if (run / CONFIG).exists():
+            raise
+        raise StoreError(
+            f"{run}: the run directory is gone: it was removed or moved while this run worked in it; move it back and go"
+            f" on with 'mgk resume {run}', or start again with 'mgk run'"
+        ) from error
 
 
 def require_run(run: Path) -> None:

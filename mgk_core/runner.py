@@ -30,7 +30,7 @@ from mgk_core.outofmemory import is_out_of_memory, told_of
 from mgk_core.phase import PhaseRun
 from mgk_core.pipeline import Pipeline
 from mgk_core.render import to_toml
-from mgk_core.rundir import CONFIG, LOCK, Lock, claim, require_run
+from mgk_core.rundir import CONFIG, LOCK, Lock, claim, require_run, told_if_gone
 from mgk_core.scores import load_row, retention_table
 from mgk_core.session import Session, StopFlag
 from mgk_core.store import Store, folder_digests, json_text, read_json, text_digest
@@ -101,7 +101,7 @@ def resume_run(
     try:
         if lock.stale:
             sink({"event": "note", "phase": "", "text": f"{lock.stale} has left this run; going on with it"})
-        store = Store(run, disk or Disk())
+        store = Store(run, disk or Disk(), stands=True)
         for name in store.sweep():
             sink({"event": "note", "phase": "", "text": f"removed {name}, which an interrupted write had left"})
         return _go(prepared, store, until, sink, accept=accept, minutes=minutes, auto_batch=auto_batch)
@@ -148,7 +148,7 @@ def _new_directory(out: Path, disk: Disk | None) -> Iterator[Store]:
     lock = Lock(out)
     try:
         claim(out)  # again, now that nobody else can have begun in between
-        store = Store(out, disk or Disk())
+        store = Store(out, disk or Disk(), stands=True)
         store.sweep()
         try:
             yield store
@@ -184,29 +184,30 @@ def _go(
     minutes: float | None = None, auto_batch: bool = False,
 ) -> RunResult:  # fmt: skip
     """Find where the run stands, open the session, and go on from there."""
-    journal = open_journal(store)
-    finish_fork(store, journal)
-    stand = find(store, journal, [p.name for p in prepared.resolved.config.phases])
-    if journal.last("finished") is not None and stand.ledger is not None:
-        check_finished(store, journal, stand)
-        return RunResult(store.root, stand.ledger, read_json(store.path(RETENTION)), {}, finished=True)
-    events = Events(sink)
-    stop = StopFlag(lambda: sink({"event": "stopping"}), minutes)
-    began = time.perf_counter()
-    try:
-        with stop.listening(), _told_plainly(prepared.hooks, journal, events):
-            session = open_session(prepared, store, journal, events)
-            session.stop, session.times["load"] = stop, time.perf_counter() - began
-            session.auto_batch = auto_batch or session.config.run.auto_batch
-            begin(session, stand, accept)
-            result = _phases(session, until)
-        if events.log is not None:
-            events.log.close()
-        return result
-    finally:
-        if events.log is not None:
-            with suppress(StoreError):  # only after a failure, which is the one to tell
+    with told_if_gone(store.root):
+        journal = open_journal(store)
+        finish_fork(store, journal)
+        stand = find(store, journal, [p.name for p in prepared.resolved.config.phases])
+        if journal.last("finished") is not None and stand.ledger is not None:
+            check_finished(store, journal, stand)
+            return RunResult(store.root, stand.ledger, read_json(store.path(RETENTION)), {}, finished=True)
+        events = Events(sink)
+        stop = StopFlag(lambda: sink({"event": "stopping"}), minutes)
+        began = time.perf_counter()
+        try:
+            with stop.listening(), _told_plainly(prepared.hooks, journal, events):
+                session = open_session(prepared, store, journal, events)
+                session.stop, session.times["load"] = stop, time.perf_counter() - began
+                session.auto_batch = auto_batch or session.config.run.auto_batch
+                begin(session, stand, accept)
+                result = _phases(session, until)
+            if events.log is not None:
                 events.log.close()
+            return result
+        finally:
+            if events.log is not None:
+                with suppress(StoreError):  # only after a failure, which is the one to tell
+                    events.log.close()
 
 
 @contextmanager

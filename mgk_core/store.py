@@ -27,10 +27,14 @@ MAX_HEADER = 64 * 2**20  # of a safetensors file; 2 million tensors fit
 
 @define(eq=False)
 class Store:
-    """Writes below one root, each file whole or not at all."""
+    """Writes below one root, each file whole or not at all.
+
+    stands: the root is there already, and where it is gone it is not made anew.
+    """
 
     root: Path
     disk: Disk = field(factory=Disk)
+    stands: bool = False
 
     def path(self, name: str) -> Path:
         """Return the path of a name; one that leaves the root, also through a link, is refused."""
@@ -65,6 +69,8 @@ class Store:
         final = self.path(name)
         temporary = final.with_name(TEMPORARY + final.name)
         with told(final):
+            if self.stands:
+                self.root.stat()
             make_folder(final.parent, self.disk)
             self._clear(temporary)
             try:
