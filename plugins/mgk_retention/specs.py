@@ -168,7 +168,10 @@ _PART = {"data", "batch_size", "batches"}
 class DenseSpec(Spec):
     """dense: W + D with every number of D trained; what adapters of low rank are compared with."""
 
-    targets: tuple[str, ...] = option(("all-linear",), help="linear modules: globs, names, last parts, 'all-linear'")
+    targets: tuple[str, ...] = option(
+        ("all-linear",),
+        help="linear modules: globs, names or their last parts, 're:' regular expressions, 'all-linear'",
+    )
 
 
 @frozen(kw_only=True)

@@ -41,9 +41,12 @@ def test_dense_trains_whole_weights(small):
 
 
 def test_dense_targets_by_name():
-    """Globs and last parts choose; what matches nothing offers the nearest."""
+    """Names and regular expressions choose; what matches nothing, and no target at all, is an error."""
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     assert list(mgk.attach(model, "dense", targets=["1"]).targets()) == ["1.weight"]
+    assert list(mgk.attach(model, "dense", name="second", targets=["re:[0-1]"]).targets()) == ["0.weight", "1.weight"]
+    with pytest.raises(InputError, match=r"adapter\.targets is empty"):
+        mgk.attach(nn.Linear(3, 4), "dense", targets=[])
     with pytest.raises(InputError, match="matches no linear module"):
         mgk.attach(nn.Linear(3, 4), "dense", targets=["q_proj"])
 
