@@ -35,6 +35,7 @@ TABLES = {
 API = {
     "mgk_core": ["attach", "merge", "rollback", "detach", "run", "pipeline", "Pipeline", "Phase", "Spec", "SpecRegistry", "option"],
     "mgk_core.adapter": ["Adapter", "LowRank", "Factors", "Saves", "Target", "base_state_dict", "aliases_of", "load_in_place", "check_state"],
+    "mgk_core.targets": ["choose_linear", "select", "matches", "no_match", "output_head"],
     "mgk_core.inject": ["Part", "put", "take", "switched_off"],
     "mgk_core.bundle": ["Bundle", "LanguageBundle", "OwnGradients", "TrainSet", "PhaseData", "Probe", "Score"],
     "mgk_core.context": ["PhaseContext", "StepContext", "StepFn", "StepOut", "Observer"],
