@@ -151,6 +151,14 @@ class ScoresOptions(Protocol):
 
 
 @runtime_checkable
+class ComputesTogether(Protocol):
+    """Optional promise of a bundle that scores many items at once: which of them take most room."""
+
+    def together(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Return the largest group of a probe's items that is computed in one go."""
+
+
+@runtime_checkable
 class TrainSet(Protocol):
     """Examples that can be asked for by row, so that the data position is just a step number."""
 

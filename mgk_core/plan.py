@@ -1,7 +1,7 @@
 """What a run would do: steps, parameters, memory and disk, plugins and hooks. Trains and writes nothing.
 
 The model is built and the data are read, each phase's adapter is attached to the untouched base and
-taken off again, and one micro-batch goes forward to see what the backward pass would have to keep.
+taken off again, and a batch or a few items go through the model to see what each part of the work holds in memory.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from attrs import frozen
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgk_core.adapter import Adapter, Saves, base_state_dict, state_of
 from mgk_core.bundle import PhaseData
 from mgk_core.device import memory
 from mgk_core.events import Events, Sink, ignore
+from mgk_core.footprint import memory_of, residual_bytes, scoring, size_of
 from mgk_core.hookspecs import spec_names
 from mgk_core.journal import Journal
 from mgk_core.opening import Prepared, open_session
-from mgk_core.saved import counted
 from mgk_core.session import Session
 from mgk_core.settings import PhaseConfig
 from mgk_core.specs import MANY, Slot
 from mgk_core.store import Store
 from mgk_core.training import steps_of
 
-FP32 = 4
 ONE: tuple[Slot, ...] = ("data", "adapter", "optimizer", "step", "merge")
 
 
@@ -118,7 +117,7 @@ def make_plan(prepared: Prepared, *, sink: Sink = ignore) -> Plan:
     weights = base_state_dict(session.bundle.model)
     weights_on_cpu = size_of(t for t in weights.values() if t.device.type == "cpu")
     runtime = max(before, memory(torch.device("cpu"))["rss"] - weights_on_cpu)
-    config = session.config
+    config, evaluation = session.config, scoring(session)
     return Plan(
         name=config.name,
         title=config.title,
@@ -129,15 +128,14 @@ def make_plan(prepared: Prepared, *, sink: Sink = ignore) -> Plan:
         parameters=sum(t.numel() for t in weights.values()),
         base_bytes=size_of(weights.values()),
         runtime=runtime,
-        phases=tuple(_phase(session, i) for i in range(len(config.phases))),
+        phases=tuple(_phase(session, i, evaluation) for i in range(len(config.phases))),
         hooks=_hooks(session),
         conflicts=tuple(conflicts(session)),
     )
 
 
-def _phase(session: Session, index: int) -> PhasePlan:
-    phase, data = session.config.phases[index], session.data[index]
-    model = session.bundle.model
+def _phase(session: Session, index: int, evaluation: int) -> PhasePlan:
+    phase, model = session.config.phases[index], session.bundle.model
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -145,13 +143,14 @@ def _phase(session: Session, index: int) -> PhasePlan:
         adapter = session.hooks.attach_adapter(model, phase.adapter, phase.name)
     state_of(model).adapters.append(adapter)
     try:
-        return _attached(session, index, phase, data, adapter)
+        return _attached(session, index, adapter, evaluation)
     finally:
         adapter.detach()
         state_of(model).adapters.remove(adapter)
 
 
-def _attached(session: Session, index: int, phase: PhaseConfig, data: PhaseData, adapter: Adapter) -> PhasePlan:
+def _attached(session: Session, index: int, adapter: Adapter, evaluation: int) -> PhasePlan:
+    phase, data = session.config.phases[index], session.data[index]
     train = phase.train
     micro = min(train.micro, len(data.train))
     parameters = [p for p in adapter.parameters() if p.requires_grad]
@@ -171,7 +170,15 @@ def _attached(session: Session, index: int, phase: PhaseConfig, data: PhaseData,
         trainable=trainable,
         share=trainable / total if total else 0.0,
         plugins=dict(_plugins(session, phase)),
-        memory=_memory(session, index, adapter, optimizer, activations(session, data, micro)),
+        memory=memory_of(
+            session,
+            index,
+            adapter,
+            optimizer=optimizer,
+            micro=micro,
+            evaluation=evaluation,
+            collects=_statistics(session, data) > 0,
+        ),
         disk=_disk(session, phase, data, adapter, optimizer),
         probes=tuple(ProbePlan(p.name, p.phase, p.metric, p.split, len(p.items)) for p in data.probes),
         notes=tuple(data.notes),
@@ -193,42 +200,12 @@ def _optimizer_bytes(session: Session, phase: PhaseConfig, adapter: Adapter) -> 
     return size_of(v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor))
 
 
-def activations(session: Session, data: PhaseData, micro: int) -> int:
-    """Run one micro-batch forward; return the bytes that autograd keeps for the backward pass."""
-    model = session.bundle.model
-    own = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
-    was_training = model.training
-    model.train()
-    try:
-        with counted(own) as kept:
-            total, _ = session.bundle.loss(data.train.batch(list(range(micro))))
-    finally:
-        model.train(was_training)
-    del total
-    return sum(kept.values())
-
-
-def _memory(session: Session, index: int, adapter: Adapter, optimizer: int, forward: int) -> dict[str, int]:
-    """Return what one phase holds in memory at once: training's part or the merge's, the larger."""
-    parameters = size_of(adapter.parameters())
-    targets = [t.parameter for t in adapter.targets().values()]
-    undo = size_of(targets) if session.config.run.undo == "memory" else 0
-    # fp32 copies of the largest weight: the sum and the delta
-    scratch = 2 * FP32 * max((t.numel() for t in targets), default=0)
-    training = {"gradients": parameters, "optimizer": optimizer, "activations": forward}
-    merging = {"old weights": undo, "merge": scratch}
-    larger = training if sum(training.values()) >= sum(merging.values()) else merging
-    base = size_of(base_state_dict(session.bundle.model).values())
-    residual = _residual(targets) if index else 0
-    return {"base": base, "adapter": parameters, "residual": residual} | larger
-
-
 def _disk(session: Session, phase: PhaseConfig, data: PhaseData, adapter: Adapter, optimizer: int) -> dict[str, int]:
     """Return what one phase leaves in the run directory, and its checkpoints while it trains."""
     state = size_of(adapter.state_dict().values())
     kept = {
         "adapter": state * (2 if isinstance(adapter, Saves) else 1),
-        "residual": _residual([t.parameter for t in adapter.targets().values()]),
+        "residual": residual_bytes([t.parameter for t in adapter.targets().values()]),
         "statistics": _statistics(session, data),
         "checkpoints": (state + optimizer) * phase.train.keep_checkpoints,
         "records": _records(session, phase, data, adapter),
@@ -256,11 +233,6 @@ def _statistics(session: Session, data: PhaseData) -> int:
     shapes = {n: (weights[n].shape[0], math.prod(weights[n].shape[1:])) for n in session.targets if n in weights}
     specs = {repr(s): s for p in session.config.phases for s in (*p.retention, *p.recover, *p.observe)}
     return sum(s.kept_bytes(shapes, len(data.train)) for s in specs.values() if isinstance(s, Keeps))
-
-
-def _residual(targets: list[nn.Parameter]) -> int:
-    """Bytes of the fp32 residuals that weights of lower precision leave beside them."""
-    return sum(FP32 * t.numel() for t in targets if t.dtype in (torch.bfloat16, torch.float16))
 
 
 def _plugins(session: Session, phase: PhaseConfig) -> Iterator[tuple[str, str]]:
@@ -293,8 +265,3 @@ def conflicts(session: Session) -> Iterator[str]:
     for (slot, type_), owners in sorted(claims.items()):
         if len(owners) > 1:
             yield f"{slot} type {type_!r} is claimed by {' and '.join(owners)}"
-
-
-def size_of(tensors: Any) -> int:
-    """Return the bytes of tensors."""
-    return sum(t.numel() * t.element_size() for t in tensors)

@@ -76,7 +76,8 @@ def _totals(plan: Plan) -> Iterator[Text]:
         else "on the device and off it"
     )
     yield text(
-        f"memory at the peak: about {words.size(plan.peak)} ({runtime}; activations of one micro-batch, measured)"
+        f"memory at the peak: about {words.size(plan.peak)} ({runtime}; the rest as single batches take it, without what"
+        " the allocator holds back)"
     )
     yield text(f"disk of the run: about {words.size(plan.disk)}, {words.size(plan.base_bytes)} of it model/")
     taught = {p.phase for phase in plan.phases for p in phase.probes}

@@ -15,7 +15,7 @@ from mgk_core.bundle import OptionScores, Tokens
 from mgk_hf.batch import PADDING, TokenBatch, pack, pad, predictors, split, unpack
 from mgk_hf.network import Network
 from mgk_hf.precision import exact
-from mgk_hf.scoring import Item, collect, groups, pack_items, separate_items
+from mgk_hf.scoring import Item, collect, groups, pack_items, separate_items, size_of
 
 OUTPUTS = 64
 """How many positions `HfBundle.outputs` shows of its own choice: 64 rows of Gemma's logits are 67 MB."""
@@ -94,6 +94,11 @@ class HfBundle:
                 sums = self._branched(chosen) if self.network.packs else self._separate(chosen)
                 found |= dict(zip(group, collect(chosen, iter(sums), self.tokenizer), strict=True))
         return [found[i] for i in range(len(items))]
+
+    def together(self, items: Sequence[Any]) -> list[Any]:
+        """Return the largest group of items that `score` computes in one go; of examples: of their continuations."""
+        largest = max(groups(items, self.budget), key=lambda group: sum(size_of(items[i]) for i in group))
+        return [items[i] for i in largest]
 
     def option_logprobs(self, items: Sequence[Item]) -> Tensor:
         """Return the mean log-likelihood per token of every option, (options,) fp32, with its gradient."""

@@ -13,7 +13,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from mgk_core.bundle import OptionScores
+from mgk_core.bundle import OptionScores, Tokens
 from mgk_core.errors import InputError
 from mgk_hf.batch import IGNORED, TokenBatch
 
@@ -87,12 +87,14 @@ def _check(number: int, item: Item) -> None:
         raise InputError(f"item {number}: prompt and options need at least one token each")
 
 
-def size_of(item: Item) -> int:
+def size_of(item: Item | Tokens) -> int:
     """Return how many positions an item takes when packed."""
+    if isinstance(item, Tokens):
+        return len(item.ids)
     return len(item.prompt) + sum(len(o) for o in item.options)
 
 
-def groups(items: Sequence[Item], budget: int) -> Iterator[list[int]]:
+def groups(items: Sequence[Item | Tokens], budget: int) -> Iterator[list[int]]:
     """Yield indices of items to compute together: similar sizes, at most ``budget`` positions."""
     order = sorted(range(len(items)), key=lambda i: size_of(items[i]))
     group: list[int] = []

@@ -73,6 +73,17 @@ def test_score_respects_the_budget_and_the_order(make_bundle, sequences):
         assert b.bytes == (1, 2)
 
 
+def test_the_largest_group_is_named(make_bundle, sequences):
+    """The items that take most room together, of the probe's own kind; all where the budget is enough."""
+    bundle = make_bundle()
+    examples, items = ([Tokens(s, s) for s in sequences], [Choice(s[:6], (s[6:9], s[9:11]), 0) for s in sequences])
+    assert len(bundle.together(examples)) == len(bundle.together(items)) == len(sequences)
+    bundle.budget = max(len(s) for s in sequences)
+    assert bundle.together(examples) == [max(examples, key=lambda e: len(e.ids))]
+    bundle.budget = 24
+    assert len(bundle.together(items)) == 2  # eleven positions each
+
+
 def test_gradients_do_not_depend_on_packing(make_bundle, sequences):
     """The summed loss has the same gradient from a packed row and from padded rows."""
     bundle = make_bundle()
