@@ -36,7 +36,8 @@ def entry(row):
 
 
 def question(row):
-    return {"prompt": f"문제: {row['question']}\n정답:", "completion": f" {row['ABCDE'[row['answer'] - 1]]}"}
+    listed = "".join(f"{letter}. {row[letter]}\n" for letter in "ABCDE")
+    return {"prompt": f"문제: {row['question']}\n{listed}정답:", "completion": f" {row['ABCDE'[row['answer'] - 1]]}"}
 
 
 PHASES = {

@@ -81,7 +81,7 @@ class McqSpec(PromptedSpec):
     """Multiple-choice questions; the answer is learnt as its content, as a letter, or after a reasoning."""
 
     target: str = option("content", one_of("content", "letter", "reasoning"), help="what is learnt and scored")
-    show_options: bool | None = option(None, help="list the options in the prompt; default: unless target is content")
+    show_options: bool = option(True, help="list the options in the prompt, as an examination does")
     answers: str = option(
         "auto", one_of("auto", "letter", "0", "1"), help="how the file counts: letters, from 0, from 1"
     )
@@ -92,10 +92,5 @@ class McqSpec(PromptedSpec):
     def __attrs_post_init__(self) -> None:
         if self.contrast and self.target == "reasoning":
             raise ValueError("contrast: needs options that are scored as they are learnt; target 'reasoning' has none")
-        if self.target != "content" and self.show_options is False:
+        if self.target != "content" and not self.show_options:
             raise ValueError(f"show_options: target {self.target!r} needs the options in the prompt")
-
-    @property
-    def lists_options(self) -> bool:
-        """Whether the prompt lists the options."""
-        return self.target != "content" if self.show_options is None else self.show_options

@@ -117,7 +117,7 @@ class McqTask:
     @property
     def template(self) -> McqTemplate:
         """The one template of training, scoring and generation."""
-        return McqTemplate(self.spec.target, self.spec.lists_options)
+        return McqTemplate(self.spec.target, self.spec.show_options)
 
     @property
     def overflow(self) -> str:

@@ -77,11 +77,12 @@ def test_questions_may_have_different_numbers_of_options(base):
 
 
 def test_the_digest_covers_the_wrong_options(base, write):
-    """Another wrong option is other data; without a contrast it is not."""
+    """Another wrong option is other data; where no contrast is asked and none is listed, it is not."""
     changed = [QUESTIONS[0] | {"E": "장염"}, *QUESTIONS[1:]]
     for contrast in (0.0, 1.0):
+        bare = {"type": "mcq", "generate": 0, "show_options": False, "contrast": contrast}
         same, other = (
-            load(McqSpec(type="mcq", train=write(f"{n}.jsonl", rows), generate=0, contrast=contrast), base).train.digest
+            load(McqSpec(train=write(f"{n}.jsonl", rows), **bare), base).train.digest
             for n, rows in (("a", QUESTIONS), ("b", changed))
         )
         assert (same != other) == bool(contrast)

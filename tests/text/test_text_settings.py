@@ -81,7 +81,7 @@ def changes(kind, s):
         "mcq": {
             "layout": ({"train": s["kor"], "target": "reasoning", "answers": "1"}, {"layout": "kormedmcqa"}),
             "target": ({}, {"target": "letter"}),
-            "show_options": ({}, {"show_options": True}),
+            "show_options": ({}, {"show_options": False}),
             "answers": ({"answers": "0"}, {"answers": "1"}),
             "contrast": ({}, {"contrast": 0.5}),
             **prompted,

@@ -24,7 +24,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Zl"
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_learnt_answer_reads_back_as_the_answer(encoders, style, target):
     """Decoding what is learnt and extracting from it gives the right option, strictly, in every style."""
-    encoder, template = encoders[style], McqTemplate(target, target != "content")
+    encoder, template = encoders[style], McqTemplate(target, lists_options=True)
     tokens = encoder.pairs([(template.ask(QUESTION), template.answer(QUESTION))])[0]
     said = encoder.decode([i for i in tokens.labels if i != -100])
     found = template.read(said, QUESTION)
@@ -43,9 +43,10 @@ def test_a_learnt_term_reads_back_as_the_term(encoders, style, direction):
 
 
 @pytest.mark.parametrize("style", ["plain", "chat"])
-def test_training_scoring_and_generation_see_the_same_tokens(encoders, style):
+@pytest.mark.parametrize("listed", [True, False])
+def test_training_scoring_and_generation_see_the_same_tokens(encoders, style, listed):
     """The trained sequence is the scored prompt, the scored option and the stop token, nothing else."""
-    encoder, template = encoders[style], McqTemplate("content", lists_options=False)
+    encoder, template = encoders[style], McqTemplate("content", listed)
     trained = encoder.pairs([(template.ask(QUESTION), template.answer(QUESTION))])[0]
     prompt = encoder.prompts([template.ask(QUESTION)])[0]
     choice = encoder.choices([(template.ask(QUESTION), template.options(QUESTION), QUESTION.answer, "")])[0]
