@@ -98,5 +98,7 @@ def _flip(adapter: Adapter, seed: int) -> None:
         if not data.is_floating_point() or data.element_size() not in _INTEGER:
             continue
         bits = data.view(_INTEGER[data.element_size()])
-        mask = torch.randint(0, 2, tuple(bits.shape), generator=generator, dtype=torch.int8)
+        # Eight entries for each number drawn: one draw an entry took as long as a forward pass.
+        drawn = torch.empty((bits.numel() + 7) // 8, dtype=torch.int64).random_(generator=generator)
+        mask = drawn.view(torch.int8)[: bits.numel()].bitwise_and_(1).view(bits.shape)
         bits.bitwise_xor_(mask.to(device=bits.device, dtype=bits.dtype))
