@@ -6,13 +6,13 @@ model would not be the trained one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from attrs import frozen
 from torch import nn
 
-from mgk_core.adapter import aliases_of, base_name
+from mgk_core.adapter import base_name
 from mgk_core.errors import InputError
 from mgk_lora.kinds import Candidate
 
@@ -36,12 +36,18 @@ class Untied:
                 self.config.tie_word_embeddings = self.config_said  # type: ignore[attr-defined]
 
 
-def tied_names(model: nn.Module, candidate: Candidate) -> tuple[str, ...]:
-    """Return the other base names of a candidate's weight, and names that share its memory."""
-    parameter = candidate.parameter
-    names = [n for n in aliases_of(model, parameter) if n != candidate.weight]
-    names += [n for n in _sharing_memory(model, parameter) if n not in names]
-    return tuple(names)
+def tied_names(at: Mapping[int, Sequence[str]], candidate: Candidate) -> tuple[str, ...]:
+    """Return the other base names of a candidate's weight, and names that share its memory; at: `by_memory`."""
+    return tuple(n for n in at.get(_memory(candidate.parameter), ()) if n != candidate.weight)
+
+
+def by_memory(model: nn.Module) -> dict[int, list[str]]:
+    """Return the base names over each piece of memory: of one Parameter, or of several tied without sharing it."""
+    found: dict[int, list[str]] = {}
+    for raw, parameter in model.named_parameters(remove_duplicate=False):
+        if (name := base_name(raw)) is not None:
+            found.setdefault(_memory(parameter), []).append(name)
+    return found
 
 
 def check_ties(model: nn.Module, chosen: Iterable[Candidate], *, untie: bool) -> list[Candidate]:
@@ -51,7 +57,8 @@ def check_ties(model: nn.Module, chosen: Iterable[Candidate], *, untie: bool) ->
 
     :raises InputError: a target is tied and ``untie`` is False, or both ends of a tie are targets
     """
-    tied = [(c, names) for c in chosen if (names := tied_names(model, c))]
+    at = by_memory(model)
+    tied = [(c, names) for c in chosen if (names := tied_names(at, c))]
     for candidate, names in tied:
         if not untie:
             raise InputError(
@@ -81,14 +88,8 @@ def untie(model: nn.Module, tied: Sequence[Candidate]) -> list[Untied]:
     return done
 
 
-def _sharing_memory(model: nn.Module, parameter: nn.Parameter) -> list[str]:
-    """Names of other Parameter objects over the same memory (tied without sharing the object)."""
+def _memory(parameter: nn.Parameter) -> int:
+    """What tells one piece of memory from another; where there is none (empty, meta), the Parameter itself."""
     if parameter.numel() == 0 or parameter.device.type == "meta":
-        return []
-    begin = parameter.untyped_storage().data_ptr()
-    names = []
-    for raw, other in model.named_parameters(remove_duplicate=False):
-        name = base_name(raw)
-        if name is not None and other is not parameter and other.untyped_storage().data_ptr() == begin:
-            names.append(name)
-    return names
+        return -id(parameter)
+    return parameter.untyped_storage().data_ptr()
