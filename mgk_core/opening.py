@@ -20,7 +20,7 @@ from mgk_core.journal import Journal
 from mgk_core.ledger import Ledger, environment
 from mgk_core.manager import load_plugins
 from mgk_core.render import as_table
-from mgk_core.scores import check_probes
+from mgk_core.scores import check_probes, unmatched_limits
 from mgk_core.session import Session
 from mgk_core.store import Store
 from mgk_core.tree import Tree
@@ -76,6 +76,8 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
         for note in session.data[-1].notes:
             events("note", phase=phase.name, text=note)
     check_probes(session.probes, [p.name for p in config.phases])
+    for name, glob in unmatched_limits(session.probes, config.phases):
+        events("note", phase=name, text=f"evaluate.limits: no probe is called {glob!r}, so this limit does nothing")
     session.targets = _targets(session)
     return session
 

@@ -220,7 +220,7 @@ def _records(session: Session, phase: PhaseConfig, data: PhaseData, adapter: Ada
     """
     settings, train = phase.evaluate, phase.train
     probes = [p for p in session.probes if p.split == settings.split]
-    items = sum(min(len(p.items), settings.limit or len(p.items)) for p in probes)
+    items = sum(settings.count(p.name, len(p.items)) for p in probes)
     row = 1000 * len(probes) + 28 * items
     steps = steps_of(len(data.train), train.batch_size, train.epochs, train.steps)
     lines = 500 * math.ceil(steps / train.log_every)

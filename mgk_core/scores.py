@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mgk_core.bundle import Probe, Score
 from mgk_core.context import PhaseContext
 from mgk_core.errors import InputError, StoreError
 from mgk_core.hooks import Hooks
+from mgk_core.settings import PhaseConfig
 from mgk_core.store import Store, json_text, read_json, text_digest
 
 Row = Mapping[str, Score]
@@ -44,12 +46,18 @@ def measure_row(
 
 
 def chosen_probes(ctx: PhaseContext) -> list[Probe]:
-    """Return the probes of the split that makes the row, cut to the configured limit."""
+    """Return the probes of the split that makes the row, cut to their limits."""
     settings = ctx.phase.evaluate
     probes = [p for p in ctx.probes if p.split == settings.split]
-    if settings.limit is None:
-        return probes
-    return [attrs.evolve(p, items=p.items[: settings.limit]) for p in probes]
+    return [attrs.evolve(p, items=p.items[: settings.count(p.name, len(p.items))]) for p in probes]
+
+
+def unmatched_limits(probes: Sequence[Probe], phases: Sequence[PhaseConfig]) -> Iterator[tuple[str, str]]:
+    """Yield (phase, glob) of ``evaluate.limits`` that no probe's name matches, each glob once."""
+    first = {glob: phase.name for phase in reversed(phases) for glob in phase.evaluate.limits}
+    for glob, phase in first.items():
+        if not any(fnmatchcase(p.name, glob) for p in probes):
+            yield phase, glob
 
 
 def check_probes(probes: Sequence[Probe], phases: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ What a plugin's hooks read. `mgk_core.config` makes these from declarations and 
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from attrs import field, frozen
@@ -62,6 +63,16 @@ class EvaluateSettings:
         "test", one_of("dev", "test"), help="which split of the probes makes the row; nothing selects on test"
     )
     limit: int | None = option(None, at_least(1), help="score at most N items of each probe")
+    limits: dict[str, int] = option({}, help="glob of probe names = N, where fewer will do")
+
+    def __attrs_post_init__(self) -> None:
+        if few := sorted(name for name, n in self.limits.items() if n < 1):
+            raise ValueError(f"limits: expected at least 1 item, got {self.limits[few[0]]} for {few[0]!r}")
+
+    def count(self, probe: str, items: int) -> int:
+        """Return how many of a probe's items are scored: as few as any limit says, the first in the data's order."""
+        tighter = [n for glob, n in self.limits.items() if fnmatchcase(probe, glob)]
+        return min(items, *tighter, items if self.limit is None else self.limit)
 
 
 @frozen(kw_only=True)
