@@ -128,7 +128,8 @@ class Table:
         self.screen.follow(self.weight)
         if own is None:
             own = (h * self.weight[:1].float()).sum(1, keepdim=True)
-        return screened_pass(h, self.weight, self.screen, own, gradient=gradient)
+        found = screened_pass(h, self.weight, self.screen, own, gradient=gradient)
+        return found or vocabulary_pass(h, self, gradient=gradient)
 
 
 class _HeadNll(torch.autograd.Function):

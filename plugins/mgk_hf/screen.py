@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -32,6 +32,9 @@ MIDDLE = 128
 
 Block = tuple[Tensor, Tensor, Tensor]
 """Packed rows, their scales (b,), their zeros (b,)."""
+
+NOTES = 1 << 24
+"""Tokens of weight noted at once, 20 bytes each. Where more than these are left, nothing is light enough to screen."""
 
 GATHER = 8192
 """Rows of the table that are widened at once where logits are mended: 21 MB for Gemma."""
@@ -105,6 +108,17 @@ class Found:
     token: Tensor
     z: Tensor
 
+    @staticmethod
+    def none(like: Tensor) -> Found:
+        """Return no triplets, with logits like some given ones."""
+        nothing = torch.zeros(0, dtype=torch.int64, device=like.device)
+        return Found(nothing, nothing, like.new_zeros(0))
+
+    @staticmethod
+    def together(parts: Sequence[Found]) -> Found:
+        """Return the triplets of all parts."""
+        return Found(*(torch.cat([getattr(p, name) for p in parts]) for name in ("row", "token", "z")))
+
     def where(self, mask: Tensor) -> Found:
         """Return the triplets that a mask keeps."""
         return Found(self.row[mask], self.token[mask], self.z[mask])
@@ -112,12 +126,15 @@ class Found:
 
 def screened_pass(
     h: Tensor, weight: Tensor, screen: Screen, own: Tensor, *, gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return (log Σ_j exp z_j (N, 1), Σ_j softmax(z)_j W_j (N, D) or None).
+) -> tuple[Tensor, Tensor | None] | None:
+    """Return (log Σ_j exp z_j (N, 1), Σ_j softmax(z)_j W_j (N, D) or None); None where too many tokens carry weight.
 
     h: (N, D) fp32   own: (N, 1) any exact logit of each row, a first guess of where its weight lies
     """
-    top, total, found = _scan(h, screen, own, math.log(KEPT if gradient else EXACT))
+    scanned = _scan(h, screen, own, math.log(KEPT if gradient else EXACT))
+    if scanned is None:
+        return None
+    top, total, found = scanned
     whole = top + total.log()
     found = found.where(found.z > whole[found.row, 0] + math.log(KEPT if gradient else EXACT))
     heavy = (found.z > whole[found.row, 0] + math.log(EXACT)).nonzero().squeeze(1)
@@ -131,20 +148,27 @@ def screened_pass(
     return whole, _weighted_rows(weight, found, (found.z - whole[found.row, 0]).exp(), h.shape[0])
 
 
-def _scan(h: Tensor, screen: Screen, own: Tensor, floor: float) -> tuple[Tensor, Tensor, Found]:
-    """Sum over all blocks with a running maximum, noting every token within ``floor`` of it."""
+def _scan(h: Tensor, screen: Screen, own: Tensor, floor: float) -> tuple[Tensor, Tensor, Found] | None:
+    """Sum over all blocks with a running maximum, noting every token within ``floor`` of it.
+
+    None where more than `NOTES` are: an untrained model gives every token about the same probability.
+    """
     top, total = own.clone(), torch.zeros_like(own)
-    notes: list[tuple[Tensor, Tensor, Tensor]] = []
+    notes = [Found.none(own)]
     for number, z in enumerate(screen.logits(h)):
         peaks = z.view(len(z), -1, GROUP).amax(2) if z.shape[1] % GROUP == 0 else z  # (N, b/GROUP)
         peak = torch.maximum(top, peaks.amax(1, keepdim=True))
         total.mul_((top - peak).exp_())
         top = peak
         row, token, values = _above(z, peaks, top + floor)
-        notes.append((row, token.add_(number * BLOCK), values))
+        notes.append(Found(row, token.add_(number * BLOCK), values))
         total.add_(z.sub_(top).exp_().sum(1, keepdim=True))
-    row, token, values = (torch.cat(column) for column in zip(*notes, strict=True))
-    return top, total, Found(row, token, values)
+        if sum(len(note.z) for note in notes) > NOTES:  # many were noted before the maximum was known
+            whole = Found.together(notes)
+            notes = [whole.where(whole.z > top[whole.row, 0] + floor)]
+            if len(notes[0].z) > NOTES:
+                return None
+    return top, total, Found.together(notes)
 
 
 def _above(z: Tensor, peaks: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:

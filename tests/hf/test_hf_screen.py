@@ -52,6 +52,45 @@ def test_error_goes_to_zero_with_the_thresholds(setup, monkeypatch):
     torch.testing.assert_close(s, g, rtol=0, atol=1e-3 * float(g.abs().max()))
 
 
+def test_a_flat_distribution_is_computed_whole_in_bounded_memory(setup, monkeypatch):
+    """Where every token carries weight nothing can be screened, and no more than ``NOTES`` tokens are ever noted."""
+    linear, hidden, labels, screen = setup
+    with torch.no_grad():
+        linear.weight.mul_(1e-3)
+    held = []
+    together = module.Found.together
+    monkeypatch.setattr(module, "NOTES", N * module.BLOCK // 2)
+    monkeypatch.setattr(
+        module.Found, "together", staticmethod(lambda p: held.append(sum(len(f.z) for f in p)) or together(p))
+    )
+    (exact, g), (screened, s) = both(linear, hidden, labels, screen)
+    assert torch.equal(screened, exact)
+    assert torch.equal(s, g)
+    assert held == [N * module.BLOCK]  # one block, and no more were looked at
+
+
+def test_what_was_noted_before_the_maximum_was_known_is_let_go(setup, monkeypatch):
+    """The largest logits stand in the second block; with room for little more than these, the result is the same."""
+    linear, hidden, labels, _ = setup
+    with torch.no_grad():
+        linear.weight[module.BLOCK : module.BLOCK + 1000].mul_(4)
+        labels = linear(hidden).argmin(1)
+    screen = Screen.of(linear.weight.detach(), hidden.detach().abs().amax(0))
+    calls = []
+    together = module.Found.together
+    monkeypatch.setattr(
+        module.Found, "together", staticmethod(lambda p: calls.append([len(f.z) for f in p]) or together(p))
+    )
+    roomy = both(linear, hidden, labels, screen)[1]
+    assert len(calls) == 1
+    monkeypatch.setattr(module, "NOTES", sum(calls[0]) - 1)
+    tight = both(linear, hidden, labels, screen)[1]
+    for a, b in zip(tight, roomy, strict=True):
+        assert torch.equal(a, b)
+    assert len(calls) == 3  # once to let go, once in the end
+    assert sum(calls[2]) < sum(calls[0]) / 10
+
+
 def test_log_probabilities_are_screened_too(setup):
     """Scores use the screen and stay within its bound."""
     linear, hidden, labels, screen = setup
