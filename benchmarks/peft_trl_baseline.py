@@ -36,8 +36,7 @@ def entry(row):
 
 
 def question(row):
-    listed = "".join(f"{letter}. {row[letter]}\n" for letter in "ABCDE")
-    return {"prompt": f"문제: {row['question']}\n{listed}정답:", "completion": f" {row['ABCDE'[row['answer'] - 1]]}"}
+    return {"prompt": f"문제: {row['question']}\n정답:", "completion": f" {row['ABCDE'[row['answer'] - 1]]}"}
 
 
 PHASES = {
