@@ -122,23 +122,26 @@ def pipeline_of(method: Method, cut: Cut) -> Pipeline:
     defaults = {**found.defaults, "gate": {}, "recover": {}, "evaluate": {"limit": cut.items}}
     if method.retention:
         defaults["retention"] = method.retention
-    if method.lr is not None:
-        defaults["optimizer"] = {**found.defaults["optimizer"], "lr": method.lr}
+    usual = float(found.defaults["optimizer"]["lr"])
+    rate = usual if method.lr is None else method.lr
+    defaults["optimizer"] = {**found.defaults["optimizer"], "lr": rate}
     if method.kind == "full":
         defaults["adapter"] = {"type": "dense", "targets": found.defaults["adapter"]["targets"]}
-    phases = tuple(_cut(phase, cut) for phase in found.phases)
+    phases = tuple(_cut(phase, cut, rate / usual) for phase in found.phases)
     if method.kind == "joint":
         phases = (_joint(phases),)
     options = found.base if cut.base is None else {**found.base, "id": cut.base}
     return evolve(found, name=f"bench-{PIPELINE}", base=options, phases=phases, defaults=defaults)
 
 
-def _cut(phase: Phase, cut: Cut) -> Phase:
+def _cut(phase: Phase, cut: Cut, slower: float) -> Phase:
+    """Lay a cut over a phase; a learning rate of its own changes with that of the others."""
     data = {**phase.data, **cut.data.get(phase.name, {})}
     if "generate" in data:
         data["generate"] = 0
     train = phase.train if cut.steps is None else {**phase.train, "steps": cut.steps}
-    return evolve(phase, data=data, train=train)
+    optimizer = {k: v * slower if k == "lr" else v for k, v in phase.optimizer.items()}
+    return evolve(phase, data=data, train=train, optimizer=optimizer)
 
 
 def _joint(phases: Sequence[Phase]) -> Phase:
