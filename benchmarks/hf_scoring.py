@@ -1,9 +1,9 @@
 """Scoring five-option questions on Gemma 3 270M: packed behind one copy of the question, against one by one.
 
-    python benchmarks/hf_scoring.py [--listed] [--questions 100] [--threads 2] [--rounds 3]
+    python benchmarks/hf_scoring.py [--bare] [--questions 100] [--threads 2] [--rounds 3]
 
-The shipped questions of the test split as the default pipeline asks them: the content of each option is scored,
-and the prompt does not list them (``--listed``: it does). *one by one* is transformers in fp32, one row a question and
+The shipped questions of the test split as the default pipeline asks them: the prompt lists the options (``--bare``:
+it does not), and the content of each is scored. *one by one* is transformers in fp32, one row a question and
 option, logits where the option is, the mean log-likelihood of the option's tokens. Prints wall and CPU seconds of
 either (*packed*: median of the rounds) and on how many questions both choose the same option.
 """
@@ -71,7 +71,7 @@ def timed(run, *arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--listed", action="store_true", help="list the options in the prompt")
+    parser.add_argument("--bare", action="store_true", help="do not list the options in the prompt")
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -81,7 +81,7 @@ def main():
     from transformers import AutoModelForCausalLM
 
     bundle = build(HfSpec(type="hf"), torch.device("cpu"))
-    items = questions(bundle.tokenizer, arguments.questions, arguments.listed)
+    items = questions(bundle.tokenizer, arguments.questions, not arguments.bare)
     plain = AutoModelForCausalLM.from_pretrained(str(gemma_q4.prepare()), dtype=torch.float32).eval()
     one_by_one(plain, items[:1]), packed(bundle, items[:8])  # what happens once happens here
     rounds = [timed(packed, bundle, items) for _ in range(arguments.rounds)]
