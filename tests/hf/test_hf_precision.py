@@ -12,7 +12,7 @@ from mgk_hf.batch import pack
 from mgk_hf.bundle import HfBundle
 from mgk_hf.calibrate import with_screen
 from mgk_hf.network import take_apart
-from mgk_hf.precision import MixedLinear, WideLinear, apply_policy, best_compute, exact, wide_embedding
+from mgk_hf.precision import WIDENED, MixedLinear, WideLinear, apply_policy, best_compute, exact, wide_embedding
 from mgk_hf.tiny import tiny_model
 
 STEPS = 40
@@ -75,6 +75,26 @@ def test_mixed_linear_uses_its_master_where_it_must():
     assert linear(x).equal(expected)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(64,), (5, 64), (2, 3, 64)])
+@pytest.mark.parametrize("rows", [7, WIDENED, 2 * WIDENED + 1])
+def test_a_wide_linear_is_fp32_with_and_without_a_graph(shape, rows, bias):
+    """Widened through one buffer or as part of a graph, the product is that of the widened weight."""
+    torch.manual_seed(0)
+    linear = nn.Linear(64, rows, bias=bias).to(torch.bfloat16).requires_grad_(requires_grad=False)
+    linear.__class__ = WideLinear
+    x = torch.randn(shape)
+    size = (
+        float(x.abs().sum(-1).max() * linear.weight.abs().max()) + 1
+    )  # no sum of 64 products is larger, bias included
+    wanted = nn.functional.linear(x.double(), linear.weight.double(), linear.bias.double() if bias else None)
+    for found in (linear(x), linear(x.clone().requires_grad_())):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.detach().double(), wanted, rtol=0, atol=65 * 2**-24 * size)
+    with torch.no_grad():
+        assert linear(x.clone().requires_grad_()).equal(linear(x))
+
+
 def test_mixed_linear_follows_its_master():
     """After the master was changed in place, as a merge does, the copy is made anew."""
     linear = nn.Linear(8, 8, bias=False).requires_grad_(requires_grad=False)
@@ -98,16 +118,6 @@ def test_the_narrow_copy_is_no_part_of_the_model():
     twin = copy.deepcopy(linear)
     assert twin._narrow is None
     assert twin(torch.ones(1, 8)).equal(linear(torch.ones(1, 8)))
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_wide_linear_computes_in_fp32(bias):
-    """A table of few bits gives the product of its widened weight, at any number of rows."""
-    linear = nn.Linear(16, 4096 + 7, bias=bias).to(torch.bfloat16).requires_grad_(requires_grad=False)
-    linear.__class__ = WideLinear
-    x = torch.randn(3, 16)
-    expected = nn.functional.linear(x, linear.weight.float(), None if linear.bias is None else linear.bias.float())
-    torch.testing.assert_close(linear(x), expected)
 
 
 def test_wide_embedding_is_scaled_after_widening():
