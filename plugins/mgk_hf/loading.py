@@ -38,7 +38,7 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
     added = prepare.tokens(model, tokenizer, spec, _texts)
     _set_dtypes(model, spec, device)
     quantized.keep_as_stored(model)
-    if spec.quantize == "none" and spec.device_map is None:
+    if not quantized.is_quantized(model) and spec.device_map is None:
         model.to(device)
     model.requires_grad_(False)
     model.eval()
@@ -73,8 +73,8 @@ def _source(spec: HfSpec) -> Path | None:
 
 
 def _set_dtypes(model: Any, spec: HfSpec, device: torch.device) -> None:
-    """On a CPU: fp32 masters, the vocabulary's table as stored. Elsewhere: as loaded."""
-    if spec.quantize != "none" or device.type != "cpu" or spec.dtype not in {"auto", "float32"}:
+    """On a CPU: fp32 masters, the vocabulary's table as stored. Elsewhere, and where weights are packed: as loaded."""
+    if quantized.is_quantized(model) or device.type != "cpu" or spec.dtype not in {"auto", "float32"}:
         return
     compute: Any = best_compute(device) if spec.compute == "auto" else spec.compute
     apply_policy(model, compute, masters=torch.float32)

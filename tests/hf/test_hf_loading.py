@@ -132,6 +132,19 @@ def test_a_quantized_base_keeps_its_bits(saved, kind):
     assert base_digest(bundle.model) == before
 
 
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_a_directory_of_packed_weights_is_loaded_as_it_is(saved, tmp_path, kind):
+    """Nothing names its quantizer but its own configuration: the same stored numbers, whatever the CPU's policy."""
+    pytest.importorskip("bitsandbytes")
+    bundle = build(spec(saved("gemma3"), quantize=kind), CPU)
+    bundle.save(tmp_path / "packed")
+    again = build(spec(tmp_path / "packed", compute="bfloat16"), CPU)
+    assert base_digest(again.model) == base_digest(bundle.model)
+    batch = bundle.pack(EXAMPLE)
+    with torch.no_grad():
+        assert torch.equal(again.outputs(batch), bundle.outputs(batch))
+
+
 def test_scores_of_a_saved_model(saved):
     """Scoring works on a loaded base and counts bytes where the item does not."""
     bundle = build(spec(saved("gpt2")), CPU)
