@@ -46,7 +46,10 @@ class Attempt:
 
 @frozen
 class PhaseEntry:
-    """One phase's row. base: digest before. merged: digest after (the same where kept apart)."""
+    """One phase's row. base: digest before. merged: digest after (the same where kept apart).
+
+    last: merged with no phase to come (`mgk_core.outcome.Proposal`), whatever the configuration says later.
+    """
 
     phase: str
     index: int
@@ -55,6 +58,7 @@ class PhaseEntry:
     adapter: str
     merged: str
     scale: float = 1.0
+    last: bool = False
     transforms: tuple[str, ...] = ()
     rule: str = ""
     exact: bool = True

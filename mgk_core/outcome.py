@@ -33,7 +33,10 @@ class FactorTransform(Transform, Protocol):
 class Proposal:
     """What shall be merged. Plugins in `mgk_propose_merge` change it with `attrs.evolve`.
 
-    scale multiplies every delta after the transforms. refuse: why nothing may be merged.
+    scale multiplies every delta after the transforms. refuse: why nothing may be merged. last: no
+    phase comes after, so the merged weights are the run's model and nothing trains on them. verify:
+    holds merged against live (`MergeError` where they differ); only a rule that goes on to change
+    weights once they compute what was live calls it, at that point.
     """
 
     scale: float = 1.0
@@ -42,6 +45,8 @@ class Proposal:
     refuse: str | None = None
     undo: Literal["memory", "disk"] = "memory"
     spool: str | None = None  # directory for undo="disk"
+    last: bool = False
+    verify: Callable[[], None] | None = None
 
 
 @frozen

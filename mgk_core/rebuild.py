@@ -71,7 +71,7 @@ def _merge_again(session: Session, entry: PhaseEntry, factor: float) -> None:
 
 
 def _proposal(session: Session, entry: PhaseEntry, folder: str, factor: float) -> Proposal:
-    proposal = Proposal(scale=entry.scale * factor)
+    proposal = Proposal(scale=entry.scale * factor, last=entry.last)
     path = session.store.path(f"{folder}/transformed.safetensors")
     if not entry.transforms:
         return proposal

@@ -115,7 +115,9 @@ class Transition:
             spool=str(self.session.store.path(f"{self.folder}/.tmp-undo")),
         )
         proposal = self.forced or self.session.hooks.propose_merge(ctx, start)
-        self.proposal = ctx.proposal = evolve(proposal, undo=start.undo, spool=start.spool)
+        self.proposal = ctx.proposal = evolve(
+            proposal, undo=start.undo, spool=start.spool, last=self.last, verify=self._verify
+        )
         return State.PROPOSED
 
     def _proposed(self) -> State:
@@ -139,27 +141,37 @@ class Transition:
         return State.MERGED
 
     def _merged(self) -> State:
-        """Verify merged against live, within the measured bound."""
+        """Verify merged against live, unless the merge rule has asked for it already; score the row."""
         ctx = self.ctx
-        assert ctx.data is not None  # noqa: S101 - loaded before training
         with self.session.timed("merge"):
             self.digest = base_digest(ctx.model)
-            plain = self.proposal.scale == 1.0 and not self.proposal.transforms
-            if plain and ctx.data.verify and self.report is not None and self.report.exact:
-                found = verify_merged(ctx.bundle, self.adapter, ctx.data.verify, self.live, seed=ctx.seed)
-                self.verification = found
-                self.session.events("verify", phase=ctx.phase.name, error=found.error, bound=found.bound, ok=found.ok)
-                if not found.ok:
-                    raise MergeError(
-                        f"phase {ctx.phase.name!r}: merged and live outputs differ by {found.error:.3g} (relative 2-norm);"
-                        f" rounding explains at most {found.bound:.3g}. The base was restored; the adapter's"
-                        " merged_weight does not compute what its forward pass does: see 'mgk check-plugin'"
-                    )
+            if self.verification is None and self.report is not None and self.report.exact:
+                self._verify()
         with self.session.timed("evaluation"):
             cached = load_row(self.session.store.path(f"{self.folder}/scores.json"), self.digest)
             self.row = cached or self._measure()
         save_row(self.session.store, f"{self.folder}/scores.json", self.row, digest=self.digest)
         return State.SCORED
+
+    def _verify(self) -> None:
+        """Hold merged against live, within the measured bound; a merge that changed the delta on purpose is not.
+
+        :raises MergeError: they differ by more than rounding explains
+        """
+        ctx = self.ctx
+        assert ctx.data is not None  # noqa: S101 - loaded before training
+        if self.proposal.scale != 1.0 or self.proposal.transforms or not ctx.data.verify:
+            return
+        with self.adapter.disabled():
+            found = verify_merged(ctx.bundle, self.adapter, ctx.data.verify, self.live, seed=ctx.seed)
+        self.verification = found
+        self.session.events("verify", phase=ctx.phase.name, error=found.error, bound=found.bound, ok=found.ok)
+        if not found.ok:
+            raise MergeError(
+                f"phase {ctx.phase.name!r}: merged and live outputs differ by {found.error:.3g} (relative 2-norm);"
+                f" rounding explains at most {found.bound:.3g}. The base was restored; the adapter's"
+                " merged_weight does not compute what its forward pass does: see 'mgk check-plugin'"
+            )
 
     def _measure(self) -> dict[str, Score]:
         return measure_row(self.session.hooks, self.ctx, ends=self.last, stop=self._check_stop)
@@ -272,6 +284,7 @@ class Transition:
             adapter=tensors_digest(state),
             merged=merged,
             scale=self.proposal.scale,
+            last=self.proposal.last,
             transforms=tuple(t.name for t in self.proposal.transforms),
             rule=report.rule if report else "",
             exact=report.exact if report else True,

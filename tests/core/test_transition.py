@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from attrs import evolve
 
 from mgk_core.digest import tensors_digest
 from mgk_core.errors import ConfigError, GateRefused, Interrupted, MergeError, PluginError
@@ -129,6 +130,24 @@ def test_a_merge_that_does_not_compute_what_ran_is_refused(small, tmp_path, monk
     with pytest.raises((MergeError, PluginError), match="rounding explains at most|promises identity"):
         small()
     assert not (tmp_path / "run" / "ledger.json").exists() or read_ledger(tmp_path / "run").phases == []
+
+
+def test_a_rule_that_goes_on_to_change_weights_is_held_against_live_before(small, monkeypatch):
+    """It asks for it when the weights compute what was live; that is on record, and nothing is compared after."""
+    original = Hooks.merge
+
+    def further(self, model, adapter, proposal, spec):
+        report = original(self, model, adapter, proposal, spec)
+        proposal.verify()
+        with torch.no_grad():
+            for target in adapter.targets().values():
+                target.parameter.mul_(0.9)  # far beyond what rounding explains
+        return evolve(report, exact=False)
+
+    monkeypatch.setattr(Hooks, "merge", further)
+    phases = small().ledger.phases
+    assert [(p.exact, p.last) for p in phases] == [(False, False), (False, False), (False, True)]
+    assert all(0 < p.verify["error"] <= p.verify["bound"] for p in phases)
 
 
 def test_until_stops_and_resume_goes_on_to_the_same_end(small, tmp_path):
