@@ -149,7 +149,8 @@ def _merged(phase: PhaseLook) -> tuple[str, str]:
     if not entry.verify:
         return kept, "changed on purpose" if entry.scale != 1 or entry.transforms else "not compared"
     sign = "≤" if entry.verify["error"] <= entry.verify["bound"] else ">"
-    return kept, f"{entry.verify['error']:.1e} {sign} {entry.verify['bound']:.1e}"
+    then = "" if entry.exact else ", then changed"  # by its merge rule: what stands is not what was compared
+    return kept, f"{entry.verify['error']:.1e} {sign} {entry.verify['bound']:.1e}{then}"
 
 
 def gates(run: RunLook) -> Iterator[Text]:
