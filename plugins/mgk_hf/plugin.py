@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mgk_core.errors import EnvironmentFault
+from mgk_core.errors import EnvironmentFault, InputError
 from mgk_core.hookspecs import hookimpl
 from mgk_core.specs import Spec, SpecRegistry
 from mgk_hf.specs import HfSpec, UnpackSpec
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from mgk_core.adapter import Adapter
     from mgk_core.bundle import Bundle
+    from mgk_core.context import PhaseContext
     from mgk_core.outcome import MergeReport, Proposal
 
 
@@ -24,6 +25,21 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
     registry.add("base", "hf", HfSpec)
     registry.add("merge", "dequantized", UnpackSpec)
     registry.add("merge", "original", UnpackSpec)
+
+
+@hookimpl
+def mgk_phase_enter(ctx: PhaseContext) -> None:
+    """Refuse before the first step to pack anew what is not packed."""
+    spec = ctx.phase.merge
+    if not isinstance(spec, UnpackSpec) or not spec.requantize:
+        return
+    from mgk_hf.quantized import is_quantized
+
+    if not is_quantized(ctx.model):
+        raise InputError(
+            f"phases.{ctx.phase.name}.merge.requantize packs anew what was packed, and no weight of this phase's base is:"
+            " set base.quantize, leave requantize on in the phases before, or leave it out here"
+        )
 
 
 @hookimpl

@@ -73,6 +73,24 @@ def dequantize(module: nn.Module) -> Tensor:
     return whole
 
 
+@torch.no_grad()
+def pack(weight: Tensor, like: nn.Module) -> Any:
+    """Return a Parameter that holds ``weight`` (out, in) packed as the one of ``like`` is; the same bits each time."""
+    import bitsandbytes
+
+    old: Any = like.weight
+    state = getattr(old, "quant_state", None)
+    if state is None:
+        # Numbers that are on a GPU already would be taken for packed ones.
+        fresh: Any = bitsandbytes.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+    else:
+        fresh = bitsandbytes.nn.Params4bit(
+            weight, requires_grad=False, blocksize=state.blocksize, compress_statistics=state.nested,
+            quant_type=state.quant_type, quant_storage=old.dtype,
+        )  # fmt: skip
+    return fresh.to(old.device)
+
+
 def forget_quantizer(model: Any) -> None:
     """Remove transformers' marks of a quantizer from a model whose weights are plain tensors.
 

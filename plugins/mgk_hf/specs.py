@@ -11,6 +11,10 @@ from mgk_core.specs import Spec, above, at_least, one_of, option
 class UnpackSpec(Spec):
     """Merge into full precision what was trained on a quantized base; see `mgk_hf.unpack`."""
 
+    requantize: bool = option(
+        False, help="pack the merged weights anew for the next phase, the full-precision ones kept beside them"
+    )
+
 
 @frozen(kw_only=True)
 class HfSpec(Spec):

@@ -4,8 +4,12 @@
 with the weights that were quantized, as they stand at the base's source; the adapter was trained beside Q(W), so
 what it computed is not what comes out, and the report says how far the two are apart and never that it is exact.
 
-Every packed weight of the model is exchanged, not the adapter's alone, so the next phase trains in full precision.
-Undoing puts the packed modules back as they were.
+Either merges into Q(W) first, which is what live computed with and is held against; then W − Q(W), where there is
+such a thing, is added. Every packed weight of the model is exchanged, not the adapter's alone, so the next phase
+trains in full precision. With ``requantize`` it trains on weights packed anew, and W' − Q(W') is kept as the
+model's residual: the W − Q(W) of the next merge (`mgk_hf.requantize`).
+
+Undoing puts the packed modules and the residuals back as they were.
 """
 
 from __future__ import annotations
@@ -14,15 +18,16 @@ import weakref
 from collections.abc import Callable, Mapping
 
 import torch
-from attrs import evolve, field, frozen
+from attrs import define, evolve, field
 from torch import Tensor, nn
 
-from mgk_core.adapter import Adapter
+from mgk_core.adapter import Adapter, ModelState, state_of
 from mgk_core.api import merge_by
 from mgk_core.errors import MergeError
-from mgk_core.inject import adapted_class, is_adapted
 from mgk_core.outcome import MergeReport, Proposal, Undo
-from mgk_hf.quantized import dequantize, is_packed
+from mgk_hf.packed import Packed, packed_in
+from mgk_hf.quantized import dequantize
+from mgk_hf.requantize import add_held, distances_of, pack_anew
 from mgk_hf.specs import UnpackSpec
 
 Originals = Callable[[], Mapping[str, Tensor]]
@@ -31,50 +36,33 @@ sources: weakref.WeakKeyDictionary[nn.Module, Originals] = weakref.WeakKeyDictio
 """Model → what reads the weights that were quantized; noted when a quantized base is loaded."""
 
 
-@frozen(eq=False)
-class Packed:
-    """One quantized module as it was: what is put back when a merge is undone."""
-
-    name: str
-    module: nn.Module
-    cls: type[nn.Module]
-    weight: nn.Parameter
-
-    @classmethod
-    def of(cls, name: str, module: nn.Module) -> Packed:
-        """Note a module."""
-        weight = module._parameters["weight"]  # noqa: SLF001 - the Parameter itself, with what bitsandbytes hangs on it
-        assert weight is not None  # noqa: S101 - it is what makes the module a packed one
-        return cls(name, module, type(module), weight)
-
-    def fill(self, weight: Tensor) -> None:
-        """Make a plain linear layer of the module, with this weight. Parts of adapters stay on it."""
-        self.module.__class__ = adapted_class(nn.Linear) if is_adapted(self.module) else nn.Linear
-        self.module._parameters["weight"] = nn.Parameter(weight, requires_grad=False)  # noqa: SLF001
-
-    def put_back(self) -> None:
-        """Make the quantized module again."""
-        self.module.__class__ = self.cls
-        self.module._parameters["weight"] = self.weight  # noqa: SLF001
-
-
-@frozen(eq=False)
+@define(eq=False)
 class UnpackUndo:
-    """Undoes the merge, then the exchange."""
+    """Undoes the merge, then the exchange, and gives the residuals back that the merge took up."""
 
-    inner: Undo
+    state: ModelState
     packed: list[Packed] = field(repr=False)
+    inner: Undo | None = None
+    _residuals: dict[str, Tensor] = field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._residuals = dict(self.state.residuals)
 
     def restore(self) -> None:
-        """Put every old tensor back, then every packed module."""
-        self.inner.restore()
+        """Put every old tensor back, then every packed module and residual."""
+        if self.inner is not None:
+            self.inner.restore()
         for module in self.packed:
             module.put_back()
+        self.state.residuals.clear()
+        self.state.residuals.update(self._residuals)
 
     def release(self) -> None:
         """Forget the old weights."""
-        self.inner.release()
+        if self.inner is not None:
+            self.inner.release()
         self.packed.clear()
+        self._residuals = {}
 
 
 def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSpec) -> MergeReport:
@@ -85,65 +73,77 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSp
     if proposal.transforms:
         raise MergeError(
             f"the rule {spec.type!r} merges a whole or scaled delta; expected no transform of it, got"
-            f" {', '.join(t.name for t in proposal.transforms)}: leave covariance-merge out of a quantized base's first phase"
+            f" {', '.join(t.name for t in proposal.transforms)}: leave covariance-merge out of phases on a quantized base"
         )
-    packed = [Packed.of(n, m) for n, m in model.named_modules() if is_packed(m)]
+    packed = packed_in(model)
+    if not packed and spec.requantize:
+        raise MergeError("merge.requantize packs anew what was packed, and no weight of this model is; leave it out")
     if not packed:  # a later phase, in full precision
         return evolve(merge_by(model, adapter, proposal, "exact"), rule=spec.type)
-    undo: list[Packed] = []
+    undo = UnpackUndo(state_of(model), packed)
     try:
-        distances = _exchange(model, packed, spec, undo)
-        report = merge_by(model, adapter, proposal, "exact")
+        return _merge(model, adapter, proposal, spec, undo)
     except BaseException:
-        for module in undo:
-            module.put_back()
+        undo.restore()
         raise
-    return evolve(
-        report,
-        rule=spec.type,
-        # int8 rounds activations too: its live outputs are those of no weight, so nothing can equal them.
-        exact=spec.type == "dequantized" and not any(_rounds_inputs(p) for p in packed),
-        warnings=(*report.warnings, *_told(distances, spec, packed)),
-        undo=None if report.undo is None else UnpackUndo(report.undo, packed),
-    )
 
 
 @torch.no_grad()
-def _exchange(model: nn.Module, packed: list[Packed], spec: UnpackSpec, undo: list[Packed]) -> dict[str, float]:
-    """Fill every module; return ‖W − Q(W)‖ / ‖W‖ by weight name where the originals are at hand."""
-    originals: Mapping[str, Tensor] = {}
-    if spec.type == "original":
-        read = sources.get(model)
-        if read is None:
-            raise MergeError("the rule 'original' needs the source of the quantized base, and this model names none")
-        originals = read()
-    distances = {}
+def _merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSpec, undo: UnpackUndo) -> MergeReport:
+    residuals, again = undo.state.residuals, spec.requantize and not proposal.last
+    kept = {p.name: residuals.pop(p.name) for p in undo.packed if p.name in residuals}
+    held = kept or _beside_originals(model, undo.packed, spec)
+    apart = distances_of(undo.packed, held)
+    for module in undo.packed:
+        module.fill(dequantize(module.module))
+    report = merge_by(model, adapter, proposal, "exact")
+    undo.inner = report.undo
+    # int8 rounds activations too: its live outputs are those of no weight, so nothing can equal them.
+    same = all(p.kind != "int8" for p in undo.packed)
+    if same and (held or again) and proposal.verify is not None:
+        proposal.verify()
+    told = [*_told(apart, kept=bool(kept)), *([] if same else [_INT8])]
+    if again:
+        report, how = pack_anew(undo.packed, held, residuals, adapter, report)
+        told.append(how)
+    else:
+        add_held(undo.packed, held)
+        told += [_LAST] if spec.requantize else []
+    return evolve(
+        report, rule=spec.type, exact=same and not held and not again, warnings=(*report.warnings, *told), undo=undo
+    )
+
+
+_INT8 = "the int8 base rounded activations, so merged was not held against live; not exact"
+_LAST = "no phase comes after, so the weights stay in full precision (requantize)"
+
+
+def _beside_originals(model: nn.Module, packed: list[Packed], spec: UnpackSpec) -> dict[str, Tensor]:
+    """Return W − Q(W) by weight name, W as it stands at the base's source; empty for the rule that leaves it out."""
+    if spec.type != "original":
+        return {}
+    read = sources.get(model)
+    if read is None:
+        raise MergeError("the rule 'original' needs the source of the quantized base, and this model names none")
+    originals = read()
+    found = {}
     for module in packed:
-        name = f"{module.name}.weight"
-        weight = dequantize(module.module)
-        if originals:
-            if name not in originals or originals[name].shape != weight.shape:
-                raise MergeError(f"{name}: the base's source has no such weight; expected one of {tuple(weight.shape)}")
-            own = originals[name].float()
-            distances[name] = float((own - weight).norm() / own.norm())
-            weight = own
-        undo.append(module)
-        module.fill(weight)
-    return distances
+        weight, own = dequantize(module.module), originals.get(module.name)
+        if own is None or own.shape != weight.shape:
+            raise MergeError(
+                f"{module.name}: the base's source has no such weight; expected one of {tuple(weight.shape)}"
+            )
+        found[module.name] = (own.float() - weight).cpu()
+    return found
 
 
-def _rounds_inputs(packed: Packed) -> bool:
-    return getattr(packed.weight, "quant_state", None) is None
-
-
-def _told(distances: Mapping[str, float], spec: UnpackSpec, packed: list[Packed]) -> tuple[str, ...]:
-    if spec.type == "original":
-        mean = sum(distances.values()) / len(distances)
-        told = (
-            f"merged into the original weights, which the adapter was not trained beside: ‖W − Q(W)‖ / ‖W‖ is"
-            f" {mean:.3g} on average, at most {max(distances.values()):.3g}; not exact"
-        )
-        return (told,)
-    if any(_rounds_inputs(p) for p in packed):
-        return ("the int8 base rounded activations, so merged was not held against live; not exact",)
-    return ()
+def _told(apart: Mapping[str, float], *, kept: bool) -> tuple[str, ...]:
+    """Say how far the weights that were merged into are from those that the adapter was trained beside."""
+    if not apart:
+        return ()
+    which = "full-precision weights that were kept" if kept else "original weights"
+    told = (
+        f"merged into the {which}, which the adapter was not trained beside: ‖W − Q(W)‖ / ‖W‖ is"
+        f" {sum(apart.values()) / len(apart):.3g} on average, at most {max(apart.values()):.3g}; not exact"
+    )
+    return (told,)
