@@ -88,6 +88,7 @@ class Teller:
             yield Said(words.clean(warning), "warn")
 
     def _verify(self, event: Event) -> Iterator[Said]:
+        yield from self.trained()  # a rule may have it compared before it says what it merged
         said = f"merged against live: {event['error']:.2g}, rounding explains {event['bound']:.2g}"
         yield Said(said, "plain" if event["ok"] else "bad")
 

@@ -8,12 +8,14 @@ from click.testing import CliRunner
 
 import mgk_core as mgk
 from mgk_cli.main import cli
+from mgk_cli.telling import Teller
 from mgk_core.adapter import base_state_dict, state_of
 from mgk_core.audit import audit, audit_weights
 from mgk_core.bundle import Tokens
 from mgk_core.derive import rebuild
 from mgk_core.digest import base_digest
 from mgk_core.errors import GateRefused, InputError, MergeError
+from mgk_core.events import ignore
 from mgk_core.ledger import read_ledger
 from mgk_core.outcome import Proposal
 from mgk_core.rebuild import replay
@@ -243,7 +245,7 @@ def ran(saved, tmp_path, monkeypatch):
     monkeypatch.setenv("MGK_CACHE", str(tmp_path / "cache"))
     saved("gemma3")
 
-    def run(name="run", *, kind="nf4", rule="original", lr=1e-3, gain="false", overrides=()):
+    def run(name="run", *, kind="nf4", rule="original", lr=1e-3, gain="false", overrides=(), sink=ignore):
         text = CONFIG.format(given=tmp_path, kind=kind, rule=rule, lr=lr, gain=gain)
         for phase, word in (("one", "당뇨병"), ("two", "고혈압"), ("three", "폐렴")):
             lines = [json.dumps({"text": f"{word} {i} 혈당"}, ensure_ascii=False) for i in range(16)]
@@ -251,7 +253,7 @@ def ran(saved, tmp_path, monkeypatch):
             text += PHASE.format(given=tmp_path, name=phase)
         config = tmp_path / "c.toml"
         config.write_text(text, encoding="utf-8")
-        run_pipeline(None, out=tmp_path / name, config=config, overrides=overrides)
+        run_pipeline(None, out=tmp_path / name, config=config, overrides=overrides, sink=sink)
         return tmp_path / name
 
     return run
@@ -299,6 +301,15 @@ def test_the_record_says_what_was_held_against_what(ran, monkeypatch):
     found = audit(run)
     audit_weights(found)
     assert found.sound
+
+
+def test_the_console_tells_of_training_before_what_came_of_it(ran):
+    """The rule has merged compared before it reports the merge; the lines stand in the order of what was done."""
+    teller, lines = Teller(), []
+    ran(sink=lambda event: lines.extend(said.text for said in teller(event)))
+    found = [" ".join(line.split()[:2]) for line in lines if line.startswith(("trained ", "merged "))]
+    packed = ["trained 4", "merged against", "merged (original):", "merged into"]
+    assert found == packed * 3
 
 
 @KINDS
