@@ -84,7 +84,7 @@ def test_statistics_count_where_a_method_keeps_some():
 
 def test_evaluation_grows_with_what_is_scored_together(tmp_path):
     """More positions in one go take more, in proportion, as far as there are items to fill them."""
-    session = opened(tmp_path, *TINY, pipeline="korean-medical")
+    session = opened(tmp_path, *TINY, "defaults.evaluate.limit=60", pipeline="korean-medical")
     found = {}
     for session.bundle.budget in (512, 2048, 8192, 100_000):
         found[session.bundle.budget] = scoring(session)
