@@ -144,8 +144,7 @@ def paired(before: Score, after: Score, *, draws: int = 2000, seed: int = 0) -> 
     differences = [sign * (b - a) for a, b in zip(before.per_item, after.per_item, strict=True)]
     n = len(differences)
     mean = sum(differences) / n
-    variance = sum((d - mean) ** 2 for d in differences) / max(n - 1, 1)
-    stderr = math.sqrt(variance / n)
+    stderr = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n) if n > 1 else math.nan
     if set(before.per_item) | set(after.per_item) <= {0.0, 1.0}:
         return Paired(mean, stderr, _mcnemar(differences), n, "McNemar exact")
     return Paired(mean, stderr, _bootstrap(differences, draws, seed), n, "paired bootstrap")
@@ -163,11 +162,14 @@ def _mcnemar(differences: Sequence[float]) -> float:
 
 
 def _bootstrap(differences: Sequence[float], draws: int, seed: int) -> float:
-    """Two-sided p of a mean of zero, by resampling items."""
+    """Two-sided p of a mean of zero, by resampling items.
+
+    Never less than 2^(1−n), what n items can say at most: with all signs free, n of one sign come as often as that.
+    """
     values = np.asarray(differences)
     picks = np.random.default_rng(seed).integers(0, len(values), size=(draws, len(values)))
     below = float((values[picks].sum(axis=1) <= 0).mean())
-    return max(1 / draws, min(1.0, 2 * min(below, 1 - below)))
+    return max(1 / draws, 2.0 ** (1 - len(values)), min(1.0, 2 * min(below, 1 - below)))
 
 
 def interval(score: Score, *, z: float = 1.959964) -> tuple[float, float]:

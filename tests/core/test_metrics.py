@@ -101,6 +101,14 @@ def test_paired_standard_error_is_that_of_the_differences():
     assert found.stderr == pytest.approx(math.sqrt(2 / 3 / 4))
 
 
+@given(st.lists(st.floats(0.1, 5), min_size=1, max_size=12))
+def test_few_items_prove_little(gains):
+    """n items that all gain are no more significant than n throws of one side, and one item has no error to show."""
+    found = metrics.paired(score("p", 0, items=[0.5] * len(gains)), score("p", 0, items=[0.5 + g for g in gains]))
+    assert found.p >= 2.0 ** (1 - len(gains))
+    assert math.isnan(found.stderr) == (len(gains) == 1)
+
+
 def test_paired_needs_the_same_items():
     """Looks at different numbers of items are not compared."""
     assert metrics.paired(score("p", 0, items=[1.0]), score("p", 0, items=[1.0, 2.0])) is None
