@@ -16,6 +16,7 @@ from mgk_core.journal import Journal, open_journal
 from mgk_core.ledger import NAME as LEDGER
 from mgk_core.ledger import Ledger, PhaseEntry, read_ledger
 from mgk_core.metricslog import NAME as METRICS
+from mgk_core.plain import numbers
 from mgk_core.rundir import owner_of, phase_folder, require_run
 from mgk_core.store import Store, file_digest, read_json
 from mgk_core.tree import read_toml
@@ -121,7 +122,7 @@ def _retention(run: Path, journal: Journal, notes: list[str]) -> Mapping[str, An
     if not path.is_file() or file_digest(path) != expected:
         notes.append(f"{path}: is not what was written, and not shown; see 'mgk verify {run}'")
         return {}
-    table: Mapping[str, Any] = read_json(path)
+    table: Mapping[str, Any] = numbers(read_json(path))
     return table
 
 
@@ -149,7 +150,7 @@ def _phases(
             state=_state(entry, begun=journal.last("phase_enter", phase=name) is not None),
             training=training.get(name, Training()),
             entry=entry,
-            merge=read_json(report) if entry is not None and report.exists() else {},
+            merge=numbers(read_json(report)) if entry is not None and report.exists() else {},
         )
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from attrs import define, field
 
 from mgk_core.errors import StoreError
-from mgk_core.store import Store, finite, read_bytes
+from mgk_core.plain import finite
+from mgk_core.store import Store, read_bytes
 
 NAME = "journal.jsonl"
 START = "0" * 32

@@ -16,7 +16,8 @@ from typing import Any
 from attrs import frozen
 
 from mgk_core.disk import told
-from mgk_core.store import Store, finite
+from mgk_core.plain import finite
+from mgk_core.store import Store
 
 NAME = "metrics.jsonl"
 _BLOCK = 2**20

@@ -29,6 +29,7 @@ from mgk_core.opening import Prepared, open_session, prepare, prepare_run
 from mgk_core.outofmemory import is_out_of_memory, told_of
 from mgk_core.phase import PhaseRun
 from mgk_core.pipeline import Pipeline
+from mgk_core.plain import numbers
 from mgk_core.render import to_toml
 from mgk_core.rundir import CONFIG, LOCK, Lock, claim, require_run, told_if_gone
 from mgk_core.scores import load_row, retention_table
@@ -190,7 +191,7 @@ def _go(
         stand = find(store, journal, [p.name for p in prepared.resolved.config.phases])
         if journal.last("finished") is not None and stand.ledger is not None:
             check_finished(store, journal, stand)
-            return RunResult(store.root, stand.ledger, read_json(store.path(RETENTION)), {}, finished=True)
+            return RunResult(store.root, stand.ledger, numbers(read_json(store.path(RETENTION))), {}, finished=True)
         events = Events(sink)
         stop = StopFlag(lambda: sink({"event": "stopping"}), minutes)
         began = time.perf_counter()

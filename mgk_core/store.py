@@ -6,7 +6,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from mgk_core.disk import Disk, reason, told
 from mgk_core.errors import StoreError
+from mgk_core.plain import finite
 
 TEMPORARY = ".tmp-"
 MAX_BYTES = 256 * 2**20  # of a file that is read whole: JSON, the journal
@@ -187,17 +187,6 @@ def json_text(value: Any) -> str:
     or ``"-inf"``: JSON has no word for it, and ``float()`` reads these back.
     """
     return json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-
-
-def finite(value: Any) -> Any:
-    """Return plain data with every number that is not finite as a string."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
-    return value
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mgk_cli.console import line
 from mgk_cli.tables import Column, fitted, text
 from mgk_cli.words import several
+from mgk_core.plain import finite
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def print_json(rows: Sequence[Any]) -> None:
-    """Print one JSON object a line."""
+    """Print one JSON object a line; what is not finite as text, as in the files of a run."""
     for row in rows:
-        line(json.dumps(row, ensure_ascii=False, default=str))
+        line(json.dumps(finite(row), ensure_ascii=False, default=str))
 
 
 def installed(group: str, kind: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,8 @@ def cell(table: Mapping[str, Any], i: int, j: int) -> str:
     if value is None or n is None or n >= FEW or "interval" not in table:
         return words.score(value, stderr)
     low, high = table["interval"][i][j]
+    if not math.isfinite(low + high):  # a single item says nothing of its error
+        return words.number(value)
     places = words.places(stderr or (high - low) / 4)
     return f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
 

@@ -14,6 +14,7 @@ from attrs import define, field
 
 from mgk_cli import console, words
 from mgk_cli.telling import Event, Said, Teller, drift, time_left, unit_of
+from mgk_core.plain import finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +68,7 @@ def _guarded(sink: Sink) -> Sink:
 def json_line(event: Event) -> None:
     """Print one event as one line of JSON."""
     with console.pipe_may_close():
-        print(json.dumps(event, ensure_ascii=False, default=str))
+        print(json.dumps(finite(event), ensure_ascii=False, default=str))
 
 
 def say(to: Console, said: Said) -> None:

@@ -33,6 +33,19 @@ def test_show_fits_eighty_columns(mgk, finished_run, monkeypatch):
     assert "merged ≟ live" in out
 
 
+def test_a_run_that_scored_one_item_is_shown(mgk, tmp_path):
+    """One item has no standard error: its score stands alone, and no difference is called significant."""
+    run = tmp_path / "one"
+    mgk("run", "textmodel", "--out", run, "--set", "defaults.evaluate.limit=1", "--set", "defaults.gate.min-gain=false")
+    matrix, _, rest = mgk("show", run).out.partition("◂ taught here")
+    assert "nan" not in matrix + rest
+    assert "±" not in matrix
+    assert "*" not in rest.split("same items")[1].split("better by")[0]
+    (row,) = mgk("show", run, "--json").rows
+    assert "NaN" not in json.dumps(row)
+    assert row["retention"]["stderr"][0] == ["nan"] * 3
+
+
 def test_show_of_an_unfinished_run_says_how_to_go_on(mgk, half_run):
     """What has not begun is said to be to come, and no later score is shown."""
     out = mgk("show", half_run).out

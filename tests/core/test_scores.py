@@ -59,4 +59,6 @@ def test_each_glob_is_told_once():
     """Phases share their defaults; the first phase stands for all."""
     tree = load_tree("textmodel", overrides={"defaults.evaluate.limits": {"x": 1}})
     phases = resolve(tree, load_plugins().registry).config.phases
-    assert list(unmatched_limits([Probe("y", "plain_text", "loss", (1,), higher_is_better=False)], phases)) == [("plain_text", "x")]
+    assert list(unmatched_limits([Probe("y", "plain_text", "loss", (1,), higher_is_better=False)], phases)) == [
+        ("plain_text", "x")
+    ]

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from mgk_core.disk import Disk, environment_told
 from mgk_core.errors import EnvironmentFault, StoreError
-from mgk_core.store import Store, check_header, finite, json_text, read_json, read_metadata, read_tensors
+from mgk_core.plain import finite, numbers
+from mgk_core.store import Store, check_header, json_text, read_json, read_metadata, read_tensors
 
 
 @pytest.fixture
@@ -182,3 +183,18 @@ def test_only_what_the_machine_refuses_is_its_fault():
         raise OSError(errno.ENOSPC, "No space left on device", "file")
     with pytest.raises(FileNotFoundError), environment_told():
         raise FileNotFoundError(errno.ENOENT, "gone")
+
+
+@given(
+    st.recursive(
+        st.floats() | st.integers(-5, 5) | st.booleans() | st.none(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3),
+        max_leaves=8,
+    ),
+    st.sampled_from(["nan", "inf", "-inf", "a"]),
+)
+def test_a_table_reads_back_with_its_numbers_and_its_names(values, name):
+    """Numbers that JSON has no word for are numbers again; a probe that is called like one keeps its name."""
+    back = numbers(json.loads(json_text({"name": name, "values": values})))
+    assert back["name"] == name
+    assert repr(back["values"]) == repr(values)
