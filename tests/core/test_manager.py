@@ -99,7 +99,7 @@ def test_a_plugin_reaches_no_plugin_that_its_run_leaves_out():
 def test_outside_of_a_hook_all_installed_plugins_are_asked():
     """Also after a hook has ended, by an error too; a hook inside a hook gives way to the outer one again."""
     everybody, seen = calling(), []
-    ctx = types.SimpleNamespace(specs=lambda cls: ())
+    ctx = types.SimpleNamespace(specs=lambda cls: (), phase=types.SimpleNamespace(merge=None))
 
     @hookimpl
     def looks(ctx):
@@ -131,7 +131,7 @@ def test_tracing_prints_each_call(monkeypatch, capsys):
     """MGK_TRACE_HOOKS=1 tells each hook call on standard error."""
     monkeypatch.setenv("MGK_TRACE_HOOKS", "1")
     hooks = Hooks(load_plugins())
-    hooks.phase_enter(types.SimpleNamespace(specs=lambda cls: ()))
+    hooks.phase_enter(types.SimpleNamespace(specs=lambda cls: (), phase=types.SimpleNamespace(merge=None)))
     assert "hook mgk_phase_enter: asked:" in capsys.readouterr().err
 
 
