@@ -37,7 +37,7 @@ NOTES = 1 << 24
 """Tokens of weight noted at once, 20 bytes each. Where more than these are left, nothing is light enough to screen."""
 
 GATHER = 8192
-"""Rows of the table that are widened at once where logits are mended: 21 MB for Gemma."""
+"""Rows of the table that are widened at once for the gradient: 21 MB for Gemma."""
 
 
 @define(eq=False)
@@ -149,7 +149,7 @@ def screened_pass(
 
 
 def _scan(h: Tensor, screen: Screen, own: Tensor, floor: float) -> tuple[Tensor, Tensor, Found] | None:
-    """Sum over all blocks with a running maximum, noting every token within ``floor`` of it.
+    """Sum over all blocks with a running maximum, noting every token within ``floor`` of the whole, or nearly.
 
     None where more than `NOTES` are: an untrained model gives every token about the same probability.
     """
@@ -160,7 +160,8 @@ def _scan(h: Tensor, screen: Screen, own: Tensor, floor: float) -> tuple[Tensor,
         peak = torch.maximum(top, peaks.amax(1, keepdim=True))
         total.mul_((top - peak).exp_())
         top = peak
-        row, token, values = _above(z, peaks, top + floor)
+        least = top + total.log().clamp(min=0)  # the sum so far, or its largest term: the whole is no less
+        row, token, values = _above(z, peaks, least + floor)
         notes.append(Found(row, token.add_(number * BLOCK), values))
         total.add_(z.sub_(top).exp_().sum(1, keepdim=True))
         if sum(len(note.z) for note in notes) > NOTES:  # many were noted before the maximum was known
@@ -184,12 +185,15 @@ def _above(z: Tensor, peaks: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _exact_logits(h: Tensor, weight: Tensor, row: Tensor, token: Tensor) -> Tensor:
-    """(M,) fp32 logits of single (row, token) pairs."""
-    parts = [
-        torch.linalg.vecdot(h[r], weight[t].float())
-        for r, t in zip(torch.split(row, GATHER), torch.split(token, GATHER), strict=True)
-    ]
-    return torch.cat(parts) if parts else h.new_zeros(0)
+    """(M,) fp32 logits of single (row, token) pairs.
+
+    Row by row: a row's few hundred tokens are widened in the processor's cache and used at once,
+    two to four times as fast as gathering both sides of all pairs.
+    """
+    order = row.argsort(stable=True)
+    counts = torch.bincount(row, minlength=len(h)).tolist()
+    parts = [weight[t].float().mv(x) for x, t in zip(h, torch.split(token[order], counts), strict=True)]
+    return h.new_empty(len(row)).index_copy_(0, order, torch.cat(parts))
 
 
 def _weighted_rows(weight: Tensor, found: Found, p: Tensor, count: int) -> Tensor:
