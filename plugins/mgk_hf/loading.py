@@ -51,16 +51,16 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
     notes = [str(added.extension)] if added else []
     give_back_memory()
     if spec.quantize != "none":
-        _note_source(model, spec, device)
+        _note_source(model, spec)
     return HfBundle(network, tokenizer, device, notice, source, spec.token_budget, notes, preparation)
 
 
-def _note_source(model: Any, spec: HfSpec, device: torch.device) -> None:
-    """Let the merge rule ``original`` find the weights that were quantized."""
+def _note_source(model: Any, spec: HfSpec) -> None:
+    """Let the merge rule ``original`` find the weights that were quantized: in the computer's memory, where there is room."""
     from mgk_hf.unpack import sources
 
-    plain = evolve(spec, quantize="none", head="exact", dtype="float32", compute="float32")
-    sources[model] = lambda: base_state_dict(build(plain, device).model)
+    plain = evolve(spec, quantize="none", head="exact", dtype="float32", compute="float32", device_map=None)
+    sources[model] = lambda: base_state_dict(build(plain, torch.device("cpu")).model)
 
 
 def _source(spec: HfSpec) -> Path | None:

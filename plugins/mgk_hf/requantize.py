@@ -35,12 +35,21 @@ def _ratio(held: Tensor, quantized: Tensor) -> float:
     return float(held.norm()) / size if size else 0.0
 
 
-def add_held(packed: Sequence[Packed], held: Mapping[str, Tensor]) -> None:
+def fill_plain(module: Packed, dtype: torch.dtype, residuals: dict[str, Tensor]) -> None:
+    """Put Q(W) in the packed weight's place, rounded once; ``residuals`` takes what ``dtype`` cannot hold of it."""
+    quantized = dequantize(module.module)
+    module.fill(quantized.to(dtype))
+    _note_rest(module, quantized, residuals)
+
+
+def add_held(packed: Sequence[Packed], held: Mapping[str, Tensor], residuals: dict[str, Tensor]) -> None:
     """Make masters of the plain weights that were merged into Q(W)."""
     for module in packed:
         if module.name in held:
             weight = _plain(module)
-            weight.add_(held[module.name].to(weight.device))
+            master = _master(module, residuals) + held[module.name].to(weight.device)
+            weight.copy_(master)
+            _note_rest(module, master, residuals)
 
 
 def pack_anew(
@@ -59,7 +68,7 @@ def pack_anew(
     rows, targets = {w.name: w for w in report.weights}, adapter.targets()
     apart: dict[str, float] = {}
     for module in packed:
-        master, name = _plain(module), module.name
+        master, name = _master(module, residuals), module.name
         module.put_back()
         if name in targets:
             before = dequantize(module.module)
@@ -83,6 +92,18 @@ def _plain(module: Packed) -> Tensor:
     weight: Any = module.module.weight
     found: Tensor = weight.detach()
     return found
+
+
+def _master(module: Packed, residuals: dict[str, Tensor]) -> Tensor:
+    """Return a plain weight, fp32, with its residual, which is no longer one."""
+    weight, rest = _plain(module), residuals.pop(module.name, None)
+    return weight.float() if rest is None else weight.float() + rest
+
+
+def _note_rest(module: Packed, master: Tensor, residuals: dict[str, Tensor]) -> None:
+    rest = master - _plain(module)
+    if bool(rest.any()):
+        residuals[module.name] = rest
 
 
 def _row(row: WeightReport, module: Packed, visible: Tensor, delta: Tensor, rest: Tensor) -> WeightReport:

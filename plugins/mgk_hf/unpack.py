@@ -6,7 +6,7 @@ what it computed is not what comes out, and the report says how far the two are 
 
 Either merges into Q(W) first, which is what live computed with and is held against; then W − Q(W), where there is
 such a thing, is added. Every packed weight of the model is exchanged, not the adapter's alone, so the next phase
-trains in full precision. With ``requantize`` it trains on weights packed anew, and W' − Q(W') is kept as the
+trains in full precision: the dtype of what is not packed, with what bf16 cannot hold as residual. With ``requantize`` it trains on weights packed anew, and W' − Q(W') is kept as the
 model's residual: the W − Q(W) of the next merge (`mgk_hf.requantize`).
 
 Undoing puts the packed modules and the residuals back as they were.
@@ -27,7 +27,7 @@ from mgk_core.errors import MergeError
 from mgk_core.outcome import MergeReport, Proposal, Undo
 from mgk_hf.packed import Packed, packed_in
 from mgk_hf.quantized import dequantize
-from mgk_hf.requantize import add_held, distances_of, pack_anew
+from mgk_hf.requantize import add_held, distances_of, fill_plain, pack_anew
 from mgk_hf.specs import UnpackSpec
 
 Originals = Callable[[], Mapping[str, Tensor]]
@@ -94,8 +94,9 @@ def _merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackS
     kept = {p.name: residuals.pop(p.name) for p in undo.packed if p.name in residuals}
     held = kept or _beside_originals(model, undo.packed, spec)
     apart = distances_of(undo.packed, held)
+    dtype = _around(model)
     for module in undo.packed:
-        module.fill(dequantize(module.module))
+        fill_plain(module, dtype, residuals)
     report = merge_by(model, adapter, proposal, "exact")
     undo.inner = report.undo
     # int8 rounds activations too: its live outputs are those of no weight, so nothing can equal them.
@@ -107,11 +108,17 @@ def _merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackS
         report, how = pack_anew(undo.packed, held, residuals, adapter, report)
         told.append(how)
     else:
-        add_held(undo.packed, held)
+        add_held(undo.packed, held, residuals)
         told += [_LAST] if spec.requantize else []
     return evolve(
         report, rule=spec.type, exact=same and not held and not again, warnings=(*report.warnings, *told), undo=undo
     )
+
+
+def _around(model: nn.Module) -> torch.dtype:
+    """Return the dtype of the hidden states that a plain weight will meet: the embedding's."""
+    table: Tensor = model.get_input_embeddings().weight  # type: ignore[operator]
+    return table.dtype
 
 
 _INT8 = "the int8 base rounded activations, so merged was not held against live; not exact"
@@ -133,7 +140,7 @@ def _beside_originals(model: nn.Module, packed: list[Packed], spec: UnpackSpec) 
             raise MergeError(
                 f"{module.name}: the base's source has no such weight; expected one of {tuple(weight.shape)}"
             )
-        found[module.name] = (own.float() - weight).cpu()
+        found[module.name] = own.float() - weight.cpu()
     return found
 
 

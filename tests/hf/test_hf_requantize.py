@@ -33,6 +33,7 @@ pytest.importorskip("bitsandbytes")
 CPU = torch.device("cpu")
 KINDS = pytest.mark.parametrize("kind", ["nf4", "int8"])
 RULES = pytest.mark.parametrize("rule", ["dequantized", "original"])
+AROUND = pytest.mark.parametrize("around", ["float32", "bfloat16"])
 TARGETS = (["all-linear"], ["*q_proj", "*down_proj"], ["*q_proj", "*up_proj"])
 IDS = tuple(range(5, 25))
 
@@ -65,12 +66,18 @@ def masters(bundle):
     return {p.name: dequantize(p.module).double() + kept.get(p.name, torch.zeros(())) for p in packed_in(bundle.model)}
 
 
+def plain_masters(bundle):
+    """The same where the weights are plain."""
+    kept = state_of(bundle.model).residuals
+    return {n: w.double() + kept.get(n, torch.zeros(())) for n, w in base_state_dict(bundle.model).items()}
+
+
 @pytest.fixture
 def opened(saved):
-    """Return ``opened(kind)``: a packed base and a batch."""
+    """Return ``opened(kind)``: a packed base and a batch; ``around``: the dtype of what is not packed."""
 
-    def make(kind):
-        bundle = build(HfSpec(type="hf", id=saved("gemma3"), quantize=kind), CPU)
+    def make(kind, around="float32"):
+        bundle = build(HfSpec(type="hf", id=saved("gemma3"), quantize=kind, dtype=around), CPU)
         return bundle, bundle.pack([Tokens(IDS, IDS)])
 
     return make
@@ -78,9 +85,10 @@ def opened(saved):
 
 @KINDS
 @RULES
-def test_the_master_is_that_of_the_same_merges_in_full_precision(opened, saved, kind, rule):
+@AROUND
+def test_the_master_is_that_of_the_same_merges_in_full_precision(opened, saved, kind, rule, around):
     """Three phases, two of them packed anew: W + ΔW₀ + ΔW₁ + ΔW₂ but for fp32 rounding, where no adapter was too."""
-    bundle, _ = opened(kind)
+    bundle, _ = opened(kind, around)
     expected = {n: w.double() for n, w in masters(bundle).items()}
     if rule == "original":
         plain = base_state_dict(build(HfSpec(type="hf", id=saved("gemma3")), CPU).model)
@@ -92,14 +100,14 @@ def test_the_master_is_that_of_the_same_merges_in_full_precision(opened, saved, 
             expected[name] += adapter.merged_weight(name, zero).double()
         folded(bundle, adapter, rule, last=phase == 2)
         assert is_quantized(bundle.model) == (phase < 2)
-        found = masters(bundle) if phase < 2 else {n: base_state_dict(bundle.model)[n].double() for n in expected}
+        found = masters(bundle) if phase < 2 else plain_masters(bundle)
         for name, weight in expected.items():
             unit = torch.finfo(torch.float32).eps * float(weight.abs().max())
             assert float((found[name] - weight).abs().max()) <= 2 * (phase + 1) * unit, (phase, name)
             if phase < 2 and name in adapter.targets():  # and the packed weight alone is far from it
                 held = state_of(bundle.model).residuals[name]
                 assert float(held.abs().max()) > 1000 * unit
-    assert state_of(bundle.model).residuals == {}
+    assert (state_of(bundle.model).residuals == {}) == (around == "float32")
 
 
 @KINDS
@@ -159,9 +167,10 @@ def test_merged_is_held_against_live_before_it_is_packed(opened, rule):
 
 @KINDS
 @RULES
-def test_undoing_brings_packed_weights_and_residuals_back(opened, kind, rule):
+@AROUND
+def test_undoing_brings_packed_weights_and_residuals_back(opened, kind, rule, around):
     """After a merge, and after an error while merging: the same bits, residuals and outputs, in a second phase too."""
-    bundle, batch = opened(kind)
+    bundle, batch = opened(kind, around)
     for phase in range(2):
         adapter = attached(bundle, phase)
         live, digest = outputs_on(bundle, [batch]), base_digest(bundle.model)
@@ -298,6 +307,21 @@ def test_the_record_says_what_was_held_against_what(ran, monkeypatch):
     bundle = build(HfSpec(type="hf", id=str(run / "model")), CPU)
     assert not is_quantized(bundle.model)
     assert base_digest(bundle.model) == ledger.head
+    found = audit(run)
+    audit_weights(found)
+    assert found.sound
+
+
+@pytest.mark.parametrize("again", ["true", "false"])
+def test_a_base_in_bfloat16_goes_through_all_phases(ran, again):
+    """As it is loaded on a GPU: held against live in each phase, nothing of a delta lost, and its row measured."""
+    run = ran(
+        overrides=("base.dtype=bfloat16", f"defaults.merge.requantize={again}", "defaults.merge.type=dequantized")
+    )
+    ledger = read_ledger(run)
+    assert [e.result for e in ledger.phases] == ["committed"] * 3
+    assert all(e.verify["error"] <= e.verify["bound"] for e in ledger.phases)
+    assert all(e.kept_total == pytest.approx(1, abs=1e-3) for e in ledger.phases)
     found = audit(run)
     audit_weights(found)
     assert found.sound
