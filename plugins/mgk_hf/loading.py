@@ -43,7 +43,9 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
     model.requires_grad_(False)
     model.eval()
     if spec.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Its name changes from transformers 5 to 6.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     network = take_apart(model)
     preparation = {} if added is None else prepare.train(network, tokenizer, spec, added)
     network = with_screen(network, tokenizer, spec.head)

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
+import mgk_core as mgk
 from mgk_core.bundle import Bundle, Choice, LanguageBundle, Tokens
 from mgk_core.digest import base_digest
 from mgk_core.errors import DigestError, EnvironmentFault, InputError
+from mgk_core.saved import counted
 from mgk_hf import gemma_q4
 from mgk_hf.cache import whole_directory
 from mgk_hf.failures import explain
@@ -257,3 +259,25 @@ def test_notice_goes_with_what_is_saved(saved, tmp_path):
     bundle.save(tmp_path / "out")
     assert "Gemma Terms of Use" in (tmp_path / "out" / "NOTICE.md").read_text()
     assert build(spec(saved("llama")), CPU).notice == ""
+
+
+@pytest.mark.parametrize(("compute", "off"), [("float32", 1e-5), ("bfloat16", 0.02)])
+def test_checkpointing_keeps_less_for_the_same_gradients(saved, recwarn, compute, off):
+    """While training, what is kept for the backward pass shrinks; loss and gradients are the same; nothing is warned of."""
+    ids = tuple(range(5, 69))
+    found = {}
+    for on in (False, True):
+        bundle = build(HfSpec(type="hf", id=saved("gemma3"), checkpointing=on, compute=compute), torch.device("cpu"))
+        adapter = mgk.attach(bundle.model, "lora", rank=2, alpha=4, targets=["all-linear"])
+        for number, parameter in enumerate(adapter.parameters()):
+            parameter.data.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 0.05)
+        bundle.model.train()
+        with counted({p.untyped_storage().data_ptr() for p in bundle.model.parameters()}) as kept:
+            loss, _ = bundle.loss(bundle.pack([Tokens(ids, ids)]))
+        loss.backward()
+        found[on] = sum(kept.values()), loss.detach(), [p.grad for p in adapter.parameters()]
+    assert found[True][0] < 0.5 * found[False][0]
+    torch.testing.assert_close(found[True][1], found[False][1], rtol=off / 10, atol=0)
+    for mine, whole in zip(found[True][2], found[False][2], strict=True):
+        assert float((mine - whole).norm()) <= off * float(whole.norm())
+    assert not [w for w in recwarn if "checkpointing" in str(w.message)]
