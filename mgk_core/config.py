@@ -228,8 +228,10 @@ def _phase(
 def _check_keys(
     tree: Tree, table: Mapping[str, Any], known: Sequence[str], path: tuple[str, ...], problems: list[Problem]
 ) -> None:
-    unknown = (key for key in table if key not in known)
-    problems.extend(tree.problem((*path, key), f"unknown key{nearest(key, known)}") for key in unknown)
+    for key in (k for k in table if k not in known):
+        phases_own = not path and key in _PHASE_KEYS
+        hint = f"; did you mean 'defaults.{key}', or one phase's?" if phases_own else nearest(key, known)
+        problems.append(tree.problem((*path, key), f"unknown key{hint}"))
 
 
 def _many(

@@ -115,6 +115,7 @@ def test_every_problem_is_told_at_once_with_file_line_and_key(registry, tmp_path
         ("phases.one.adapter.alpha=nan", "expected a number, got nan"),
         ("phases.one.train.micro_batch=5", "expected at most train.batch_size"),
         ("bse.type=plain", "unknown key; did you mean 'base'?"),
+        ("train.steps=3", "unknown key; did you mean 'defaults.train', or one phase's?"),
         ("run.seed=-1", "expected a number >= 0, got -1"),
         ("phases.one.retention.nothing=true", "unknown retention type 'nothing'"),
         ("phases.one=3", "expected a table, or false to leave the phase out"),
