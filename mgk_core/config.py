@@ -6,6 +6,7 @@ found and told at once, with file, line and key.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,9 @@ def _ordered(tree: Tree, tables: dict[str, Any], problems: list[Problem]) -> lis
     declared = []
     for name, table in list(tables.items()):
         if table is False:
+            if ("phases", name) not in tree.tables:
+                others = (n for n in tables if n != name)
+                problems.append(tree.problem(("phases", name), f"no such phase to leave out{nearest(name, others)}"))
             continue
         if not isinstance(table, dict):
             problems.append(tree.problem(("phases", name), "expected a table, or false to leave the phase out"))
@@ -209,6 +213,13 @@ def _phase(
     merged.overlay(defaults, Source("defaults"))
     merged.overlay(table, Source("phase"))
     values = merged.values
+    if "type" not in (values.get("data") or {}) and (meant := _meant(name, tree.values["phases"])):
+        problems.append(
+            tree.problem(
+                path, f"no phase of this name is declared; did you mean {meant!r}? (a new one needs data.type)"
+            )
+        )
+        return None
     _check_keys(tree, values, _PHASE_KEYS, path, problems)
     made: dict[str, Any] = {}
     for slot in ("data", "adapter", "optimizer", "step", "merge"):
@@ -223,6 +234,12 @@ def _phase(
     if any(v is None for v in made.values()):
         return None
     return PhaseConfig(name=name, title=str(values.get("title", "")), **made)
+
+
+def _meant(name: str, tables: Mapping[str, Any]) -> str | None:
+    """Return the phase with data whose name is near."""
+    whole = [n for n, t in tables.items() if n != name and isinstance(t, dict) and "type" in (t.get("data") or {})]
+    return next(iter(difflib.get_close_matches(name, whole, n=1)), None)
 
 
 def _check_keys(
@@ -243,6 +260,9 @@ def _many(
     made = []
     for key, value in table.items():
         if value is False:
+            if not (key in registry.types(slot) or {(*path, key), ("defaults", slot, key)} & tree.tables):
+                hint = nearest(key, registry.types(slot))
+                problems.append(tree.problem((*path, key), f"there is no such {slot} to leave out{hint}"))
             continue
         entry = {} if value is True else value
         found = _spec(tree, registry, slot, entry, (*path, key), problems, default=key)

@@ -34,10 +34,11 @@ class Source:
 
 @frozen
 class Tree:
-    """Nested tables and, per dotted path, the source of each value."""
+    """Nested tables and, per dotted path, the source of each value. tables: what was a table, or true, at any time."""
 
     values: dict[str, Any] = field(factory=dict)
     sources: dict[tuple[str, ...], Source] = field(factory=dict)
+    tables: set[tuple[str, ...]] = field(factory=set)
 
     def overlay(self, table: Mapping[str, Any], source: Source, text: str | None = None) -> None:
         """Merge ``table`` in: tables deeply, values by replacing. Errors are impossible here.
@@ -54,6 +55,8 @@ class Tree:
         for key, value in table.items():
             here = (*path, key)
             self.sources[here] = _located(source, text, here)
+            if isinstance(value, Mapping) or value is True:
+                self.tables.add(here)
             if isinstance(value, Mapping):
                 below = into.get(key)
                 if not isinstance(below, dict):

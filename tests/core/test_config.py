@@ -104,6 +104,14 @@ def test_every_problem_is_told_at_once_with_file_line_and_key(registry, tmp_path
     ]
 
 
+@pytest.mark.parametrize("text", ["defaults.gate.plain=false", "phases.one.gate.own=false", "phases.two=false"])
+def test_what_was_declared_can_be_left_out(registry, text):
+    """A known type, an entry of any name that is there, and a phase; nothing is left of them."""
+    found = resolved(registry, sets=["phases.one.gate.own.type=plain", text]).config
+    assert [g.type for g in found.phases[0].gate] == (["plain"] if "own" not in text else [])
+    assert len(found.phases) == (1 if "two" in text else 2)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -119,6 +127,11 @@ def test_every_problem_is_told_at_once_with_file_line_and_key(registry, tmp_path
         ("run.seed=-1", "expected a number >= 0, got -1"),
         ("phases.one.retention.nothing=true", "unknown retention type 'nothing'"),
         ("phases.one=3", "expected a table, or false to leave the phase out"),
+        ("phases.on=false", "no such phase to leave out; did you mean 'one'?"),
+        ("defaults.gate.plan=false", "there is no such gate to leave out; did you mean 'plain'?"),
+        ("phases.one.retention.plian=false", "there is no such retention to leave out; did you mean 'plain'?"),
+        ("phases.on.optimizer.lr=1e-4", "phases.on: no phase of this name is declared; did you mean 'one'?"),
+        ("phases.on.data.name=x", "phases.on: no phase of this name is declared; did you mean 'one'?"),
     ],
 )
 def test_wrong_values_say_what_was_expected(registry, text, message):
