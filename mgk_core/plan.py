@@ -180,7 +180,10 @@ def _attached(session: Session, index: int, adapter: Adapter, evaluation: int) -
             collects=_statistics(session, data) > 0,
         ),
         disk=_disk(session, phase, data, adapter, optimizer),
-        probes=tuple(ProbePlan(p.name, p.phase, p.metric, p.split, len(p.items)) for p in data.probes),
+        probes=tuple(
+            ProbePlan(p.name, p.phase, p.metric, p.split, phase.evaluate.count(p.name, len(p.items)))
+            for p in data.probes
+        ),
         notes=tuple(data.notes),
     )
 

@@ -40,6 +40,12 @@ def test_the_plan_is_what_the_run_does(plan, finished_run):
     assert [x.items for p in plan.phases for x in p.probes if x.split == "test"] == [256] * 3
 
 
+def test_a_limit_of_evaluation_is_in_the_plan():
+    """The items of a probe are those that the run scores."""
+    plan = plan_of("defaults.evaluate.limit=5")
+    assert [x.items for p in plan.phases for x in p.probes if x.split == "test"] == [5] * 3
+
+
 def test_bytes_of_the_plan_are_the_runs_own(plan, finished_run):
     """Weights and adapters on disk take what was planned, headers aside."""
     model = (finished_run / "model/model.safetensors").stat().st_size
