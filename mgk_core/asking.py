@@ -37,12 +37,25 @@ def ask(
 
     :raises InputError: the run's base is no language model, or it is no run directory
     """
+    for question in questions:
+        _check_text(question)
     session = reopen(run, without=without, sink=sink)
     turns = [[{"role": "user", "content": q}] for q in questions]
     before = [reply(session, t, tokens=tokens) for t in turns]
     replay(session, session.ledger.phases)
     after = [reply(session, t, tokens=tokens) for t in turns]
     return [Answer(q, one, other) for q, one, other in zip(questions, before, after, strict=True)]
+
+
+def _check_text(text: str) -> None:
+    """Refuse bytes that are no UTF-8, which a terminal or a pipe hands on as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the question {text.encode(errors='replace').decode()!r} is not UTF-8 from character {error.start + 1} on;"
+            " expected UTF-8 text (iconv converts from others, such as CP949)"
+        ) from None
 
 
 def reply(session: Session, turns: Sequence[Turn], *, tokens: int) -> str:
@@ -95,7 +108,11 @@ class Chat:
         return cls(session, tokens)
 
     def say(self, text: str) -> str:
-        """Say something; return the answer. Both are remembered."""
+        """Say something; return the answer. Both are remembered.
+
+        :raises InputError: the text is none
+        """
+        _check_text(text)
         self.turns.append({"role": "user", "content": text})
         answer = reply(self.session, self.turns, tokens=self.tokens)
         self.turns.append({"role": "assistant", "content": answer})

@@ -46,6 +46,12 @@ def test_the_reference_network_cannot_be_asked(finished_run):
         ask(finished_run, ["hello"])
 
 
+def test_what_is_no_text_is_refused_before_anything_is_loaded(finished_run):
+    """Bytes of another encoding, as a shell or a pipe hands them on."""
+    with pytest.raises(InputError, match="not UTF-8 from character 4"):
+        ask(finished_run, ["hi " + b"\xff".decode(errors="surrogateescape")])
+
+
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory):
     """Return a run of one phase on the tiny Gemma."""

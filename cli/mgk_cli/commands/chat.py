@@ -45,4 +45,8 @@ def _read(*, asking: bool) -> str | None:
         said = input("> " if asking else "").strip()
     except EOFError:
         return None
+    except UnicodeDecodeError as error:
+        from mgk_core.errors import InputError
+
+        raise InputError(f"standard input: not UTF-8 ({error}); expected UTF-8 text") from None
     return None if said in ("/quit", "/exit") else said
