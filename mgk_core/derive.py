@@ -20,7 +20,7 @@ RECORD = "mgk-rebuild.json"
 
 @frozen
 class Rebuilt:
-    """A model that was built again. recorded: what the ledger says it must be, None where it never was."""
+    """A model that was built again. recorded: the ledger's digest of this very model, None where it never was."""
 
     directory: Path
     phases: tuple[str, ...]
@@ -56,7 +56,7 @@ def rebuild(
         with session.timed("merge"):
             digest = replay(session, entries, scales=factors or None)
         used = tuple(e.phase for e in entries if e.result == "committed" and factors.get(e.phase, 1.0) != 0.0)
-        recorded = None if factors else (entries[-1].merged if entries else session.ledger.base)
+        recorded = digest if digest in {session.ledger.base, *(e.merged for e in session.ledger.phases)} else None
         result = Rebuilt(out, used, factors, digest, recorded)
         with session.timed("save"):
             Store(out.parent).write_folder(out.name, lambda where: _write(where, session, result))
@@ -81,6 +81,8 @@ def _prefix(ledger: Ledger, until: str | None) -> list[PhaseEntry]:
 def _merged(ledger: Ledger, entries: list[PhaseEntry], name: str) -> None:
     """Refuse a phase that the prefix does not hold merged."""
     entry = next((e for e in entries if e.phase == name), None)
+    if entry is None and ledger.entry(name) is not None:
+        raise InputError(f"{name}: comes after the phase at which --until stops, so it is left out already")
     if entry is None:
         raise InputError(f"{name}: no such phase in what is rebuilt{nearest(name, [e.phase for e in ledger.phases])}")
     if entry.result != "committed":

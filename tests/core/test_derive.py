@@ -27,7 +27,7 @@ def base(finished_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("base") / "model"
     made = rebuild(finished_run, out, leave_out=["plain_text", "medical_dictionary", "mcq"])
     assert made.weights == read_ledger(finished_run).base
-    assert made.recorded is None
+    assert made.recorded == made.weights  # the ledger knows it, as what the run began with
     return weights(out)
 
 
@@ -44,7 +44,8 @@ def test_every_prefix_is_what_the_ledger_says(finished_run, tmp_path, until):
 )
 def test_scaled_phases_add_up(finished_run, tmp_path, base, scales, leave_out):
     """W = base + Σ factor · scale · B A, within fp32's rounding of three sums."""
-    rebuild(finished_run, tmp_path / "m", scales=scales, leave_out=leave_out)
+    made = rebuild(finished_run, tmp_path / "m", scales=scales, leave_out=leave_out)
+    assert made.recorded is None
     found = weights(tmp_path / "m")
     factors = {"plain_text": 1.0, "medical_dictionary": 1.0, "mcq": 1.0} | scales | dict.fromkeys(leave_out, 0.0)
     for name, start in base.items():
@@ -54,6 +55,14 @@ def test_scaled_phases_add_up(finished_run, tmp_path, base, scales, leave_out):
         # three roundings of the sum, and a product over rank 8 each
         bound = (3 + 3 * 8) * torch.finfo(torch.float32).eps * expected.abs().max()
         assert (found[name].double() - expected).abs().max() <= bound, name
+
+
+def test_leaving_the_last_phase_out_is_a_prefix(finished_run, tmp_path):
+    """It is said to be the state that the ledger has; a phase behind the prefix is said to be out of it."""
+    made = rebuild(finished_run, tmp_path / "m", leave_out=["mcq"])
+    assert made.recorded == made.weights == read_ledger(finished_run).entry("medical_dictionary").merged
+    with pytest.raises(InputError, match="mcq: comes after"):
+        rebuild(finished_run, tmp_path / "n", until="plain_text", leave_out=["mcq"])
 
 
 def test_a_phase_that_was_never_merged_cannot_be_scaled(half_run, tmp_path):
