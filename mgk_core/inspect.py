@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from attrs import define, field, frozen
 
+from mgk_core.commit import standing
+from mgk_core.errors import DigestError
 from mgk_core.journal import Journal, open_journal
 from mgk_core.ledger import NAME as LEDGER
 from mgk_core.ledger import Ledger, PhaseEntry, read_ledger
@@ -90,6 +92,10 @@ def look(run: Path) -> RunLook:
     journal = open_journal(Store(run), repair=False)
     ledger = read_ledger(run) if (run / LEDGER).exists() else None
     notes: list[str] = []
+    try:
+        standing(Store(run), journal)
+    except DigestError as error:
+        notes.append(str(error))
     training = _training(run, notes)
     phases = tuple(_phases(run, config, ledger, journal, training))
     owner = owner_of(run)

@@ -70,6 +70,15 @@ def test_a_damaged_journal_is_an_error_that_names_the_line(finished_run, tmp_pat
         look(tmp_path / "run")
 
 
+def test_a_ledger_that_the_journal_does_not_know_is_told(finished_run, tmp_path):
+    """A journal that was cut short after a whole line reads well; what it says is not what stands there."""
+    shutil.copytree(finished_run, tmp_path / "run")
+    file = tmp_path / "run/journal.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
+    (note,) = (n for n in look(tmp_path / "run").notes if "ledger.json" in n)
+    assert "journal.jsonl" in note
+
+
 def test_a_foreign_directory_is_no_run(tmp_path):
     """Says what it expected."""
     with pytest.raises(InputError, match="no run directory"):
