@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +51,12 @@ def machine_options(function: F) -> F:
     )
 
 
+def _a_number(_ctx: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("expected a number")
+    return value
+
+
 def limit_options(function: F) -> F:
     """``--minutes`` and ``--auto-batch``: what a process may take, in time and in memory."""
     return _apply(
@@ -57,6 +64,7 @@ def limit_options(function: F) -> F:
         click.option(
             "--minutes",
             type=click.FloatRange(min=0, min_open=True),
+            callback=_a_number,
             metavar="N",
             help="Stop after N minutes as at Ctrl-C, before a time limit ends the process; 'mgk resume' goes on.",
         ),

@@ -49,6 +49,7 @@ CASES = {
     "rebuild of nothing": (["rebuild", "none", "--out", "new"], "none", "no such run directory"),
     "export of nothing": (["export", "none", "--as-adapter", "--out", "new"], "none", "no such run directory"),
     "phase of nothing": (["phase", "none", "mcq"], "none", "no such run directory"),
+    "minutes that are no number": (["run", "textmodel", "--minutes", "nan"], "--minutes", "expected a number"),
     "ask of nothing": (["ask", "none", "word"], "none"),
     "plan of nothing": (["plan", "none"], "unknown pipeline 'none'"),
     "a plugin's check of nothing": (["check-plugin", "none"], "none"),
