@@ -119,7 +119,7 @@ def claim(out: Path, disk: Disk | None = None) -> tuple[Path, ...]:
                 " or choose another --out"
             )
         if not fresh and any(p.name != LOCK and not p.name.startswith(TEMPORARY) for p in out.iterdir()):
-            raise InputError(f"{out}: is not empty and holds no run; choose another --out")
+            raise InputError(f"{out}: is not empty and holds no run; choose another directory")
         make_folder(out, disk or Disk())
     except OSError as error:
         raise StoreError(
