@@ -52,9 +52,14 @@ def fitted(columns: Sequence[Column], width: int) -> Table:
     """Draw columns of equal length; spare ones that do not fit, and empty ones, are left out."""
     kept = [c for c in columns if c.heading or any(cell.plain for cell in c.cells)]
     kept = [c for c in kept if any(cell.plain for cell in c.cells)]
-    while sum(c.width + GAP for c in kept) - GAP > width and any(c.spare for c in kept):
+    while room(kept) > width and any(c.spare for c in kept):
         kept.remove(max(kept, key=lambda c: c.spare))
     return _draw(kept)
+
+
+def room(columns: Sequence[Column]) -> int:
+    """Return the terminal cells that columns need beside each other."""
+    return sum(c.width + GAP for c in columns) - GAP
 
 
 def _draw(columns: Sequence[Column]) -> Table:

@@ -55,6 +55,27 @@ def test_check_plugin_draws_what_the_kit_says(mgk, monkeypatch, second, code, en
     assert [r["ok"] for r in mgk("check-plugin", "lora", "--json").rows] == [True, second, None]
 
 
+@pytest.mark.parametrize("columns", [None, 60, 80, 120, 200])
+def test_check_plugin_always_says_why(mgk, monkeypatch, columns):
+    """However narrow the terminal: on which case a law is broken and by how much, and why one does not apply."""
+    why = (
+        f"linear, float32: outputs differ by 0.25, 1e-06 is allowed; {'the weights are not those of before; ' * 3}first"
+    )
+    laws = [
+        Law("moves between dtypes and devices", "adapter mine", True, "on 10 of 10"),
+        Law("merged equals live", "adapter mine", False, why),
+        Law("additive deltas add up", "adapter mine", None, "it promises no additive delta (factors)"),
+    ]
+    monkeypatch.setattr(mgk_core.testing, "check_plugin", lambda name: laws, raising=False)
+    if columns is None:
+        monkeypatch.delenv("COLUMNS")
+    else:
+        monkeypatch.setenv("COLUMNS", str(columns))
+    said = " ".join(mgk("check-plugin", "mine").out.split())
+    assert said.count(why) == 1
+    assert said.count("it promises no additive delta (factors)") == 1
+
+
 def test_check_plugin_holds_the_shipped_merge_rule_to_its_laws(mgk):
     """The real kit over a real plugin; a plugin that is not there is answered with those that are."""
     ran = mgk("check-plugin", "merge")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
@@ -11,9 +11,12 @@ from mgk_cli import options
 from mgk_cli.lazy import Command
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
+
+    from mgk_cli.tables import Column
 
 BROKEN = 2
+RESULTS = {True: ("holds", "green"), False: ("broken", "bold red"), None: ("does not apply", "dim")}
 
 
 class Law(Protocol):
@@ -49,7 +52,7 @@ def command(*, name: str, as_json: bool) -> int:
     if as_json:
         print_json([attrs.asdict(f) for f in found])
     else:
-        show(_table(found, make().width))
+        show(*_drawn(found, make().width))
         held = sum(f.ok is True for f in found)
         whole = f"all {several(held, 'law')} hold" if held else "no law applies"
         line(f"{several(len(broken), 'law')} broken" if broken else whole)
@@ -72,13 +75,27 @@ def _kit() -> Any:
     return check
 
 
-def _table(found: Sequence[Law], width: int) -> Table:
-    from mgk_cli.tables import Column, fitted, text
+def _drawn(found: Sequence[Law], width: int) -> Iterator[RenderableType]:
+    """Draw the table. Where it is wider than the terminal, what is broken or does not apply is explained below it."""
+    from mgk_cli.tables import fitted, room, text
+
+    columns = _columns(found)
+    if room(columns) <= width:
+        yield fitted(columns, width)
+        return
+    columns[-1].cells = [text(row.detail if row.ok else "") for row in found]
+    yield fitted(columns, width)
+    for row in found:
+        if row.detail and not row.ok:
+            yield text(f"{row.law}, {row.subject}: {row.detail}", RESULTS[row.ok][1])
+
+
+def _columns(found: Sequence[Law]) -> list[Column]:
+    from mgk_cli.tables import Column, text
 
     columns = [Column("law"), Column("on"), Column("result"), Column("detail", spare=1)]
     for row in found:
-        said, style = {True: ("holds", "green"), False: ("broken", "bold red"), None: ("does not apply", "dim")}[row.ok]
-        cells = (text(row.law), text(row.subject), text(said, style), text(row.detail))
+        cells = (text(row.law), text(row.subject), text(*RESULTS[row.ok]), text(row.detail))
         for column, cell in zip(columns, cells, strict=True):
             column.cells.append(cell)
-    return fitted(columns, width)
+    return columns
