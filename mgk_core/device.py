@@ -51,13 +51,19 @@ def _best() -> str:
 
 def set_up(device: torch.device, *, threads: int, deterministic: bool) -> None:
     """Set threads and determinism for this process."""
-    torch.set_num_threads(
-        threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
-    )
+    torch.set_num_threads(threads or _threads())
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
         torch.cuda.reset_peak_memory_stats(device)
     _use_deterministic(deterministic)
+
+
+def _threads() -> int:
+    """Return the number of threads that is asked for from outside, or that of the CPUs that the process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _use_deterministic(wanted: bool) -> None:  # noqa: FBT001 - torch's own signature

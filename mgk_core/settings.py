@@ -21,7 +21,9 @@ class RunSettings:
 
     seed: int = option(0, at_least(0), help="seed of everything random; same seed, same device, same bits")
     device: str = option("auto", help="auto, cpu, cuda, cuda:N or mps")
-    threads: int = option(0, at_least(0), help="CPU threads; 0: as many as this process may use")
+    threads: int = option(
+        0, at_least(0), help="CPU threads; 0: OMP_NUM_THREADS where it is set, else as many as this process may use"
+    )
     deterministic: bool = option(True, help="refuse operations that are not deterministic on the device")
     undo: str = option("memory", one_of("memory", "disk"), help="where a merge keeps the old weights")
     auto_batch: bool = option(
