@@ -64,7 +64,9 @@ def class_of(name: str) -> str:
 
 def _check(kind: str, name: str) -> None:
     """Refuse a name that is none, or that another plugin has."""
-    if not _NAME.fullmatch(name) or len(name) > 40 or keyword.iskeyword(name):
+    if keyword.iskeyword(name):
+        raise InputError(f"name {name!r}: is a word of Python's own; choose another, such as my-{name}")
+    if not _NAME.fullmatch(name) or len(name) > 40:
         raise InputError(
             f"name {name!r}: expected at most 40 small letters, digits and single hyphens, beginning with a letter,"
             " such as my-adapter"

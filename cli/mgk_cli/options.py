@@ -94,7 +94,9 @@ def output_options(function: F) -> F:
 
 def json_option(function: F) -> F:
     """``--json`` for commands that show something."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line, and nothing else.")(
+        function
+    )
 
 
 def _apply(function: F, *decorators: Callable[[F], F]) -> F:

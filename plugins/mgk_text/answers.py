@@ -9,7 +9,7 @@ from mgk_text.records import LETTERS
 
 AMBIGUOUS = (
     "numbered answers may count from 0 or from 1: none is 0 and none is the number of options;"
-    " set answers to '0' or '1'"
+    ' set the data\'s answers = "0" or "1", in quotes'
 )
 
 

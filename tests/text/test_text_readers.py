@@ -193,7 +193,7 @@ def test_answers_are_letters_or_numbers_from_zero_or_one(write, answers, countin
 def test_ambiguous_numbers_are_refused(write, answers):
     """Numbers that may count from 0 or from 1 (or from both at once) are not guessed at."""
     path = write("a.jsonl", [QUESTION | {"answer": a} for a in answers])
-    with pytest.raises(InputError, match="set answers to '0' or '1'"):
+    with pytest.raises(InputError, match='answers = "0" or "1"'):
         questions(path)
 
 

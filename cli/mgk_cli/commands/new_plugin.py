@@ -33,4 +33,4 @@ def command(*, kind: str, name: str, directory: Path | None) -> None:
     for path in written:
         line(str(path))
     out = directory or Path(f"mgk-{plain_name(name)}")
-    line(f"next: pip install -e {out}, then: python -m pytest {out}")
+    line(f"next: pip install -e '{out}[test]', then: python -m pytest {out}")
