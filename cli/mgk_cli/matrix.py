@@ -11,6 +11,7 @@ from attrs import frozen
 from mgk_cli import words
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
@@ -23,10 +24,15 @@ _BETTER, _WORSE = (31, 111, 180), (200, 100, 20)  # blue and orange: told apart 
 
 @frozen
 class Column:
-    """One probe: heading lines, a cell per row, closing cells. heat: per row, −1 … 1 or None."""
+    """One probe: heading lines, a score per row, closing cells. heat: per row, −1 … 1 or None.
+
+    signs: what stands behind each score, its shade and the mark of the phase that teaches it. All of a
+    column are equally wide, so that its scores end one below the other.
+    """
 
     heading: tuple[str, ...]
-    cells: tuple[str, ...]
+    scores: tuple[str, ...]
+    signs: tuple[str, ...]
     taught: int | None
     heat: tuple[float | None, ...]
     closing: tuple[str, ...]
@@ -36,11 +42,19 @@ class Column:
         """Cells of the terminal that the column needs."""
         from rich.cells import cell_len
 
-        return max(map(cell_len, (*self.heading, *(f"{c} {TAUGHT}" for c in self.cells), *self.closing)))
+        return max(map(cell_len, (*self.heading, *(s + self.signs[0] for s in (*self.scores, *self.closing)))))
+
+    def aligned(self, score: str, signs: str) -> str:
+        """Return a score with the signs behind it, as wide as the column."""
+        from rich.cells import cell_len
+
+        return " " * (self.width - cell_len(score + signs)) + score + signs
 
 
-def matrix(table: Mapping[str, Any], *, width: int, heat: bool = False, colour: bool = True) -> Iterator[Table]:
-    """Draw retention.json's matrix. heat: tint each cell by its change against row 0."""
+def matrix(
+    table: Mapping[str, Any], *, width: int, heat: bool = False, colour: bool = True
+) -> Iterator[RenderableType]:
+    """Draw retention.json's matrix and its legend. heat: tint each cell by its change against row 0."""
     from rich.cells import cell_len
 
     names = row_names(table)
@@ -49,6 +63,9 @@ def matrix(table: Mapping[str, Any], *, width: int, heat: bool = False, colour: 
     columns = [_column(table, j, heat=heat, colour=colour) for j in range(len(table["probes"]))]
     for block in _blocks(columns, width - first):
         yield _draw(names, labels, block, heat=heat and colour)
+    for said in (_signs(columns), _shading(columns, colour=colour), _gains(table)):
+        if said:
+            yield _text("; ".join(said), "dim")
 
 
 def row_names(table: Mapping[str, Any]) -> list[str]:
@@ -59,18 +76,24 @@ def row_names(table: Mapping[str, Any]) -> list[str]:
 def _column(table: Mapping[str, Any], j: int, *, heat: bool, colour: bool) -> Column:
     probe = table["probes"][j]
     heats = tuple(_heat(table, j)) if heat else (None,) * len(table["rows"])
-    shades = [_shade(h) if heat and not colour else "" for h in heats]
-    cells = tuple(cell(table, i, j) + shade for i, shade in enumerate(shades))
-    rows = [r["name"] for r in table["rows"]]
-    taught = rows.index(probe["phase"]) if probe["phase"] in rows and probe["phase"] != "base" else None
+    shades = [_shade(h) if not colour else "" for h in heats]
+    taught = taught_in(table, probe)
+    marks = ["" if taught is None else f" {TAUGHT}" if i == taught else "  " for i in range(len(heats))]
     kept = table["gain_kept"].get(probe["name"])
     return Column(
         heading=tuple(_heading(table, j)),
-        cells=cells,
+        scores=tuple(cell(table, i, j) for i in range(len(heats))),
+        signs=tuple(shade + mark for shade, mark in zip(_even(shades), marks, strict=True)),
         taught=taught,
         heat=heats,
         closing=(words.signed(table["gain"].get(probe["name"]), 4), words.share(kept)),
     )
+
+
+def taught_in(table: Mapping[str, Any], probe: Mapping[str, Any]) -> int | None:
+    """Return the row of the phase that teaches a probe; None for the base's, and where it has not run yet."""
+    rows = [r["name"] for r in table["rows"]]
+    return rows.index(probe["phase"]) if probe["phase"] in rows and probe["phase"] != "base" else None
 
 
 def cell(table: Mapping[str, Any], i: int, j: int) -> str:
@@ -108,8 +131,55 @@ def _heat(table: Mapping[str, Any], j: int) -> Iterator[float | None]:
 def _shade(heat: float | None) -> str:
     """Heat in signs, for terminals without colours."""
     if heat is None or round(abs(heat) * 4) == 0:
-        return "   "
+        return ""
     return f" {'+' if heat > 0 else '−'}{_SHADES[round(abs(heat) * 4)]}"
+
+
+def _even(shades: Sequence[str]) -> list[str]:
+    """Make the shades of a column equally wide."""
+    return [shade.ljust(max(map(len, shades))) for shade in shades]
+
+
+def _signs(columns: Sequence[Column]) -> list[str]:
+    """Explain the signs of headings and scores, those that are there."""
+    headings = "".join(c.heading[1] for c in columns)
+    scores = "".join(s for c in columns for s in c.scores)
+    meanings = [
+        (f"{TAUGHT} taught here", any(c.taught is not None for c in columns)),
+        ("± standard error", "±" in scores),
+        (f"[a, b] 95 % interval, where fewer than {FEW} items were scored", "[" in scores),
+        ("↑ more is better", "↑" in headings),
+        ("↓ less is better", "↓" in headings),
+    ]
+    return [meaning for meaning, there in meanings if there]
+
+
+def _shading(columns: Sequence[Column], *, colour: bool) -> list[str]:
+    """Explain the shades that are there."""
+    steps = {round(h * 4) for c in columns for h in c.heat if h is not None}
+    words = {True: "blue" if colour else "+", False: "orange" if colour else "−"}
+    there = [
+        f"{words[better]} {said}"
+        for better, said in ((True, "better"), (False, "worse"))
+        if any((s > 0) is better for s in steps if s)
+    ]
+    if not there:
+        return []
+    if colour:
+        return [f"{', '.join(there)} than row 0", "the stronger, the nearer to the column's largest change"]
+    quarters = " ".join(_SHADES[i] for i in sorted({abs(s) for s in steps if s}))
+    return [f"{', '.join(there)} than row 0", f"{quarters} by how many quarters of the column's largest change"]
+
+
+def _gains(table: Mapping[str, Any]) -> list[str]:
+    """Explain the closing rows, where they say something."""
+    gained = any(g is not None for g in table["gain"].values())
+    kept = any(k is not None for k in table["gain_kept"].values())
+    meanings = [
+        ("gain when taught: against row 0, positive is better", gained),
+        ("gain kept: the share of it that the last row has", kept),
+    ]
+    return [meaning for meaning, there in meanings if there]
 
 
 def _blocks(columns: Sequence[Column], room: int) -> Iterator[list[Column]]:
@@ -131,11 +201,13 @@ def _draw(names: Sequence[str], labels: Iterable[str], block: Sequence[Column], 
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_header=True, header_style="")
     table.add_column("")
     for column in block:
-        table.add_column(_lines(column.heading), justify="right", no_wrap=True)
+        table.add_column(_lines([column.aligned(h, "") for h in column.heading]), no_wrap=True)
     for i, name in enumerate(names):
         table.add_row(_text(name), *(_cell(c, i, heat=heat) for c in block))
     for k, label in enumerate(labels):
-        table.add_row(_text(label, "dim"), *(_text(c.closing[k], "dim") for c in block))
+        table.add_row(
+            _text(label, "dim"), *(_text(c.aligned(c.closing[k], " " * len(c.signs[0])), "dim") for c in block)
+        )
     return table
 
 
@@ -153,8 +225,7 @@ def _cell(column: Column, row: int, *, heat: bool) -> Text:
     level = column.heat[row]
     if heat and level is not None:
         style += f" white on {tint(level)}"
-    mark = f" {TAUGHT}" if row == column.taught else "  "
-    return _text(column.cells[row] + mark, style)
+    return _text(column.aligned(column.scores[row], column.signs[row]), style)
 
 
 def tint(level: float) -> str:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 def figures(table: Mapping[str, Any]) -> Iterator[Text]:
     """Say BWT, forgetting with its definition, and what the base lost, or that nobody measured it."""
-    yield text("◂ taught here; ± standard error; ↑ more is better, ↓ less is better; a positive gain is better", "dim")
     metrics = sorted({p["metric"] for p in table["probes"]})
     mixed = f"; a mean over different metrics ({', '.join(metrics)})" if len(metrics) > 1 else ""
     if table["bwt"] is not None:
@@ -51,10 +50,22 @@ def changes(table: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
                 column.cells.append(_change(cells.get(when)))
     yield text("")
     yield fitted(columns, width)
-    used = ", ".join(sorted({p["test"] for p in table["paired"]}))
+    yield text(f"better by, ± standard error, {_unit(table)}", "dim")
     yield text(
-        f"better by, ± standard error; {used}: * p < 0.05, ** p < 0.01, *** p < 0.001, ns not significant", "dim"
+        "in its phase: against the row before; since then: from there to the last row; over all: against row 0", "dim"
     )
+    used = ", ".join(sorted({p["test"] for p in table["paired"]}))
+    yield text(f"{used}: * p < 0.05, ** p < 0.01, *** p < 0.001, ns not significant", "dim")
+
+
+def _unit(table: Mapping[str, Any]) -> str:
+    """Say in what the differences are. A perplexity's items are log-likelihoods, so theirs are too."""
+    compared = {p["probe"] for p in table["paired"]}
+    metrics = {p["metric"] for p in table["probes"] if p["name"] in compared}
+    own, nats = "in the probe's metric", "in nats per token (log-likelihood)"
+    if "perplexity" not in metrics:
+        return own
+    return f"{nats}, not in perplexity" if len(metrics) == 1 else f"{own}; where that is perplexity, {nats}"
 
 
 def _when(pair: Mapping[str, Any], probe: Mapping[str, Any], rows: list[str]) -> str:
