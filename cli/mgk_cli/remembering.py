@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mgk_cli import words
+from mgk_cli.matrix import taught_in
 from mgk_cli.tables import Column, fitted, text
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def figures(table: Mapping[str, Any]) -> Iterator[Text]:
     """Say BWT, forgetting with its definition, and what the base lost, or that nobody measured it."""
-    metrics = sorted({p["metric"] for p in table["probes"]})
+    metrics = sorted(set(_averaged(table)))
     mixed = f"; a mean over different metrics ({', '.join(metrics)})" if len(metrics) > 1 else ""
     if table["bwt"] is not None:
         meaning = "mean change of earlier probes since they were taught; negative is forgetting"
@@ -25,6 +26,15 @@ def figures(table: Mapping[str, Any]) -> Iterator[Text]:
     if table["worst"] is not None and table["worst"][1] < 0:
         yield text(f"lost most: {table['worst'][0]} {words.signed(table['worst'][1])}", "yellow")
     yield base(table)
+
+
+def _averaged(table: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the metric of each probe that BWT is a mean over: taught before the last row, and scored then and now."""
+    last = len(table["rows"]) - 1
+    for j, probe in enumerate(table["probes"]):
+        taught = taught_in(table, probe)
+        if taught is not None and taught < last and None not in (table["R"][taught][j], table["R"][last][j]):
+            yield probe["metric"]
 
 
 def base(table: Mapping[str, Any]) -> Text:

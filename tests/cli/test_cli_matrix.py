@@ -5,7 +5,7 @@ from rich.cells import cell_len
 
 from mgk_cli.console import make
 from mgk_cli.matrix import matrix
-from mgk_cli.remembering import changes
+from mgk_cli.remembering import changes, figures
 from mgk_core.bundle import Score
 from mgk_core.scores import retention_table
 
@@ -99,3 +99,16 @@ def compared(*metrics):
 def test_paired_differences_have_a_unit(metrics, unit):
     """A perplexity's items are log-likelihoods: the difference is none of perplexities."""
     assert unit in whole(changes(compared(*metrics), 120))
+
+
+def test_bwt_names_the_metrics_that_it_is_a_mean_over():
+    """Not that of the base's probe, of one not scored when taught, nor of one that the last phase teaches."""
+    kinds = {"a": "loss", "b": "accuracy", "base_probe": "perplexity", "unscored": "generation", "late": "margin"}
+    every = [score(name, 4.0, metric=metric) for name, metric in kinds.items()]
+    scored = [s for s in every if s.probe != "unscored"]
+    found = table(
+        ("base", every), ("one", scored), ("two", every),
+        a="one", b="one", base_probe="base", unscored="one", late="two",
+    )  # fmt: skip
+    assert "a mean over different metrics (accuracy, loss))" in whole(figures(found))
+    assert "different metrics" not in whole(figures(TWO))
