@@ -27,7 +27,7 @@ def command(
 ) -> None:  # fmt: skip
     """Say what a run of PIPELINE would do: data, steps, parameters, memory, disk, plugins, hooks, conflicts.
 
-    The model is loaded and the data are read; nothing is trained and nothing is written.
+    The model is loaded and the data are read; nothing is trained, and nothing is written but caches.
     """
     import attrs
 
