@@ -13,7 +13,7 @@ def test_new_plugin_writes_and_says_what_comes_next(mgk, tmp_path):
     assert ran.code == 0
     *files, last = ran.out.splitlines()
     assert files == sorted(str(p) for p in out.rglob("*") if p.is_file())
-    assert last.startswith(f"next: pip install -e {out}")
+    assert last.startswith(f"next: pip install -e '{out}[test]'")
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_rebuild_without_and_scaled_phases_says_that_no_run_had_it(mgk, finished
         (("--without", "plain"), "did you mean 'plain_text'?"),
         (("--scale", "mcq"), "expected PHASE=FACTOR"),
         (("--scale", "mcq=nan"), "expected PHASE=FACTOR"),
-        (("--until", "plain_text", "--without", "mcq"), "no such phase in what is rebuilt"),
+        (("--until", "plain_text", "--without", "mcq"), "comes after the phase at which --until stops"),
     ],
 )
 def test_rebuild_refuses_what_cannot_be(mgk, finished_run, tmp_path, arguments, said):
