@@ -206,7 +206,7 @@ def test_an_output_directory_in_use_is_refused(mgk, tmp_path, finished_run, kind
     before = {p: p.read_bytes() for p in [out, *out.rglob("*")] if p.is_file()}
     ran = mgk("run", "textmodel", "--out", out)
     assert ran.code == 2
-    assert "choose another --out" in ran.err
+    assert "choose another" in ran.err
     assert {p: p.read_bytes() for p in [out, *out.rglob("*")] if p.is_file()} == before
     if kind == "run":
         assert f"mgk resume {out}" in ran.err
