@@ -268,15 +268,14 @@ LONG = ("--set", "phases.plain_text.train.epochs=20000", "--set", "phases.plain_
 def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path, number):
     """Ctrl-C and SIGTERM: exit code 130, the command to resume, a checkpoint, no traceback."""
     out = tmp_path / "run"
-    child = subprocess.Popen(
-        [sys.executable, "-m", "mgk_cli", "run", "textmodel", "--out", str(out), *FAST, *LONG, "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    for line in child.stdout:
-        if json.loads(line)["event"] == "step":
-            break
-    child.send_signal(number)
-    rest, err = child.communicate(timeout=60)
+    command = [sys.executable, "-m", "mgk_cli", "run", "textmodel", "--out", str(out), *FAST, *LONG, "--json"]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=alone) as child:
+        for line in child.stdout:
+            if json.loads(line)["event"] == "step":
+                break
+        child.send_signal(number)
+        rest, err = child.stdout.read(), child.stderr.read()  # communicate() would begin behind what is buffered here
     assert child.returncode == 130
     assert f"Go on with: mgk resume {out}" in err.decode()
     assert "stopping after this step" in err.decode()
