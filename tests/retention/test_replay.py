@@ -5,6 +5,7 @@ import torch
 
 from mgk_core.bundle import PhaseData, Tokens
 from mgk_core.errors import InputError
+from mgk_core.training import steps_of
 from mgk_retention.collect import collect
 from mgk_retention.examples import as_tensors, from_tensors, generated, keep_examples
 from mgk_retention.kept import REPLAY, Past
@@ -85,6 +86,19 @@ def test_replay_is_the_mean_loss_of_kept_examples(small, context, past):
     total, count = ctx.bundle.loss(kept_batches(ctx, past, 8, "replay")(3))
     assert value.item() == pytest.approx(0.5 * (total / count).item())
     assert any(g.abs().sum() > 0 for g in torch.autograd.grad(value, ctx.adapter.parameters()))
+
+
+@pytest.mark.parametrize(("batch", "often"), [(1, False), (500, True)])
+def test_examples_that_are_seen_too_often_are_told(small, context, past, batch, often):
+    """In the phase's notes, once, with the number: steps · batch, half of it from the smaller pool of 20."""
+    ctx = context(small.network(), {"replay": {}})
+    for _ in range(2):
+        replay_term(ctx, past, ReplaySpec(type="replay", batch=batch))
+    steps = steps_of(len(ctx.data.train), ctx.phase.train.batch_size, ctx.phase.train.epochs, ctx.phase.train.steps)
+    assert kept_batches(ctx, past, batch, "replay").times(steps) == steps * batch / 2 / 20
+    told = [note for note in ctx.notes if "learnt by heart" in note]
+    assert len(told) == (steps * batch / 40 > 4)
+    assert bool(told) == often
 
 
 def test_without_anything_kept_there_is_no_term(small, context):
