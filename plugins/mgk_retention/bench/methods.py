@@ -54,7 +54,11 @@ KOREAN = (
         "naive-low-lr", "plain merging at the learning rate that gains what default gains", {"naive": {}}, lr=4.5e-4
     ),
     Method("default", "what the pipeline uses: drift-guard, sketched"),
-    Method("covariance-merge", "the transition alone", {"covariance-merge": _SKETCHED}),
+    Method(
+        "covariance-merge",
+        "the transition alone, which lets more of what is new pass",
+        {"covariance-merge": {**_SKETCHED, "strength": 0.3}},
+    ),
     Method("replay", "5 % of earlier data, all calibration text", {"replay": {}}),
     Method("drift-guard+replay", "both", {"drift-guard": {**_SKETCHED, "strength": 1.0}, "replay": {}}),
 )
