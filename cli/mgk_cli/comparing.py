@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mgk_cli import words
-from mgk_cli.matrix import cell
+from mgk_cli.matrix import cell, explained
 from mgk_cli.memory import peak_of
 from mgk_cli.summary import STATES, STATUS, base_of, machine_of, seed_of
 from mgk_cli.tables import GAP, Column, fitted, text
@@ -26,7 +26,11 @@ LONGEST = 32  # signs of a setting's value
 def side_by_side(runs: Sequence[RunLook], width: int) -> Iterator[RenderableType]:
     """Yield the tables that compare runs, in blocks of columns that fit."""
     names = [words.clean(r.directory.name or str(r.directory)) for r in runs]
-    yield from _tables([*_standing(runs), *_scores(runs), *_figures(runs), *_costs(runs)], names, width)
+    scores = list(_scores(runs))
+    yield from _tables([*_standing(runs), *scores, *_figures(runs), *_costs(runs)], names, width)
+    said = explained("".join(cell for _, cells in scores for cell in cells))
+    if said:
+        yield text(said, "dim")
     yield text("")
     if len({r.name for r in runs}) > 1:
         yield text("they are of different pipelines, so their settings are not compared")

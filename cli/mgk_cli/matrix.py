@@ -140,14 +140,22 @@ def _even(shades: Sequence[str]) -> list[str]:
     return [shade.ljust(max(map(len, shades))) for shade in shades]
 
 
+def explained(scores: str) -> str:
+    """Explain the two ways in which scores, as `cell` writes them, say how sure they are; only those that are there."""
+    meanings = [
+        ("± standard error", "±" in scores),
+        (f"[a, b] 95 % interval, where fewer than {FEW} items were scored", "[" in scores),
+    ]
+    return "; ".join(meaning for meaning, there in meanings if there)
+
+
 def _signs(columns: Sequence[Column]) -> list[str]:
     """Explain the signs of headings and scores, those that are there."""
     headings = "".join(c.heading[1] for c in columns)
-    scores = "".join(s for c in columns for s in c.scores)
+    errors = explained("".join(s for c in columns for s in c.scores))
     meanings = [
         (f"{TAUGHT} taught here", any(c.taught is not None for c in columns)),
-        ("± standard error", "±" in scores),
-        (f"[a, b] 95 % interval, where fewer than {FEW} items were scored", "[" in scores),
+        (errors, bool(errors)),
         ("↑ more is better", "↑" in headings),
         ("↓ less is better", "↓" in headings),
     ]

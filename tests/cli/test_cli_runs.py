@@ -1,6 +1,7 @@
 """Commands on a run that stands: show, verify, rebuild, export, ask, chat."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -69,6 +70,8 @@ def test_runs_side_by_side_differ_where_they_differ(mgk, finished_run, half_run)
     assert "finished" in out
     assert "stopped between phases" in out
     assert "the same configuration" in out
+    assert re.search(r"\d ± \d", out)
+    assert "± standard error\n" in out  # and no word of intervals, of which there are none
 
 
 def test_runs_of_other_settings_are_told_apart(mgk, finished_run, copy):
