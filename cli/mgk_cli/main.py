@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -69,4 +70,6 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Be the console script ``mgk``."""
-    sys.exit(invoke())
+    code = invoke()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said; in Python's own exit Ctrl-C would print a traceback
+    sys.exit(code)

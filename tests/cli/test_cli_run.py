@@ -284,6 +284,25 @@ def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path, number):
     assert list(out.glob("phases/0-plain_text/checkpoint/step-*"))
 
 
+@pytest.mark.parametrize("apart", [0.01, 0.2])
+def test_an_impatient_second_signal_ends_at_once_and_in_words(tmp_path, apart):
+    """Ctrl-C twice: exit code 130, and no traceback from wherever it fell."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "mgk_cli", "run", "textmodel", "--out", str(out), *FAST, *LONG, "--json"]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=alone) as child:
+        for line in child.stdout:
+            if json.loads(line)["event"] == "step":
+                break
+        for _ in range(2):
+            child.send_signal(signal.SIGINT)
+            time.sleep(apart)
+        child.stdout.read()
+        err = child.stderr.read().decode()
+    assert child.returncode == 130
+    assert "Traceback" not in err, err
+
+
 def test_a_terminal_gets_bars(tmp_path, finished_run):
     """On a terminal of 80 columns: a live line with loss, pace, memory and time left; no line is wider."""
     master, slave = pty.openpty()
