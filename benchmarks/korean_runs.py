@@ -19,6 +19,8 @@ from mgk_retention.bench.korean_table import as_text, figures_of
 def cell_of(method: str, run: Path) -> KoreanCell:
     """Read one run directory."""
     seen = look(run)
+    if seen.status != "finished":
+        raise SystemExit(f"{run}: {seen.status}; expected a run that has finished")
     settings = tomllib.loads((run / "run.toml").read_text(encoding="utf-8"))
     kept, model = (
         sum(p.stat().st_size for p in found)
