@@ -6,7 +6,6 @@ found and told at once, with file, line and key.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import attrs
 from attrs import frozen
 
 from mgk_core.catalog import find_phase, find_pipeline
-from mgk_core.errors import ConfigError, InputError, Problem, nearest
+from mgk_core.errors import ConfigError, InputError, Problem, closest, nearest
 from mgk_core.pipeline import Phase, Pipeline, check_name, order
 from mgk_core.settings import EvaluateSettings, PhaseConfig, PluginSettings, RunConfig, RunSettings, TrainSettings
 from mgk_core.specs import MANY, Slot, Spec, SpecRegistry
@@ -213,7 +212,9 @@ def _phase(
     merged.overlay(defaults, Source("defaults"))
     merged.overlay(table, Source("phase"))
     values = merged.values
-    if "type" not in (values.get("data") or {}) and (meant := _meant(name, tree.values["phases"])):
+    others = (n for n, t in tree.values["phases"].items() if n != name and isinstance(t, dict) and _says_type(t))
+    untyped = isinstance(values.get("data", {}), Mapping) and not _says_type(values)
+    if untyped and (meant := closest(name, others)) is not None:
         problems.append(
             tree.problem(
                 path, f"no phase of this name is declared; did you mean {meant!r}? (a new one needs data.type)"
@@ -236,10 +237,10 @@ def _phase(
     return PhaseConfig(name=name, title=str(values.get("title", "")), **made)
 
 
-def _meant(name: str, tables: Mapping[str, Any]) -> str | None:
-    """Return the phase with data whose name is near."""
-    whole = [n for n, t in tables.items() if n != name and isinstance(t, dict) and "type" in (t.get("data") or {})]
-    return next(iter(difflib.get_close_matches(name, whole, n=1)), None)
+def _says_type(phase: Mapping[str, Any]) -> bool:
+    """Tell whether a phase's table says what kind of data it has, as every phase of its own must."""
+    data = phase.get("data")
+    return isinstance(data, Mapping) and "type" in data
 
 
 def _check_keys(

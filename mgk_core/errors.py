@@ -107,10 +107,14 @@ class Problem:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or what is known where nothing is near."""
     options = sorted(known)
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    if (meant := closest(name, options)) is not None:
+        return f"; did you mean '{meant}'?"
     return f"; known: {', '.join(options)}" if options else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is meant where one is misspelt; None where nothing is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
 
 
 def _cut(digest: str) -> str:

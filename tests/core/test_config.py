@@ -131,6 +131,8 @@ def test_what_was_declared_can_be_left_out(registry, text):
         ("defaults.gate.plan=false", "there is no such gate to leave out; did you mean 'plain'?"),
         ("phases.one.retention.plian=false", "there is no such retention to leave out; did you mean 'plain'?"),
         ("phases.on.optimizer.lr=1e-4", "phases.on: no phase of this name is declared; did you mean 'one'?"),
+        ("phases.one.data=3", "phases.one.data: expected a table"),
+        ("phases.ones.data=true", "phases.ones.data: expected a table"),
         ("phases.on.data.name=x", "phases.on: no phase of this name is declared; did you mean 'one'?"),
     ],
 )
