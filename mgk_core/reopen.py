@@ -48,12 +48,13 @@ def reopen(run: Path, *, without: Iterable[str] = (), sink: Sink = ignore) -> Se
 
 
 @contextmanager
-def reserved(out: Path) -> Iterator[None]:
+def reserved(out: Path, option: str = "--out") -> Iterator[None]:
     """Hold a new directory while what goes into it is made; where that fails it is gone again.
 
+    option: of the command line, by which the user chose it
     :raises InputError: it is not empty, or no directory
     """
-    fresh = claim(out)
+    fresh = claim(out, option=option)
     try:
         yield
     except BaseException:

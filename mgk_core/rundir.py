@@ -103,7 +103,7 @@ def _owner(path: Path) -> str:
         return "another process"
 
 
-def claim(out: Path, disk: Disk | None = None) -> tuple[Path, ...]:
+def claim(out: Path, disk: Disk | None = None, *, option: str = "--out") -> tuple[Path, ...]:
     """See that a new run may be written here; make the directory. Returns what was made, the outermost first.
 
     :raises InputError: it is no directory, not empty, or holds a run (says how to go on with it)
@@ -112,14 +112,14 @@ def claim(out: Path, disk: Disk | None = None) -> tuple[Path, ...]:
     try:
         missing = tuple(p for p in (*reversed(out.parents), out) if not os.path.lexists(p))
         if not fresh and (out.is_symlink() or not out.is_dir()):
-            raise InputError(f"{out}: exists and is no directory; choose another --out")
+            raise InputError(f"{out}: exists and is no directory; choose another {option}")
         if any((out / name).exists() for name in (JOURNAL, LEDGER, CONFIG)):
             raise InputError(
                 f"{out}: holds a run already; go on with 'mgk resume {out}', see it with 'mgk show {out}',"
-                " or choose another --out"
+                f" or choose another {option}"
             )
         if not fresh and any(p.name != LOCK and not p.name.startswith(TEMPORARY) for p in out.iterdir()):
-            raise InputError(f"{out}: is not empty and holds no run; choose another directory")
+            raise InputError(f"{out}: is not empty and holds no run; choose another {option}")
         make_folder(out, disk or Disk())
     except OSError as error:
         raise StoreError(

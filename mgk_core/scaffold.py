@@ -42,7 +42,7 @@ def write_plugin(kind: str, name: str, directory: Path | None = None) -> list[Pa
             (where / place).parent.mkdir(parents=True, exist_ok=True)
             put_text(where / place, text)
 
-    with reserved(out):
+    with reserved(out, "--dir"):
         Store(out.absolute().parent).write_folder(out.name, produce)
     return [out / place for place in sorted(contents)]
 

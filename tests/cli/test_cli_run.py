@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -206,7 +207,7 @@ def test_an_output_directory_in_use_is_refused(mgk, tmp_path, finished_run, kind
     before = {p: p.read_bytes() for p in [out, *out.rglob("*")] if p.is_file()}
     ran = mgk("run", "textmodel", "--out", out)
     assert ran.code == 2
-    assert "choose another" in ran.err
+    assert "choose another --out" in ran.err
     assert {p: p.read_bytes() for p in [out, *out.rglob("*")] if p.is_file()} == before
     if kind == "run":
         assert f"mgk resume {out}" in ran.err
@@ -264,16 +265,23 @@ def test_resume_refuses_what_changed_and_takes_it_where_asked(mgk, tmp_path, hal
 LONG = ("--set", "phases.plain_text.train.epochs=20000", "--set", "phases.plain_text.train.log_every=1")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path, number):
-    """Ctrl-C and SIGTERM: exit code 130, the command to resume, a checkpoint, no traceback."""
-    out = tmp_path / "run"
+@contextmanager
+def stepping(out):
+    """Run a long run in a process of its own, and hand it over in the middle of its steps."""
     command = [sys.executable, "-m", "mgk_cli", "run", "textmodel", "--out", str(out), *FAST, *LONG, "--json"]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=alone) as child:
         for line in child.stdout:
             if json.loads(line)["event"] == "step":
                 break
+        yield child
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path, number):
+    """Ctrl-C and SIGTERM: exit code 130, the command to resume, a checkpoint, no traceback."""
+    out = tmp_path / "run"
+    with stepping(out) as child:
         child.send_signal(number)
         rest, err = child.stdout.read(), child.stderr.read()  # communicate() would begin behind what is buffered here
     assert child.returncode == 130
@@ -288,12 +296,7 @@ def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path, number):
 def test_an_impatient_second_signal_ends_at_once_and_in_words(tmp_path, apart):
     """Ctrl-C twice: exit code 130, and no traceback from wherever it fell."""
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "mgk_cli", "run", "textmodel", "--out", str(out), *FAST, *LONG, "--json"]
-    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=alone) as child:
-        for line in child.stdout:
-            if json.loads(line)["event"] == "step":
-                break
+    with stepping(out) as child:
         for _ in range(2):
             child.send_signal(signal.SIGINT)
             time.sleep(apart)

@@ -70,7 +70,7 @@ def test_a_directory_in_use_is_refused(tmp_path):
     """What is there stays."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine").write_text("mine")
-    with pytest.raises(InputError, match="is not empty"):
+    with pytest.raises(InputError, match="is not empty.*choose another --dir"):
         write_plugin("adapter", "my-gain", tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
 
