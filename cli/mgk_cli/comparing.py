@@ -10,7 +10,7 @@ from mgk_cli import words
 from mgk_cli.matrix import cell, explained
 from mgk_cli.memory import peak_of
 from mgk_cli.summary import STATES, STATUS, base_of, machine_of, seed_of
-from mgk_cli.tables import GAP, Column, fitted, text
+from mgk_cli.tables import Column, fitted, room, text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,9 +28,8 @@ def side_by_side(runs: Sequence[RunLook], width: int) -> Iterator[RenderableType
     names = [words.clean(r.directory.name or str(r.directory)) for r in runs]
     scores = list(_scores(runs))
     yield from _tables([*_standing(runs), *scores, *_figures(runs), *_costs(runs)], names, width)
-    said = explained("".join(cell for _, cells in scores for cell in cells))
-    if said:
-        yield text(said, "dim")
+    if said := explained("".join(score for _, row in scores for score in row)):
+        yield text("; ".join(said), "dim")
     yield text("")
     if len({r.name for r in runs}) > 1:
         yield text("they are of different pipelines, so their settings are not compared")
@@ -51,7 +50,7 @@ def _tables(rows: Rows, names: Sequence[str], width: int) -> Iterator[Table]:
     columns = [Column(n, cells=[text(cells[i]) for _, cells in rows]) for i, n in enumerate(names)]
     block: list[Column] = []
     for column in columns:
-        if block and sum(c.width + GAP for c in (labels, *block, column)) - GAP > width:
+        if block and room((labels, *block, column)) > width:
             yield fitted([labels, *block], width)
             block = []
         block.append(column)

@@ -140,26 +140,27 @@ def _even(shades: Sequence[str]) -> list[str]:
     return [shade.ljust(max(map(len, shades))) for shade in shades]
 
 
-def explained(scores: str) -> str:
+def explained(scores: str) -> list[str]:
     """Explain the two ways in which scores, as `cell` writes them, say how sure they are; only those that are there."""
-    meanings = [
+    return _there(
         ("± standard error", "±" in scores),
         (f"[a, b] 95 % interval, where fewer than {FEW} items were scored", "[" in scores),
-    ]
-    return "; ".join(meaning for meaning, there in meanings if there)
+    )
+
+
+def _there(*meanings: tuple[str, bool]) -> list[str]:
+    """Return the explanations of what is there."""
+    return [meaning for meaning, there in meanings if there]
 
 
 def _signs(columns: Sequence[Column]) -> list[str]:
     """Explain the signs of headings and scores, those that are there."""
     headings = "".join(c.heading[1] for c in columns)
-    errors = explained("".join(s for c in columns for s in c.scores))
-    meanings = [
-        (f"{TAUGHT} taught here", any(c.taught is not None for c in columns)),
-        (errors, bool(errors)),
-        ("↑ more is better", "↑" in headings),
-        ("↓ less is better", "↓" in headings),
+    return [
+        *_there((f"{TAUGHT} taught here", any(c.taught is not None for c in columns))),
+        *explained("".join(s for c in columns for s in c.scores)),
+        *_there(("↑ more is better", "↑" in headings), ("↓ less is better", "↓" in headings)),
     ]
-    return [meaning for meaning, there in meanings if there]
 
 
 def _shading(columns: Sequence[Column], *, colour: bool) -> list[str]:
@@ -183,11 +184,10 @@ def _gains(table: Mapping[str, Any]) -> list[str]:
     """Explain the closing rows, where they say something."""
     gained = any(g is not None for g in table["gain"].values())
     kept = any(k is not None for k in table["gain_kept"].values())
-    meanings = [
+    return _there(
         ("gain when taught: against row 0, positive is better", gained),
         ("gain kept: the share of it that the last row has", kept),
-    ]
-    return [meaning for meaning, there in meanings if there]
+    )
 
 
 def _blocks(columns: Sequence[Column], room: int) -> Iterator[list[Column]]:
