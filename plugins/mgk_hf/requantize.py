@@ -101,7 +101,10 @@ def _master(module: Packed, residuals: dict[str, Tensor]) -> Tensor:
 
 
 def _note_rest(module: Packed, master: Tensor, residuals: dict[str, Tensor]) -> None:
-    rest = master - _plain(module)
+    weight = _plain(module)
+    if weight.dtype == master.dtype:
+        return  # it holds all of it
+    rest = master - weight
     if bool(rest.any()):
         residuals[module.name] = rest
 

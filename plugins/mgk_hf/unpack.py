@@ -6,8 +6,9 @@ what it computed is not what comes out, and the report says how far the two are 
 
 Either merges into Q(W) first, which is what live computed with and is held against; then W − Q(W), where there is
 such a thing, is added. Every packed weight of the model is exchanged, not the adapter's alone, so the next phase
-trains in full precision: the dtype of what is not packed, with what bf16 cannot hold as residual. With ``requantize`` it trains on weights packed anew, and W' − Q(W') is kept as the
-model's residual: the W − Q(W) of the next merge (`mgk_hf.requantize`).
+trains in full precision: the dtype of what is not packed, with what bf16 cannot hold as residual. With
+``requantize`` it trains on weights packed anew, and W' − Q(W') is kept as the model's residual: the W − Q(W) of the
+next merge (`mgk_hf.requantize`).
 
 Undoing puts the packed modules and the residuals back as they were.
 """
