@@ -29,6 +29,9 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json"
 
 def build(spec: HfSpec, device: torch.device) -> HfBundle:
     """Load or build the base that ``spec.id`` names, by its policy of dtypes, on ``device``."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # the console has its own, for saving as well
     source = _source(spec)
     if spec.id == tiny.MODEL_ID:
         tokenizer = tiny.tiny_tokenizer(_texts(spec.text))
@@ -101,7 +104,6 @@ def _local(name: str) -> Path | None:
 
 def _pretrained(spec: HfSpec, where: str, device: torch.device) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
-    from transformers.utils import logging as transformers_logging
 
     common: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     options: dict[str, Any] = {
@@ -110,7 +112,6 @@ def _pretrained(spec: HfSpec, where: str, device: torch.device) -> tuple[Any, An
     if spec.attention != "auto":
         options["attn_implementation"] = spec.attention
     _check_directory(Path(where).expanduser(), spec)
-    transformers_logging.disable_progress_bar()  # the console has its own
     try:
         config = AutoConfig.from_pretrained(where, **common)
         causal = type(config) in AutoModelForCausalLM._model_mapping or spec.trust_remote_code  # noqa: SLF001 - no public name

@@ -23,9 +23,6 @@ def save(model: Any, tokenizer: Any, directory: Path, *, source: Path | None, no
 
     :raises StoreError: the directory cannot be written
     """
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # the console has its own
     if getattr(model, "hf_quantizer", None) is not None and not is_quantized(model):
         forget_quantizer(model)
     state = {name: tensor.detach() for name, tensor in base_state_dict(model).items()}
