@@ -19,7 +19,7 @@ from importlib.resources import files
 
 import torch
 
-from mgk_core.bundle import Choice
+from mgk_core.contract.bundle import Choice
 from mgk_hf import gemma_q4
 from mgk_hf.loading import build
 from mgk_hf.specs import HfSpec

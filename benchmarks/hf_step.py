@@ -30,8 +30,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import mgk_core
-from mgk_core.bundle import Tokens
+import mgk
+from mgk_core.contract.bundle import Tokens
 from mgk_hf import gemma_q4
 from mgk_hf.loading import build
 from mgk_hf.specs import HfSpec
@@ -79,7 +79,7 @@ class Mgk:
 
     def __init__(self):
         self.bundle = build(HfSpec(type="hf"), torch.device("cpu"))
-        adapter = mgk_core.attach(self.bundle.model, "lora", rank=8, alpha=16, targets=["all-linear"])
+        adapter = mgk.attach(self.bundle.model, "lora", rank=8, alpha=16, targets=["all-linear"])
         self.parameters = adapter.parameters()
         self.tokenizer = self.bundle.tokenizer
 

@@ -15,7 +15,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from mgk_core.catalog import find_pipeline
+from mgk_core.host.catalog import find_pipeline
 from mgk_retention.bench.korean import PIPELINE, Cut, run_cell
 from mgk_retention.bench.korean_table import as_text, write
 from mgk_retention.bench.methods import KOREAN

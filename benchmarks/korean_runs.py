@@ -11,7 +11,7 @@ import argparse
 import tomllib
 from pathlib import Path
 
-from mgk_core.inspect import look
+from mgk_core.tools.run_summary import look
 from mgk_retention.bench.korean import KoreanCell, read_cell
 from mgk_retention.bench.korean_table import as_text, figures_of
 

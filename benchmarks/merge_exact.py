@@ -24,8 +24,8 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-import mgk_core as mgk
-from mgk_core.adapter import Adapter, state_of
+import mgk
+from mgk_core.contract.adapter import Adapter, state_of
 
 PHASES, SEEDS, STEPS, RANK, ALPHA = 3, 4, 6, 4, 6.0
 LIMITS = {"network": 1e-6, "model": 5e-6}

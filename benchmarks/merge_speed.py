@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import mgk_core as mgk
+import mgk
 
 RANK, ALPHA, BLOCKS = 8, 16.0, 18
 SHAPES = {

@@ -30,7 +30,7 @@ SCORING = ("evaluation", "statistics")
 
 def timed_disk() -> Any:
     """Return a disk that adds up the time spent in it."""
-    from mgk_core.disk import Disk
+    from mgk_core.record.disk import Disk
 
     class Timed(Disk):
         """Counts seconds and operations; nested calls count once."""
@@ -83,8 +83,8 @@ class Watch:
 
 def worker(options: dict[str, Any]) -> None:
     """Run or resume in this process; tell when the first step was taken and what the disk cost."""
-    from mgk_core.errors import GateRefused, Interrupted
-    from mgk_core.runner import resume_run, run_pipeline
+    from mgk_core.contract.errors import GateRefused, Interrupted
+    from mgk_core.run.runner import resume_run, run_pipeline
 
     disk, watch, finished = timed_disk(), Watch(options["started"], options.get("stop_in")), True
     out = Path(options["out"])
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("pipeline", nargs="?", default="korean-medical")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
-    from mgk_core.config import load_tree
+    from mgk_core.config.resolve import load_tree
 
     phases = list(load_tree(given.pipeline).values["phases"])
     with tempfile.TemporaryDirectory() as folder:

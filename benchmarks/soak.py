@@ -22,11 +22,11 @@ from typing import Any
 import psutil
 import torch
 
-from mgk_core.config import load_tree
-from mgk_core.opening import prepare
-from mgk_core.pipeline import Phase, Pipeline
-from mgk_core.plan import make_plan
-from mgk_core.runner import run_pipeline
+from mgk_core.config.resolve import load_tree
+from mgk_core.contract.pipeline import Phase, Pipeline
+from mgk_core.run.runner import run_pipeline
+from mgk_core.run.setup import prepare
+from mgk_core.tools.plan import make_plan
 
 BATCH = 16
 LINE = 10  # steps to a line of the log

@@ -20,9 +20,9 @@ from typing import Any
 import attrs
 import click
 
-from mgk_core import hookspecs, settings
-from mgk_core.manager import Plugins, load_plugins
-from mgk_core.specs import SLOTS, Registered
+from mgk_core.contract import hookspecs, settings
+from mgk_core.host.manager import Plugins, load_plugins
+from mgk_core.contract.specs import SLOTS, Registered
 
 REFERENCE = Path(__file__).parent / "reference"
 MARKER = "<!-- generated below this line by docs/generate.py -->"
@@ -33,15 +33,15 @@ TABLES = {
     "plugins": (settings.PluginSettings, "Of the whole run."),
 }
 API = {
-    "mgk_core": ["attach", "merge", "rollback", "detach", "run", "pipeline", "Pipeline", "Phase", "Spec", "SpecRegistry", "option"],
-    "mgk_core.adapter": ["Adapter", "LowRank", "Factors", "Saves", "Target", "base_state_dict", "aliases_of", "load_in_place", "check_state"],
-    "mgk_core.targets": ["choose_linear", "select", "matches", "no_match", "output_head"],
-    "mgk_core.inject": ["Part", "put", "take", "switched_off"],
-    "mgk_core.bundle": ["Bundle", "LanguageBundle", "OwnGradients", "TrainSet", "PhaseData", "Probe", "Score"],
-    "mgk_core.context": ["PhaseContext", "StepContext", "StepFn", "StepOut", "Observer"],
-    "mgk_core.outcome": ["Proposal", "Transform", "FactorTransform", "MergeReport", "WeightReport", "Verdict", "Refusal", "Recovery", "Outcome"],
+    "mgk": ["attach", "merge", "rollback", "detach", "run", "pipeline", "Pipeline", "Phase", "Spec", "SpecRegistry", "option"],
+    "mgk_core.contract.adapter": ["Adapter", "LowRank", "Factors", "Saves", "Target", "base_state_dict", "aliases_of", "load_in_place", "check_state"],
+    "mgk_core.model.targets": ["choose_linear", "select", "matches", "no_match", "output_head"],
+    "mgk_core.model.inject": ["Part", "put", "take", "switched_off"],
+    "mgk_core.contract.bundle": ["Bundle", "LanguageBundle", "OwnGradients", "TrainSet", "PhaseData", "Probe", "Score"],
+    "mgk_core.contract.context": ["PhaseContext", "StepContext", "StepFn", "StepOut", "Observer"],
+    "mgk_core.contract.outcome": ["Proposal", "Transform", "FactorTransform", "MergeReport", "WeightReport", "Verdict", "Refusal", "Recovery", "Outcome"],
     "mgk_core.testing": ["check_adapter", "check_plugin", "Subject", "Law", "LawResult", "LawBroken", "NotApplicable", "assert_hold"],
-    "mgk_core.errors": ["MgkError", "InputError", "DataError", "ConfigError", "EnvironmentFault", "PluginError", "MergeError", "GateRefused", "Interrupted", "Problem"],
+    "mgk_core.contract.errors": ["MgkError", "InputError", "DataError", "ConfigError", "EnvironmentFault", "PluginError", "MergeError", "GateRefused", "Interrupted", "Problem"],
 }
 
 
@@ -232,8 +232,6 @@ def api_page(_: Plugins) -> str:
         home = importlib.import_module(module)
         for name in names:
             value = getattr(home, name)
-            if inspect.ismodule(value):  # mgk_core.pipeline, once the module of that name is imported
-                value = getattr(importlib.import_module("mgk_core.api"), name)
             lines.append(_object(name, value))
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished run of the reference pipeline; tests that change anything take a copy."""
-    from mgk_core.runner import run_pipeline
+    from mgk_core.run.runner import run_pipeline
 
     out = tmp_path_factory.mktemp("runs") / "finished"
     run_pipeline("textmodel", out=out, overrides=["run.threads=1"])
@@ -36,7 +36,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def half_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of the reference pipeline that was stopped after its first phase."""
-    from mgk_core.runner import run_pipeline
+    from mgk_core.run.runner import run_pipeline
 
     out = tmp_path_factory.mktemp("runs") / "half"
     run_pipeline("textmodel", out=out, overrides=["run.threads=1"], until="plain_text")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from mgk_core.inspect import RunLook
+    from mgk_core.tools.run_summary import RunLook
 
 Rows = list[tuple[str, list[str]]]
 MOST = 40  # differing settings that are listed

@@ -51,9 +51,9 @@ def describe(error: BaseException) -> tuple[list[str], int]:
 
 def _ours(error: BaseException) -> tuple[list[str], int] | None:
     """Describe an `MgkError`; None for anything else. Without one loaded there can be none."""
-    if "mgk_core.errors" not in sys.modules:
+    if "mgk_core.contract.errors" not in sys.modules:
         return None
-    from mgk_core.errors import ConfigError, DataError, Interrupted, MgkError
+    from mgk_core.contract.errors import ConfigError, DataError, Interrupted, MgkError
 
     if not isinstance(error, MgkError):
         return None

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from mgk_cli.console import line
 from mgk_cli.tables import Column, fitted, text
 from mgk_cli.words import several
-from mgk_core.plain import finite
+from mgk_core.record.json_numbers import finite
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from mgk_core.manager import PluginInfo, Plugins
+    from mgk_core.host.manager import PluginInfo, Plugins
 
 
 def print_json(rows: Sequence[Any]) -> None:
@@ -25,8 +25,8 @@ def print_json(rows: Sequence[Any]) -> None:
 
 def installed(group: str, kind: str) -> list[dict[str, Any]]:
     """Return what an entry-point group holds, each loaded on its own, so that a broken one hides no other."""
-    from mgk_core.catalog import entries
-    from mgk_core.errors import MgkError
+    from mgk_core.contract.errors import MgkError
+    from mgk_core.host.catalog import entries
 
     rows = []
     for entry in entries(group):

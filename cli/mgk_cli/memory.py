@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mgk_cli import words
 
 if TYPE_CHECKING:
-    from mgk_core.inspect import PhaseLook, RunLook
+    from mgk_core.tools.run_summary import PhaseLook, RunLook
 
 
 def memory_of(run: RunLook, phase: PhaseLook) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from mgk_core.plan import PhasePlan, Plan
+    from mgk_core.tools.plan import PhasePlan, Plan
 
 
 def drawn(plan: Plan, width: int) -> Iterator[RenderableType]:

@@ -14,7 +14,7 @@ from attrs import define, field
 
 from mgk_cli import console, words
 from mgk_cli.telling import Event, Said, Teller, drift, time_left, unit_of
-from mgk_core.plain import finite
+from mgk_core.record.json_numbers import finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from mgk_core.inspect import PhaseLook, RunLook
+    from mgk_core.tools.run_summary import PhaseLook, RunLook
 
 PARTS = ("load", "statistics", "attach", "training", "checkpoint", "merge", "evaluation", "save")
 STATES = {

@@ -10,8 +10,8 @@ from mgk_cli import progress
 from mgk_cli.console import show
 
 if TYPE_CHECKING:
-    from mgk_core.events import Sink
-    from mgk_core.runner import RunResult
+    from mgk_core.record.events import Sink
+    from mgk_core.run.runner import RunResult
 
 
 def work(run: Callable[[Sink], RunResult], directory: Path, *, quiet: bool, as_json: bool) -> None:
@@ -19,7 +19,7 @@ def work(run: Callable[[Sink], RunResult], directory: Path, *, quiet: bool, as_j
 
     :raises Interrupted: also for a second Ctrl-C, with how to go on
     """
-    from mgk_core.errors import GateRefused, Interrupted, MgkError
+    from mgk_core.contract.errors import GateRefused, Interrupted, MgkError
 
     try:
         with progress.following(quiet=quiet, as_json=as_json) as sink:
@@ -62,6 +62,6 @@ def as_event(result: RunResult) -> Mapping[str, Any]:
 def report(directory: Path) -> None:
     """Draw what stands in the run directory."""
     from mgk_cli.summary import summary
-    from mgk_core.inspect import look
+    from mgk_core.tools.run_summary import look
 
     show(*summary(look(directory)))

@@ -1,6 +1,6 @@
 """What surrounds the five lines of the README: a small model, and a check of what they promise."""
 
-import mgk_core
+import mgk
 import torch
 from torch import nn
 
@@ -30,7 +30,7 @@ torch.manual_seed(0)
 model, live = Block(), []
 x, y = torch.randn(8, 24), torch.randn(8, 12)
 before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-merged, real_merge = [], mgk_core.merge
+merged, real_merge = [], mgk.merge
 
 
 def watched_merge(*args, **options):
@@ -40,7 +40,7 @@ def watched_merge(*args, **options):
     return report
 
 
-mgk_core.merge = watched_merge
+mgk.merge = watched_merge
 # HERE
 assert (merged[0] - live[0]).norm() / live[0].norm() < 1e-6
 assert report.kept > 0.999

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from mgk_core import api
-from mgk_core.adapter import Adapter, LowRank, aliases_of, base_state_dict, state_of, trainable
-from mgk_core.errors import InputError, MergeError
-from mgk_core.inject import is_adapted
-from mgk_core.lowrank import stored_delta
-from mgk_core.phase import CLOSE
+from mgk_core.contract.adapter import Adapter, LowRank, aliases_of, base_state_dict, state_of, trainable
+from mgk_core.contract.errors import InputError, MergeError
+from mgk_core.model.inject import is_adapted
+from mgk_core.model.lowrank import stored_delta
+from mgk_core.run import api
+from mgk_core.run.phase import CLOSE
 from mgk_core.testing.carrying import copies, detach, moves, save_and_load
 from mgk_core.testing.history import same_bits, snapshot, train
 from mgk_core.testing.laws import Law, LawResult, NotApplicable, broken, hold_all, law, require

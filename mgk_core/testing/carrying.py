@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mgk_core import api
-from mgk_core.adapter import Saves, state_of
-from mgk_core.errors import InputError
+from mgk_core.contract.adapter import Saves, state_of
+from mgk_core.contract.errors import InputError
+from mgk_core.run import api
 from mgk_core.testing.history import same_bits, shake, snapshot, train
 from mgk_core.testing.laws import broken, law, require
 from mgk_core.testing.subject import Subject, looks, near_live, output, same_state

@@ -18,15 +18,15 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from mgk_core.api import attach_spec
-from mgk_core.bundle import Bundle, Probe, Score
-from mgk_core.config import structure_spec
-from mgk_core.context import PhaseContext
-from mgk_core.errors import ConfigError, InputError, PluginError, nearest
-from mgk_core.hooks import Hooks
-from mgk_core.manager import Plugins, load_plugins
-from mgk_core.outcome import Verdict
-from mgk_core.specs import Registered, Slot, Spec
+from mgk_core.config.resolve import structure_spec
+from mgk_core.contract.bundle import Bundle, Probe, Score
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.errors import ConfigError, InputError, PluginError, nearest
+from mgk_core.contract.outcome import Verdict
+from mgk_core.contract.specs import Registered, Slot, Spec
+from mgk_core.host.hooks import Hooks
+from mgk_core.host.manager import Plugins, load_plugins
+from mgk_core.run.api import attach_spec
 from mgk_core.testing.adapters import check_adapter
 from mgk_core.testing.gates import Row, check_gate, context
 from mgk_core.testing.laws import LawResult

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from attrs import frozen
 
-from mgk_core.bundle import Bundle, Probe, Score
-from mgk_core.context import PhaseContext
-from mgk_core.outcome import Refusal, Verdict
-from mgk_core.settings import PhaseConfig, RunConfig
-from mgk_core.specs import Spec
+from mgk_core.contract.bundle import Bundle, Probe, Score
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.outcome import Refusal, Verdict
+from mgk_core.contract.settings import PhaseConfig, RunConfig
+from mgk_core.contract.specs import Spec
 from mgk_core.testing.laws import Law, LawResult, NotApplicable, broken, hold_all, law, require
 from mgk_core.testing.probes import BigramBundle
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mgk_core.adapter import Adapter, base_state_dict
+from mgk_core.contract.adapter import Adapter, base_state_dict
 from mgk_core.testing.zoo import Case
 
 

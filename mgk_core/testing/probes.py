@@ -11,7 +11,7 @@ from attrs import frozen
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mgk_core.bundle import Bundle, Choice, OptionScores, Probe, Score, Tokens
+from mgk_core.contract.bundle import Bundle, Choice, OptionScores, Probe, Score, Tokens
 from mgk_core.testing.laws import Law, LawResult, NotApplicable, hold_all, law, require
 
 WORDS = 7

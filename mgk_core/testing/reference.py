@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from mgk_core.adapter import Identity, Target, base_name, state_of
-from mgk_core.errors import InputError
-from mgk_core.inject import Part, put, switched_off, take
+from mgk_core.contract.adapter import Identity, Target, base_name, state_of
+from mgk_core.contract.errors import InputError
+from mgk_core.model.inject import Part, put, switched_off, take
 
 
 class DensePart(Part):

@@ -9,9 +9,9 @@ import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 
-from mgk_core.adapter import Adapter, state_of
-from mgk_core.errors import MergeError
-from mgk_core.outcome import MergeReport, Proposal
+from mgk_core.contract.adapter import Adapter, state_of
+from mgk_core.contract.errors import MergeError
+from mgk_core.contract.outcome import MergeReport, Proposal
 from mgk_core.testing.history import same_bits, shake, snapshot
 from mgk_core.testing.laws import Law, LawResult, broken, hold_all, law, require
 from mgk_core.testing.reference import DenseAdapter, attach_dense

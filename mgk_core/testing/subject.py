@@ -9,14 +9,14 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from mgk_core import api
-from mgk_core.adapter import Adapter, Target, all_disabled, base_state_dict, state_of
-from mgk_core.errors import InputError
-from mgk_core.outcome import MergeReport
+from mgk_core.contract.adapter import Adapter, Target, all_disabled, base_state_dict, state_of
+from mgk_core.contract.errors import InputError
+from mgk_core.contract.outcome import MergeReport
+from mgk_core.run import api
+from mgk_core.run.verify_merge import DRAWS, FACTOR, last_bits_flipped, relative_error
 from mgk_core.testing.history import snapshot, train
 from mgk_core.testing.laws import NotApplicable, require
 from mgk_core.testing.zoo import Case
-from mgk_core.verify import DRAWS, FACTOR, last_bits_flipped, relative_error
 
 Attach = Callable[[nn.Module, str], Adapter]
 """Model, name → the adapter on it: ``lambda model, name: mgk.attach(model, "mine", name=name, rank=2)``."""
@@ -80,7 +80,7 @@ class Places:
 
 
 def rounding_bound(case: Case, places: Mapping[str, Target], seed: int = 0) -> float:
-    """Return how far apart rounding alone may put merged and live: measured, as `mgk_core.verify` does."""
+    """Return how far apart rounding alone may put merged and live: measured, as `mgk_core.run.verify_merge` does."""
     plain, measured = output(case, seed), 0.0
     for draw in range(DRAWS):
         with last_bits_flipped(Places(places), seed + draw):  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mgk_core.pipeline import Phase, Pipeline
+from mgk_core.contract.pipeline import Phase, Pipeline
 
 DATA = "package:mgk_phases/data/korean_medical"
 

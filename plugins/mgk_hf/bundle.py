@@ -11,7 +11,7 @@ import torch
 from attrs import define, field
 from torch import Tensor, nn
 
-from mgk_core.bundle import OptionScores, Tokens
+from mgk_core.contract.bundle import OptionScores, Tokens
 from mgk_hf.batch import PADDING, TokenBatch, pack, pad, predictors, split, unpack
 from mgk_hf.network import Network
 from mgk_hf.precision import exact

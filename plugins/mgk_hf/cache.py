@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mgk_core.errors import EnvironmentFault
+from mgk_core.contract.errors import EnvironmentFault
 
 CACHE_VARIABLE = "MGK_CACHE"
 

@@ -8,7 +8,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 from mgk_hf.batch import TokenBatch, pack
 from mgk_hf.network import Network
 from mgk_hf.screen import Screen, supported

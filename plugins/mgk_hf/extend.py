@@ -18,7 +18,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 
 _WORD = re.compile(r" ?[^\W\d_]{2,}")
 _MOST = 20_000  # candidates that are looked at closely

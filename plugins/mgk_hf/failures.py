@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mgk_core.errors import EnvironmentFault, InputError, MgkError
+from mgk_core.contract.errors import EnvironmentFault, InputError, MgkError
 
 _LOGIN = "log in with a token that may read it (hf auth login, or HF_TOKEN)"
 

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mgk_core.errors import DigestError, EnvironmentFault
+from mgk_core.contract.errors import DigestError, EnvironmentFault
 from mgk_hf.cache import cache_root, whole_directory
 from mgk_hf.licence import GEMMA_NOTICE, NOTICE_FILE, TERMS_FILE
 from mgk_hf.quantized import forget_quantizer

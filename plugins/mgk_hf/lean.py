@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from mgk_core.saved import watcher
+from mgk_core.model.activation_meter import watcher
 
 SMALL = 1 << 15
 """Entries below which a tensor is kept as it is: there is nothing to win."""

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from attrs import evolve
 
-from mgk_core.adapter import base_state_dict
-from mgk_core.errors import InputError
-from mgk_core.outofmemory import is_out_of_memory
-from mgk_core.store import check_header
+from mgk_core.contract.adapter import base_state_dict
+from mgk_core.contract.errors import InputError
+from mgk_core.model.device import is_out_of_memory
+from mgk_core.record.store import check_header
 from mgk_hf import gemma_q4, prepare, quantized, tiny
 from mgk_hf.bundle import HfBundle
 from mgk_hf.calibrate import with_screen

@@ -8,8 +8,8 @@ from typing import Any
 from attrs import field, frozen
 from torch import Tensor, nn
 
-from mgk_core.adapter import base_name
-from mgk_core.inject import adapted_class, is_adapted
+from mgk_core.contract.adapter import base_name
+from mgk_core.model.inject import adapted_class, is_adapted
 from mgk_hf.quantized import is_packed, pack
 
 _BESIDE = ("quant_state", "state")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mgk_core.errors import EnvironmentFault, InputError
-from mgk_core.hookspecs import hookimpl
-from mgk_core.specs import Spec, SpecRegistry
+from mgk_core.contract.errors import EnvironmentFault, InputError
+from mgk_core.contract.hookspecs import hookimpl
+from mgk_core.contract.specs import Spec, SpecRegistry
 from mgk_hf.specs import HfSpec, UnpackSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from mgk_core.adapter import Adapter
-    from mgk_core.bundle import Bundle
-    from mgk_core.context import PhaseContext
-    from mgk_core.outcome import MergeReport, Proposal
+    from mgk_core.contract.adapter import Adapter
+    from mgk_core.contract.bundle import Bundle
+    from mgk_core.contract.context import PhaseContext
+    from mgk_core.contract.outcome import MergeReport, Proposal
 
 
 @hookimpl

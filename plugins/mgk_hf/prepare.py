@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
-from mgk_core.digest import base_digest
+from mgk_core.model.digest import base_digest
 from mgk_hf.extend import Extension, choose, extend
 from mgk_hf.network import Network
 from mgk_hf.rows import train_rows

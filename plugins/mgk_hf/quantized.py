@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mgk_core.errors import EnvironmentFault
+from mgk_core.contract.errors import EnvironmentFault
 
 
 def settings(kind: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from mgk_core.adapter import Adapter
-from mgk_core.outcome import MergeReport, WeightReport
+from mgk_core.contract.adapter import Adapter
+from mgk_core.contract.outcome import MergeReport, WeightReport
 from mgk_hf.packed import Packed
 from mgk_hf.quantized import dequantize
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from mgk_core.errors import InputError
-from mgk_core.inject import Part, put, take
+from mgk_core.contract.errors import InputError
+from mgk_core.model.inject import Part, put, take
 from mgk_hf.batch import pack, pad, predictors
 from mgk_hf.network import Network
 

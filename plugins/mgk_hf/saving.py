@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from mgk_core.adapter import base_state_dict
-from mgk_core.errors import StoreError
+from mgk_core.contract.adapter import base_state_dict
+from mgk_core.contract.errors import StoreError
 from mgk_hf.licence import keep
 from mgk_hf.quantized import forget_quantizer, is_quantized
 

@@ -13,13 +13,13 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from mgk_core.bundle import OptionScores, Tokens
-from mgk_core.errors import InputError
+from mgk_core.contract.bundle import OptionScores, Tokens
+from mgk_core.contract.errors import InputError
 from mgk_hf.batch import IGNORED, TokenBatch
 
 
 class Item(Protocol):
-    """What can be scored: `mgk_core.bundle.Choice`, or anything shaped like it."""
+    """What can be scored: `mgk_core.contract.bundle.Choice`, or anything shaped like it."""
 
     prompt: tuple[int, ...]
     options: tuple[tuple[int, ...], ...]

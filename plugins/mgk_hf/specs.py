@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from mgk_core.specs import Spec, above, at_least, one_of, option
+from mgk_core.contract.specs import Spec, above, at_least, one_of, option
 
 
 @frozen(kw_only=True)

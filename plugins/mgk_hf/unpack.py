@@ -22,10 +22,10 @@ import torch
 from attrs import define, evolve, field
 from torch import Tensor, nn
 
-from mgk_core.adapter import Adapter, ModelState, state_of
-from mgk_core.api import merge_by
-from mgk_core.errors import MergeError
-from mgk_core.outcome import MergeReport, Proposal, Undo
+from mgk_core.contract.adapter import Adapter, ModelState, state_of
+from mgk_core.contract.errors import MergeError
+from mgk_core.contract.outcome import MergeReport, Proposal, Undo
+from mgk_core.run.api import merge_by
 from mgk_hf.packed import Packed, packed_in
 from mgk_hf.quantized import dequantize
 from mgk_hf.requantize import add_held, distances_of, fill_plain, pack_anew
@@ -67,7 +67,7 @@ class UnpackUndo:
 
 
 def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSpec) -> MergeReport:
-    """Exchange packed weights for plain ones and merge exactly; see `mgk_core.hookspecs.mgk_merge`.
+    """Exchange packed weights for plain ones and merge exactly; see `mgk_core.contract.hookspecs.mgk_merge`.
 
     :raises MergeError: refused; the model is bit-identical to before
     """

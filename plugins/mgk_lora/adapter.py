@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mgk_core.adapter import Factors, Identity, Target, load_in_place
-from mgk_core.inject import switched_off, take
+from mgk_core.contract.adapter import Factors, Identity, Target, load_in_place
+from mgk_core.model.inject import switched_off, take
 from mgk_lora.kinds import Candidate
 from mgk_lora.pair import Pair
 from mgk_lora.parts import LoraPart, WeightPart
@@ -71,7 +71,7 @@ class LoraAdapter:
         return self.pair(name).factors
 
     def merged_weight(self, name: str, weight: Tensor, rows: slice | None = None) -> Tensor:
-        """Return what ``weight`` (or a block ``rows`` of it) becomes; see `mgk_core.adapter.Adapter`."""
+        """Return what ``weight`` (or a block ``rows`` of it) becomes; see `mgk_core.contract.adapter.Adapter`."""
         if name in self._biases:
             pair = self._biases[name][0]
             assert pair.bias is not None  # noqa: S101 - it is why the bias is a target

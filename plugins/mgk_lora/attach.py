@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mgk_core.adapter import Identity, Target, aliases_of, base_name
-from mgk_core.errors import InputError
-from mgk_core.inject import effective_weights, parts_of, put, take
+from mgk_core.contract.adapter import Identity, Target, aliases_of, base_name
+from mgk_core.contract.errors import InputError
+from mgk_core.model.inject import effective_weights, parts_of, put, take
 from mgk_lora.adapter import AnyPart, LoraAdapter
 from mgk_lora.dora import DoraConvPart, DoraEmbeddingPart, DoraLinearPart
 from mgk_lora.init import start

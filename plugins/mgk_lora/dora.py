@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mgk_core.inject import Part, effective_weights, parts_of
+from mgk_core.model.inject import Part, effective_weights, parts_of
 from mgk_lora.parts import ConvPart, EmbeddingPart, LinearPart, LoraPart, low_rank, match_dtype
 
 

@@ -8,7 +8,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 from mgk_lora.kinds import Candidate, weight_is_dense
 from mgk_lora.spec import LoraSpec
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from mgk_core.adapter import Factors
-from mgk_core.lowrank import stored_delta
+from mgk_core.contract.adapter import Factors
+from mgk_core.model.lowrank import stored_delta
 from mgk_lora.init import Start
 from mgk_lora.kinds import Layout
 

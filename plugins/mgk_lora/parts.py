@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from mgk_core.inject import Part
+from mgk_core.model.inject import Part
 from mgk_lora import product
 from mgk_lora.kinds import is_scaled_embedding
 from mgk_lora.pair import Pair

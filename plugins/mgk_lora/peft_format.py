@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 from mgk_lora.adapter import LoraAdapter
 from mgk_lora.attach import attach
 from mgk_lora.kinds import Candidate

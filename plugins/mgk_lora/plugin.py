@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mgk_core import hookimpl
+from mgk_core.contract.hookspecs import hookimpl
 from mgk_lora.spec import DoraSpec, LoraSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mgk_core.adapter import Adapter
-    from mgk_core.specs import Spec, SpecRegistry
+    from mgk_core.contract.adapter import Adapter
+    from mgk_core.contract.specs import Spec, SpecRegistry
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Which weights an adapter goes on: candidates of a model, among which patterns (`mgk_core.targets`) choose."""
+"""Which weights an adapter goes on: candidates of a model, among which patterns (`mgk_core.model.targets`) choose."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from mgk_core.adapter import SLOT, base_name
-from mgk_core.errors import InputError
-from mgk_core.targets import matches, no_match, output_head, select
+from mgk_core.contract.adapter import SLOT, base_name
+from mgk_core.contract.errors import InputError
+from mgk_core.model.targets import matches, no_match, output_head, select
 from mgk_lora.kinds import Candidate, Layout, module_kind, parameter_layout
 
 

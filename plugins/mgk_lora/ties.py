@@ -12,8 +12,8 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from mgk_core.adapter import base_name
-from mgk_core.errors import InputError
+from mgk_core.contract.adapter import base_name
+from mgk_core.contract.errors import InputError
 from mgk_lora.kinds import Candidate
 
 

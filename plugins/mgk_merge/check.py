@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mgk_core.adapter import Adapter, LowRank, ModelState, Target
-from mgk_core.errors import MergeError
-from mgk_core.outcome import Proposal
+from mgk_core.contract.adapter import Adapter, LowRank, ModelState, Target
+from mgk_core.contract.errors import MergeError
+from mgk_core.contract.outcome import Proposal
 
 
 def check(state: ModelState, adapter: Adapter, proposal: Proposal, targets: Mapping[str, Target]) -> None:

@@ -8,10 +8,10 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from mgk_core.adapter import Adapter, Factors, LowRank, Target
-from mgk_core.errors import MergeError
-from mgk_core.lowrank import as_matrix, folded, stored_delta
-from mgk_core.outcome import FactorTransform, Proposal, Transform
+from mgk_core.contract.adapter import Adapter, Factors, LowRank, Target
+from mgk_core.contract.errors import MergeError
+from mgk_core.contract.outcome import FactorTransform, Proposal, Transform
+from mgk_core.model.lowrank import as_matrix, folded, stored_delta
 
 DeltaOf = Callable[[Tensor, int, Tensor], None]
 """(weight rows (n, …) fp32, index of the first row, out like them): write the delta's rows to out."""

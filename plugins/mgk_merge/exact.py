@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mgk_core.adapter import Adapter, ModelState, Target, state_of
-from mgk_core.outcome import MergeReport, Proposal
+from mgk_core.contract.adapter import Adapter, ModelState, Target, state_of
+from mgk_core.contract.outcome import MergeReport, Proposal
 from mgk_merge.check import check
 from mgk_merge.delta import delta_of
 from mgk_merge.figures import Figures, summary
@@ -28,7 +28,7 @@ _RESIDUAL = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpec) -> MergeReport:
-    """Fold ``adapter`` into the base; see `mgk_core.hookspecs.mgk_merge`.
+    """Fold ``adapter`` into the base; see `mgk_core.contract.hookspecs.mgk_merge`.
 
     :raises MergeError: refused; the model is bit-identical to before
     """

@@ -10,8 +10,8 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from mgk_core.errors import MergeError
-from mgk_core.outcome import MergeReport, Undo, WeightReport
+from mgk_core.contract.errors import MergeError
+from mgk_core.contract.outcome import MergeReport, Undo, WeightReport
 
 _BITS = {1: torch.int8, 2: torch.int16}
 _TINY, _HUGE = 1e-30, 1e30  # sums of squares outside of this are taken again in float64

@@ -18,8 +18,8 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from mgk_core.adapter import Adapter, ModelState
-from mgk_core.errors import MergeError, StoreError
+from mgk_core.contract.adapter import Adapter, ModelState
+from mgk_core.contract.errors import MergeError, StoreError
 
 _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 

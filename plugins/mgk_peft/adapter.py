@@ -10,7 +10,7 @@ from typing import Any
 from attrs import frozen
 from torch import Tensor, nn
 
-from mgk_core.adapter import Identity, Target, base_name, check_state
+from mgk_core.contract.adapter import Identity, Target, base_name, check_state
 from mgk_peft.files import read_into, write
 from mgk_peft.layer import merged, own_tensors, set_tensor
 from mgk_peft.targets import is_transposed

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mgk_core.adapter import Identity
-from mgk_core.errors import InputError
+from mgk_core.contract.adapter import Identity
+from mgk_core.contract.errors import InputError
 from mgk_peft.adapter import PeftAdapter, Placed, take_off
 from mgk_peft.layer import PEFT_NAME, changed_by_merging, identity_of, kind_of
 from mgk_peft.library import Tuner, find_tuner, make_config

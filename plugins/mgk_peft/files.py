@@ -9,8 +9,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mgk_core.adapter import Adapter
-from mgk_core.errors import InputError
+from mgk_core.contract.adapter import Adapter
+from mgk_core.contract.errors import InputError
 from mgk_peft.layer import PEFT_NAME
 
 TENSORS, REST = "adapter_model.safetensors", "adapter_rest.safetensors"

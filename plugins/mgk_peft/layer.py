@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mgk_core.adapter import SLOT, Identity
+from mgk_core.contract.adapter import SLOT, Identity
 
 PEFT_NAME = "default"
 """What the adapter is called inside PEFT, whatever its name in mgk."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
-from mgk_core.errors import EnvironmentFault, InputError, nearest
+from mgk_core.contract.errors import EnvironmentFault, InputError, nearest
 from mgk_peft.spec import PeftSpec
 
 _REFUSED = {

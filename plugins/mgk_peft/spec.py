@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import frozen
 
-from mgk_core.specs import Spec, option
+from mgk_core.contract.specs import Spec, option
 
 
 @frozen(kw_only=True)

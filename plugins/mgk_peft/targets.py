@@ -1,4 +1,4 @@
-"""Which modules one of PEFT's tuners goes on: what patterns (`mgk_core.targets`) choose, where PEFT can stand in for it."""
+"""Which modules one of PEFT's tuners goes on: what patterns (`mgk_core.model.targets`) choose, where PEFT can stand in for it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from mgk_core.adapter import SLOT, aliases_of, base_name
-from mgk_core.errors import InputError
-from mgk_core.targets import matches, no_match, output_head, select
+from mgk_core.contract.adapter import SLOT, aliases_of, base_name
+from mgk_core.contract.errors import InputError
+from mgk_core.model.targets import matches, no_match, output_head, select
 
 
 def choose(model: nn.Module, patterns: Sequence[str], exclude: Sequence[str] = ()) -> dict[str, nn.Module]:

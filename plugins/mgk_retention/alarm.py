@@ -9,8 +9,8 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from mgk_core.adapter import Target
-from mgk_core.context import PhaseContext
+from mgk_core.contract.adapter import Target
+from mgk_core.contract.context import PhaseContext
 from mgk_retention.deltas import base_weight, dense_delta, matrices, pair_of
 from mgk_retention.kept import INPUTS, Past
 from mgk_retention.moments import Moment, Sketch

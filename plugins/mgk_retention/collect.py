@@ -8,10 +8,11 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from mgk_core.adapter import LowRank, base_state_dict
-from mgk_core.bundle import Batch
-from mgk_core.context import PhaseContext
-from mgk_core.errors import InputError
+from mgk_core.contract.adapter import LowRank, base_state_dict
+from mgk_core.contract.bundle import Batch
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.errors import InputError
+from mgk_core.model.statistics import visit_layers
 from mgk_retention.accumulate import Accumulator, Counts, make_accumulator
 from mgk_retention.examples import keep_examples
 from mgk_retention.kept import FACTORS, FISHER, INPUTS, OUTPUTS, alias, packed
@@ -114,7 +115,7 @@ def visit(ctx: PhaseContext, needs: Needs, batches: Iterable[Batch], *, live: bo
             if layers.seen >= needs.max_tokens:
                 return
 
-    ctx.visit_layers(until_enough(), layers, gradients=needs.gradients, live=live)
+    visit_layers(ctx.bundle, ctx.targets, until_enough(), layers, gradients=needs.gradients, live=live)
     return layers
 
 

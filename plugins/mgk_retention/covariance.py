@@ -14,8 +14,8 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from mgk_core.context import PhaseContext
-from mgk_core.outcome import Proposal, Recovery
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.outcome import Proposal, Recovery
 from mgk_retention.collect import old_batches, visit
 from mgk_retention.deltas import matrices
 from mgk_retention.kept import INPUTS, Past, unpacked

@@ -8,9 +8,9 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from mgk_core.adapter import Adapter, LowRank, Target
-from mgk_core.errors import InputError
-from mgk_core.inject import effective_weights, parts_of
+from mgk_core.contract.adapter import Adapter, LowRank, Target
+from mgk_core.contract.errors import InputError
+from mgk_core.model.inject import effective_weights, parts_of
 
 
 @frozen(eq=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from mgk_core.adapter import Target
-from mgk_core.inject import put
-from mgk_core.targets import choose_linear
+from mgk_core.contract.adapter import Target
+from mgk_core.model.inject import put
+from mgk_core.model.targets import choose_linear
 from mgk_core.testing.reference import DenseAdapter, DensePart
 from mgk_retention.specs import DenseSpec
 

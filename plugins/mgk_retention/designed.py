@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mgk_core.adapter import Adapter, LowRank
-from mgk_core.context import PhaseContext
+from mgk_core.contract.adapter import Adapter, LowRank
+from mgk_core.contract.context import PhaseContext
 from mgk_retention.collect import old_batches, visit
 from mgk_retention.deltas import matrices
 from mgk_retention.kept import INPUTS, Past, unpacked

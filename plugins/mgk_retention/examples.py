@@ -13,9 +13,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from mgk_core.bundle import Batch, Bundle, LanguageBundle, Tokens, Unpacks
-from mgk_core.context import PhaseContext
-from mgk_core.errors import InputError
+from mgk_core.contract.bundle import Batch, Bundle, LanguageBundle, Tokens, Unpacks
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.errors import InputError
 from mgk_retention.kept import REPLAY
 from mgk_retention.specs import ReplaySpec
 
@@ -59,7 +59,7 @@ def unpacks(bundle: Bundle, who: str) -> Unpacks:
     if not isinstance(bundle, Unpacks):
         raise InputError(
             f"{who}: this base ({type(bundle).__name__}) cannot take its batches apart into examples; it needs"
-            " the methods 'unpack' and 'pack' (mgk_core.bundle.Unpacks)"
+            " the methods 'unpack' and 'pack' (mgk_core.contract.bundle.Unpacks)"
         )
     return bundle
 

@@ -9,9 +9,9 @@ import torch
 from attrs import define, evolve, field, frozen
 from torch import Tensor
 
-from mgk_core.adapter import Adapter, Target
-from mgk_core.context import PhaseContext
-from mgk_core.outcome import LossTerm
+from mgk_core.contract.adapter import Adapter, Target
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.outcome import LossTerm
 from mgk_retention.deltas import Pair, base_weight, dense_delta, live_pairs, matrices, pair_of
 from mgk_retention.kept import INPUTS, OUTPUTS, Past
 from mgk_retention.moments import Moment, Sketch, stacked

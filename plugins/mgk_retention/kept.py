@@ -17,7 +17,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from mgk_core.context import Remembered
+from mgk_core.contract.context import Remembered
 from mgk_retention.moments import Dense, Moment, Sketch, sketched, total
 
 INPUTS, OUTPUTS, FISHER, FACTORS, REPLAY = (

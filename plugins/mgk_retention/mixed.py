@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from attrs import define, field
 
-from mgk_core.bundle import Batch, Bundle, PhaseData, TrainSet
-from mgk_core.config import structure_spec
-from mgk_core.hooks import calling
-from mgk_core.training import Order
+from mgk_core.config.resolve import structure_spec
+from mgk_core.contract.bundle import Batch, Bundle, PhaseData, TrainSet
+from mgk_core.host.hooks import calling
+from mgk_core.run.training import Order
 from mgk_retention.examples import unpacks
 from mgk_retention.specs import MixedSpec
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from attrs import frozen
 
-from mgk_core.context import PhaseContext
-from mgk_core.settings import PhaseConfig
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.settings import PhaseConfig
 from mgk_retention.specs import (
     RETENTION,
     DistilSpec,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mgk_core.context import PhaseContext
-from mgk_core.outcome import LossTerm
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.outcome import LossTerm
 from mgk_retention.deltas import dense_delta, live_pairs, matrices, pair_of
 from mgk_retention.kept import FACTORS, FISHER, Past
 from mgk_retention.specs import EwcSpec, OloraSpec

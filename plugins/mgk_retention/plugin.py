@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mgk_core.hookspecs import hookimpl
+from mgk_core.contract.hookspecs import hookimpl
 from mgk_retention import specs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mgk_core.adapter import Adapter
-    from mgk_core.bundle import Bundle, PhaseData
-    from mgk_core.context import Observer, PhaseContext
-    from mgk_core.outcome import LossTerm, Proposal, Recovery
-    from mgk_core.specs import Spec, SpecRegistry
+    from mgk_core.contract.adapter import Adapter
+    from mgk_core.contract.bundle import Bundle, PhaseData
+    from mgk_core.contract.context import Observer, PhaseContext
+    from mgk_core.contract.outcome import LossTerm, Proposal, Recovery
+    from mgk_core.contract.specs import Spec, SpecRegistry
 
 
 @hookimpl
@@ -99,7 +99,7 @@ def mgk_propose_merge(ctx: PhaseContext) -> Generator[None, list[Proposal], list
     for spec in ctx.specs(specs.CovarianceSpec):
         if isinstance(spec, specs.CovarianceRecoverySpec):
             continue
-        from mgk_core.outcome import Proposal
+        from mgk_core.contract.outcome import Proposal
         from mgk_retention.covariance import with_transform
 
         last = proposals[-1] if proposals else Proposal()

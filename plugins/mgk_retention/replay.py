@@ -11,11 +11,11 @@ from attrs import frozen
 from torch import Tensor
 from torch.nn import functional
 
-from mgk_core.bundle import Batch
-from mgk_core.context import PhaseContext
-from mgk_core.errors import InputError
-from mgk_core.outcome import LossTerm
-from mgk_core.training import steps_of
+from mgk_core.contract.bundle import Batch
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.errors import InputError
+from mgk_core.contract.outcome import LossTerm
+from mgk_core.run.training import steps_of
 from mgk_retention.examples import from_tensors, unpacks
 from mgk_retention.kept import REPLAY, Past
 from mgk_retention.specs import DistilSpec, ReplaySpec

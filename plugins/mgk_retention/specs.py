@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
-from mgk_core.specs import Spec, above, at_least, between, one_of, option
+from mgk_core.contract.specs import Spec, above, at_least, between, one_of, option
 
 Shapes = Mapping[str, tuple[int, int]]
 """Weight name → (out, in)."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mgk_core.context import PhaseContext
-from mgk_core.outcome import LossTerm
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.outcome import LossTerm
 from mgk_retention.guard import guard_term
 from mgk_retention.kept import Past
 from mgk_retention.orthogonal import ewc_term, olora_term

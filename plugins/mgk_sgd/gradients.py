@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mgk_core.bundle import Batch, Bundle, GradientFn, OwnGradients
-from mgk_core.context import PhaseContext
+from mgk_core.contract.bundle import Batch, Bundle, GradientFn, OwnGradients
+from mgk_core.contract.context import PhaseContext
 
 AGREE = 1e-5
 """Largest relative 2-norm between two fp32 ways to one gradient; both round some hundred times at 6e-8."""

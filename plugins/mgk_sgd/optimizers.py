@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mgk_core.adapter import Adapter
-from mgk_core.errors import InputError
+from mgk_core.contract.adapter import Adapter
+from mgk_core.contract.errors import InputError
 from mgk_sgd.specs import AdamwSpec, OptimizerSpec, SgdSpec
 
 

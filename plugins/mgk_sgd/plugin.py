@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mgk_core.hookspecs import hookimpl
+from mgk_core.contract.hookspecs import hookimpl
 from mgk_sgd.specs import AdamwSpec, OptimizerSpec, SgdSpec, StandardStepSpec
 
 if TYPE_CHECKING:
     import torch
 
-    from mgk_core.adapter import Adapter
-    from mgk_core.context import StepContext, StepFn
-    from mgk_core.specs import Spec, SpecRegistry
+    from mgk_core.contract.adapter import Adapter
+    from mgk_core.contract.context import StepContext, StepFn
+    from mgk_core.contract.specs import Spec, SpecRegistry
 
 
 @hookimpl

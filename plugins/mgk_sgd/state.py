@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 
 _SCALARS: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: torch.float64}
 _SET_EACH_STEP = ("lr", "initial_lr")

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mgk_core.bundle import Batch
-from mgk_core.context import StepContext, StepOut
+from mgk_core.contract.bundle import Batch
+from mgk_core.contract.context import StepContext, StepOut
 from mgk_sgd.gradients import choose
 from mgk_sgd.schedule import Schedule
 from mgk_sgd.state import flatten, restore

@@ -20,7 +20,7 @@ from attrs import asdict, define
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mgk_core.bundle import Tokens
+from mgk_core.contract.bundle import Tokens
 from mgk_text.encode import Encoder, Pair, tokenizer_digest
 
 FORMAT = 1

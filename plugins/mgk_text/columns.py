@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
-from mgk_core.errors import InputError, nearest
+from mgk_core.contract.errors import InputError, nearest
 from mgk_text.readers import Raw
 from mgk_text.records import LETTERS
 

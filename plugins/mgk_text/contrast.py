@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from mgk_core.bundle import Choice, ScoresOptions
-from mgk_core.context import PhaseContext
-from mgk_core.errors import InputError
-from mgk_core.outcome import LossTerm
-from mgk_core.training import Order
+from mgk_core.contract.bundle import Choice, ScoresOptions
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.errors import InputError
+from mgk_core.contract.outcome import LossTerm
+from mgk_core.run.training import Order
 from mgk_text.specs import McqSpec
 from mgk_text.trainset import QuestionRows
 

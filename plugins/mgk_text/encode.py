@@ -9,8 +9,8 @@ from typing import Any
 
 from attrs import field, frozen
 
-from mgk_core.bundle import Choice, Tokens
-from mgk_core.errors import InputError
+from mgk_core.contract.bundle import Choice, Tokens
+from mgk_core.contract.errors import InputError
 from mgk_text.turns import Turns
 
 Pair = tuple[str, str]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attrs import field, frozen
 
-from mgk_core.bundle import LanguageBundle, Probe, Score
+from mgk_core.contract.bundle import LanguageBundle, Probe, Score
 from mgk_text.encode import Encoder
 from mgk_text.records import Entry, Question
 from mgk_text.templates import DictionaryTemplate, McqTemplate

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from mgk_core.bundle import Tokens
-from mgk_core.errors import DataError, Problem
+from mgk_core.contract.bundle import Tokens
+from mgk_core.contract.errors import DataError, Problem
 
 
 @frozen

@@ -7,8 +7,8 @@ from typing import cast
 
 from attrs import evolve, field, frozen
 
-from mgk_core.bundle import LanguageBundle, PhaseData, Probe, Tokens
-from mgk_core.errors import InputError
+from mgk_core.contract.bundle import LanguageBundle, PhaseData, Probe, Tokens
+from mgk_core.contract.errors import InputError
 from mgk_text import lengths, packing, probes
 from mgk_text.cache import TokenCache, tokenised
 from mgk_text.encode import Encoder, Pair

@@ -6,7 +6,7 @@ import bisect
 from collections import defaultdict
 from collections.abc import Sequence
 
-from mgk_core.bundle import Tokens
+from mgk_core.contract.bundle import Tokens
 
 Row = tuple[Tokens, ...]
 """What one row of a training set holds: examples that do not see each other."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from mgk_core.hookspecs import hookimpl
+from mgk_core.contract.hookspecs import hookimpl
 from mgk_text.specs import DictionarySpec, McqSpec, PlainTextSpec, TextDataSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mgk_core.bundle import Bundle, LanguageBundle, PhaseData, Probe, Score
-    from mgk_core.context import PhaseContext
-    from mgk_core.outcome import LossTerm
-    from mgk_core.specs import Spec, SpecRegistry
+    from mgk_core.contract.bundle import Bundle, LanguageBundle, PhaseData, Probe, Score
+    from mgk_core.contract.context import PhaseContext
+    from mgk_core.contract.outcome import LossTerm
+    from mgk_core.contract.specs import Spec, SpecRegistry
 
 
 @hookimpl

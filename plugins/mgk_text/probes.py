@@ -8,8 +8,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from mgk_core.bundle import Probe
-from mgk_core.errors import InputError
+from mgk_core.contract.bundle import Probe
+from mgk_core.contract.errors import InputError
 from mgk_text import generation
 from mgk_text.encode import Encoder
 from mgk_text.lengths import split as split_long

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from mgk_core.errors import EnvironmentFault, Problem
+from mgk_core.contract.errors import EnvironmentFault, Problem
 from mgk_text.sources import FileSource, HubSource
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from mgk_core.errors import DataError, InputError, Problem
+from mgk_core.contract.errors import DataError, InputError, Problem
 from mgk_text import answers
 from mgk_text.columns import Columns, columns_for
 from mgk_text.readers import Raw, Table, read

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from attrs import frozen
 
-from mgk_core.errors import EnvironmentFault, InputError, nearest
+from mgk_core.contract.errors import EnvironmentFault, InputError, nearest
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 _HUB_KEYS = ("config", "split", "revision")

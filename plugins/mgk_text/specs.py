@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from mgk_core.specs import Spec, at_least, between, one_of, option
+from mgk_core.contract.specs import Spec, at_least, between, one_of, option
 
 Source = str | tuple[str, ...]
 """A file, ``package:PACKAGE/PATH``, ``hub:OWNER/NAME?config=…&split=…``, or several of them."""

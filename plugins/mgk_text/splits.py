@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 from mgk_text.records import Record
 from mgk_text.rows import Reader
 from mgk_text.specs import TextDataSpec

@@ -7,8 +7,8 @@ from typing import Protocol, cast
 
 from attrs import frozen
 
-from mgk_core.bundle import Probe
-from mgk_core.errors import Problem
+from mgk_core.contract.bundle import Probe
+from mgk_core.contract.errors import Problem
 from mgk_text import probes
 from mgk_text.encode import Encoder, Pair
 from mgk_text.options import options_for

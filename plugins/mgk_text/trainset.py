@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from attrs import define, field
 
-from mgk_core.bundle import Batch, Choice, LanguageBundle, Tokens
+from mgk_core.contract.bundle import Batch, Choice, LanguageBundle, Tokens
 from mgk_text.packing import Row
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import frozen
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 
 _USER, _MODEL = "MGKxUSERxTEXT", "MGKxMODELxTEXT"
 _GEMMA = ("<start_of_turn>", "<end_of_turn>")

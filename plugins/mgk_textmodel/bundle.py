@@ -11,9 +11,9 @@ from attrs import define
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgk_core.adapter import Adapter
-from mgk_core.bundle import GradientFn, OptionScores
-from mgk_core.errors import InputError
+from mgk_core.contract.adapter import Adapter
+from mgk_core.contract.bundle import GradientFn, OptionScores
+from mgk_core.contract.errors import InputError
 from mgk_textmodel.gradients import gradient_function
 from mgk_textmodel.network import ReferenceNetwork, save
 from mgk_textmodel.pairs import Pairs

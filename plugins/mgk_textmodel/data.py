@@ -23,8 +23,8 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from mgk_core.bundle import PhaseData, Probe
-from mgk_core.errors import InputError
+from mgk_core.contract.bundle import PhaseData, Probe
+from mgk_core.contract.errors import InputError
 from mgk_textmodel.bundle import ReferenceBundle
 from mgk_textmodel.pairs import Pairs
 from mgk_textmodel.specs import NoiseSpec, PairsSpec, TeacherSpec

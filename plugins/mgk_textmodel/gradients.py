@@ -16,8 +16,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from mgk_core.adapter import Adapter, LowRank, state_of
-from mgk_core.bundle import GradientFn
+from mgk_core.contract.adapter import Adapter, LowRank, state_of
+from mgk_core.contract.bundle import GradientFn
 from mgk_textmodel.network import ACTIVATIONS, ReferenceNetwork
 from mgk_textmodel.pairs import Pairs
 

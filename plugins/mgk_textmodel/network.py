@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 from mgk_textmodel.specs import ReferenceSpec
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mgk_core.hookspecs import hookimpl
+from mgk_core.contract.hookspecs import hookimpl
 from mgk_textmodel.specs import NoiseSpec, PairsSpec, ReferenceSpec, TeacherSpec
 
 if TYPE_CHECKING:
     import torch
 
-    from mgk_core.bundle import Bundle, PhaseData
-    from mgk_core.specs import Spec, SpecRegistry
+    from mgk_core.contract.bundle import Bundle, PhaseData
+    from mgk_core.contract.specs import Spec, SpecRegistry
 
 
 @hookimpl

@@ -11,10 +11,10 @@ from fnmatch import fnmatchcase
 
 from attrs import frozen
 
-from mgk_core.bundle import Probe, Score
-from mgk_core.context import PhaseContext
-from mgk_core.errors import InputError
-from mgk_core.outcome import Refusal, Verdict
+from mgk_core.contract.bundle import Probe, Score
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.errors import InputError
+from mgk_core.contract.outcome import Refusal, Verdict
 from mgk_validation.compare import Change
 from mgk_validation.specs import GateSpec, KeepBaseSpec, MaxDropSpec, MinGainSpec, ThresholdSpec
 

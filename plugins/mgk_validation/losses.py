@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from mgk_core.bundle import Bundle, Choice, LanguageBundle, LossPerItem, Probe, Score, Tokens
-from mgk_core.errors import InputError
+from mgk_core.contract.bundle import Bundle, Choice, LanguageBundle, LossPerItem, Probe, Score, Tokens
+from mgk_core.contract.errors import InputError
 
 IGNORED = -100
 

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from attrs import define, field, frozen
 from torch import nn
 
-from mgk_core.bundle import Bundle, Choice, OptionScores, Probe, Score
-from mgk_core.errors import InputError
-from mgk_core.inject import parts_of
+from mgk_core.contract.bundle import Bundle, Choice, OptionScores, Probe, Score
+from mgk_core.contract.errors import InputError
+from mgk_core.model.inject import parts_of
 from mgk_validation.losses import score
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mgk_core.hookspecs import hookimpl
+from mgk_core.contract.hookspecs import hookimpl
 from mgk_validation import specs
 
 if TYPE_CHECKING:
-    from mgk_core.bundle import Probe, Score
-    from mgk_core.context import PhaseContext
-    from mgk_core.outcome import Recovery, Verdict
-    from mgk_core.specs import Spec, SpecRegistry
+    from mgk_core.contract.bundle import Probe, Score
+    from mgk_core.contract.context import PhaseContext
+    from mgk_core.contract.outcome import Recovery, Verdict
+    from mgk_core.contract.specs import Spec, SpecRegistry
 
 MGK_CHECK = {"gate:min-gain": {"to_floor": 0.3}, "gate:threshold": {"limit": 4.5}}
 """What the conformance kit tries these types with; the others have defaults that refuse something."""

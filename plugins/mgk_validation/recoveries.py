@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from attrs import evolve
 
-from mgk_core.context import PhaseContext
-from mgk_core.outcome import Proposal, Recovery
-from mgk_core.specs import Spec
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.outcome import Proposal, Recovery
+from mgk_core.contract.specs import Spec
 from mgk_validation.specs import KeepApartSpec, ScaleSearchSpec, StopSpec, TrainOnSpec
 
 

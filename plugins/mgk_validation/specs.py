@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import NOTHING, frozen
 
-from mgk_core.specs import Spec, at_least, between, one_of, option
+from mgk_core.contract.specs import Spec, at_least, between, one_of, option
 
 
 @frozen(kw_only=True)

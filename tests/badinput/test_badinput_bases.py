@@ -26,9 +26,9 @@ def whole(tmp_path_factory):
     """Return the files of a base that loads."""
     import torch
 
-    from mgk_core.config import structure_spec
-    from mgk_core.hooks import Hooks
-    from mgk_core.manager import load_plugins
+    from mgk_core.config.resolve import structure_spec
+    from mgk_core.host.hooks import Hooks
+    from mgk_core.host.manager import load_plugins
 
     hooks = Hooks(load_plugins())
     spec = structure_spec(hooks.plugins.registry, "base", {"type": "hf", "id": "tiny-gemma"})

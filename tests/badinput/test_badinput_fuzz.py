@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgk_core.checkpoint import load_checkpoint
-from mgk_core.config import load_tree, resolve
-from mgk_core.errors import MgkError
-from mgk_core.journal import NAME as JOURNAL
-from mgk_core.journal import open_journal
-from mgk_core.ledger import read_ledger
-from mgk_core.manager import load_plugins
-from mgk_core.store import Store, read_tensors
+from mgk_core.config.resolve import load_tree, resolve
+from mgk_core.contract.errors import MgkError
+from mgk_core.host.manager import load_plugins
+from mgk_core.record.checkpoint import load_checkpoint
+from mgk_core.record.journal import NAME as JOURNAL
+from mgk_core.record.journal import open_journal
+from mgk_core.record.ledger import read_ledger
+from mgk_core.record.store import Store, read_tensors
 
 PIECES = st.sampled_from([
     b"{", b"}", b"[", b"]", b'"', b"=", b"\n", b",", b"\0", b"\xff", b"\r", b"'''", b"type", b"phases", b"adapter", b"lora",

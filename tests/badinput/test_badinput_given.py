@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from mgk_core.config import structure_spec
-from mgk_core.hooks import Hooks
-from mgk_core.manager import load_plugins
+from mgk_core.config.resolve import structure_spec
+from mgk_core.host.hooks import Hooks
+from mgk_core.host.manager import load_plugins
 
 CONFIG = """
 name = "own"

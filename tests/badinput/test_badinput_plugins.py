@@ -9,7 +9,7 @@ import sys
 import pytest
 
 _names = (f"zz_bad_{i}" for i in itertools.count())
-IMPORT = "from mgk_core.hookspecs import hookimpl\nfrom mgk_core.specs import Spec\nfrom mgk_core.pipeline import Phase, Pipeline\n"
+IMPORT = "from mgk_core.contract.hookspecs import hookimpl\nfrom mgk_core.contract.specs import Spec\nfrom mgk_core.contract.pipeline import Phase, Pipeline\n"
 CLAIM = """
 from attrs import frozen
 

@@ -16,7 +16,7 @@ RUN = "runs/one"
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """A run that has done its first phase."""
-    from mgk_core.runner import run_pipeline
+    from mgk_core.run.runner import run_pipeline
 
     out = tmp_path_factory.mktemp("stopped") / "run"
     few = {f"phases.{p}.train.steps": 2 for p in ("plain_text", "medical_dictionary", "mcq")}
@@ -137,8 +137,8 @@ def test_resume(answered, stopped, tmp_path, name):
 @pytest.fixture(scope="module")
 def midway(tmp_path_factory):
     """A run that a signal stopped in its first phase, with one checkpoint."""
-    from mgk_core.errors import Interrupted
-    from mgk_core.runner import run_pipeline
+    from mgk_core.contract.errors import Interrupted
+    from mgk_core.run.runner import run_pipeline
 
     def stop(event):
         if event["event"] == "step":

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [p for folder in ("mgk_core", "plugins", "phases", "cli") for p in sorted((ROOT / folder).rglob("*.py"))]
+SOURCES = [
+    p for folder in ("mgk", "mgk_core", "plugins", "phases", "cli") for p in sorted((ROOT / folder).rglob("*.py"))
+]
 CALLS = {"eval", "exec", "compile", "__import__"}
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "yaml", "tarfile", "zipfile"}
 LOADS = {("torch", "load"), ("torch", "save"), ("np", "load"), ("numpy", "load"), ("joblib", "load")}
@@ -81,7 +83,7 @@ def test_no_secret_reaches_the_disk(tmp_path):
 
 def test_a_module_beside_the_user_is_no_plugin(tmp_path, monkeypatch):
     """Plugins come from installed entry points alone, never from a folder that happens to be there."""
-    from mgk_core.manager import load_plugins
+    from mgk_core.host.manager import load_plugins
 
     (tmp_path / "mgk_evil").mkdir()
     (tmp_path / "mgk_evil/plugin.py").write_text("raise SystemExit('pwned')\n")

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from mgk_core.config import load_tree, resolve
-from mgk_core.manager import load_plugins
-from mgk_core.render import as_table
+from mgk_core.config.render import as_table
+from mgk_core.config.resolve import load_tree, resolve
+from mgk_core.host.manager import load_plugins
 
 
 def test_pipelines_lists_what_is_installed(mgk):

@@ -101,7 +101,7 @@ def test_a_fault_of_mgk_says_so(mgk, monkeypatch):
     def broken(**_):
         raise ZeroDivisionError("no cause")
 
-    monkeypatch.setattr("mgk_core.manager.load_plugins", broken)
+    monkeypatch.setattr("mgk_core.host.manager.load_plugins", broken)
     ran = mgk("plugins")
     assert ran.code == 3
     assert ran.err.splitlines()[0] == "error: mgk has a fault (it is not yours): ZeroDivisionError: no cause"
@@ -116,7 +116,7 @@ def test_out_of_memory_says_what_to_lower(mgk, monkeypatch):
     def hungry(**_):
         raise MemoryError
 
-    monkeypatch.setattr("mgk_core.manager.load_plugins", hungry)
+    monkeypatch.setattr("mgk_core.host.manager.load_plugins", hungry)
     ran = mgk("plugins")
     assert ran.code == 3
     assert ran.err.startswith("error: out of memory")

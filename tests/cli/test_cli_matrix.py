@@ -6,8 +6,8 @@ from rich.cells import cell_len
 from mgk_cli.console import make
 from mgk_cli.matrix import matrix
 from mgk_cli.remembering import changes, figures
-from mgk_core.bundle import Score
-from mgk_core.scores import retention_table
+from mgk_core.contract.bundle import Score
+from mgk_core.run.scores import retention_table
 
 
 def score(probe, value, *, metric="loss", n=200, stderr=0.5, higher=False, per_item=()):

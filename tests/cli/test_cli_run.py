@@ -15,8 +15,8 @@ from contextlib import contextmanager
 import pytest
 
 from mgk_cli.commands.run import free_name
-from mgk_core.ledger import read_ledger
-from mgk_core.rundir import Lock
+from mgk_core.record.ledger import read_ledger
+from mgk_core.record.run_directory import Lock
 
 FAST = ("--set", "run.threads=1")
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from mgk_core.ledger import read_ledger
+from mgk_core.record.ledger import read_ledger
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-import mgk_core as mgk
-from mgk_core.adapter import Factors, Target, state_of
-from mgk_core.inject import put
+import mgk
+from mgk_core.contract.adapter import Factors, Target, state_of
+from mgk_core.model.inject import put
 from mgk_core.testing import adapters
 from mgk_core.testing.adapters import check_adapter
 from mgk_core.testing.laws import LawBroken, assert_hold

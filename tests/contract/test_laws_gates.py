@@ -9,9 +9,9 @@ import pytest
 import torch
 from attrs import evolve
 
-from mgk_core.manager import load_plugins
-from mgk_core.outcome import Refusal, Verdict
-from mgk_core.specs import Spec
+from mgk_core.contract.outcome import Refusal, Verdict
+from mgk_core.contract.specs import Spec
+from mgk_core.host.manager import load_plugins
 from mgk_core.testing import gates, probes
 from mgk_core.testing.check import check_loaded
 from mgk_core.testing.gates import check_gate

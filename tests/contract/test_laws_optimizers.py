@@ -8,9 +8,9 @@ import pytest
 import torch
 from attrs import define
 
-from mgk_core.config import structure_spec
-from mgk_core.hooks import Hooks
-from mgk_core.manager import load_plugins
+from mgk_core.config.resolve import structure_spec
+from mgk_core.host.hooks import Hooks
+from mgk_core.host.manager import load_plugins
 from mgk_core.testing.laws import assert_hold
 from mgk_core.testing.optimizers import LAWS, check_optimizer
 

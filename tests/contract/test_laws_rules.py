@@ -6,12 +6,12 @@ import pytest
 import torch
 from attrs import evolve
 
-from mgk_core.adapter import state_of
-from mgk_core.config import structure_spec
-from mgk_core.errors import MergeError
-from mgk_core.hooks import Hooks
-from mgk_core.manager import load_plugins
-from mgk_core.outcome import Proposal
+from mgk_core.config.resolve import structure_spec
+from mgk_core.contract.adapter import state_of
+from mgk_core.contract.errors import MergeError
+from mgk_core.contract.outcome import Proposal
+from mgk_core.host.hooks import Hooks
+from mgk_core.host.manager import load_plugins
 from mgk_core.testing.laws import assert_hold
 from mgk_core.testing.rules import LAWS, check_rule
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mgk_core.runner import run_pipeline
+from mgk_core.run.runner import run_pipeline
 
 SMALL = {
     "phases.plain_text.train.steps": 12,

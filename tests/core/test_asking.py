@@ -2,9 +2,9 @@
 
 import pytest
 
-from mgk_core.asking import Chat, ask, encode
-from mgk_core.errors import InputError
-from mgk_core.runner import run_pipeline
+from mgk_core.contract.errors import InputError
+from mgk_core.run.runner import run_pipeline
+from mgk_core.tools.chat import Chat, ask, encode
 
 
 class Plain:

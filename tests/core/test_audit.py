@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from mgk_core.audit import audit, audit_weights
-from mgk_core.ledger import read_ledger
+from mgk_core.record.ledger import read_ledger
+from mgk_core.tools.verify_run import audit, audit_weights
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mgk_core.checkpoint import (
+from mgk_core.contract.errors import DigestError, StoreError
+from mgk_core.record.checkpoint import (
     Progress,
     list_checkpoints,
     load_checkpoint,
@@ -20,9 +21,8 @@ from mgk_core.checkpoint import (
     seed_all,
     set_rng_state,
 )
-from mgk_core.errors import DigestError, StoreError
-from mgk_core.metricslog import Mark
-from mgk_core.store import Store
+from mgk_core.record.metrics_log import Mark
+from mgk_core.record.store import Store
 
 CPU = torch.device("cpu")
 

@@ -3,12 +3,12 @@
 import pytest
 from attrs import frozen
 
-from mgk_core.config import load_tree, resolve
-from mgk_core.errors import ConfigError, InputError
-from mgk_core.pipeline import Phase, Pipeline
-from mgk_core.render import to_toml
-from mgk_core.specs import Spec, SpecRegistry, above, at_least, option
-from mgk_core.tree import line_of, parse_set
+from mgk_core.config.render import to_toml
+from mgk_core.config.resolve import load_tree, resolve
+from mgk_core.config.tree import line_of, parse_set
+from mgk_core.contract.errors import ConfigError, InputError
+from mgk_core.contract.pipeline import Phase, Pipeline
+from mgk_core.contract.specs import Spec, SpecRegistry, above, at_least, option
 
 
 @frozen(kw_only=True)

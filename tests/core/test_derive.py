@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mgk_core.derive import rebuild
-from mgk_core.errors import InputError
-from mgk_core.ledger import read_ledger
-from mgk_core.store import read_tensors
+from mgk_core.contract.errors import InputError
+from mgk_core.record.ledger import read_ledger
+from mgk_core.record.store import read_tensors
+from mgk_core.tools.rebuild_model import rebuild
 
 
 def weights(directory):

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from mgk_core.device import set_up
+from mgk_core.model.device import set_up
 
 
 @pytest.fixture

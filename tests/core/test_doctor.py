@@ -2,7 +2,7 @@
 
 import pytest
 
-from mgk_core import doctor
+from mgk_core.tools import doctor
 
 
 def test_versions_are_compared_by_their_numbers():

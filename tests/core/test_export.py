@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from mgk_core.errors import InputError
-from mgk_core.export import _no_larger, export_adapter
-from mgk_core.reopen import reopen
-from mgk_core.runner import run_pipeline
-from mgk_core.store import read_tensors
+from mgk_core.contract.errors import InputError
+from mgk_core.record.store import read_tensors
+from mgk_core.run.reopen import reopen
+from mgk_core.run.runner import run_pipeline
+from mgk_core.tools.export import _no_larger, export_adapter
 
 
 @pytest.fixture(scope="module")

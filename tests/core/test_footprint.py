@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from mgk_core.config import load_tree
-from mgk_core.events import Events
-from mgk_core.footprint import TRIED, Allocated, activations, peak_of, scoring
-from mgk_core.journal import Journal
-from mgk_core.opening import open_session, prepare
-from mgk_core.plan import make_plan
-from mgk_core.store import Store
+from mgk_core.config.resolve import load_tree
+from mgk_core.record.events import Events
+from mgk_core.record.journal import Journal
+from mgk_core.record.store import Store
+from mgk_core.run.setup import open_session, prepare
+from mgk_core.tools.footprint import TRIED, Allocated, activations, peak_of, scoring
+from mgk_core.tools.plan import make_plan
 
 KILO = 1024
 TINY = ("base.id='tiny-gemma'", "phases.dictionary.data.generate=0", "phases.mcq.data.generate=0")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mgk_core.errors import InputError
-from mgk_core.identity import code_digest, compare, tokenizer_digest
+from mgk_core.contract.errors import InputError
+from mgk_core.run.identity import code_digest, compare, tokenizer_digest
 
 
 def test_nothing_changed():

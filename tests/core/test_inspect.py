@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from mgk_core.errors import InputError, StoreError
-from mgk_core.inspect import look
-from mgk_core.ledger import read_ledger
+from mgk_core.contract.errors import InputError, StoreError
+from mgk_core.record.ledger import read_ledger
+from mgk_core.tools.run_summary import look
 
 
 def test_a_finished_run_is_told_whole(finished_run):

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgk_core.commit import commit, settle, standing
-from mgk_core.errors import DigestError, StoreError
-from mgk_core.journal import NAME, open_journal
-from mgk_core.ledger import Ledger
-from mgk_core.store import Store
+from mgk_core.contract.errors import DigestError, StoreError
+from mgk_core.record.commit import commit, settle, standing
+from mgk_core.record.journal import NAME, open_journal
+from mgk_core.record.ledger import Ledger
+from mgk_core.record.store import Store
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import types
 import pytest
 from torch import nn
 
-from mgk_core import hookspecs
-from mgk_core.api import merge_by
-from mgk_core.errors import ConfigError, InputError, PluginError
-from mgk_core.hooks import Hooks, calling
-from mgk_core.hookspecs import hookimpl
-from mgk_core.manager import load_plugins
-from mgk_core.outcome import Proposal
+from mgk_core.contract import hookspecs
+from mgk_core.contract.errors import ConfigError, InputError, PluginError
+from mgk_core.contract.hookspecs import hookimpl
+from mgk_core.contract.outcome import Proposal
+from mgk_core.host.hooks import Hooks, calling
+from mgk_core.host.manager import load_plugins
+from mgk_core.run.api import merge_by
 
 
 def plugin(**functions):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgk_core import metrics
-from mgk_core.bundle import Score
+from mgk_core.contract.bundle import Score
+from mgk_core.run import metrics
 
 
 def score(probe, value, *, higher=True, items=(), stderr=0.0):

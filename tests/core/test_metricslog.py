@@ -9,10 +9,10 @@ import os
 
 import pytest
 
-from mgk_core.disk import Disk
-from mgk_core.errors import StoreError
-from mgk_core.metricslog import NAME, Mark, MetricsLog, digest_of
-from mgk_core.store import Store
+from mgk_core.contract.errors import StoreError
+from mgk_core.record.disk import Disk
+from mgk_core.record.metrics_log import NAME, Mark, MetricsLog, digest_of
+from mgk_core.record.store import Store
 
 
 def test_a_mark_holds_length_and_digest(tmp_path):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgk_core.errors import InputError
-from mgk_core.pipeline import Phase, Pipeline, check_name, order
+from mgk_core.contract.errors import InputError
+from mgk_core.contract.pipeline import Phase, Pipeline, check_name, order
 
 
 def names(phases):

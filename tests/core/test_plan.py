@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 
-from mgk_core.adapter import base_state_dict
-from mgk_core.config import load_tree
-from mgk_core.events import Events
-from mgk_core.inspect import look
-from mgk_core.journal import Journal
-from mgk_core.opening import open_session, prepare
-from mgk_core.plan import _phase, make_plan
-from mgk_core.store import Store
+from mgk_core.config.resolve import load_tree
+from mgk_core.contract.adapter import base_state_dict
+from mgk_core.record.events import Events
+from mgk_core.record.journal import Journal
+from mgk_core.record.store import Store
+from mgk_core.run.setup import open_session, prepare
+from mgk_core.tools.plan import _phase, make_plan
+from mgk_core.tools.run_summary import look
 
 
 def plan_of(*overrides, pipeline="textmodel"):

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from mgk_core.errors import InputError, StoreError
-from mgk_core.rundir import LOCK, Lock, claim, owner_of, require_run
+from mgk_core.contract.errors import InputError, StoreError
+from mgk_core.record.run_directory import LOCK, Lock, claim, owner_of, require_run
 
 
 def test_the_second_lock_is_refused_with_its_owner(tmp_path):

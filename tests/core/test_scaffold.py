@@ -8,8 +8,8 @@ import tomllib
 
 import pytest
 
-from mgk_core.errors import InputError
-from mgk_core.scaffold import class_of, module_of, write_plugin
+from mgk_core.contract.errors import InputError
+from mgk_core.tools.scaffold import class_of, module_of, write_plugin
 
 
 def test_a_plugin_is_written_as_a_whole_distribution(tmp_path):

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgk_core.bundle import Probe
-from mgk_core.config import load_tree, resolve
-from mgk_core.errors import ConfigError
-from mgk_core.manager import load_plugins
-from mgk_core.runner import run_pipeline
-from mgk_core.scores import unmatched_limits
-from mgk_core.settings import EvaluateSettings
+from mgk_core.config.resolve import load_tree, resolve
+from mgk_core.contract.bundle import Probe
+from mgk_core.contract.errors import ConfigError
+from mgk_core.contract.settings import EvaluateSettings
+from mgk_core.host.manager import load_plugins
+from mgk_core.run.runner import run_pipeline
+from mgk_core.run.scores import unmatched_limits
 
 COUNT = st.integers(1, 200)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mgk_core.adapter import state_of
-from mgk_core.statistics import owners, visit_layers
+from mgk_core.contract.adapter import state_of
+from mgk_core.model.statistics import owners, visit_layers
 from mgk_core.testing.history import shake
 from mgk_core.testing.zoo import make
 from mgk_lora.attach import attach

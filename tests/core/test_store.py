@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgk_core.disk import Disk, environment_told
-from mgk_core.errors import EnvironmentFault, StoreError
-from mgk_core.plain import finite, numbers
-from mgk_core.store import Store, check_header, json_text, read_json, read_metadata, read_tensors
+from mgk_core.contract.errors import EnvironmentFault, StoreError
+from mgk_core.record.disk import Disk, environment_told
+from mgk_core.record.json_numbers import finite, numbers
+from mgk_core.record.store import Store, check_header, json_text, read_json, read_metadata, read_tensors
 
 
 @pytest.fixture

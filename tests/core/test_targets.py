@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mgk_core.adapter import base_state_dict
-from mgk_core.errors import InputError
-from mgk_core.targets import choose_linear, matches, no_match, output_head
+from mgk_core.contract.adapter import base_state_dict
+from mgk_core.contract.errors import InputError
+from mgk_core.model.targets import choose_linear, matches, no_match, output_head
 from mgk_core.testing.reference import attach_dense
 
 PARTS = st.lists(st.text("ab_0", min_size=1, max_size=3), min_size=1, max_size=4)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from attrs import evolve
 
-from mgk_core.digest import tensors_digest
-from mgk_core.errors import ConfigError, GateRefused, Interrupted, MergeError, PluginError
-from mgk_core.hooks import Hooks
-from mgk_core.ledger import read_ledger
-from mgk_core.runner import resume_run, run_phase
-from mgk_core.store import read_tensors
+from mgk_core.contract.errors import ConfigError, GateRefused, Interrupted, MergeError, PluginError
+from mgk_core.host.hooks import Hooks
+from mgk_core.model.digest import tensors_digest
+from mgk_core.record.ledger import read_ledger
+from mgk_core.record.store import read_tensors
+from mgk_core.run.runner import resume_run, run_phase
 
 REFUSING = {"phases.medical_dictionary.gate": {"max-drop": {"absolute": 0.0, "stderrs": 0.0}}}
 
@@ -219,8 +219,8 @@ def test_retention_json_holds_what_was_measured(small, tmp_path):
 
 def test_the_base_is_bit_identical_after_training(small, tmp_path):
     """A plugin that writes to frozen weights during training is found by the digest."""
-    from mgk_core.errors import MgkError
-    from mgk_core.phase import PhaseRun
+    from mgk_core.contract.errors import MgkError
+    from mgk_core.run.phase import PhaseRun
 
     original = PhaseRun._finish_training
 

@@ -3,8 +3,8 @@
 import torch
 from attrs import frozen
 
-from mgk_core import Spec, hookimpl
-from mgk_core.outcome import Refusal, Verdict
+from mgk import Spec, hookimpl
+from mgk_core.contract.outcome import Refusal, Verdict
 
 CALLS = []
 STEPS = []

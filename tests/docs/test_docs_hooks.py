@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mgk_core import hookspecs
-from mgk_core.adapter import Adapter
-from mgk_core.bundle import Bundle, PhaseData, Score
-from mgk_core.outcome import MergeReport, Recovery
-from mgk_core.runner import run_pipeline
+from mgk_core.contract import hookspecs
+from mgk_core.contract.adapter import Adapter
+from mgk_core.contract.bundle import Bundle, PhaseData, Score
+from mgk_core.contract.outcome import MergeReport, Recovery
+from mgk_core.run.runner import run_pipeline
 
 ROOT = Path(__file__).parents[2]
 PHASES = ("plain_text", "medical_dictionary", "mcq")

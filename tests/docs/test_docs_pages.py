@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mgk_core.runner import run_pipeline
+from mgk_core.run.runner import run_pipeline
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mgk_core.journal import open_journal
-from mgk_core.store import TEMPORARY, Store
+from mgk_core.record.journal import open_journal
+from mgk_core.record.store import TEMPORARY, Store
 
 VOLATILE = {"seconds", "per_second", "rss", "rss_peak", "cuda_allocated", "cuda_reserved", "cuda_peak"}
 """What of metrics.jsonl may differ between two runs: times, throughput, memory."""

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mgk_core.disk import Disk
+from mgk_core.record.disk import Disk
 
 OPERATIONS = ("produce", "append", "sync", "rename", "remove", "make_folder", "truncate")
 

@@ -20,13 +20,13 @@ from typing import Any
 import disks
 import torch
 
-from mgk_core import identity
-from mgk_core.config import structure_spec
-from mgk_core.disk import Disk
-from mgk_core.errors import MgkError
-from mgk_core.hooks import Hooks
-from mgk_core.manager import load_plugins
-from mgk_core.runner import resume_run, run_phase, run_pipeline
+from mgk_core.config.resolve import structure_spec
+from mgk_core.contract.errors import MgkError
+from mgk_core.host.hooks import Hooks
+from mgk_core.host.manager import load_plugins
+from mgk_core.record.disk import Disk
+from mgk_core.run import identity
+from mgk_core.run.runner import resume_run, run_phase, run_pipeline
 
 ANSWER = "answer.json"
 

@@ -6,15 +6,15 @@ import signal
 
 import pytest
 
-from mgk_core.journal import open_journal
-from mgk_core.store import Store
+from mgk_core.record.journal import open_journal
+from mgk_core.record.store import Store
 
 ROWS = """
 import pathlib
 
 from attrs import evolve, frozen
 
-from mgk_core.hookspecs import hookimpl
+from mgk_core.contract.hookspecs import hookimpl
 
 SCALE = pathlib.Path(__file__).with_name("scale")
 
@@ -106,7 +106,9 @@ def test_an_accepted_change_goes_on_and_is_recorded(server, stopped):
 
 def test_changed_code_of_a_plugin_is_refused(server, places, plugin):
     """Code that may change what a run computes is part of the run; other plugins' code is not."""
-    acting = "from mgk_core.hookspecs import hookimpl\n\n@hookimpl\ndef mgk_loss_terms(ctx):\n    return None\n"
+    acting = (
+        "from mgk_core.contract.hookspecs import hookimpl\n\n@hookimpl\ndef mgk_loss_terms(ctx):\n    return None\n"
+    )
     looking = acting.replace("mgk_loss_terms", "mgk_observers")
     for source, matters in ((acting, True), (looking, False)):
         run, path = next(places), plugin(source)
@@ -149,7 +151,7 @@ def test_two_processes_on_one_run(server, stopped):
     """The second refuses and says who is there; afterwards the first's lock is gone."""
     import os
 
-    from mgk_core.rundir import Lock
+    from mgk_core.record.run_directory import Lock
 
     lock = Lock(stopped)
     answer = server.resume(stopped)

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from mgk_core.audit import audit
+from mgk_core.tools.verify_run import audit
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_journal_cut_at_a_line_is_noticed(server, whole, places):
 
 def test_nothing_that_the_user_gave_is_changed(server, tmp_path, places):
     """A configuration file and a base that a run reads are the same bytes afterwards, and unlocked."""
-    from mgk_core.store import folder_digests
+    from mgk_core.record.store import folder_digests
 
     given = tmp_path / "given"
     given.mkdir()

@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from mgk_core.journal import open_journal
-from mgk_core.store import Store
+from mgk_core.record.journal import open_journal
+from mgk_core.record.store import Store
 
 WHEN = ("before", "after", "half")
 KILLS = "kills resumed with equal digests"

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from mgk_core.audit import audit
+from mgk_core.tools.verify_run import audit
 
 CONFIG = """
 name = "own"

@@ -7,8 +7,8 @@ import re
 import pytest
 import torch
 
-from mgk_core.journal import open_journal
-from mgk_core.store import Store
+from mgk_core.record.journal import open_journal
+from mgk_core.record.store import Store
 
 WIDE = {  # activations of a whole batch take far more than the network
     "base__widths": "[16, 4096, 16]",

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from mgk_core import hookspecs
+from mgk_core.contract import hookspecs
 
 NEVER_BEGAN = ("mgk_register_specs", "mgk_build_model", "mgk_load_data", "mgk_attach_adapter")
 RECOVERING = {
@@ -20,7 +20,7 @@ def raising(hook, error="RuntimeError('planted')"):
     """Return a plugin that raises in one hook."""
     arguments = ", ".join(inspect.signature(getattr(hookspecs, hook)).parameters)
     return f"""
-from mgk_core.hookspecs import hookimpl
+from mgk_core.contract.hookspecs import hookimpl
 
 @hookimpl
 def {hook}({arguments}):
@@ -65,7 +65,7 @@ RETURNED = {
     "mgk_observers": ("ctx", "[Observer()]", ""),
 }
 LATER = """
-from mgk_core.hookspecs import hookimpl
+from mgk_core.contract.hookspecs import hookimpl
 
 def bad(step):
     raise RuntimeError("planted")

@@ -44,7 +44,7 @@ def test_recoveries_and_transforms_survive_kills(server, rich, same_end, kills, 
 
 def test_what_is_tried_is_on_record(rich):
     """The reference really went through all of it."""
-    from mgk_core.ledger import read_ledger
+    from mgk_core.record.ledger import read_ledger
 
     entries = {e.phase: e for e in read_ledger(rich[0]).phases}
     assert entries["medical_dictionary"].result == "kept_apart"

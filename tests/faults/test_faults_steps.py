@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from mgk_core.hookspecs import hookimpl
+from mgk_core.contract.hookspecs import hookimpl
 
 
 @hookimpl
@@ -64,7 +64,7 @@ def test_too_many_bad_steps_stop_the_phase(server, places, plugin):
 BROKEN_ROWS = """
 from attrs import evolve, frozen
 
-from mgk_core.hookspecs import hookimpl
+from mgk_core.contract.hookspecs import hookimpl
 
 
 @frozen

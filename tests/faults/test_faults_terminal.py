@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from mgk_core.journal import open_journal
-from mgk_core.store import Store
+from mgk_core.record.journal import open_journal
+from mgk_core.record.store import Store
 
 PATIENCE = 60  # seconds
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from attrs import evolve
 
-from mgk_core.digest import base_digest, tensor_digest
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
+from mgk_core.model.digest import base_digest, tensor_digest
 from mgk_hf.extend import choose, extend
 from mgk_hf.loading import build
 from mgk_hf.network import take_apart

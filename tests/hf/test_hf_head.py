@@ -76,7 +76,7 @@ def test_trainable_head_takes_the_plain_path():
 
 def test_adapter_on_the_head_is_seen():
     """A part on the head makes it slow and right: its parameters get gradients."""
-    from mgk_core.inject import Part, put, take
+    from mgk_core.model.inject import Part, put, take
 
     class Shift(Part):
         def __init__(self):

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-import mgk_core as mgk
-from mgk_core.bundle import Bundle, Choice, LanguageBundle, Tokens
-from mgk_core.digest import base_digest
-from mgk_core.errors import DigestError, EnvironmentFault, InputError
-from mgk_core.saved import counted
+import mgk
+from mgk_core.contract.bundle import Bundle, Choice, LanguageBundle, Tokens
+from mgk_core.contract.errors import DigestError, EnvironmentFault, InputError
+from mgk_core.model.activation_meter import counted
+from mgk_core.model.digest import base_digest
 from mgk_hf import gemma_q4
 from mgk_hf.cache import whole_directory
 from mgk_hf.failures import explain

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mgk_core.bundle import Choice, Tokens
+from mgk_core.contract.bundle import Choice, Tokens
 from mgk_hf.batch import IGNORED, TokenBatch, pack, pad, predictors, split
 
 FAMILIES = ("gemma3", "llama", "qwen2", "mistral", "gpt2", "granite", "gemma2", "gemma3-multimodal")

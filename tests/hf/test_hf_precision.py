@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mgk_core.inject import put, take
+from mgk_core.model.inject import put, take
 from mgk_hf import screen
 from mgk_hf.batch import pack
 from mgk_hf.bundle import HfBundle
@@ -133,7 +133,7 @@ def test_wide_embedding_is_scaled_after_widening():
 
 def test_adapters_go_on_converted_modules():
     """A part sits on a converted module as on any other, and the class comes back."""
-    from mgk_core.inject import Part
+    from mgk_core.model.inject import Part
 
     linear = nn.Linear(8, 8).requires_grad_(requires_grad=False)
     linear.__class__ = MixedLinear

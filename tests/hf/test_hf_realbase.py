@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from mgk_core.bundle import Choice, Tokens
+from mgk_core.contract.bundle import Choice, Tokens
 from mgk_hf import gemma_q4
 from mgk_hf.loading import build
 from mgk_hf.specs import HfSpec

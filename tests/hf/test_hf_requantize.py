@@ -6,23 +6,23 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import mgk_core as mgk
+import mgk
 from mgk_cli.main import cli
 from mgk_cli.telling import Teller
-from mgk_core.adapter import base_state_dict, state_of
-from mgk_core.audit import audit, audit_weights
-from mgk_core.bundle import Tokens
-from mgk_core.derive import rebuild
-from mgk_core.digest import base_digest
-from mgk_core.errors import GateRefused, InputError, MergeError
-from mgk_core.events import ignore
-from mgk_core.ledger import read_ledger
-from mgk_core.outcome import Proposal
-from mgk_core.rebuild import replay
-from mgk_core.reopen import reopen
-from mgk_core.runner import run_pipeline
-from mgk_core.scores import load_row, measure_row
-from mgk_core.verify import outputs_on, relative_error, verify_merged
+from mgk_core.contract.adapter import base_state_dict, state_of
+from mgk_core.contract.bundle import Tokens
+from mgk_core.contract.errors import GateRefused, InputError, MergeError
+from mgk_core.contract.outcome import Proposal
+from mgk_core.model.digest import base_digest
+from mgk_core.record.events import ignore
+from mgk_core.record.ledger import read_ledger
+from mgk_core.run.rebuild import replay
+from mgk_core.run.reopen import reopen
+from mgk_core.run.runner import run_pipeline
+from mgk_core.run.scores import load_row, measure_row
+from mgk_core.run.verify_merge import outputs_on, relative_error, verify_merged
+from mgk_core.tools.rebuild_model import rebuild
+from mgk_core.tools.verify_run import audit, audit_weights
 from mgk_hf.loading import build
 from mgk_hf.packed import packed_in
 from mgk_hf.quantized import dequantize, is_quantized

@@ -5,14 +5,14 @@ import re
 import pytest
 import torch
 
-import mgk_core as mgk
-from mgk_core.adapter import base_state_dict, state_of
-from mgk_core.api import merge_by
-from mgk_core.bundle import Tokens
-from mgk_core.digest import base_digest
-from mgk_core.errors import MergeError
-from mgk_core.outcome import Proposal
-from mgk_core.verify import outputs_on, relative_error, verify_merged
+import mgk
+from mgk_core.contract.adapter import base_state_dict, state_of
+from mgk_core.contract.bundle import Tokens
+from mgk_core.contract.errors import MergeError
+from mgk_core.contract.outcome import Proposal
+from mgk_core.model.digest import base_digest
+from mgk_core.run.api import merge_by
+from mgk_core.run.verify_merge import outputs_on, relative_error, verify_merged
 from mgk_hf.loading import build
 from mgk_hf.quantized import dequantize, is_packed, is_quantized
 from mgk_hf.specs import HfSpec

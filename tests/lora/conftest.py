@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from mgk_core.adapter import state_of
+from mgk_core.contract.adapter import state_of
 from mgk_lora.attach import attach
 from mgk_lora.spec import DoraSpec, LoraSpec
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from mgk_core.adapter import base_state_dict
-from mgk_core.inject import is_adapted
+from mgk_core.contract.adapter import base_state_dict
+from mgk_core.model.inject import is_adapted
 from mgk_core.testing.history import same_bits, shake, snapshot, train
 from mgk_core.testing.zoo import KINDS, make
 

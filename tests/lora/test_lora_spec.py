@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 from mgk_core.testing.history import shake
 from mgk_core.testing.zoo import make
 

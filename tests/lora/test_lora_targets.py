@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 from mgk_core.testing.zoo import Conv1D, make
 from mgk_lora.targets import candidates, choose
 

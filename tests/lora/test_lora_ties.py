@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mgk_core.adapter import base_state_dict
-from mgk_core.errors import InputError
+from mgk_core.contract.adapter import base_state_dict
+from mgk_core.contract.errors import InputError
 from mgk_core.testing.history import shake
 from mgk_lora.targets import choose
 from mgk_lora.ties import check_ties

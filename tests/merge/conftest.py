@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from mgk_core.adapter import state_of
-from mgk_core.outcome import Proposal
+from mgk_core.contract.adapter import state_of
+from mgk_core.contract.outcome import Proposal
 from mgk_lora.attach import attach
 from mgk_lora.spec import DoraSpec, LoraSpec
 from mgk_merge.exact import merge

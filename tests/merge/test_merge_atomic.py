@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from mgk_core.adapter import state_of
-from mgk_core.errors import MergeError, StoreError
+from mgk_core.contract.adapter import state_of
+from mgk_core.contract.errors import MergeError, StoreError
 from mgk_core.testing.history import same_bits, shake, snapshot
 from mgk_core.testing.zoo import Case, make
 
@@ -88,7 +88,7 @@ def test_a_sum_that_the_dtype_cannot_hold_is_refused(put_on, fold):
 
 
 class Interrupter:
-    """Raise at the n-th line that runs in mgk_merge or mgk_core.lowrank."""
+    """Raise at the n-th line that runs in mgk_merge or mgk_core.model.lowrank."""
 
     def __init__(self, at, error=KeyboardInterrupt):
         self.left, self.error = at, error
@@ -351,7 +351,7 @@ def test_a_disk_that_is_full_is_said_and_nothing_is_left(put_on, fold, tmp_path,
 
 def test_a_proposal_that_refuses_is_refused(put_on):
     """What `mgk_propose_merge` refused is not merged, whoever calls the rule."""
-    from mgk_core.outcome import Proposal
+    from mgk_core.contract.outcome import Proposal
     from mgk_merge.exact import merge
     from mgk_merge.spec import MergeSpec
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mgk_core.adapter import base_state_dict, state_of
-from mgk_core.errors import MergeError
+from mgk_core.contract.adapter import base_state_dict, state_of
+from mgk_core.contract.errors import MergeError
 from mgk_core.testing.history import same_bits, shake, snapshot, train
 from mgk_core.testing.zoo import KINDS, make
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-import mgk_core as mgk
+import mgk
 
 CASES: dict[str, dict[str, Any]] = {
     "LORA": {"r": 3, "lora_alpha": 5},

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-import mgk_core as mgk
-from mgk_core.adapter import base_state_dict, state_of
+import mgk
+from mgk_core.contract.adapter import base_state_dict, state_of
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::RuntimeWarning")

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-import mgk_core as mgk
-from mgk_core.adapter import base_state_dict
-from mgk_core.digest import base_digest
-from mgk_core.errors import InputError
+import mgk
+from mgk_core.contract.adapter import base_state_dict
+from mgk_core.contract.errors import InputError
+from mgk_core.model.digest import base_digest
 
 pytest.importorskip("peft")
 pytest.importorskip("transformers")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-import mgk_core as mgk
-from mgk_core.errors import ConfigError, InputError
+import mgk
+from mgk_core.contract.errors import ConfigError, InputError
 from mgk_core.testing.adapters import check_adapter
 
 pytest.importorskip("peft")
@@ -65,7 +65,7 @@ def test_bad_options_are_named(options, message, mlp, put_on):
 
 def test_options_are_checked_when_the_configuration_is_read(tmp_path):
     """A wrong option in a file is an error with its line, before anything runs."""
-    from mgk_core.runner import run_pipeline
+    from mgk_core.run.runner import run_pipeline
 
     path = tmp_path / "mine.toml"
     path.write_text('[phases.mcq.adapter]\ntype = "peft:OFT"\noptions = { oft_blok_size = 4 }\n', encoding="utf-8")
@@ -141,8 +141,8 @@ import importlib.util, sys
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *a: None if name == "peft" else real(name, *a)
 sys.modules["peft"] = None
-import torch, mgk_core as mgk
-from mgk_core.errors import EnvironmentFault
+import torch, mgk
+from mgk_core.contract.errors import EnvironmentFault
 model = torch.nn.Sequential(torch.nn.Linear(3, 2))
 mgk.detach(model, mgk.attach(model, "lora", rank=1))
 try:

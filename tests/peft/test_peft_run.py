@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-import mgk_core as mgk
-from mgk_core.adapter import base_state_dict
-from mgk_core.derive import rebuild
-from mgk_core.digest import base_digest
-from mgk_core.errors import MergeError
-from mgk_core.runner import resume_run, run_pipeline
+import mgk
+from mgk_core.contract.adapter import base_state_dict
+from mgk_core.contract.errors import MergeError
+from mgk_core.model.digest import base_digest
+from mgk_core.run.runner import resume_run, run_pipeline
+from mgk_core.tools.rebuild_model import rebuild
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::RuntimeWarning")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mgk_core.bundle import Choice
+from mgk_core.contract.bundle import Choice
 
 pytestmark = [pytest.mark.realbase, pytest.mark.slow]
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from mgk_core.config import load_tree, resolve
-from mgk_core.manager import load_plugins
-from mgk_core.runner import run_pipeline
+from mgk_core.config.resolve import load_tree, resolve
+from mgk_core.host.manager import load_plugins
+from mgk_core.run.runner import run_pipeline
 
 FEW = {f"phases.{name}.train.steps": 2 for name in ("plain_text", "dictionary", "mcq")}
 SMALL = FEW | {

@@ -7,9 +7,9 @@ import torch
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-import mgk_core as mgk
-from mgk_core.adapter import all_disabled
-from mgk_core.errors import MergeError
+import mgk
+from mgk_core.contract.adapter import all_disabled
+from mgk_core.contract.errors import MergeError
 from mgk_core.testing.history import shake, train
 from mgk_core.testing.strategies import BATCHES, HISTORIES, SEEDS, cases, scales
 from mgk_core.testing.zoo import KINDS

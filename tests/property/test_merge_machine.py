@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-import mgk_core as mgk
-from mgk_core.adapter import all_disabled, base_state_dict, state_of
-from mgk_core.errors import MergeError
+import mgk
+from mgk_core.contract.adapter import all_disabled, base_state_dict, state_of
+from mgk_core.contract.errors import MergeError
 from mgk_core.testing.history import same_bits, shake, snapshot, train
 from mgk_core.testing.strategies import SEEDS, scales
 from mgk_core.testing.zoo import KINDS, make

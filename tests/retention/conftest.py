@@ -10,15 +10,15 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor, nn
 
-import mgk_core as mgk
-from mgk_core.adapter import base_state_dict
-from mgk_core.bundle import PhaseData
-from mgk_core.config import structure_spec
-from mgk_core.context import PhaseContext, Remembered
-from mgk_core.hooks import Hooks
-from mgk_core.manager import load_plugins
-from mgk_core.settings import PhaseConfig, RunConfig, TrainSettings
-from mgk_core.specs import Spec
+import mgk
+from mgk_core.config.resolve import structure_spec
+from mgk_core.contract.adapter import base_state_dict
+from mgk_core.contract.bundle import PhaseData
+from mgk_core.contract.context import PhaseContext, Remembered
+from mgk_core.contract.settings import PhaseConfig, RunConfig, TrainSettings
+from mgk_core.contract.specs import Spec
+from mgk_core.host.hooks import Hooks
+from mgk_core.host.manager import load_plugins
 
 
 @frozen(eq=False)

@@ -7,7 +7,7 @@ import torch
 from attrs import evolve
 from click.testing import CliRunner
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 from mgk_retention.bench import characters, digits, grid, loop, methods, table
 from mgk_retention.bench.command import bench
 from mgk_retention.bench.loop import Cell

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 from mgk_retention.bench import korean, korean_table, methods
 from mgk_retention.bench.command import bench
 from mgk_retention.bench.korean import Cut, KoreanCell

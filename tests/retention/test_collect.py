@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mgk_core.bundle import PhaseData
-from mgk_core.errors import InputError
+from mgk_core.contract.bundle import PhaseData
+from mgk_core.contract.errors import InputError
 from mgk_retention.collect import collect
 from mgk_retention.kept import FACTORS, FISHER, INPUTS, OUTPUTS, REPLAY, Past
 from mgk_retention.specs import RETENTION
@@ -50,7 +50,7 @@ def test_o_lora_keeps_the_merged_adapters_a(small, context):
 
 def test_a_recovery_that_may_add_replay_needs_examples(small, context, hooks):
     """``train-on`` with replay in it counts as naming replay."""
-    from mgk_core.config import structure_spec
+    from mgk_core.config.resolve import structure_spec
 
     spec = structure_spec(
         hooks.plugins.registry, "recover", {"type": "train-on", "retention": {"replay": {"share": 0.5}}}

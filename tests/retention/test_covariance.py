@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgk_core.outcome import Proposal, Recovery
+from mgk_core.contract.outcome import Proposal, Recovery
 from mgk_retention.collect import collect
 from mgk_retention.covariance import damping, recovery, with_transform
 from mgk_retention.moments import Dense, Sketch, sketched

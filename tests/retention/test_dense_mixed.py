@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-import mgk_core as mgk
-from mgk_core.bundle import PhaseData
-from mgk_core.errors import ConfigError, InputError
-from mgk_core.hooks import Hooks
-from mgk_core.manager import load_plugins
+import mgk
+from mgk_core.contract.bundle import PhaseData
+from mgk_core.contract.errors import ConfigError, InputError
+from mgk_core.host.hooks import Hooks
+from mgk_core.host.manager import load_plugins
 from mgk_core.testing.check import check_loaded
 from mgk_core.testing.laws import assert_hold
 from mgk_retention import mixed
@@ -107,7 +107,7 @@ def test_mixed_reaches_no_plugin_that_its_run_leaves_out(small):
 )
 def test_a_part_says_all_that_it_needs(hooks, part):
     """A part without data, size or count is an error that names it."""
-    from mgk_core.config import structure_spec
+    from mgk_core.config.resolve import structure_spec
 
     with pytest.raises(ConfigError, match=r"parts\.one"):
         structure_spec(hooks.plugins.registry, "data", {"type": "mixed", "parts": {"one": part}})

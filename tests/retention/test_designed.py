@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import mgk_core as mgk
+import mgk
 from mgk_retention.collect import collect
 from mgk_retention.designed import design, directions
 from mgk_retention.moments import Dense

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mgk_core.adapter import Target, base_state_dict
-from mgk_core.errors import InputError
+from mgk_core.contract.adapter import Target, base_state_dict
+from mgk_core.contract.errors import InputError
 from mgk_retention.collect import collect
 from mgk_retention.deltas import base_weight
 from mgk_retention.guard import guard_term, make_guard
@@ -114,7 +114,7 @@ def test_transposed_weights_are_guarded_as_they_act(small, context):
 
 def test_untrained_lora_costs_nothing(small, context):
     """B = 0: nothing drifts, and the gradient is zero too."""
-    import mgk_core as mgk
+    import mgk
 
     model, retention = small.network(), {"drift-guard": {}}
     history = history_of(small, context, model, retention, phases=1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 from mgk_retention.heatmap import colours, heatmap
 
 TABLE = {

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mgk_core.bundle import PhaseData, Tokens
-from mgk_core.errors import InputError
-from mgk_core.training import steps_of
+from mgk_core.contract.bundle import PhaseData, Tokens
+from mgk_core.contract.errors import InputError
+from mgk_core.run.training import steps_of
 from mgk_retention.collect import collect
 from mgk_retention.examples import as_tensors, from_tensors, generated, keep_examples
 from mgk_retention.kept import REPLAY, Past
@@ -112,7 +112,7 @@ def test_without_anything_kept_there_is_no_term(small, context):
 )
 def test_the_teacher_is_the_base(small, context, past, options):
     """An untrained adapter is at distance zero from its base; a trained one is not, and feels it."""
-    import mgk_core as mgk
+    import mgk
 
     for trained in (False, True):
         ctx = context(small.network(), {"naive": {}})

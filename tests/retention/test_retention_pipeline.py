@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-import mgk_core as mgk
-from mgk_core.errors import Interrupted
-from mgk_core.pipeline import Phase, Pipeline
-from mgk_core.runner import resume_run, run_pipeline
-from mgk_core.store import read_tensors
+import mgk
+from mgk_core.contract.errors import Interrupted
+from mgk_core.contract.pipeline import Phase, Pipeline
+from mgk_core.record.store import read_tensors
+from mgk_core.run.runner import resume_run, run_pipeline
 
 
 def pipeline(retention, **slots):

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from mgk_core.adapter import state_of
-from mgk_core.config import load_tree, resolve
-from mgk_core.context import PhaseContext, StepContext
-from mgk_core.hooks import Hooks
-from mgk_core.manager import load_plugins
+from mgk_core.config.resolve import load_tree, resolve
+from mgk_core.contract.adapter import state_of
+from mgk_core.contract.context import PhaseContext, StepContext
+from mgk_core.host.hooks import Hooks
+from mgk_core.host.manager import load_plugins
 
 MakePhase = Callable[..., StepContext]
 

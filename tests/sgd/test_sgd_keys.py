@@ -8,7 +8,7 @@ import attrs
 import pytest
 import torch
 
-from mgk_core.errors import ConfigError, InputError
+from mgk_core.contract.errors import ConfigError, InputError
 from mgk_sgd.optimizers import make_optimizer
 from mgk_sgd.specs import AdamwSpec, OptimizerSpec, SgdSpec, StandardStepSpec
 from mgk_sgd.step import StandardStep

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 from mgk_sgd.state import flatten, restore
 from mgk_sgd.step import StandardStep
 

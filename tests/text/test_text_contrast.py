@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from mgk_core.bundle import Choice
-from mgk_core.context import PhaseContext
-from mgk_core.errors import InputError
-from mgk_core.hooks import Hooks
-from mgk_core.manager import load_plugins
-from mgk_core.training import Order
+from mgk_core.contract.bundle import Choice
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.errors import InputError
+from mgk_core.host.hooks import Hooks
+from mgk_core.host.manager import load_plugins
+from mgk_core.run.training import Order
 from mgk_hf.loading import build
 from mgk_hf.specs import HfSpec
 from mgk_text.contrast import Contrast
@@ -90,7 +90,7 @@ def test_the_digest_covers_the_wrong_options(base, write):
 
 def test_only_a_contrast_asks_for_the_term(base, write):
     """Weight 0 offers no term and keeps plain rows; reasoning has no options to contrast."""
-    from mgk_core.config import load_tree, resolve
+    from mgk_core.config.resolve import load_tree, resolve
 
     hooks = Hooks(load_plugins())
     for contrast, names in ((0.0, set()), (2.0, {"contrast"})):

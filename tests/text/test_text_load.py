@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgk_core.bundle import Choice, Tokens
-from mgk_core.errors import DataError, InputError
+from mgk_core.contract.bundle import Choice, Tokens
+from mgk_core.contract.errors import DataError, InputError
 from mgk_text import cache, lengths, packing
 from mgk_text.cache import TokenCache, tokenised
 from mgk_text.generation import character_f1, evaluate

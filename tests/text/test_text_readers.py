@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mgk_core.errors import DataError, EnvironmentFault, InputError
+from mgk_core.contract.errors import DataError, EnvironmentFault, InputError
 from mgk_text.readers import read
 from mgk_text.rows import Reader
 from mgk_text.sources import HubSource, parse

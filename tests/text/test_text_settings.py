@@ -3,7 +3,7 @@
 import attrs
 import pytest
 
-from mgk_core.errors import MgkError
+from mgk_core.contract.errors import MgkError
 from mgk_text import cache
 from mgk_text.load import load
 from mgk_text.specs import DictionarySpec, McqSpec, PlainTextSpec

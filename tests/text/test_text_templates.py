@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgk_core.errors import InputError
+from mgk_core.contract.errors import InputError
 from mgk_text.encode import Encoder
 from mgk_text.extract import extract
 from mgk_text.records import Entry, Question

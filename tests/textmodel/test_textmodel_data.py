@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from mgk_core.bundle import PhaseData, TrainSet
-from mgk_core.errors import InputError
+from mgk_core.contract.bundle import PhaseData, TrainSet
+from mgk_core.contract.errors import InputError
 from mgk_textmodel.bundle import ReferenceBundle
 from mgk_textmodel.data import load, teacher_draw
 from mgk_textmodel.network import build

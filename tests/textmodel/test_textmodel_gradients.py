@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mgk_core as mgk
-from mgk_core.adapter import Adapter
+import mgk
+from mgk_core.contract.adapter import Adapter
 from mgk_textmodel.bundle import ReferenceBundle
 from mgk_textmodel.gradients import gradient_function
 from mgk_textmodel.network import ReferenceNetwork, build

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu
 
-import mgk_core as mgk
-from mgk_core.bundle import Bundle, LossPerItem, OwnGradients
-from mgk_core.errors import InputError
+import mgk
+from mgk_core.contract.bundle import Bundle, LossPerItem, OwnGradients
+from mgk_core.contract.errors import InputError
 from mgk_textmodel.network import build, load, save
 from mgk_textmodel.pairs import Pairs
 from mgk_textmodel.plugin import mgk_build_model

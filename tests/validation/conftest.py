@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mgk_core.bundle import Choice, OptionScores, Probe, Tokens
-from mgk_core.config import load_tree, resolve
-from mgk_core.context import PhaseContext
-from mgk_core.hooks import Hooks
-from mgk_core.manager import load_plugins
+from mgk_core.config.resolve import load_tree, resolve
+from mgk_core.contract.bundle import Choice, OptionScores, Probe, Tokens
+from mgk_core.contract.context import PhaseContext
+from mgk_core.host.hooks import Hooks
+from mgk_core.host.manager import load_plugins
 from mgk_phases.textmodel import PIPELINE
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mgk_core.bundle import Probe, Tokens
-from mgk_core.config import structure_spec
-from mgk_core.hooks import calling
+from mgk_core.config.resolve import structure_spec
+from mgk_core.contract.bundle import Probe, Tokens
+from mgk_core.host.hooks import calling
 from mgk_validation import losses
 
 

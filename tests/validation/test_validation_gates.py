@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgk_core.bundle import Probe, Score
-from mgk_core.context import PhaseContext
-from mgk_core.errors import InputError
-from mgk_core.outcome import Verdict
+from mgk_core.contract.bundle import Probe, Score
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.errors import InputError
+from mgk_core.contract.outcome import Verdict
 from mgk_validation.compare import Change
 from mgk_validation.gates import judge, share_kept
 

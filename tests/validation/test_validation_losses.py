@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from mgk_core.bundle import Probe, Tokens
-from mgk_core.errors import InputError
-from mgk_core.hooks import Hooks
+from mgk_core.contract.bundle import Probe, Tokens
+from mgk_core.contract.errors import InputError
+from mgk_core.host.hooks import Hooks
 from mgk_validation.losses import ItemLosses, measure, perplexity
 
 EXAMPLES = (

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-import mgk_core as mgk
-from mgk_core.bundle import Choice, Probe
-from mgk_core.errors import InputError
+import mgk
+from mgk_core.contract.bundle import Choice, Probe
+from mgk_core.contract.errors import InputError
 from mgk_validation.options import option_metric
 
 ITEMS = (

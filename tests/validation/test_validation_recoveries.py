@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-import mgk_core as mgk
-from mgk_core.context import PhaseContext
-from mgk_core.errors import ConfigError
-from mgk_core.outcome import Proposal, Recovery
+import mgk
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.errors import ConfigError
+from mgk_core.contract.outcome import Proposal, Recovery
 from mgk_validation.plugin import mgk_recover
 from mgk_validation.specs import TrainOnSpec
 

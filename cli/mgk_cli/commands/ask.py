@@ -11,7 +11,7 @@ from mgk_cli import options
 from mgk_cli.lazy import Command
 
 if TYPE_CHECKING:
-    from mgk_core.asking import Answer
+    from mgk_core.tools.chat import Answer
 
 SIDE_BY_SIDE = 100  # columns below which the two answers stand one under the other
 
@@ -36,7 +36,7 @@ def command(*, run: Path, questions: tuple[str, ...], tokens: int, without: tupl
     import attrs
 
     from mgk_cli.listing import print_json
-    from mgk_core.asking import ask
+    from mgk_core.tools.chat import ask
 
     answers = ask(run, questions, tokens=tokens, without=without)
     if as_json:

@@ -26,7 +26,7 @@ def command(*, run: Path, base: bool, tokens: int, without: tuple[str, ...]) -> 
     Lines come from standard input, so a file of questions can be piped in.
     """
     from mgk_cli.console import line
-    from mgk_core.asking import Chat
+    from mgk_core.tools.chat import Chat
 
     asking = sys.stdin.isatty()
     if asking:
@@ -46,7 +46,7 @@ def _read(*, asking: bool) -> str | None:
     except EOFError:
         return None
     except UnicodeDecodeError as error:
-        from mgk_core.errors import InputError
+        from mgk_core.contract.errors import InputError
 
         raise InputError(f"standard input: not UTF-8 ({error}); expected UTF-8 text") from None
     return None if said in ("/quit", "/exit") else said

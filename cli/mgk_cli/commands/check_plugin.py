@@ -61,7 +61,7 @@ def command(*, name: str, as_json: bool) -> int:
 
 def _kit() -> Any:
     """Return the kit's `check_plugin`; it needs hypothesis, which a slim installation may lack."""
-    from mgk_core.errors import EnvironmentFault
+    from mgk_core.contract.errors import EnvironmentFault
 
     try:
         from mgk_core import testing

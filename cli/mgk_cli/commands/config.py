@@ -30,9 +30,9 @@ def command(
     """
     from mgk_cli.console import pipe_may_close
     from mgk_cli.words import clean
-    from mgk_core.config import load_tree
-    from mgk_core.opening import prepare
-    from mgk_core.render import to_toml
+    from mgk_core.config.render import to_toml
+    from mgk_core.config.resolve import load_tree
+    from mgk_core.run.setup import prepare
 
     tree = load_tree(pipeline, config, overrides, {"device": device, "seed": seed})
     toml = to_toml(prepare(tree, without).resolved)

@@ -25,7 +25,7 @@ def command(*, device: str, as_json: bool) -> int:
     import attrs
 
     from mgk_cli.listing import print_json
-    from mgk_core.doctor import examine
+    from mgk_core.tools.doctor import examine
 
     worst = 0
     for check in examine(Path("runs"), device=device):

@@ -34,7 +34,7 @@ def command(*, run: Path, as_adapter: bool, out: Path, without: tuple[str, ...],
     from mgk_cli.console import line
     from mgk_cli.listing import print_json
     from mgk_cli.words import count
-    from mgk_core.export import export_adapter
+    from mgk_core.tools.export import export_adapter
 
     if not as_adapter:  # click insists on the flag; a caller from Python may not
         raise click.UsageError("say what to export: --as-adapter; the whole model lies in RUN/model")

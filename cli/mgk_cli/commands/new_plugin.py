@@ -27,7 +27,7 @@ def command(*, kind: str, name: str, directory: Path | None) -> None:
     whether forward pass and merge still agree.
     """
     from mgk_cli.console import line
-    from mgk_core.scaffold import plain_name, write_plugin
+    from mgk_core.tools.scaffold import plain_name, write_plugin
 
     written = write_plugin(kind, name, directory)
     for path in written:

@@ -32,7 +32,7 @@ def command(
     changed settings, is run in a new directory that begins with a copy of what came before.
     """
     from mgk_cli.working import work
-    from mgk_core.runner import run_phase
+    from mgk_core.run.runner import run_phase
 
     work(
         lambda sink: run_phase(run, phase, out=out, overrides=overrides, without=without, sink=sink),

@@ -35,9 +35,9 @@ def command(
     from mgk_cli.console import make, show
     from mgk_cli.listing import print_json
     from mgk_cli.planning import drawn
-    from mgk_core.config import load_tree
-    from mgk_core.opening import prepare
-    from mgk_core.plan import make_plan
+    from mgk_core.config.resolve import load_tree
+    from mgk_core.run.setup import prepare
+    from mgk_core.tools.plan import make_plan
 
     named = pipeline if pipeline is not None or config is not None else DEFAULT
     tree = load_tree(named, config, overrides, {"device": device, "seed": seed})

@@ -20,7 +20,7 @@ def command(*, without: tuple[str, ...], as_json: bool) -> None:
     """
     from mgk_cli.console import show
     from mgk_cli.listing import plugin_rows, plugins_drawn, print_json
-    from mgk_core.manager import load_plugins
+    from mgk_core.host.manager import load_plugins
 
     rows = plugin_rows(load_plugins(without=without))
     if as_json:

@@ -41,7 +41,7 @@ def command(
     from mgk_cli.console import line
     from mgk_cli.listing import print_json
     from mgk_cli.words import digest
-    from mgk_core.derive import rebuild
+    from mgk_core.tools.rebuild_model import rebuild
 
     made = rebuild(run, out, until=until, leave_out=leave_out, scales=dict(map(_factor, scale)), without=without)
     if as_json:

@@ -35,7 +35,7 @@ def command(
     were; each change is named with both values.
     """
     from mgk_cli.working import work
-    from mgk_core.runner import resume_run
+    from mgk_core.run.runner import resume_run
 
     work(
         lambda sink: resume_run(

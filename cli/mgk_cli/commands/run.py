@@ -39,7 +39,7 @@ def command(
     gates, and merges or rolls back. At the end stands what each phase gained and what it cost.
     """
     from mgk_cli.working import work
-    from mgk_core.runner import run_pipeline
+    from mgk_core.run.runner import run_pipeline
 
     named = pipeline if pipeline is not None or config is not None else DEFAULT
     target = out or free_name(named or (config.stem if config else "run"))

@@ -11,7 +11,7 @@ from mgk_cli import options
 from mgk_cli.lazy import Command
 
 if TYPE_CHECKING:
-    from mgk_core.inspect import RunLook
+    from mgk_core.tools.run_summary import RunLook
 
 
 @click.command(
@@ -34,7 +34,7 @@ def command(*, runs: tuple[Path, ...], plot: Path | None, as_json: bool) -> None
     from mgk_cli.console import make, show
     from mgk_cli.listing import print_json
     from mgk_cli.summary import summary
-    from mgk_core.inspect import look
+    from mgk_core.tools.run_summary import look
 
     if plot is not None and len(runs) != 1:
         raise click.UsageError("--plot draws one run's matrix; name one RUN")
@@ -52,8 +52,8 @@ def command(*, runs: tuple[Path, ...], plot: Path | None, as_json: bool) -> None
 def draw(run: RunLook, path: Path) -> None:
     """Let an installed plugin draw the matrix; nothing that was there is overwritten."""
     from mgk_cli.console import note
-    from mgk_core.catalog import PICTURES, entries
-    from mgk_core.errors import EnvironmentFault, InputError, StoreError
+    from mgk_core.contract.errors import EnvironmentFault, InputError, StoreError
+    from mgk_core.host.catalog import PICTURES, entries
 
     if not run.retention:
         raise InputError(f"{run.directory}: has no retention matrix to draw")

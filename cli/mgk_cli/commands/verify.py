@@ -27,7 +27,7 @@ def command(*, run: Path, weights: bool, without: tuple[str, ...], as_json: bool
 
     Names everything that differs, the first one first. Exits 2 where something does.
     """
-    from mgk_core.audit import audit, audit_weights
+    from mgk_core.tools.verify_run import audit, audit_weights
 
     found = audit(run)
     if weights and found.sound:
@@ -57,7 +57,7 @@ def command(*, run: Path, weights: bool, without: tuple[str, ...], as_json: bool
 def _draw(found: object, *, asked: bool) -> None:
     from mgk_cli.console import line
     from mgk_cli.words import digest, several
-    from mgk_core.audit import Audit
+    from mgk_core.tools.verify_run import Audit
 
     assert isinstance(found, Audit)  # noqa: S101 - typed late, so that --help needs no torch
     wrong = [f for f in found.findings if not f.harmless]

@@ -6,7 +6,7 @@ from the defaults of the pipeline into which it is inserted.
 
 from __future__ import annotations
 
-from mgk_core import Phase
+from mgk import Phase
 
 DATA = "package:mgk_drug_safety/data"
 

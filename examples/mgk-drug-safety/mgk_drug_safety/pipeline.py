@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-import mgk_core as mgk
+import mgk
 from mgk_drug_safety.phase import PHASE
 
 PIPELINE = evolve(

@@ -9,9 +9,9 @@ from importlib.resources import files
 
 import pytest
 
-import mgk_core as mgk
-from mgk_core.config import load_tree, resolve
-from mgk_core.manager import load_plugins
+import mgk
+from mgk_core.config.resolve import load_tree, resolve
+from mgk_core.host.manager import load_plugins
 
 SPLITS = ("train", "dev", "test")
 

@@ -9,8 +9,8 @@ import torch
 from attrs import define
 from torch import Tensor, nn
 
-from mgk_core.adapter import Factors, Identity, Target, load_in_place
-from mgk_core.inject import switched_off, take
+from mgk_core.contract.adapter import Factors, Identity, Target, load_in_place
+from mgk_core.model.inject import switched_off, take
 from mgk_vera.part import Projections, VeraPart
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from mgk_core.inject import Part
+from mgk_core.model.inject import Part
 
 
 class Projections(nn.Module):

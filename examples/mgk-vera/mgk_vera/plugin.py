@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mgk_core import hookimpl
+from mgk import hookimpl
 from mgk_vera.spec import VeraSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from mgk_core.adapter import Adapter
-    from mgk_core.specs import Spec, SpecRegistry
+    from mgk_core.contract.adapter import Adapter
+    from mgk_core.contract.specs import Spec, SpecRegistry
 
 MGK_API_VERSION = 1
 

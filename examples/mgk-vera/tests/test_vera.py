@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-import mgk_core as mgk
-from mgk_core.adapter import base_state_dict
-from mgk_core.errors import InputError
+import mgk
+from mgk_core.contract.adapter import base_state_dict
+from mgk_core.contract.errors import InputError
 from mgk_core.testing import assert_hold, check_adapter, check_plugin
 
 

@@ -96,7 +96,7 @@ def _show(table: str, written: list[Path]) -> None:
 
 
 def _refuse(message: str, *, wrong: bool) -> None:
-    from mgk_core.errors import InputError
+    from mgk_core.contract.errors import InputError
 
     if wrong:
         raise InputError(message)
@@ -109,7 +109,7 @@ def _refuse(message: str, *, wrong: bool) -> None:
 )
 def heatmap(run: Path, out: Path) -> None:
     """Draw a run's retention matrix as PNG, SVG or PDF."""
-    from mgk_core.errors import InputError
+    from mgk_core.contract.errors import InputError
     from mgk_retention.heatmap import heatmap as draw
 
     source = run / "retention.json"

@@ -18,8 +18,8 @@ from attrs import define, frozen
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mgk_core.bundle import OptionScores
-from mgk_core.errors import EnvironmentFault, InputError
+from mgk_core.contract.bundle import OptionScores
+from mgk_core.contract.errors import EnvironmentFault, InputError
 from mgk_retention.bench.tasks import Recipe, Suite, Task
 
 TASKS, CLASSES, SIDE = 5, 10, 8

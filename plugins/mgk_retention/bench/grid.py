@@ -34,8 +34,8 @@ def run_job(job: Job) -> list[Cell]:
     """Train the base once and take it through every method. Runs in a process of its own."""
     import torch
 
-    from mgk_core.hooks import Hooks
-    from mgk_core.manager import load_plugins
+    from mgk_core.host.hooks import Hooks
+    from mgk_core.host.manager import load_plugins
 
     torch.set_num_threads(1)
     name, seed, methods = job
@@ -86,7 +86,7 @@ def write(out: Path, cells: Sequence[Cell], found: Sequence[Line], suites: Seque
     """Write table.md, cells.jsonl and, where matplotlib is installed, picture.svg."""
     from importlib.util import find_spec
 
-    from mgk_core.store import Store
+    from mgk_core.record.store import Store
 
     store = Store(out)
     settings = {"methods": [attrs.asdict(m) for m in METHODS], "suites": {n: suite_of(n, 0).settings for n in suites}}

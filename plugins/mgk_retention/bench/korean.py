@@ -16,9 +16,9 @@ from typing import Any
 
 from attrs import define, evolve, field, frozen
 
-from mgk_core.catalog import find_pipeline
-from mgk_core.pipeline import Phase, Pipeline
-from mgk_core.runner import run_pipeline
+from mgk_core.contract.pipeline import Phase, Pipeline
+from mgk_core.host.catalog import find_pipeline
+from mgk_core.run.runner import run_pipeline
 from mgk_retention.bench.grid import unordered
 from mgk_retention.bench.methods import KOREAN, Method, chosen
 

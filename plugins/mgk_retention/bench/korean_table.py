@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from mgk_core.catalog import find_pipeline
+from mgk_core.host.catalog import find_pipeline
 from mgk_retention.bench.korean import BOUNDARY, PIPELINE, KoreanCell
 from mgk_retention.bench.methods import KOREAN
 from mgk_retention.bench.table import Line, drawn, json_lines, stderr
@@ -153,7 +153,7 @@ def write(out: Path, cells: Sequence[KoreanCell], cut: Sequence[Any]) -> list[Pa
     """Write table.md, cells.jsonl and, where matplotlib is installed, picture.svg."""
     from importlib.util import find_spec
 
-    from mgk_core.store import Store
+    from mgk_core.record.store import Store
 
     store = Store(out)
     tables = [attrs.asdict(c) | {"figures": attrs.asdict(f)} for c, f in zip(cells, figures_of(cells), strict=True)]

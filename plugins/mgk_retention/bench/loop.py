@@ -12,17 +12,17 @@ import torch
 from attrs import define, evolve, field, frozen
 from torch import Tensor
 
-from mgk_core.adapter import state_of
-from mgk_core.bundle import Batch, Bundle, PhaseData, TrainSet, Unpacks
-from mgk_core.checkpoint import Progress
-from mgk_core.config import structure_spec
-from mgk_core.context import PhaseContext, Remembered, StepContext
-from mgk_core.events import Events
-from mgk_core.hooks import Hooks
-from mgk_core.outcome import Proposal
-from mgk_core.settings import PhaseConfig, RunConfig, RunSettings, TrainSettings
-from mgk_core.specs import Spec
-from mgk_core.training import Order, Trainer, steps_of
+from mgk_core.config.resolve import structure_spec
+from mgk_core.contract.adapter import state_of
+from mgk_core.contract.bundle import Batch, Bundle, PhaseData, TrainSet, Unpacks
+from mgk_core.contract.context import PhaseContext, Remembered, StepContext
+from mgk_core.contract.outcome import Proposal
+from mgk_core.contract.settings import PhaseConfig, RunConfig, RunSettings, TrainSettings
+from mgk_core.contract.specs import Spec
+from mgk_core.host.hooks import Hooks
+from mgk_core.record.checkpoint import Progress
+from mgk_core.record.events import Events
+from mgk_core.run.training import Order, Trainer, steps_of
 from mgk_retention.bench.methods import Method
 from mgk_retention.bench.tasks import Recipe, Suite, Task
 from mgk_retention.examples import unpacks

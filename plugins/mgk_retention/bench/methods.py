@@ -68,7 +68,7 @@ QUICK_KOREAN = ("default",)
 
 def chosen(names: tuple[str, ...], methods: tuple[Method, ...] = METHODS) -> list[Method]:
     """Return the methods asked for (all where none is named), the reference rows always with them."""
-    from mgk_core.errors import InputError, nearest
+    from mgk_core.contract.errors import InputError, nearest
 
     known = [m.name for m in methods]
     for name in names:

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from mgk_core.bundle import Batch, Bundle, TrainSet
+from mgk_core.contract.bundle import Batch, Bundle, TrainSet
 
 
 @frozen(eq=False)

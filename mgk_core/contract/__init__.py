@@ -1,0 +1,1 @@
+"""What plugins promise and what they get: hooks, specifications, adapters, bundles, contexts, outcomes, errors."""

@@ -1,0 +1,236 @@
+"""What a model plugin and a data plugin hand to the rest: bundle, training set, probes.
+
+The core never looks inside a batch or an item: those are between the model plugin and the data
+plugin. It needs only the three ways to ask a model something (``loss``, ``outputs``, ``score``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from attrs import field, frozen
+from torch import Tensor, nn
+
+from mgk_core.contract.adapter import Adapter
+
+Batch = Any
+"""One micro-batch, made by a `TrainSet`; opaque to the core. Tensors in it live on the device."""
+
+
+@runtime_checkable
+class Bundle(Protocol):
+    """A model, its tokenizer, and the three questions that can be put to it."""
+
+    model: nn.Module
+    tokenizer: Any
+    device: torch.device
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return (sum of the loss over what is to be learnt, count): two 0-dim fp32 tensors.
+
+        The mean is ``sum / count``; gradient accumulation adds sums and divides once by the
+        whole count, so that a step does not depend on how it was split.
+        """
+
+    def outputs(self, batch: Batch, positions: Tensor | None = None) -> Tensor:
+        """Return raw outputs (logits, never probabilities), fp32, (positions, width).
+
+        :param positions: flat indices of the positions wanted; None: a fixed, bounded choice
+            of the batch's own (the labelled ones), so that full logits need not exist
+        """
+
+    def score(self, items: Sequence[Any]) -> list[OptionScores]:
+        """Score each item's options by log-likelihood; no gradient, dropout off."""
+
+    def valid(self, batch: Batch) -> Tensor | None:
+        """Return a flat bool mask of the positions that are no padding; None: all are valid."""
+
+    def save(self, directory: Path) -> None:
+        """Write the model so that its own ecosystem loads it (safetensors and JSON only)."""
+
+
+GradientFn = Callable[[Batch], tuple[Tensor, Tensor, Sequence[Tensor]]]
+"""Micro-batch → (summed loss, count, gradients of the sum). The gradients may be overwritten by
+the next call."""
+
+
+@runtime_checkable
+class OwnGradients(Protocol):
+    """Optional: a bundle that knows a faster way to its gradients than autograd.
+
+    A step compares the two on the phase's first examples and uses this one only where they agree.
+    """
+
+    def gradient_function(self, adapter: Adapter, parameters: Sequence[Tensor]) -> GradientFn | None:
+        """Return what computes the gradients of ``parameters``, in their order.
+
+        None where this adapter, these parameters, or the model as it stands need autograd.
+        """
+
+
+@runtime_checkable
+class LossPerItem(Protocol):
+    """Optional: a bundle that can tell the loss of many small batches with a single look."""
+
+    def losses(self, items: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        """Return (summed loss, count) of each item as `Bundle.loss` would alone: two fp32 tensors, (items,)."""
+
+
+@frozen
+class Tokens:
+    """One training example of a language model. labels: as ids, −100 where nothing is learnt.
+
+    The label at i is what the model shall say at i (labels are not shifted); nbytes: UTF-8 bytes
+    of the text that is learnt, for likelihoods that compare across tokenizers.
+    """
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    nbytes: int = 0
+
+
+@frozen
+class Choice:
+    """One item to score: a prompt and options that follow it. answer: index of the right one."""
+
+    prompt: tuple[int, ...]
+    options: tuple[tuple[int, ...], ...]
+    answer: int
+    nbytes: tuple[int, ...] = ()
+    group: str = ""
+
+
+@runtime_checkable
+class LanguageBundle(Bundle, Protocol):
+    """What a bundle with a tokenizer offers further, so that data plugins need not know models."""
+
+    def pack(self, examples: Sequence[Tokens]) -> Batch:
+        """Make one micro-batch: examples behind each other, attention and positions apart."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: Sequence[int] = ()
+    ) -> list[list[int]]:
+        """Continue each prompt greedily; returns the new ids, without the stop token."""
+
+
+@runtime_checkable
+class Unpacks(Protocol):
+    """Optional promise of a bundle: its batches can be taken apart and put together again (replay).
+
+    An example is `Tokens`, or an attrs class whose fields are tensors, so that it can be kept.
+    """
+
+    def unpack(self, batch: Batch) -> list[Any]:
+        """Return a micro-batch's examples, in order; ``pack`` of them asks the same of the model."""
+
+    def pack(self, examples: Sequence[Any]) -> Batch:
+        """Make one micro-batch of such examples."""
+
+
+@frozen
+class OptionScores:
+    """Log-likelihoods of one item's options, given its prompt.
+
+    logprob: natural log, summed over an option's tokens. tokens, bytes: each option's length.
+    """
+
+    logprob: tuple[float, ...]
+    tokens: tuple[int, ...]
+    bytes: tuple[int, ...]
+
+
+@runtime_checkable
+class ScoresOptions(Protocol):
+    """Optional promise of a language bundle: scores of options that carry a gradient."""
+
+    def option_logprobs(self, items: Sequence[Choice]) -> Tensor:
+        """Return the mean log-likelihood per token of every option, all items' in order, (options,)."""
+
+
+@runtime_checkable
+class ComputesTogether(Protocol):
+    """Optional promise of a bundle that scores many items at once: which of them take most room."""
+
+    def together(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Return the largest group of a probe's items that is computed in one go."""
+
+
+@runtime_checkable
+class TrainSet(Protocol):
+    """Examples that can be asked for by row, so that the data position is just a step number."""
+
+    digest: str
+
+    def __len__(self) -> int:
+        """Return the number of examples (packed rows for packed text)."""
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Collate these rows into one micro-batch. Pure: the same rows give the same batch."""
+
+
+@frozen(eq=False)
+class Probe:
+    """A fixed held-out set with a metric, bound to the phase that teaches it, or to the base.
+
+    phase: name of the teaching phase, or ``"base"``; empty: the phase whose data it came with.
+    metric: what `mgk_evaluate` dispatches on. higher_is_better: direction of the metric. chance:
+    score of a guess, None where it has none. floor: best score that can be reached, where that is
+    known. split: ``dev`` or ``test``. when: ``always`` for every row of the retention matrix,
+    ``ends`` for the first and the last only.
+    """
+
+    name: str
+    phase: str
+    metric: str
+    items: Sequence[Any] = field(repr=False)
+    higher_is_better: bool
+    chance: float | None = None
+    floor: float | None = None
+    split: str = "test"
+    digest: str = ""
+    when: Literal["always", "ends"] = "always"
+
+
+@frozen
+class Score:
+    """What a probe measured: a mean over n items with its standard error.
+
+    per_item: each item's own value, for paired tests; the mean of them is ``value`` unless
+    the metric says otherwise (perplexity is the exponential of a weighted mean).
+    extra: further figures of the same look (margin, tokens, invalid share ...).
+    """
+
+    probe: str
+    metric: str
+    value: float
+    n: int
+    stderr: float
+    higher_is_better: bool
+    chance: float | None = None
+    per_item: tuple[float, ...] = field(default=(), repr=False)
+    extra: Mapping[str, float] = field(factory=dict)
+
+    def better_by(self, other: Score) -> float:
+        """Return by how much self is better than other (negative: worse), in the metric's unit."""
+        gap = self.value - other.value
+        return gap if self.higher_is_better else -gap
+
+
+@frozen(eq=False)
+class PhaseData:
+    """What `mgk_load_data` returns for one phase.
+
+    dev: batches for choosing the best step; never test. verify: a few fixed batches on which
+    merged is compared with live. calibration: batches that stand for what the model knew, used
+    for statistics (of the base before phase 0); empty where there are none.
+    """
+
+    train: TrainSet
+    probes: tuple[Probe, ...] = ()
+    dev: tuple[Batch, ...] = ()
+    verify: tuple[Batch, ...] = ()
+    calibration: tuple[Batch, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,279 @@
+"""Every hook of mgk: signature and contract. Nothing here runs.
+
+A *firstresult* hook answers only for the type that its spec names, and returns None to leave the
+question to another plugin. An *all* hook is asked of every plugin, in the order of `mgk plugins`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from mgk_core.contract.adapter import Adapter
+    from mgk_core.contract.bundle import Bundle, PhaseData, Probe, Score
+    from mgk_core.contract.context import Observer, PhaseContext, StepContext, StepFn
+    from mgk_core.contract.outcome import LossTerm, MergeReport, Outcome, Proposal, Recovery, Refusal, Verdict
+    from mgk_core.contract.specs import Spec, SpecRegistry
+
+PROJECT = "mgk"
+HOOK_API_VERSION = 1
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec(historic=True)
+def mgk_register_specs(registry: SpecRegistry) -> None:
+    """Register the plugin's own configuration classes.
+
+    Called once per plugin when it is loaded, before any configuration is read.
+
+    :param registry: call ``registry.add(slot, type, cls)`` for each type that the plugin answers for
+
+    .. versionadded:: 0.1
+    """
+
+
+# model construction
+
+
+@hookspec(firstresult=True)
+def mgk_build_model(spec: Spec, device: torch.device) -> Bundle | None:
+    """Build or load the base model.
+
+    Called once per run, before anything else touches a device.
+
+    :param spec: the pipeline's ``base``, an instance of a class the plugin registered
+    :param device: where the model shall live
+    :return: the bundle, its model in evaluation mode with no parameter requiring a gradient
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec(firstresult=True)
+def mgk_load_data(spec: Spec, bundle: Bundle) -> PhaseData | None:
+    """Read one phase's data and probes.
+
+    Called for every phase before row 0, since all probes are measured on the untouched base.
+
+    :param spec: the phase's ``data``
+    :param bundle: for its tokenizer, template and device
+    :return: training set and probes; a `DataError` carries every bad row with file and line
+
+    .. versionadded:: 0.1
+    """
+
+
+# adapter injection
+
+
+@hookspec(firstresult=True)
+def mgk_attach_adapter(model: nn.Module, spec: Spec, name: str) -> Adapter | None:
+    """Attach a new adapter.
+
+    Called at a phase's entry, with every base parameter frozen. Random numbers come from torch's
+    global generator, which the caller has seeded. Where statistics may be asked for, it is also
+    called before row 0, once per distinct spec, to learn the targets; that adapter is detached at once.
+
+    :param model: the bare base, or a base with other adapters attached
+    :param spec: the phase's ``adapter``
+    :param name: the adapter's name, that of its phase (``targets`` for the one that is detached at once)
+    :return: the adapter, its parameters registered in the model and requiring gradients
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def mgk_init_adapter(adapter: Adapter, ctx: PhaseContext) -> None:
+    """Look at statistics before training, and initialise or constrain the adapter by them.
+
+    Called once per phase, after the identity of the attached adapter was asserted and the
+    phase's data was loaded; asserted again afterwards. Not called at resume: the checkpoint has the result.
+
+    :param adapter: the phase's adapter
+    :param ctx: the phase; ``ctx.history`` has the statistics of the base and earlier phases
+
+    .. versionadded:: 0.1
+    """
+
+
+# optimizer step
+
+
+@hookspec(firstresult=True)
+def mgk_make_optimizer(adapter: Adapter, spec: Spec) -> torch.optim.Optimizer | None:
+    """Make the optimizer of a phase.
+
+    :param adapter: its ``parameters()`` that require gradients are what is optimised
+    :param spec: the phase's ``optimizer``
+    :return: any `torch.optim.Optimizer`; its state is checkpointed
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def mgk_loss_terms(ctx: PhaseContext) -> Mapping[str, LossTerm] | None:
+    """Offer callables that are added to the mean loss, once per optimizer step.
+
+    Called once per phase, again after a recovery. Order: that of the plugins, then of the mapping.
+
+    :param ctx: the phase, adapter attached and initialised
+    :return: name → term; a term is a pure function of seed, phase, step and the adapter's parameters
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec(firstresult=True)
+def mgk_make_step(ctx: StepContext) -> StepFn | None:
+    """Make the function that performs one optimizer step.
+
+    Called once per phase, again after a recovery. Answers for ``ctx.phase.phase.step``.
+
+    :param ctx: phase and loss terms
+    :return: the step; it never synchronises the device
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def mgk_observers(ctx: PhaseContext) -> Sequence[Observer] | None:
+    """Offer objects that are told of steps, evaluations and checkpoints.
+
+    :param ctx: the phase
+    :return: observers; one with ``state_dict`` and ``load_state_dict`` is checkpointed
+
+    .. versionadded:: 0.1
+    """
+
+
+# phase transition
+
+
+@hookspec
+def mgk_phase_enter(ctx: PhaseContext) -> None:
+    """Be told that a phase begins.
+
+    Called with the base frozen, before the adapter is attached; also at resume.
+
+    :param ctx: the phase
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def mgk_phase_exit(ctx: PhaseContext, outcome: Outcome) -> None:
+    """Be told that a phase has ended, also when it failed.
+
+    :param ctx: the phase
+    :param outcome: how it ended; ``outcome.error`` is set where it failed
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def mgk_collect_statistics(ctx: PhaseContext) -> Mapping[str, Tensor] | None:
+    """Collect what later phases need to know of this one, or of the base (``ctx.base_phase``).
+
+    Called after a commit, adapters off, and once for the base before phase 0. Over all weights
+    that a later phase targets (``ctx.targets``); `mgk_core.model.statistics.visit_layers` leaves padding out.
+
+    :param ctx: the phase; for the base, one whose data holds the calibration batches
+    :return: tensors to keep, by names that begin with the plugin's own prefix, or None
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec(firstresult=True)
+def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score | None:
+    """Measure one probe on the model as it stands.
+
+    Called for each probe and row. Answers for ``probe.metric``. Dropout is off.
+
+    :param ctx: the phase (for row 0: the first)
+    :param probe: what to measure
+    :return: the score with n and standard error
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def mgk_propose_merge(ctx: PhaseContext) -> Proposal | None:
+    """Shape what is merged: scale, transform, keep apart, or refuse.
+
+    A plugin that only adds something implements it as a wrapper (``wrapper=True``): it yields,
+    gets the proposals of the others as a list, and returns a list with the last one changed.
+
+    :param ctx: the phase, adapter live
+    :return: a proposal; the last that is not None counts, a plain full merge where all are None
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec(firstresult=True)
+def mgk_merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec) -> MergeReport | None:
+    """Fold an adapter's deltas into the base.
+
+    Called once per proposal, before any gate. All or nothing: on any error the model is
+    bit-identical to what it was. The adapter stays attached; the caller switches it off.
+
+    :param model: the model with ``adapter`` attached
+    :param adapter: what to fold in
+    :param proposal: scale and transforms
+    :param spec: the phase's ``merge``: which rule
+    :return: what was merged and what rounding cost, with the means to undo it
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def mgk_gate(ctx: PhaseContext, before: Sequence[Mapping[str, Score]], after: Mapping[str, Score]) -> Verdict | None:
+    """Accept or refuse a merged model, with the reason. One refusal refuses.
+
+    :param ctx: the phase
+    :param before: all rows so far, row 0 first
+    :param after: the row just measured
+    :return: the verdict, or None where the phase names none of the plugin's gates
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec(firstresult=True)
+def mgk_recover(
+    ctx: PhaseContext, refusals: Sequence[Refusal], tried: Sequence[Recovery], spec: Spec
+) -> Recovery | None:
+    """Say what to try after a refusal.
+
+    Called for each entry of the phase's ``recover`` in order, until one answers; after the last
+    the phase is rolled back and the run stops.
+
+    :param ctx: the phase; the merge was undone, the adapter is live
+    :param refusals: why the last proposal was refused
+    :param tried: what was tried before, in order
+    :param spec: the entry that is asked
+    :return: what to try, or None where this entry has nothing (more) to offer
+
+    .. versionadded:: 0.1
+    """
+
+
+def spec_names() -> list[str]:
+    """Return the names of all hooks, in the order of this file."""
+    return [n for n in globals() if n.startswith("mgk_")]

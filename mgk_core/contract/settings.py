@@ -1,0 +1,129 @@
+"""The resolved configuration: frozen, typed, everything filled in.
+
+What a plugin's hooks read. `mgk_core.config.resolve` makes these from declarations and files.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from attrs import field, frozen
+
+from mgk_core.contract.specs import MANY, Spec, above, at_least, between, one_of, option
+
+S = TypeVar("S", bound=Spec)
+
+
+@frozen(kw_only=True)
+class RunSettings:
+    """Settings of a whole run (table ``run``)."""
+
+    seed: int = option(0, at_least(0), help="seed of everything random; same seed, same device, same bits")
+    device: str = option("auto", help="auto, cpu, cuda, cuda:N or mps")
+    threads: int = option(
+        0, at_least(0), help="CPU threads; 0: OMP_NUM_THREADS where it is set, else as many as this process may use"
+    )
+    deterministic: bool = option(True, help="refuse operations that are not deterministic on the device")
+    undo: str = option("memory", one_of("memory", "disk"), help="where a merge keeps the old weights")
+    auto_batch: bool = option(
+        False, help="halve the micro-batch where a step is out of memory; the batch stays, and so does the step"
+    )
+    save_model: bool = option(True, help="write model/ at the end")
+
+
+@frozen(kw_only=True)
+class TrainSettings:
+    """How long and how a phase trains (table ``train``)."""
+
+    epochs: float = option(1.0, above(0), help="passes over the training set; not used where steps is set")
+    steps: int | None = option(None, at_least(1), help="optimizer steps; overrides epochs")
+    batch_size: int = option(16, at_least(1), help="examples in an optimizer step")
+    micro_batch: int | None = option(None, at_least(1), help="examples in memory at once; default: batch_size")
+    log_every: int = option(
+        10, at_least(1), help="read the loss every N steps; the device is not synchronised in between"
+    )
+    eval_every: int | None = option(None, at_least(1), help="evaluate on dev every N steps")
+    keep: str = option("last", one_of("last", "best"), help="which step is merged: the last, or the best by dev loss")
+    checkpoint_steps: int | None = option(None, at_least(1), help="checkpoint every N steps")
+    checkpoint_minutes: float | None = option(10.0, above(0), help="checkpoint every N minutes")
+    keep_checkpoints: int = option(2, at_least(1), help="how many checkpoints of a phase are kept")
+    max_bad_steps: int = option(5, at_least(1), help="stop after this many non-finite steps in a row")
+
+    @property
+    def micro(self) -> int:
+        """Examples in memory at once, before anything has halved them: ``micro_batch``, or the whole batch."""
+        return self.micro_batch or self.batch_size
+
+
+@frozen(kw_only=True)
+class EvaluateSettings:
+    """What is measured at a phase's end (table ``evaluate``)."""
+
+    live: bool = option(False, help="also score every probe with the adapter live, before the merge")
+    split: str = option(
+        "test", one_of("dev", "test"), help="which split of the probes makes the row; nothing selects on test"
+    )
+    limit: int | None = option(None, at_least(1), help="score at most N items of each probe")
+    limits: dict[str, int] = option({}, help="glob of probe names = N, where fewer will do")
+
+    def __attrs_post_init__(self) -> None:
+        if few := sorted(name for name, n in self.limits.items() if n < 1):
+            raise ValueError(f"limits: expected at least 1 item, got {self.limits[few[0]]} for {few[0]!r}")
+
+    def count(self, probe: str, items: int) -> int:
+        """Return how many of a probe's items are scored: as few as any limit says, the first in the data's order."""
+        tighter = [n for glob, n in self.limits.items() if fnmatchcase(probe, glob)]
+        return min(items, *tighter, items if self.limit is None else self.limit)
+
+
+@frozen(kw_only=True)
+class PhaseConfig:
+    """One phase, resolved."""
+
+    name: str
+    title: str = ""
+    data: Spec
+    adapter: Spec
+    optimizer: Spec
+    step: Spec
+    merge: Spec
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    retention: tuple[Spec, ...] = ()
+    gate: tuple[Spec, ...] = ()
+    recover: tuple[Spec, ...] = ()
+    observe: tuple[Spec, ...] = ()
+
+    def of(self, cls: type[S]) -> tuple[S, ...]:
+        """Return this phase's entries of a class, in the order in which they were declared.
+
+        A plugin asks for its own class, so that it acts only where the phase names it.
+        """
+        many = [spec for slot in MANY for spec in getattr(self, slot)]
+        return tuple(spec for spec in many if isinstance(spec, cls))
+
+
+@frozen(kw_only=True)
+class PluginSettings:
+    """Which plugins take part (table ``plugins``)."""
+
+    without: tuple[str, ...] = option((), help="plugins to leave out")
+    prefer: dict[str, str] = option({}, help='"slot:type" → plugin, where two claim one type')
+
+
+@frozen(kw_only=True)
+class RunConfig:
+    """A pipeline, resolved: what runs, and what run.toml says."""
+
+    name: str
+    title: str = ""
+    base: Spec
+    phases: tuple[PhaseConfig, ...]
+    run: RunSettings = RunSettings()
+    plugins: PluginSettings = field(factory=PluginSettings)
+
+
+__all__ = [
+    "EvaluateSettings", "PhaseConfig", "PluginSettings", "RunConfig", "RunSettings", "TrainSettings", "between",
+]  # fmt: skip

@@ -1,0 +1,136 @@
+"""Configuration classes: what every slot's class derives from, and the registry of types.
+
+A plugin registers its own frozen attrs classes in `mgk_register_specs`; the core reads tables
+into them and knows no plugin's keys.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from attrs import Attribute, field, frozen
+
+from mgk_core.contract.errors import InputError, PluginError, nearest
+
+Slot = Literal["base", "data", "adapter", "optimizer", "step", "merge", "retention", "gate", "recover", "observe"]
+SLOTS: tuple[Slot, ...] = (
+    "base", "data", "adapter", "optimizer", "step", "merge", "retention", "gate", "recover", "observe",
+)  # fmt: skip
+MANY: tuple[Slot, ...] = ("retention", "gate", "recover", "observe")
+
+
+@frozen(kw_only=True)
+class Spec:
+    """Base of every slot's class. ``type`` is what the user wrote, and what hooks answer for."""
+
+    type: str
+
+
+@frozen
+class Registered:
+    """One claim of a type: who made it and which class reads its table."""
+
+    plugin: str
+    slot: Slot
+    type: str
+    summary: str
+    cls: builtins.type[Spec]
+
+
+class SpecRegistry:
+    """Slot and type → class. Two plugins that claim one type are an error that names both."""
+
+    def __init__(self, prefer: dict[str, str] | None = None) -> None:
+        """:param prefer: ``"slot:type"`` → plugin that shall have it (``plugins.prefer``)."""
+        self._claims: dict[tuple[str, str], list[Registered]] = {}
+        self._prefer = prefer or {}
+        self.plugin = "?"  # set by the manager around each plugin's hook call
+
+    def add(self, slot: Slot, type_: str, cls: type[Spec]) -> None:
+        """Claim ``type_`` in ``slot``. ``family:*`` claims every type that begins so."""
+        summary = (cls.__doc__ or "").strip().split("\n")[0]
+        claim = Registered(self.plugin, slot, type_, summary, cls)
+        if slot not in SLOTS:
+            raise PluginError(self.plugin, f"plugin {self.plugin!r}: there is no slot {slot!r}{nearest(slot, SLOTS)}")
+        if not isinstance(cls, type) or not issubclass(cls, Spec):
+            raise PluginError(self.plugin, f"plugin {self.plugin!r}: {slot} {type_!r}: {cls!r} is no subclass of Spec")
+        self._claims.setdefault((slot, type_), []).append(claim)
+
+    def find(self, slot: Slot, type_: str) -> Registered:
+        """Return the one claim for a type; `InputError` where there is none or several."""
+        family = type_.split(":", maxsplit=1)[0] + ":*"
+        claims = self._claims.get((slot, type_)) or self._claims.get((slot, family), [])
+        wanted = self._prefer.get(f"{slot}:{type_}")
+        if wanted is not None:
+            claims = [c for c in claims if c.plugin == wanted]
+        if not claims:
+            raise InputError(f"unknown {slot} type {type_!r}{nearest(type_, self.types(slot))}")
+        if len(claims) > 1:
+            names = " and ".join(repr(c.plugin) for c in claims)
+            raise InputError(
+                f"{slot} type {type_!r} is claimed by the plugins {names};"
+                f' choose one with plugins.prefer."{slot}:{type_}" = "{claims[0].plugin}", or --without-plugin'
+            )
+        return claims[0]
+
+    def types(self, slot: Slot) -> list[str]:
+        """Return the types known in a slot, sorted."""
+        return sorted(t for s, t in self._claims if s == slot)
+
+    def __iter__(self) -> Iterator[Registered]:
+        for claims in self._claims.values():
+            yield from claims
+
+
+Check = Callable[[Any, "Attribute[Any]", Any], None]
+
+
+def at_least(low: float) -> Check:
+    """Validate ``value >= low``; the message says what was expected."""
+
+    def check(_: Any, attribute: Attribute[Any], value: Any) -> None:
+        if value is not None and not value >= low:
+            raise ValueError(f"expected a number >= {low:g}, got {value}")
+
+    return check
+
+
+def above(low: float) -> Check:
+    """Validate ``value > low``."""
+
+    def check(_: Any, attribute: Attribute[Any], value: Any) -> None:
+        if value is not None and not value > low:
+            raise ValueError(f"expected a number > {low:g}, got {value}")
+
+    return check
+
+
+def between(low: float, high: float) -> Check:
+    """Validate ``low <= value <= high``."""
+
+    def check(_: Any, attribute: Attribute[Any], value: Any) -> None:
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"expected a number from {low:g} to {high:g}, got {value}")
+
+    return check
+
+
+def one_of(*options: str) -> Check:
+    """Validate membership; the nearest option is offered."""
+
+    def check(_: Any, attribute: Attribute[Any], value: Any) -> None:
+        if value is not None and value not in options:
+            raise ValueError(f"expected one of {', '.join(options)}, got {value!r}{nearest(str(value), options)}")
+
+    return check
+
+
+def option(default: Any, *checks: Check, help: str = "") -> Any:  # noqa: A002 - click's word too
+    """Declare a key of a spec: default, validators, and the sentence that the docs show."""
+    metadata = {"help": help}
+    if isinstance(default, (dict, list)):
+        made = type(default)
+        return field(factory=lambda: made(default), validator=list(checks) or None, metadata=metadata)
+    return field(default=default, validator=list(checks) or None, metadata=metadata)

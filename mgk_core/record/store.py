@@ -1,0 +1,261 @@
+"""How files are written so that nothing is lost: temporary name, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mgk_core.contract.errors import StoreError
+from mgk_core.record.disk import Disk, reason, told
+from mgk_core.record.json_numbers import finite
+
+TEMPORARY = ".tmp-"
+MAX_BYTES = 256 * 2**20  # of a file that is read whole: JSON, the journal
+MAX_HEADER = 64 * 2**20  # of a safetensors file; 2 million tensors fit
+
+
+@define(eq=False)
+class Store:
+    """Writes below one root, each file whole or not at all.
+
+    stands: the root is there already, and where it is gone it is not made anew.
+    """
+
+    root: Path
+    disk: Disk = field(factory=Disk)
+    stands: bool = False
+
+    def path(self, name: str) -> Path:
+        """Return the path of a name; one that leaves the root, also through a link, is refused."""
+        path = self.root / name
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise StoreError(f"{name!r} would leave the run directory {self.root}; remove the link or the '..' in it")
+        return path
+
+    def write(self, name: str, produce: Callable[[Path], None]) -> Path:
+        """Write one file atomically; ``produce`` gets the temporary path."""
+        return self._write(name, produce, folder=False)
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file, UTF-8."""
+        return self.write(name, lambda path: put_text(path, text))
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write JSON; see `json_text`."""
+        return self.write_text(name, json_text(value))
+
+    def write_tensors(
+        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    ) -> Path:
+        """Write safetensors. Tensors are made contiguous; those that share storage are copied."""
+        return self.write(name, lambda path: put_tensors(path, tensors, metadata))
+
+    def write_folder(self, name: str, produce: Callable[[Path], None]) -> Path:
+        """Write a whole folder atomically: made under a temporary name, synced, renamed."""
+        return self._write(name, produce, folder=True)
+
+    def _write(self, name: str, produce: Callable[[Path], None], *, folder: bool) -> Path:
+        final = self.path(name)
+        temporary = final.with_name(TEMPORARY + final.name)
+        with told(final):
+            if self.stands:
+                self.root.stat()
+            make_folder(final.parent, self.disk)
+            self._clear(temporary)
+            try:
+                if folder:
+                    self.disk.make_folder(temporary)
+                self.disk.produce(temporary, produce)
+                self._sync_all(temporary)
+                if folder:
+                    self._put_aside(final)
+                self.disk.rename(temporary, final)
+            except BaseException:
+                with contextlib.suppress(OSError):  # the first error is the one to tell; sweep() finds what stays
+                    self._clear(temporary)
+                raise
+            self.disk.sync(final.parent)
+        return final
+
+    def _sync_all(self, path: Path) -> None:
+        """Bring a file, or a folder with all in it, to the device; contents before the entries that name them."""
+        if path.is_dir():
+            for inner in sorted(path.iterdir()):
+                self._sync_all(inner)
+        else:
+            _as_readable_as_others(path)
+        self.disk.sync(path)
+
+    def _clear(self, path: Path) -> None:
+        if os.path.lexists(path):
+            self.disk.remove(path)
+
+    def _put_aside(self, path: Path) -> None:
+        """Move a folder out of the way in one step, then remove it: it is never there in part."""
+        if os.path.lexists(path):
+            aside = path.with_name(f"{TEMPORARY}old-{path.name}")
+            self._clear(aside)
+            self.disk.rename(path, aside)
+            self.disk.remove(aside)
+
+    def append(self, name: str, line: str) -> None:
+        """Append one line and flush it."""
+        path = self.path(name)
+        with told(path):
+            new = not path.exists()
+            self.disk.append(path, line.encode() + b"\n")
+            if new:
+                self.disk.sync(path.parent)
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cut a file to ``size`` bytes."""
+        path = self.path(name)
+        with told(path):
+            self.disk.truncate(path, size)
+
+    def remove(self, name: str) -> None:
+        """Remove a file or folder; a folder is gone at once, never in part."""
+        path = self.path(name)
+        with told(path):
+            if path.is_dir() and not path.is_symlink():
+                self._put_aside(path)
+            else:
+                self.disk.remove(path)
+
+    def sweep(self) -> list[str]:
+        """Remove what an interrupted write left under a temporary name; return the files it was."""
+        left = sorted(p for p in self.root.rglob(TEMPORARY + "*"))
+        files = [p for path in left for p in (path, *path.rglob("*")) if p.is_symlink() or not p.is_dir()]
+        for path in left:
+            with told(path):
+                self._clear(path)
+        return [p.relative_to(self.root).as_posix() for p in files]
+
+
+@functools.cache
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _as_readable_as_others(path: Path) -> None:
+    """Give a file the mode that any other new file has: safetensors makes its own for the owner alone."""
+    if not path.is_symlink():
+        path.chmod(0o666 & ~_umask())
+
+
+def make_folder(path: Path, disk: Disk) -> None:
+    """Make a folder and what is above it, down to the device."""
+    if path.is_dir():
+        return
+    make_folder(path.parent, disk)
+    disk.make_folder(path)
+    disk.sync(path.parent)
+
+
+def put_text(path: Path, text: str) -> None:
+    """Write UTF-8 text to a path, plainly: for use inside ``produce``."""
+    path.write_bytes(text.encode())
+
+
+def put_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write safetensors to a path, plainly: for use inside ``produce``."""
+    ready = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    seen: set[int] = set()
+    for name, tensor in ready.items():
+        where = tensor.untyped_storage().data_ptr()
+        whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+        ready[name] = tensor if whole and where not in seen else tensor.clone()
+        seen.add(where)
+    save_file(ready, path, dict(metadata or {}))
+
+
+def json_text(value: Any) -> str:
+    """Return JSON, indented, keys in the order given. What is not finite becomes ``"nan"``, ``"inf"``
+    or ``"-inf"``: JSON has no word for it, and ``float()`` reads these back.
+    """
+    return json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Read a small file whole; a `StoreError` names a missing, huge or foreign one before it is read."""
+    try:
+        if not path.is_file():
+            raise StoreError(f"{path}: cannot be read: {'is no file' if os.path.lexists(path) else 'no such file'}")
+        if (size := path.stat().st_size) > limit:
+            raise StoreError(f"{path}: is damaged: it has {size:,} bytes, expected at most {limit:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {reason(error)}") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a `StoreError` names a missing or damaged file."""
+    data = read_bytes(path)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: is damaged: {error}") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read safetensors; a `StoreError` names a missing or damaged file."""
+    check_header(path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read as safetensors: {error}") from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read a safetensors file's metadata without its tensors."""
+    check_header(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{path}: cannot be read as safetensors: {error}") from None
+
+
+def check_header(path: Path) -> None:
+    """Hold what a safetensors file says of its header against its size, before anything is allocated."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(8)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read as safetensors: {reason(error)}") from None
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > min(size - 8, MAX_HEADER):
+        raise StoreError(
+            f"{path}: cannot be read as safetensors: its header says {length:,} bytes, the file has {size:,}"
+            f" and a header at most {MAX_HEADER:,}; it is cut short, damaged, or of another kind"
+        )
+
+
+def file_digest(path: Path) -> str:
+    """Return a file's sha256, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """Return the sha256 that a file with this text has."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def folder_digests(root: Path, folder: Path) -> dict[str, str]:
+    """Return path (relative to ``root``) → sha256 of every file below ``folder``."""
+    return {p.relative_to(root).as_posix(): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -1,0 +1,124 @@
+"""The library without the pipeline: attach, merge, roll back; and a whole run from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from mgk_core.contract.adapter import Adapter, state_of
+from mgk_core.contract.errors import InputError, MergeError
+from mgk_core.contract.outcome import MergeReport, Proposal
+from mgk_core.contract.specs import Spec
+from mgk_core.host.hooks import Hooks, calling
+
+if TYPE_CHECKING:
+    from mgk_core.contract.pipeline import Pipeline
+    from mgk_core.run.runner import RunResult
+
+
+def attach(model: nn.Module, type: str = "lora", *, name: str = "adapter", seed: int = 0, **options: Any) -> Adapter:  # noqa: A002
+    """Freeze ``model`` and attach an adapter to it.
+
+    :param type: an adapter type of any installed plugin (``lora``, ``peft:IA3`` …)
+    :param name: several adapters may be attached under different names; all are active
+    :param seed: of the adapter's random initialisation; torch's own state is left as it was
+    :param options: the keys of that type, as in a pipeline's ``adapter`` table
+    :raises ConfigError: for an unknown key or a value out of range, all of them at once
+    """
+    from mgk_core.config.resolve import structure_spec
+
+    hooks = calling()
+    spec = structure_spec(hooks.plugins.registry, "adapter", {"type": type, **options})
+    return attach_spec(hooks, model, spec, name, seed)
+
+
+def attach_spec(hooks: Hooks, model: nn.Module, spec: Spec, name: str, seed: int = 0) -> Adapter:
+    """Do what `attach` does, with plugins and a specification that are at hand already."""
+    if any(a.name == name for a in state_of(model).adapters):
+        raise InputError(f"an adapter named {name!r} is attached already; give the new one another name")
+    keep = {id(p) for a in state_of(model).adapters for p in a.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in keep:
+            parameter.requires_grad_(False)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        adapter = hooks.attach_adapter(model, spec, name)
+    state_of(model).adapters.append(adapter)
+    return adapter
+
+
+def detach(model: nn.Module, adapter: Adapter) -> None:
+    """Take an adapter off without merging it; the base is bit-identical to what it was."""
+    state = state_of(model)
+    if adapter not in state.adapters:
+        raise InputError(f"adapter {adapter.name!r} is not attached to this model")
+    adapter.detach()
+    state.adapters.remove(adapter)
+
+
+def merge(
+    model: nn.Module, adapter: Adapter, *, rule: str = "exact", scale: float = 1.0, undo: str = "memory", **options: Any
+) -> MergeReport:
+    """Fold an adapter into the base and take it off. All or nothing.
+
+    :param rule: a merge rule of any installed plugin; ``options`` are its keys
+    :param undo: where the old weights are kept for `rollback`: ``memory`` or ``disk``
+    :raises MergeError: the merge was refused (NaN, inf, nothing to merge, merged already); the
+        model is bit-identical to before and the adapter still attached
+    """
+    from mgk_core.config.resolve import structure_spec
+
+    hooks = calling()
+    if adapter not in state_of(model).adapters:
+        raise MergeError(f"adapter {adapter.name!r} is not attached to this model (merged or detached already?)")
+    spec = structure_spec(hooks.plugins.registry, "merge", {"type": rule, **options})
+    if undo not in ("memory", "disk"):
+        raise InputError(f"undo: expected 'memory' or 'disk', got {undo!r}")
+    proposal = Proposal(scale=scale, undo="disk" if undo == "disk" else "memory")
+    report = hooks.merge(model, adapter, proposal, spec)
+    detach(model, adapter)
+    return report
+
+
+def merge_by(model: nn.Module, adapter: Adapter, proposal: Proposal, rule: str) -> MergeReport:
+    """Merge by a rule with its default keys, the adapter left on: for rules that prepare a merge for another one."""
+    from mgk_core.config.resolve import structure_spec
+
+    hooks = calling()
+    return hooks.merge(model, adapter, proposal, structure_spec(hooks.plugins.registry, "merge", {"type": rule}))
+
+
+def rollback(model: nn.Module, report: MergeReport) -> None:
+    """Undo a merge: the base of before, bit for bit. The adapter stays off."""
+    if report.undo is None:
+        raise MergeError(f"the merge of {report.adapter!r} kept nothing to go back to")
+    report.undo.restore()
+
+
+def pipeline(name: str) -> Pipeline:
+    """Return an installed pipeline by name."""
+    from mgk_core.host.catalog import find_pipeline
+
+    return find_pipeline(name)
+
+
+def run(
+    pipeline: str | Pipeline,
+    *,
+    out: str | Path,
+    config: str | Path | None = None,
+    set: Sequence[str] | Mapping[str, Any] = (),  # noqa: A002 - the command line's word
+    until: str | None = None,
+) -> RunResult:
+    """Run a pipeline, as ``mgk run`` does.
+
+    :param pipeline: an installed pipeline's name, or a `Pipeline`
+    :param set: ``"key=value"`` strings, or a mapping of dotted keys to values
+    """
+    from mgk_core.run.runner import run_pipeline
+
+    return run_pipeline(pipeline, out=Path(out), config=config, overrides=set, until=until)

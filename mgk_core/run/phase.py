@@ -1,0 +1,295 @@
+"""A phase, from entry to exit: attach, assert the identity, train, hand over to the transition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import attrs
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from mgk_core.config.resolve import structure_spec
+from mgk_core.contract.adapter import Adapter, state_of, trainable
+from mgk_core.contract.context import PhaseContext, StepContext, StepFn
+from mgk_core.contract.errors import GateRefused, InputError, Interrupted, MgkError, PluginError, StoreError
+from mgk_core.contract.outcome import Outcome, Recovery, Result
+from mgk_core.contract.specs import Spec
+from mgk_core.model.device import reset_peak
+from mgk_core.model.digest import base_digest
+from mgk_core.record.checkpoint import Loaded, Progress, list_checkpoints, save_checkpoint, seed_all, set_rng_state
+from mgk_core.record.run_directory import phase_folder
+from mgk_core.run.session import Session
+from mgk_core.run.training import Trainer, steps_of
+from mgk_core.run.transition import Transition
+from mgk_core.run.verify_merge import outputs_on, relative_error
+
+SAME_LOSS = 1e-4  # relative; the same weights and examples on the same device give the same bits
+CLOSE = 1e-3  # an adapter that promises "close" may move the outputs by this much, relative
+
+
+@define(eq=False)
+class PhaseRun:
+    """Runs one phase of a session, from the beginning or from its newest checkpoint."""
+
+    session: Session
+    index: int
+    ctx: PhaseContext = field(init=False)
+    progress: Progress = field(factory=Progress)
+    trainer: Trainer | None = None
+    observers: list[object] = field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.ctx = self.session.context(self.index)
+
+    @property
+    def folder(self) -> str:
+        """The phase's folder, relative to the run."""
+        return phase_folder(self.index, self.ctx.phase.name)
+
+    def run(self) -> Outcome:
+        """Run the phase. `mgk_phase_exit` is called however it ends."""
+        session, ctx = self.session, self.ctx
+        checkpoint = session.take_checkpoint()
+        # A run that goes on from a checkpoint has this line in its metrics already.
+        tell = session.events if checkpoint is None else session.events.tell
+        tell("phase", phase=ctx.phase.name, index=self.index, title=ctx.phase.title, state="enter")
+        reset_peak(session.device)
+        try:
+            session.hooks.phase_enter(ctx)
+            outcome = self._run(checkpoint)
+            self._take_off()
+        except BaseException as error:
+            self._failed(error)
+            raise
+        session.hooks.phase_exit(ctx, outcome)
+        return outcome
+
+    def _failed(self, error: BaseException) -> None:
+        """Tell the plugins of a failed phase; what goes wrong on the way is noted on the error itself."""
+        kind: Result = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+        try:
+            self._take_off()
+            self.session.hooks.phase_exit(self.ctx, Outcome(kind, error=error))
+        except Exception as second:  # noqa: BLE001 - the first error is the one to raise, whatever came of it
+            error.add_note(f"and when the phase was left: {second}")
+
+    def refused(self, outcome: Outcome) -> GateRefused:
+        """Say why a phase was rolled back."""
+        reasons = "; ".join(f"{r.gate}: {r.reason}" for r in outcome.refusals)
+        return GateRefused(
+            f"phase {self.ctx.phase.name!r} was refused and rolled back: {reasons}. The base is as before the phase;"
+            f" its adapter is in {self.session.store.path(self.folder) / 'adapter'}"
+        )
+
+    def _run(self, checkpoint: Loaded | None) -> Outcome:
+        session, ctx = self.session, self.ctx
+        assert ctx.data is not None  # noqa: S101 - the runner loads data first
+        settings = ctx.phase.train
+        ctx.steps = steps_of(len(ctx.data.train), settings.batch_size, settings.epochs, settings.steps)
+        done = checkpoint.progress.step if checkpoint is not None else 0
+        session.journal.add("phase_enter", phase=ctx.phase.name, steps=ctx.steps, done=done)
+        with session.timed("attach"):
+            ctx.adapter = self._attach(checkpoint)
+        trainer = self._trainer()
+        if checkpoint is not None:
+            self._load(checkpoint, trainer)
+        with session.timed("training"):
+            finished = trainer.run(ctx.steps)
+        if not finished:
+            raise Interrupted(f"phase {ctx.phase.name!r} stopped after step {self.progress.step} of {ctx.steps}")
+        self._finish_training(trainer, session.ledger.head)
+        outcome = Transition(session, ctx, self._train_on).run()
+        session.store.remove(f"{self.folder}/checkpoint")
+        return outcome
+
+    def _attach(self, checkpoint: Loaded | None) -> Adapter:
+        """Attach the adapter, check what it promised, and let plugins initialise it (a checkpoint has that)."""
+        session, ctx = self.session, self.ctx
+        assert ctx.data is not None  # noqa: S101 - the runner loads data first
+        model = ctx.model
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        base = outputs_on(ctx.bundle, ctx.data.verify)
+        seed_all(ctx.seed)
+        adapter = session.hooks.attach_adapter(model, ctx.phase.adapter, ctx.phase.name)
+        state_of(model).adapters.append(adapter)
+        ctx.adapter = adapter
+        _check_trainable(ctx, adapter)
+        _check_identity(ctx, adapter, base)
+        if checkpoint is None:
+            session.hooks.init_adapter(adapter, ctx)
+            _check_identity(ctx, adapter, base)
+            self.progress.frozen = [i for i, p in enumerate(adapter.parameters()) if not p.requires_grad]
+        else:
+            for i in checkpoint.progress.frozen:
+                adapter.parameters()[i].requires_grad_(False)
+        return adapter
+
+    def _trainer(self) -> Trainer:
+        session, ctx = self.session, self.ctx
+        assert ctx.adapter is not None  # noqa: S101 - attached above
+        if ctx.optimizer is None:
+            ctx.optimizer = session.hooks.make_optimizer(ctx.adapter, ctx.phase.optimizer)
+        self.observers = list(session.hooks.observers(ctx))
+        session.events.observe(self.observers)  # type: ignore[arg-type]
+        step = self._make_step()
+        self.trainer = Trainer(
+            ctx, step, session.events, self.progress, self._save, session.stop, self._halved, session.auto_batch
+        )
+        return self.trainer
+
+    def _make_step(self) -> StepFn:
+        terms = self.session.hooks.loss_terms(self.ctx)
+        return self.session.hooks.make_step(StepContext(self.ctx, tuple(terms.values()), tuple(terms)))
+
+    def _halved(self, micro: int) -> None:
+        session, name, step = self.session, self.ctx.phase.name, self.progress.step
+        session.journal.add("auto_batch", phase=name, step=step, micro_batch=micro)
+        text = f"out of memory in step {step + 1}: {micro} examples in memory at once from here on; the batch stays the same"
+        session.events("note", phase=name, text=text)
+
+    def _save(self) -> None:
+        """Write a checkpoint of everything; called by the trainer between two steps."""
+        session, trainer = self.session, self.trainer
+        assert trainer is not None and self.ctx.adapter is not None  # noqa: S101, PT018 - it calls this
+        with session.timed("checkpoint"):
+            self.progress.metrics = session.mark()
+            self.progress.observers = [o.state_dict() if hasattr(o, "state_dict") else None for o in self.observers]
+            save_checkpoint(
+                session.store, f"{self.folder}/checkpoint", self.progress, self.ctx.adapter, trainer.step,
+                trainer.best, session.device, keep=self.ctx.phase.train.keep_checkpoints,
+            )  # fmt: skip
+            session.journal.add("checkpoint", phase=self.ctx.phase.name, step=self.progress.step)
+
+    def _load(self, checkpoint: Loaded, trainer: Trainer) -> None:
+        """Go on from a checkpoint as if nothing had happened."""
+        for attribute in attrs.fields(Progress):
+            setattr(self.progress, attribute.name, getattr(checkpoint.progress, attribute.name))
+        try:
+            self._load_states(checkpoint.parts, trainer)
+        except (InputError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{checkpoint.path}: does not fit this run: {error}; remove this folder, and 'mgk resume' goes on from the"
+                " checkpoint before it, or from the phase's beginning"
+            ) from error
+        for observer, state in zip(self.observers, self.progress.observers, strict=False):
+            if state is not None and hasattr(observer, "load_state_dict"):
+                observer.load_state_dict(state)
+        self._check_loss(trainer)
+        set_rng_state(checkpoint.parts["rng"], self.session.device)
+
+    def _load_states(self, parts: Mapping[str, Mapping[str, Tensor]], trainer: Trainer) -> None:
+        """Put adapter, optimizer and random numbers where they were."""
+        ctx = self.ctx
+        assert ctx.adapter is not None  # noqa: S101 - attached before
+        if self.progress.step > ctx.steps:
+            raise ValueError(f"it is of step {self.progress.step}, and the phase has {ctx.steps}")
+        ctx.adapter.load_state_dict(parts["adapter"])
+        trainer.step.load_state_dict(parts["optimizer"])
+        trainer.best = dict(parts["best"]) if "best" in parts else None
+        set_rng_state(parts["rng"], self.session.device)
+
+    def _check_loss(self, trainer: Trainer) -> None:
+        """See that the loss goes on where it was, and say so."""
+        before, name = self.progress.check, self.ctx.phase.name
+        now = trainer.next_loss()
+        place = f"goes on after step {self.progress.step} of {self.ctx.steps}"
+        if before is None:
+            return
+        if _same_loss(before, now):
+            self.session.events("note", phase=name, text=f"{place}; the next batch's loss is {now:.6g}, as it was")
+            return
+        text = f"the next batch's loss was {before:.6g} at the checkpoint and is {now:.6g} now"
+        if not self.session.changed:
+            raise MgkError(
+                f"phase {name!r} cannot go on where it was: {text}, though nothing that is recorded has changed; is the"
+                " data still what it was, and does its plugin's digest cover all of it? Start the phase again with 'mgk phase'"
+            )
+        self.session.events("note", phase=name, text=f"{place}; {text}, after the change that was accepted")
+
+    def _finish_training(self, trainer: Trainer, base: str) -> None:
+        """Take the best step if asked, and see that training left the base alone (digest ``base``)."""
+        ctx = self.ctx
+        assert ctx.adapter is not None  # noqa: S101 - attached before
+        if self._last_checkpoint_step() != self.progress.step:
+            trainer.checkpoint()
+        if trainer.best is not None and ctx.phase.train.keep == "best":
+            ctx.adapter.load_state_dict(trainer.best)
+            text = f"the best step by dev loss is {self.progress.best_step}"
+            self.session.events("note", phase=ctx.phase.name, text=text)
+        with self.session.timed("merge"):
+            found = base_digest(ctx.model)
+        if found != base:
+            raise MgkError(
+                f"phase {ctx.phase.name!r}: training changed the base (digest {base[:12]}… → {found[:12]}…);"
+                " a plugin wrote to frozen weights; nothing was merged"
+            )
+
+    def _last_checkpoint_step(self) -> int | None:
+        paths = list_checkpoints(self.session.store.path(f"{self.folder}/checkpoint"))
+        return int(paths[-1].name.removeprefix("step-")) if paths else None
+
+    def _train_on(self, recovery: Recovery) -> None:
+        """Train further for a recovery, with what it adds; hooks are resolved again."""
+        ctx, trainer = self.ctx, self.trainer
+        assert trainer is not None  # noqa: S101 - training came first
+        registry = self.session.hooks.plugins.registry
+        added = (s if isinstance(s, Spec) else structure_spec(registry, "retention", s) for s in recovery.retention)
+        ctx.extra_retention = (*ctx.extra_retention, *added)
+        ctx.steps += recovery.steps
+        state = {k: v.clone() for k, v in trainer.step.state_dict().items()}
+        trainer.step = self._make_step()
+        trainer.step.load_state_dict(state)
+        trainer.save = lambda: None  # a kill in here goes back to the trained adapter, deterministically
+        with self.session.timed("training"):
+            if not trainer.run(ctx.steps):
+                raise Interrupted(f"phase {ctx.phase.name!r} stopped while training on after a refusal")
+
+    def _take_off(self) -> None:
+        """Detach the adapter if it is still on."""
+        adapter, state = self.ctx.adapter, state_of(self.ctx.model)
+        if adapter is not None and adapter in state.adapters:
+            adapter.detach()
+            state.adapters.remove(adapter)
+        self.session.events.observe([])
+
+
+def _same_loss(before: float, now: float) -> bool:
+    """Equal, up to what a device's rounding may do; NaN is the same as NaN."""
+    return math.isclose(before, now, rel_tol=SAME_LOSS) or (math.isnan(before) and math.isnan(now))
+
+
+def _check_trainable(ctx: PhaseContext, adapter: Adapter) -> None:
+    """Only the adapter's parameters may train, and there must be some."""
+    own = {id(p) for p in adapter.parameters()}
+    foreign = [n for n, p in trainable(ctx.model) if id(p) not in own]
+    if foreign or not own:
+        what = f"left these trainable: {', '.join(foreign[:5])}" if foreign else "has no parameters"
+        raise PluginError(
+            ctx.phase.adapter.type, f"adapter type {ctx.phase.adapter.type!r} {what}", "mgk_attach_adapter"
+        )
+
+
+def _check_identity(ctx: PhaseContext, adapter: Adapter, base: list[Tensor]) -> None:
+    """Hold the adapter to what it promises of its untrained output."""
+    assert ctx.data is not None  # noqa: S101 - loaded before
+    if adapter.identity == "none" or not base:
+        return
+    if not all(bool(torch.isfinite(t).all()) for t in base):
+        raise MgkError(
+            f"phase {ctx.phase.name!r}: the base's outputs on the verification batches are not finite; look for NaN or"
+            " inf in the phase's data, or load a whole base"
+        )
+    found = outputs_on(ctx.bundle, ctx.data.verify)
+    equal = all(torch.equal(a, b) for a, b in zip(found, base, strict=True))
+    error = relative_error(found, base)
+    allowed = adapter.identity == "close" and error <= CLOSE
+    if not (equal or allowed) or math.isnan(error):
+        raise PluginError(
+            ctx.phase.adapter.type,
+            f"adapter type {ctx.phase.adapter.type!r} promises identity {adapter.identity!r} at attach, but the outputs"
+            f" moved by {error:.3g} (relative 2-norm)",
+            "mgk_attach_adapter",
+        )

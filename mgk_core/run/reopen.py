@@ -1,0 +1,64 @@
+"""Opening a run to look at its model: plugins and base, no data, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from mgk_core.contract.errors import InputError
+from mgk_core.model.device import pick_device, set_up
+from mgk_core.model.digest import base_digest
+from mgk_core.record.events import Events, Sink, ignore
+from mgk_core.record.journal import open_journal
+from mgk_core.record.ledger import read_ledger
+from mgk_core.record.run_directory import claim, require_run
+from mgk_core.record.store import Store
+from mgk_core.run.session import Session
+from mgk_core.run.setup import prepare_run
+
+
+def reopen(run: Path, *, without: Iterable[str] = (), sink: Sink = ignore) -> Session:
+    """Build the base of a run as it was before phase 0; `mgk_core.run.rebuild.replay` brings it further.
+
+    :raises InputError: it is no run directory, or its base is not what it began with
+    """
+    require_run(run)
+    ledger = read_ledger(run)
+    prepared = prepare_run(run, without)
+    config = prepared.resolved.config
+    device = pick_device(config.run.device)
+    set_up(device, threads=config.run.threads, deterministic=config.run.deterministic)
+    torch.manual_seed(config.run.seed)
+    events, store = Events(sink), Store(run)
+    events("load", what="base", type=config.base.type, device=str(device))
+    bundle = prepared.hooks.build_model(config.base, device)
+    bundle.model.requires_grad_(False)
+    bundle.model.eval()
+    found = base_digest(bundle.model)
+    if found != ledger.base:
+        raise InputError(
+            f"{run}: the base is not the one that the run began with (digest {ledger.base[:16]}…, now {found[:16]}…);"
+            " bring the base of then back"
+        )
+    journal = open_journal(store, repair=False)
+    return Session(prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger)
+
+
+@contextmanager
+def reserved(out: Path, option: str = "--out") -> Iterator[None]:
+    """Hold a new directory while what goes into it is made; where that fails it is gone again.
+
+    option: of the command line, by which the user chose it
+    :raises InputError: it is not empty, or no directory
+    """
+    fresh = claim(out, option=option)
+    try:
+        yield
+    except BaseException:
+        if fresh:
+            with suppress(OSError):  # the error that ended the work is the one to tell
+                out.rmdir()
+        raise

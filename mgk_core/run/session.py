@@ -1,0 +1,141 @@
+"""What every part of a run shares: configuration, plugins, bundle, store, journal, ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from attrs import define, field
+
+from mgk_core.config.resolve import Resolved
+from mgk_core.contract.bundle import Bundle, PhaseData, Probe, Score
+from mgk_core.contract.context import PhaseContext, Remembered
+from mgk_core.contract.errors import Interrupted
+from mgk_core.contract.settings import RunConfig
+from mgk_core.host.hooks import Hooks
+from mgk_core.model.device import memory
+from mgk_core.record.checkpoint import Loaded
+from mgk_core.record.commit import commit
+from mgk_core.record.events import Events
+from mgk_core.record.journal import Journal
+from mgk_core.record.ledger import Ledger
+from mgk_core.record.metrics_log import Mark
+from mgk_core.record.run_directory import phase_folder
+from mgk_core.record.store import Store, read_tensors
+
+
+@define(eq=False)
+class Session:
+    """One process working on one run directory.
+
+    rows: (row name, scores), row 0 first. marks: row name → why its scores are special. checkpoint:
+    where the next phase goes on, taken once. changed: this process accepted a change. auto_batch:
+    whether a step that does not fit is tried in smaller parts.
+    """
+
+    resolved: Resolved
+    hooks: Hooks
+    store: Store
+    journal: Journal
+    events: Events
+    device: torch.device
+    bundle: Bundle
+    ledger: Ledger
+    data: list[PhaseData] = field(factory=list)
+    rows: list[tuple[str, Mapping[str, Score]]] = field(factory=list)
+    marks: dict[str, str] = field(factory=dict)
+    targets: tuple[str, ...] = ()
+    times: dict[str, float] = field(factory=dict)
+    stop: Callable[[], bool] = lambda: False
+    checkpoint: Loaded | None = None
+    changed: bool = False
+    auto_batch: bool = False
+    _accounted: dict[str, float] = field(factory=dict)
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return self.resolved.config
+
+    @property
+    def run(self) -> Path:
+        """The run directory."""
+        return self.store.root
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """Probes of all phases, in order."""
+        return tuple(p for d in self.data for p in d.probes)
+
+    def context(self, index: int) -> PhaseContext:
+        """Make the context of one phase."""
+        phase = self.config.phases[index]
+        return PhaseContext(
+            config=self.config,
+            phase=phase,
+            index=index,
+            bundle=self.bundle,
+            device=self.device,
+            directory=self.store.path(phase_folder(index, phase.name)),
+            data=self.data[index] if self.data else None,
+            targets=self.targets,
+            history=self.history(index),
+            scores=tuple(row for _, row in self.rows),
+            probes=self.probes,
+            tell=self.events,
+        )
+
+    def history(self, index: int) -> tuple[Remembered, ...]:
+        """Return the statistics of the base and of the phases before ``index`` that were merged."""
+        places = [("base", self.store.path("base/statistics.safetensors"))]
+        for i, phase in enumerate(self.config.phases[:index]):
+            entry = self.ledger.entry(phase.name)
+            if entry is not None and entry.result == "committed":
+                places.append((phase.name, self.store.path(f"{phase_folder(i, phase.name)}/statistics.safetensors")))
+        return tuple(Remembered(name, path, _reader(path)) for name, path in places if path.exists())
+
+    def commit(self, event: str, **data: Any) -> None:
+        """Commit the ledger and note ``event``, with how far metrics.jsonl belongs to it."""
+        commit(self.store, self.journal, self.ledger, event, **data, metrics=attrs.asdict(self.mark()))
+
+    def mark(self) -> Mark:
+        """Bring the metrics to the device and say how far they are whole."""
+        return self.events.log.sync() if self.events.log is not None else Mark()
+
+    def check_stop(self, where: str) -> None:
+        """End here where it was asked for. where: what was being done, for the message.
+
+        :raises Interrupted: a signal came, or the time is up
+        """
+        if self.stop():
+            raise Interrupted(f"stopped {where}")
+
+    def take_checkpoint(self) -> Loaded | None:
+        """Return the checkpoint to go on from, the first time."""
+        found, self.checkpoint = self.checkpoint, None
+        return found
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to one part of the run's account."""
+        self.events("part", part=part)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.times[part] = self.times.get(part, 0.0) + time.perf_counter() - began
+
+    def account(self) -> dict[str, Any]:
+        """Return the seconds spent by part since the last call, and memory as it stands, for the journal."""
+        spent = {k: round(v - self._accounted.get(k, 0.0), 3) for k, v in self.times.items()}
+        self._accounted = dict(self.times)
+        return {"seconds": {k: v for k, v in spent.items() if v}, "memory": memory(self.device)}
+
+
+def _reader(path: Path) -> Callable[[], dict[str, torch.Tensor]]:
+    return lambda: read_tensors(path)

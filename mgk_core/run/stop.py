@@ -1,0 +1,65 @@
+"""Stopping in time: signals, and a time that is up, turned into one question."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+"""Ctrl-C, the system's notice, a job scheduler's notice before its limit, and a terminal that has gone."""
+
+
+class StopFlag:
+    """Turns signals, and a time that is up, into a question; a second SIGINT stops at once."""
+
+    def __init__(self, tell: Callable[[], None] = lambda: None, minutes: float | None = None) -> None:
+        """:param tell: called once, perhaps inside a signal's handler: it may touch no buffered stream
+        :param minutes: from now on until the answer is yes by itself
+        """
+        self.signal: int | None = None
+        self.tell = tell
+        self._until = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        self._told = False
+
+    def __call__(self) -> bool:
+        """Whether to stop: a signal came, or the time is up."""
+        if self.signal is None and time.monotonic() < self._until:
+            return False
+        self._tell_once()
+        return True
+
+    def _tell_once(self) -> None:
+        if not self._told:
+            self._told = True
+            self.tell()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+        self._tell_once()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Install the handlers inside the block (main thread only: elsewhere signals are not ours).
+
+        A hang-up that is ignored already, as under ``nohup``, stays so.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before: dict[int, Any] = {}
+        for number in (int(getattr(signal, name)) for name in SIGNALS if hasattr(signal, name)):
+            if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for known, handler in before.items():
+                signal.signal(known, handler)

@@ -1,0 +1,243 @@
+"""The training loop of one phase: batches by step number, losses read seldom, state kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from attrs import define, evolve, field
+from torch import Tensor
+
+from mgk_core.contract.context import PhaseContext, StepFn, StepOut
+from mgk_core.contract.errors import MgkError
+from mgk_core.contract.settings import TrainSettings
+from mgk_core.model.device import memory
+from mgk_core.record.checkpoint import Progress
+from mgk_core.record.events import Events
+from mgk_core.run.diagnose import BAD, first_bad_layer
+from mgk_core.run.out_of_memory import FittingStep
+
+CHECKED = 4  # examples whose loss is compared at resume; a forward pass over them is a fraction of a step
+
+
+class Diverged(MgkError):
+    """Too many steps in a row were not finite; the adapter is that of the last good step."""
+
+
+def steps_of(examples: int, batch_size: int, epochs: float, steps: int | None) -> int:
+    """Return the number of optimizer steps; the last batch of an epoch may be smaller."""
+    if steps is not None:
+        return steps
+    return max(1, round(math.ceil(examples / batch_size) * epochs))
+
+
+@define(eq=False)
+class Order:
+    """Which rows a step sees: a pure function of seed and step."""
+
+    examples: int
+    batch_size: int
+    seed: int
+    _epoch: int = -1
+    _rows: list[int] = field(factory=list)
+
+    def rows(self, step: int) -> list[int]:
+        """Return the rows of one optimizer step; every epoch is a new permutation."""
+        epoch, place = divmod(step, -(-self.examples // self.batch_size))
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.seed + epoch)
+            self._rows = torch.randperm(self.examples, generator=generator).tolist()
+            self._epoch = epoch
+        return self._rows[place * self.batch_size : (place + 1) * self.batch_size]
+
+
+@define(eq=False)
+class Trainer:
+    """Runs steps of one phase and tells of them.
+
+    save: writes a checkpoint. stop: asked after every step; True ends the loop after a checkpoint.
+    halved: told of the micro-batch to which out-of-memory brought a step. auto_batch: whether it may.
+    """
+
+    ctx: PhaseContext
+    step: StepFn
+    events: Events
+    progress: Progress
+    save: Callable[[], None]
+    stop: Callable[[], bool]
+    halved: Callable[[int], None] = lambda _: None
+    auto_batch: bool = False
+    best: dict[str, Tensor] | None = None
+    _pending: list[StepOut] = field(factory=list)
+    _since: float = field(factory=time.perf_counter)
+    _saved_at: float = field(factory=time.monotonic)
+
+    def run(self, until: int) -> bool:
+        """Train up to step ``until``; False where it was asked to stop before."""
+        settings, progress, pending = self.ctx.phase.train, self.progress, self._pending
+        log_every, eval_every, rows = settings.log_every, settings.eval_every, self._order().rows
+        fitting = FittingStep(self.ctx, self.step, progress, self._halved, auto=self.auto_batch)
+        perform = fitting if self.auto_batch else fitting.once
+        self.ctx.model.train()
+        self._since = time.perf_counter()
+        while (number := progress.step) < until:
+            pending.append(perform(rows(number), number))
+            progress.step = done = number + 1
+            last = done == until
+            if last or done % log_every == 0:
+                self._flush(until)
+            if eval_every and (last or done % eval_every == 0):
+                self._evaluate_dev()
+            if last:
+                break
+            asked = self.stop()
+            if asked or self._due(settings):
+                self.checkpoint()
+            if asked:
+                return False
+        return True
+
+    def _order(self) -> Order:
+        assert self.ctx.data is not None  # noqa: S101 - the runner loads data first
+        return Order(len(self.ctx.data.train), self.ctx.phase.train.batch_size, self.ctx.seed)
+
+    def _halved(self, micro: int) -> None:
+        """Go on with smaller micro-batches; a checkpoint first, so that a resumed run has them from here on."""
+        self.halved(micro)
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint now; figures not yet logged go with it."""
+        self._read_pending()
+        self.progress.check = self.next_loss()
+        self.save()
+        self._saved_at = time.monotonic()
+        self.events("checkpoint", phase=self.ctx.phase.name, step=self.progress.step)
+
+    @torch.no_grad()
+    def next_loss(self) -> float:
+        """Mean loss of the next step's first examples, without dropout: what a resumed run must find again."""
+        ctx = self.ctx
+        assert ctx.data is not None  # noqa: S101 - the runner loads data first
+        rows = self._order().rows(self.progress.step)[:CHECKED]
+        was_training = ctx.model.training
+        ctx.model.eval()
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            total, count = ctx.bundle.loss(ctx.data.train.batch(rows))
+        ctx.model.train(was_training)
+        return float(total) / max(float(count), 1e-30)
+
+    def _due(self, settings: TrainSettings) -> bool:
+        if settings.checkpoint_steps and self.progress.step % settings.checkpoint_steps == 0:
+            return True
+        minutes = settings.checkpoint_minutes
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def _read_pending(self) -> None:
+        """Move the steps' figures from the device into `Progress`: one transfer for all of them."""
+        if not self._pending:
+            return
+        self.progress.pending += _figures(self._pending)
+        self._pending.clear()
+
+    def _flush(self, until: int) -> None:
+        """Log one line for the steps since the last one."""
+        self._read_pending()
+        rows, self.progress.pending = self.progress.pending, []
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        good = [r for r in rows if not r[3]]
+        seen = sum([r[2] for r in rows])
+        counted = seen if len(good) == len(rows) else sum([r[2] for r in good])
+        self.events(
+            "step",
+            phase=self.ctx.phase.name,
+            step=self.progress.step,
+            steps=until,
+            loss=sum([r[0] * r[2] for r in good]) / counted if counted else None,
+            terms=sum([r[1] for r in good]) / len(good) if good else None,
+            grad_norm=good[-1][4] if good and good[-1][4] >= 0 else None,
+            lr=rows[-1][5],
+            skipped=len(rows) - len(good),
+            count=int(seen),
+            unit="samples" if self.ctx.bundle.tokenizer is None else "tokens",
+            seconds=seconds,
+            per_second=seen / seconds if seconds > 0 else None,
+            **memory(self.ctx.device),
+        )
+        self._watch(rows if len(good) < len(rows) else ())
+
+    def _watch(self, rows: Sequence[Sequence[float]]) -> None:
+        """Stop after too many bad steps in a row, and say where it began. rows: none where all were good."""
+        if not rows:
+            self.progress.bad_in_row = 0
+        for row in rows:
+            self.progress.bad_in_row = self.progress.bad_in_row + 1 if row[3] else 0
+        if self.progress.bad_in_row >= self.ctx.phase.train.max_bad_steps:
+            raise Diverged(self._diagnosis())
+
+    def _diagnosis(self) -> str:
+        ctx = self.ctx
+        assert ctx.data is not None  # noqa: S101 - the runner loads data first
+        rows = self._order().rows(self.progress.step - 1)
+        micro = self.progress.micro_batch or ctx.phase.train.micro
+        found = [
+            first_bad_layer(ctx.bundle, ctx.data.train.batch(rows[i : i + micro])) for i in range(0, len(rows), micro)
+        ]
+        layer = next((f for f in found if BAD in f), found[0])
+        return (
+            f"phase {ctx.phase.name!r}: {self.progress.bad_in_row} steps in a row up to step {self.progress.step}"
+            f" had a loss or gradient that is not finite; {layer}; those updates were left out. Lower"
+            f" phases.{ctx.phase.name}.optimizer.lr or set optimizer.clip, then run the phase again with 'mgk phase'"
+        )
+
+    @torch.no_grad()
+    def _evaluate_dev(self) -> None:
+        """Mean loss on dev; the best step's adapter is kept where ``train.keep`` asks for it."""
+        ctx = self.ctx
+        if ctx.data is None or not ctx.data.dev or ctx.adapter is None:
+            return
+        began = time.perf_counter()
+        ctx.model.eval()
+        sums = [ctx.bundle.loss(batch) for batch in ctx.data.dev]
+        ctx.model.train()
+        loss = float(sum(float(s) for s, _ in sums) / max(sum(float(c) for _, c in sums), 1e-30))
+        if self.progress.best_loss is None or loss < self.progress.best_loss:
+            self.progress.best_loss, self.progress.best_step = loss, self.progress.step
+            if ctx.phase.train.keep == "best":
+                self.best = {k: v.detach().cpu().clone() for k, v in ctx.adapter.state_dict().items()}
+        seconds = time.perf_counter() - began
+        self.events("dev", phase=ctx.phase.name, step=self.progress.step, loss=loss, seconds=seconds)
+        self._since += seconds
+
+
+def _figures(outs: Sequence[StepOut]) -> list[list[float]]:
+    """(loss, terms, count, skipped, grad norm or −1, lr) of each step, with one transfer for all of them.
+
+    Per step it would cost more than the step's own work. On the CPU there is nothing to transfer.
+    """
+    if isinstance(outs[0].loss, Tensor) and outs[0].loss.device.type != "cpu":
+        outs = _fetched(outs)
+    return [
+        [
+            float(o.loss),
+            0.0 if o.terms is None else float(o.terms),
+            float(o.count),
+            0.0 if o.skipped is None else float(o.skipped),
+            -1.0 if o.grad_norm is None else float(o.grad_norm),
+            o.lr,
+        ]
+        for o in outs
+    ]
+
+
+def _fetched(outs: Sequence[StepOut]) -> list[StepOut]:
+    """Return the same reports with numbers in place of the device's tensors."""
+    held = [[n for n in _FIGURES if isinstance(getattr(o, n), Tensor)] for o in outs]
+    read = iter(torch.stack([getattr(o, n) for o, names in zip(outs, held, strict=True) for n in names]).tolist())
+    return [evolve(o, **{n: next(read) for n in names}) for o, names in zip(outs, held, strict=True)]
+
+
+_FIGURES = ("loss", "terms", "count", "skipped", "grad_norm")

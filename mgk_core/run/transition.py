@@ -1,0 +1,338 @@
+"""The phase boundary as a state machine: live → proposed → merged → verified → scored → gated,
+then committed, kept apart or rolled back, or round again through a recovery.
+
+Nothing is final before the ledger's rename: everything else is prepared in new files, and a run
+that dies in between goes through the transition again from the trained adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from attrs import define, evolve, field
+from torch import Tensor
+
+from mgk_core.contract.adapter import Adapter, Saves, base_state_dict, state_of
+from mgk_core.contract.bundle import Score
+from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.errors import MergeError, MgkError
+from mgk_core.contract.outcome import MergeReport, Outcome, Proposal, Recovery, Refusal, Result, Verdict
+from mgk_core.model.digest import base_digest, tensors_digest
+from mgk_core.record.ledger import Attempt, PhaseEntry
+from mgk_core.record.run_directory import phase_folder
+from mgk_core.record.store import Store, file_digest, folder_digests
+from mgk_core.run.scores import load_row, measure_row, save_row
+from mgk_core.run.session import Session
+from mgk_core.run.stored_transforms import materialise
+from mgk_core.run.verify_merge import Verification, outputs_on, verify_merged
+
+
+class State(StrEnum):
+    """Where a transition stands; each value is the method that leaves the state."""
+
+    LIVE = "live"
+    PROPOSED = "proposed"
+    MERGED = "merged"
+    SCORED = "scored"
+    REFUSED = "refused"
+    ACCEPTED = "accepted"
+    APART = "apart"
+    GIVEN_UP = "given_up"
+    DONE = "done"
+
+
+@define(eq=False)
+class Transition:
+    """One phase's end. train_on: lets the phase train further for a recovery."""
+
+    session: Session
+    ctx: PhaseContext
+    train_on: Callable[[Recovery], None]
+    state: State = State.LIVE
+    proposal: Proposal = field(factory=Proposal)
+    forced: Proposal | None = None
+    report: MergeReport | None = None
+    verification: Verification | None = None
+    live: list[Tensor] = field(factory=list)
+    row: dict[str, Score] = field(factory=dict)
+    digest: str = ""
+    kept: dict[str, Tensor] = field(factory=dict)
+    refusals: tuple[Refusal, ...] = ()
+    attempts: list[Attempt] = field(factory=list)
+    tried: list[Recovery] = field(factory=list)
+    asked: int = 0
+    result: Result = "failed"
+    _off: ExitStack = field(factory=ExitStack)
+
+    @property
+    def adapter(self) -> Adapter:
+        """The phase's adapter."""
+        assert self.ctx.adapter is not None  # noqa: S101 - a transition begins with one attached
+        return self.ctx.adapter
+
+    @property
+    def folder(self) -> str:
+        """The phase's folder, relative to the run."""
+        return phase_folder(self.ctx.index, self.ctx.phase.name)
+
+    @property
+    def last(self) -> bool:
+        """Whether this is the pipeline's last phase."""
+        return self.ctx.index == len(self.ctx.config.phases) - 1
+
+    def run(self) -> Outcome:
+        """Go from state to state until the phase has ended; on an error the base is restored."""
+        try:
+            while self.state is not State.DONE:
+                self._check_stop()
+                self.state = getattr(self, f"_{self.state.value}")()
+        except BaseException:
+            self._undo()
+            raise
+        return Outcome(self.result, self.report, self.refusals, tuple(self.tried))
+
+    def _live(self) -> State:
+        """Keep the live outputs for verification, score the live model if asked, and propose."""
+        ctx = self.ctx
+        assert ctx.data is not None  # noqa: S101 - loaded before training
+        self.live = outputs_on(ctx.bundle, ctx.data.verify)
+        if not all(bool(torch.isfinite(t).all()) for t in self.live):
+            raise MgkError(
+                f"phase {ctx.phase.name!r}: after training the outputs are not finite, so nothing can be merged; lower"
+                f" phases.{ctx.phase.name}.optimizer.lr or set optimizer.clip, then run the phase again with 'mgk phase'"
+            )
+        if ctx.phase.evaluate.live:
+            with self.session.timed("evaluation"):
+                self._tell_row(f"{ctx.phase.name} (live)", self._measure(), live=True)
+        start = Proposal(
+            undo="disk" if ctx.config.run.undo == "disk" else "memory",
+            spool=str(self.session.store.path(f"{self.folder}/.tmp-undo")),
+        )
+        proposal = self.forced or self.session.hooks.propose_merge(ctx, start)
+        self.proposal = ctx.proposal = evolve(
+            proposal, undo=start.undo, spool=start.spool, last=self.last, verify=self._verify
+        )
+        return State.PROPOSED
+
+    def _proposed(self) -> State:
+        """Merge, all or nothing, and leave the adapter attached but off."""
+        if self.proposal.refuse is not None:
+            self.refusals = (Refusal("propose", self.proposal.refuse),)
+            return State.REFUSED
+        if self.proposal.keep_apart:
+            return State.APART
+        ctx = self.ctx
+        with self.session.timed("merge"):
+            self.proposal, self.kept = materialise(self.adapter, self.proposal, base_state_dict(ctx.model))
+            self.report = self.session.hooks.merge(ctx.model, self.adapter, self.proposal, ctx.phase.merge)
+            self._off.enter_context(self.adapter.disabled())
+        report = self.report
+        self.session.events(
+            "merge", phase=ctx.phase.name, rule=report.rule, scale=self.proposal.scale, kept=report.kept,
+            kept_total=report.kept_total, max_error=report.max_error, relative=report.relative,
+            warnings=list(report.warnings),
+        )  # fmt: skip
+        return State.MERGED
+
+    def _merged(self) -> State:
+        """Verify merged against live, unless the merge rule has asked for it already; score the row."""
+        ctx = self.ctx
+        with self.session.timed("merge"):
+            self.digest = base_digest(ctx.model)
+            if self.verification is None and self.report is not None and self.report.exact:
+                self._verify()
+        with self.session.timed("evaluation"):
+            cached = load_row(self.session.store.path(f"{self.folder}/scores.json"), self.digest)
+            self.row = cached or self._measure()
+        save_row(self.session.store, f"{self.folder}/scores.json", self.row, digest=self.digest)
+        return State.SCORED
+
+    def _verify(self) -> None:
+        """Hold merged against live, within the measured bound; a merge that changed the delta on purpose is not.
+
+        :raises MergeError: they differ by more than rounding explains
+        """
+        ctx = self.ctx
+        assert ctx.data is not None  # noqa: S101 - loaded before training
+        if self.proposal.scale != 1.0 or self.proposal.transforms or not ctx.data.verify:
+            return
+        with self.adapter.disabled():
+            found = verify_merged(ctx.bundle, self.adapter, ctx.data.verify, self.live, seed=ctx.seed)
+        self.verification = found
+        self.session.events("verify", phase=ctx.phase.name, error=found.error, bound=found.bound, ok=found.ok)
+        if not found.ok:
+            raise MergeError(
+                f"phase {ctx.phase.name!r}: merged and live outputs differ by {found.error:.3g} (relative 2-norm);"
+                f" rounding explains at most {found.bound:.3g}. The base was restored; the adapter's"
+                " merged_weight does not compute what its forward pass does: see 'mgk check-plugin'"
+            )
+
+    def _measure(self) -> dict[str, Score]:
+        return measure_row(self.session.hooks, self.ctx, ends=self.last, stop=self._check_stop)
+
+    def _scored(self) -> State:
+        """Ask the gates; one refusal refuses."""
+        ctx = self.ctx
+        self._tell_row(ctx.phase.name, self.row)
+        verdicts = self.session.hooks.gate(ctx, list(ctx.scores), self.row)
+        self._tell_verdicts(verdicts)
+        self.refusals = tuple(r for v in verdicts if not v.accept for r in v.refusals)
+        refused = any(not v.accept for v in verdicts)
+        return State.REFUSED if refused else State.ACCEPTED
+
+    def _tell_verdicts(self, verdicts: list[Verdict]) -> None:
+        for verdict in verdicts:
+            self.ctx.notes += verdict.notes
+            self.session.events(
+                "gate", phase=self.ctx.phase.name, accept=verdict.accept, notes=list(verdict.notes),
+                refusals=[attrs.asdict(r) for r in verdict.refusals],
+            )  # fmt: skip
+
+    def _refused(self) -> State:
+        """Undo the merge and ask the configured recoveries, in order, what to try."""
+        self._undo()
+        entries = self.ctx.phase.recover
+        while self.asked < len(entries):
+            spec = entries[self.asked]
+            recovery = self.session.hooks.recover(self.ctx, self.refusals, self.tried, spec)
+            if recovery is None:
+                self.asked += 1
+                continue
+            self.attempts.append(Attempt(recovery.method, self.refusals, dict(recovery.evidence)))
+            self.tried.append(recovery)
+            self.session.journal.add(
+                "recover", phase=self.ctx.phase.name, method=recovery.method, action=recovery.action
+            )
+            self.session.events("recover", phase=self.ctx.phase.name, method=recovery.method, action=recovery.action)
+            return self._follow(recovery)
+        return State.GIVEN_UP
+
+    def _follow(self, recovery: Recovery) -> State:
+        if recovery.action == "keep_apart":
+            return State.APART
+        if recovery.action == "stop":
+            return State.GIVEN_UP
+        if recovery.action == "train":
+            self.train_on(recovery)
+            self.forced = None
+            return State.LIVE
+        self.forced = recovery.proposal
+        return State.LIVE
+
+    def _accepted(self) -> State:
+        """Statistics for later phases, then the commit."""
+        ctx = self.ctx
+        with self.session.timed("statistics"):
+            statistics = self.session.hooks.collect_statistics(ctx)
+        if statistics:
+            self.session.store.write_tensors(f"{self.folder}/statistics.safetensors", statistics)
+        self._write_merge()
+        self._commit("committed", self.digest)
+        return State.DONE
+
+    def _apart(self) -> State:
+        """Leave the base as it was; the scores of this row are those of the live model."""
+        ctx = self.ctx
+        self.digest = self.session.ledger.head
+        with self.session.timed("evaluation"):
+            self.row = self._measure()
+        self._tell_row(ctx.phase.name, self.row, kept_apart=True)
+        save_row(
+            self.session.store, f"{self.folder}/scores.json", self.row, digest=self.digest, marks={"kept_apart": True}
+        )
+        self.session.marks[ctx.phase.name] = "kept apart"
+        self._commit("kept_apart", self.digest)
+        return State.DONE
+
+    def _given_up(self) -> State:
+        """Roll back; the phase's adapter and the evidence stay on disk."""
+        self.digest = self.session.ledger.head
+        self.attempts.append(Attempt("roll back", self.refusals))
+        self._commit("rolled_back", self.digest)
+        return State.DONE
+
+    def _write_merge(self) -> None:
+        """Write what the merge did, the residual, and the deltas where transforms changed them."""
+        store, report = self.session.store, self.report
+        assert report is not None  # noqa: S101 - only after a merge
+        table = attrs.asdict(report, filter=lambda a, _: a.name != "undo")
+        table["verification"] = attrs.asdict(self.verification) if self.verification else None
+        store.write_json(f"{self.folder}/merge.json", table)
+        residuals = state_of(self.ctx.model).residuals
+        if residuals:
+            store.write_tensors(f"{self.folder}/residual.safetensors", residuals)
+        if self.kept:
+            store.write_tensors(f"{self.folder}/transformed.safetensors", self.kept)
+
+    def _commit(self, result: Result, merged: str) -> None:
+        """Make the phase's end final: by the ledger's rename."""
+        session, ctx = self.session, self.ctx
+        state = {k: v.detach() for k, v in self.adapter.state_dict().items()}
+        session.store.write_folder(f"{self.folder}/adapter", lambda where: _save_adapter(where, self.adapter, state))
+        report = self.report if result == "committed" else None
+        entry = PhaseEntry(
+            phase=ctx.phase.name,
+            index=ctx.index,
+            result=result,
+            base=session.ledger.head,
+            adapter=tensors_digest(state),
+            merged=merged,
+            scale=self.proposal.scale,
+            last=self.proposal.last,
+            transforms=tuple(t.name for t in self.proposal.transforms),
+            rule=report.rule if report else "",
+            exact=report.exact if report else True,
+            kept=report.kept if report else None,
+            kept_total=report.kept_total if report else None,
+            max_error=report.max_error if report else None,
+            verify=attrs.asdict(self.verification) if report and self.verification else {},
+            attempts=tuple(self.attempts),
+            notes=tuple(ctx.notes),
+            data=ctx.data.train.digest if ctx.data else "",
+            steps=ctx.steps,
+            files=self._files(),
+        )
+        session.ledger.phases.append(entry)
+        session.commit("committed", phase=ctx.phase.name, result=result, merged=merged)
+        self.result = result
+        self._off.close()
+        if self.report is not None and self.report.undo is not None and result == "committed":
+            self.report.undo.release()
+
+    def _files(self) -> dict[str, str]:
+        root = self.session.run
+        found: dict[str, str] = {}
+        for path in sorted(self.session.store.path(self.folder).iterdir()):
+            if path.name.startswith(".tmp") or path.name == "checkpoint":
+                continue
+            if path.is_dir():
+                found |= folder_digests(root, path)
+            else:
+                found[str(path.relative_to(root))] = file_digest(path)
+        return found
+
+    def _undo(self) -> None:
+        """Put the base back bit for bit, and the adapter on again."""
+        if self.report is not None and self.report.undo is not None and self.state is not State.DONE:
+            self.report.undo.restore()
+        self.report, self.verification = None, None
+        self._off.close()
+
+    def _tell_row(self, name: str, row: Mapping[str, Score], **marks: Any) -> None:
+        scores = [attrs.asdict(s, filter=lambda a, _: a.name != "per_item") for s in row.values()]
+        self.session.events("evaluation", phase=self.ctx.phase.name, row=name, scores=scores, **marks)
+
+    def _check_stop(self) -> None:
+        self.session.check_stop("between two steps of a transition; nothing of it is committed")
+
+
+def _save_adapter(where: Path, adapter: Adapter, state: Mapping[str, Tensor]) -> None:
+    Store(where).write_tensors("state.safetensors", {k: v.cpu() for k, v in state.items()})
+    if isinstance(adapter, Saves):
+        adapter.save(where)

@@ -1,0 +1,1 @@
+"""What one command of the command line does; nothing else imports it."""

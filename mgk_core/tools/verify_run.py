@@ -1,0 +1,203 @@
+"""Holding a whole run directory against its own record: every file, the chain, and the weights.
+
+The journal's lines are chained by hashes and carry the digests of the configuration, of the ledger,
+of the retention matrix and of the metrics; the ledger carries those of everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from attrs import define, field, frozen
+
+from mgk_core.contract.errors import DigestError, InputError, MgkError, StoreError
+from mgk_core.record.checkpoint import STATE, list_checkpoints, load_checkpoint
+from mgk_core.record.commit import standing
+from mgk_core.record.events import Sink, ignore
+from mgk_core.record.journal import NAME as JOURNAL
+from mgk_core.record.journal import Journal, open_journal
+from mgk_core.record.ledger import NAME as LEDGER
+from mgk_core.record.ledger import Ledger, read_ledger
+from mgk_core.record.metrics_log import NAME as METRICS
+from mgk_core.record.metrics_log import digest_of
+from mgk_core.record.run_directory import CONFIG, LOCK, owner_of, require_run
+from mgk_core.record.store import TEMPORARY, Store, file_digest
+
+RETENTION = "retention.json"
+
+
+@frozen
+class Finding:
+    """One thing that is not as the record says. path: relative to the run. harmless: nothing is lost by it."""
+
+    path: str
+    what: str
+    harmless: bool = False
+
+
+@define
+class Audit:
+    """What was looked at, and what was found."""
+
+    run: Path
+    checked: int = 0
+    findings: list[Finding] = field(factory=list)
+    covered: set[str] = field(factory=set)
+    weights: str | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was found that matters."""
+        return all(f.harmless for f in self.findings)
+
+    def hold(self, name: str, expected: str, found: str | None = None) -> None:
+        """Hold one file (or a digest of it that is given) against its digest."""
+        self.covered.add(name)
+        self.checked += 1
+        path = self.run / name
+        if not path.is_file():
+            self.findings.append(Finding(name, "is missing"))
+            return
+        digest = found or file_digest(path)
+        if digest != expected:
+            self.findings.append(Finding(name, f"differs: expected {expected[:16]}…, found {digest[:16]}…"))
+
+
+def audit(run: Path) -> Audit:
+    """Check every file of a run; all that differs is found, in the order of the record.
+
+    :raises InputError: it is no run directory, or a process is writing to it
+    """
+    require_run(run)
+    owner = owner_of(run)
+    if owner is not None:
+        raise InputError(f"{run}: in use by {owner}; wait for it to end, and verify then")
+    found = Audit(run)
+    journal = _journal(found)
+    _noted(found, journal)
+    ledger = _ledger(found, journal)
+    for name, expected in _files(ledger):
+        found.hold(name, expected)
+    for folder in sorted(run.glob("phases/*/checkpoint")):
+        _checkpoints(found, folder)
+    _strangers(found)
+    return found
+
+
+def _journal(found: Audit) -> Journal:
+    """Read the journal's chain; without it the rest is held against what is left."""
+    found.covered.add(JOURNAL)
+    found.checked += 1
+    store = Store(found.run)
+    try:
+        journal = open_journal(store, repair=False)
+    except StoreError as error:
+        found.findings.append(Finding(JOURNAL, str(error)))
+        return Journal(store)
+    if journal.torn:
+        torn = f"its last {journal.torn} bytes are torn, as a crash leaves them; 'mgk resume' cuts them off"
+        found.findings.append(Finding(JOURNAL, torn, harmless=True))
+    if journal.last("started") is None:
+        found.findings.append(Finding(JOURNAL, "has no beginning"))
+    return journal
+
+
+def _noted(found: Audit, journal: Journal) -> None:
+    """Hold what the journal notes itself: configuration, retention matrix, metrics."""
+    for key, name in (("config", CONFIG), ("retention", RETENTION)):
+        expected = next((e[key] for e in reversed(journal.events) if isinstance(e.get(key), str)), None)
+        if expected is not None:
+            found.hold(name, expected)
+    mark = next((e["metrics"] for e in reversed(journal.events) if isinstance(e.get("metrics"), Mapping)), None)
+    if mark is not None:
+        found.hold(METRICS, mark["digest"], digest_of(found.run / METRICS, int(mark["length"])))
+
+
+def _ledger(found: Audit, journal: Journal) -> Ledger | None:
+    """Hold the ledger against the journal, and its own chain against itself."""
+    found.covered.add(LEDGER)
+    found.checked += 1
+    try:
+        if journal.events:
+            standing(Store(found.run), journal)
+        ledger = read_ledger(found.run) if (found.run / LEDGER).exists() else None
+    except MgkError as error:
+        found.findings.append(Finding(LEDGER, f"differs: {error}"))
+        return _readable(found.run)
+    digest = ledger.base if ledger is not None else ""
+    for entry in ledger.phases if ledger is not None else ():
+        if entry.base != digest:
+            found.findings.append(Finding(LEDGER, f"its chain breaks at phase {entry.phase!r}"))
+        digest = entry.merged
+    return ledger
+
+
+def _readable(run: Path) -> Ledger | None:
+    """Return a ledger that differs, if it can be read at all: it still says which files there should be."""
+    try:
+        return read_ledger(run)
+    except MgkError:
+        return None
+
+
+def _files(ledger: Ledger | None) -> Iterable[tuple[str, str]]:
+    if ledger is None:
+        return
+    yield from sorted(ledger.files.items())
+    for entry in ledger.phases:
+        yield from sorted(entry.files.items())
+
+
+def _checkpoints(found: Audit, folder: Path) -> None:
+    """Read every checkpoint as a resume would."""
+    for path in list_checkpoints(folder):
+        name = str(path.relative_to(found.run))
+        files = {str(p.relative_to(found.run)) for p in path.rglob("*") if p.is_file()}
+        found.covered |= files
+        found.checked += len(files)
+        try:
+            load_checkpoint(path)
+        except DigestError as error:
+            found.findings.append(
+                Finding(str(error.path.relative_to(found.run)), "differs from its checkpoint's record")
+            )
+        except StoreError as error:
+            found.findings.append(Finding(f"{name}/{STATE}", str(error)))
+
+
+def _strangers(found: Audit) -> None:
+    """Name files that no record knows; a temporary one is what a crash leaves."""
+    for path in sorted(_plain_files(found.run)):
+        name = str(path.relative_to(found.run))
+        if name in found.covered or name == LOCK:
+            continue
+        if any(part.startswith(TEMPORARY) for part in path.parts):
+            found.findings.append(
+                Finding(name, "was left by an interrupted write; 'mgk resume' removes it", harmless=True)
+            )
+        else:
+            found.findings.append(Finding(name, "is on no record", harmless=True))
+
+
+def _plain_files(run: Path) -> Iterator[Path]:
+    return (p for p in run.rglob("*") if p.is_symlink() or not p.is_dir())
+
+
+def audit_weights(found: Audit, *, without: Iterable[str] = (), sink: Sink = ignore) -> None:
+    """Build the final weights again from the base and the adapters, and hold them against the ledger."""
+    from mgk_core.run.reopen import reopen
+
+    session = reopen(found.run, without=without, sink=sink)
+    from mgk_core.run.rebuild import replay
+
+    found.checked += 1
+    try:
+        found.weights = replay(session, session.ledger.phases)
+    except DigestError as error:
+        found.findings.append(Finding(str(error.path), f"rebuilt weights differ: {error}"))
+        return
+    if found.weights != session.ledger.head:
+        found.findings.append(
+            Finding(LEDGER, f"rebuilt weights {found.weights[:16]}… differ from {session.ledger.head[:16]}…")
+        )
