@@ -51,7 +51,10 @@ def stacks(k: int, rank: int) -> tuple[list[Stack], list[torch.Tensor]]:
         c, g = (stacked([sketch(d, k) for _ in names]) for d in (shape[1], shape[0]))
         made.append(Stack(names, c, g, torch.ones(len(names))))
         for _ in names:
-            factors += [torch.randn(rank, shape[1]).requires_grad_(), torch.randn(shape[0], rank).requires_grad_()]
+            factors += [
+                torch.randn(rank, shape[1]).requires_grad_(),
+                torch.randn(shape[0], rank).requires_grad_(),
+            ]
     return made, factors
 
 
@@ -68,7 +71,9 @@ def collected(k: int, tokens: int) -> tuple[float, int]:
             rows = torch.randn(tokens, width)
             kept: dict[str, torch.Tensor] = {}
 
-            def one(width: int = width, rows: torch.Tensor = rows, kept: dict[str, torch.Tensor] = kept) -> None:
+            def one(
+                width: int = width, rows: torch.Tensor = rows, kept: dict[str, torch.Tensor] = kept
+            ) -> None:
                 accumulator = make_accumulator(width, k, "isotropic", torch.device("cpu"))
                 for piece in rows.split(512):
                     accumulator.add(piece)
@@ -98,7 +103,9 @@ def main() -> None:
         f"three phases' sketches of width 2048 into one: {1e3 * cpu(lambda: compressed(three, asked.sketch, 'isotropic'), 5):.1f} ms"
     )
     seconds, size = collected(asked.sketch, asked.tokens)
-    print(f"sketching {asked.tokens} positions of all layers: {seconds:.1f} s; kept: {size / 1e6:.1f} MB")
+    print(
+        f"sketching {asked.tokens} positions of all layers: {seconds:.1f} s; kept: {size / 1e6:.1f} MB"
+    )
     shapes = {f"{n}.{i}": s for n, s in SHAPES.items() for i in range(LAYERS)}
     planned = DriftGuardSpec(type="drift-guard", sketch=asked.sketch).kept_bytes(shapes)
     print(f"planned, shared inputs counted for each: {planned / 1e6:.1f} MB")

@@ -35,7 +35,9 @@ def questions(tokenizer, count, listed):
         row = json.loads(line)
         asked = Question(row["question"], tuple(row[x] for x in "ABCDE"), row["answer"] - 1)
         prompt = tuple(tokenizer(McqTemplate("content", listed).ask(asked)).input_ids)
-        options = tuple(tuple(tokenizer(f" {row[x]}\n", add_special_tokens=False).input_ids) for x in "ABCDE")
+        options = tuple(
+            tuple(tokenizer(f" {row[x]}\n", add_special_tokens=False).input_ids) for x in "ABCDE"
+        )
         made.append(Choice(prompt=prompt, options=options, answer=row["answer"] - 1))
     return made
 
@@ -70,7 +72,9 @@ def timed(run, *arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bare", action="store_true", help="do not list the options in the prompt")
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
@@ -82,7 +86,9 @@ def main():
 
     bundle = build(HfSpec(type="hf"), torch.device("cpu"))
     items = questions(bundle.tokenizer, arguments.questions, not arguments.bare)
-    plain = AutoModelForCausalLM.from_pretrained(str(gemma_q4.prepare()), dtype=torch.float32).eval()
+    plain = AutoModelForCausalLM.from_pretrained(
+        str(gemma_q4.prepare()), dtype=torch.float32
+    ).eval()
     one_by_one(plain, items[:1]), packed(bundle, items[:8])  # what happens once happens here
     rounds = [timed(packed, bundle, items) for _ in range(arguments.rounds)]
     theirs, wall, cpu = timed(one_by_one, plain, items)
@@ -90,11 +96,17 @@ def main():
     best = [[max(range(5), key=s.__getitem__) for s in scores] for scores in (mine, theirs)]
     own_wall, own_cpu = (statistics.median(r[i] for r in rounds) for i in (1, 2))
     print(f"one by one, fp32   {wall:7.2f} s wall {cpu:7.2f} s CPU")
-    print(f"packed             {own_wall:7.2f} s wall {own_cpu:7.2f} s CPU   {cpu / own_cpu:.1f}x less CPU")
+    print(
+        f"packed             {own_wall:7.2f} s wall {own_cpu:7.2f} s CPU   {cpu / own_cpu:.1f}x less CPU"
+    )
     same = sum(a == b for a, b in zip(*best, strict=True))
-    furthest = max(abs(a - b) for x, y in zip(mine, theirs, strict=True) for a, b in zip(x, y, strict=True))
+    furthest = max(
+        abs(a - b) for x, y in zip(mine, theirs, strict=True) for a, b in zip(x, y, strict=True)
+    )
     right = [sum(b == i.answer for b, i in zip(chosen, items, strict=True)) for chosen in best]
-    print(f"the same choice on {same} of {len(items)}; scores differ by at most {furthest:.3f} nats per token")
+    print(
+        f"the same choice on {same} of {len(items)}; scores differ by at most {furthest:.3f} nats per token"
+    )
     print(f"right: packed {right[0]}, one by one {right[1]}, chance {len(items) / 5:.0f}")
 
 

@@ -54,7 +54,9 @@ PROMPT = "Write the Korean name of the following disease, as it stands in the na
 def examples(tokenizer, kind):
     """Return (ids, labels) pairs: 16 completions, or 3 × 128 tokens of text."""
     if kind == "text":
-        lines = " ".join(f"{ko}은(는) 영어로 {en}라고 하며, 환자의 병력과 검사로 진단한다." for en, ko in TERMS)
+        lines = " ".join(
+            f"{ko}은(는) 영어로 {en}라고 하며, 환자의 병력과 검사로 진단한다." for en, ko in TERMS
+        )
         folder = os.environ.get("MGK_REALDATA")
         if folder:
             lines = (Path(folder) / "text/constitution_of_korea.txt").read_text(encoding="utf-8")
@@ -84,7 +86,9 @@ class Mgk:
         self.tokenizer = self.bundle.tokenizer
 
     def prepare(self, kind):
-        return self.bundle.pack([Tokens(ids, labels) for ids, labels in examples(self.tokenizer, kind)])
+        return self.bundle.pack(
+            [Tokens(ids, labels) for ids, labels in examples(self.tokenizer, kind)]
+        )
 
     def loss(self, batch):
         total, count = self.bundle.loss(batch)
@@ -109,11 +113,18 @@ class Peft:
     def prepare(self, kind):
         made = examples(self.tokenizer, kind)
         width = max(len(i) for i, _ in made)
-        ids, mask = torch.zeros(len(made), width, dtype=torch.long), torch.zeros(len(made), width, dtype=torch.long)
+        ids, mask = (
+            torch.zeros(len(made), width, dtype=torch.long),
+            torch.zeros(len(made), width, dtype=torch.long),
+        )
         labels = torch.full((len(made), width), -100)
         for row, (tokens, wanted) in enumerate(made):
             n = len(tokens)
-            ids[row, :n], labels[row, :n], mask[row, :n] = torch.tensor(tokens), torch.tensor(wanted), 1
+            ids[row, :n], labels[row, :n], mask[row, :n] = (
+                torch.tensor(tokens),
+                torch.tensor(wanted),
+                1,
+            )
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def loss(self, batch):
@@ -121,7 +132,9 @@ class Peft:
             if not self.label_only:
                 return self.model(**batch).loss
             base = self.model.get_base_model()
-            hidden = base.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+            hidden = base.model(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+            ).last_hidden_state
             wanted = batch["labels"][:, 1:] != -100
             logits = base.lm_head(hidden[:, :-1][wanted]).float()
             return nn.functional.cross_entropy(logits, batch["labels"][:, 1:][wanted])
@@ -142,7 +155,9 @@ class Trl(Peft):
             dataloader_pin_memory=False,
         )  # fmt: skip
         data = Dataset.from_list([{"text": ko} for _, ko in TERMS])
-        self.trainer = SFTTrainer(self.model, settings, train_dataset=data, processing_class=self.tokenizer)
+        self.trainer = SFTTrainer(
+            self.model, settings, train_dataset=data, processing_class=self.tokenizer
+        )
         self.trainer.create_optimizer()
         self.trainer.current_gradient_accumulation_steps = 1  # as its loop sets it
         self.parameters = [p for p in self.trainer.model.parameters() if p.requires_grad]
@@ -196,7 +211,12 @@ def compare(rounds, names, kinds):
         for name, seconds in times.items():
             cpu, wall = (statistics.median(column) for column in zip(*seconds, strict=True))
             against = statistics.median(statistics_ratio(seconds, times["mgk"]))
-            report[kind]["ways"][name] = {"cpu_s": cpu, "wall_s": wall, "mgk_is_faster": against, "loss": losses[name]}
+            report[kind]["ways"][name] = {
+                "cpu_s": cpu,
+                "wall_s": wall,
+                "mgk_is_faster": against,
+                "loss": losses[name],
+            }
             print(
                 f"  {name:10s} {cpu:7.2f} s CPU {wall:7.2f} s wall   mgk {against:5.2f}x faster   loss {losses[name]:.4f}",
                 flush=True,
@@ -223,7 +243,9 @@ def memory_of(way, kind):
 
 
 def _status(field):
-    line = next(ln for ln in Path("/proc/self/status").read_text().splitlines() if ln.startswith(field))
+    line = next(
+        ln for ln in Path("/proc/self/status").read_text().splitlines() if ln.startswith(field)
+    )
     return int(line.split()[1]) / 1024
 
 
@@ -245,7 +267,9 @@ def memories(names, kinds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=(*WAYS, TRL), default=list(WAYS))

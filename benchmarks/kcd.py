@@ -55,19 +55,27 @@ def accuracies(cells) -> str:
     lines = []
     for cell in cells:
         rows = " → ".join(f"{row['dictionary']:.3f}" for row in cell.accuracy)
-        last = [p for p in cell.paired if p["probe"] == "dictionary-accuracy" and p["from"] == "base"]
+        last = [
+            p for p in cell.paired if p["probe"] == "dictionary-accuracy" and p["from"] == "base"
+        ]
         tested = (
-            f"; base to end {last[-1]['difference']:+.3f}, p = {last[-1]['p']:.2g} ({last[-1]['test']})" if last else ""
+            f"; base to end {last[-1]['difference']:+.3f}, p = {last[-1]['p']:.2g} ({last[-1]['test']})"
+            if last
+            else ""
         )
         mmlu = " → ".join(f"{row['mmlu']:.3f}" for row in cell.accuracy)
-        lines.append(f"{cell.method}, seed {cell.seed}: KCD {rows} (n {cell.n['dictionary']}){tested}; MMLU {mmlu}")
+        lines.append(
+            f"{cell.method}, seed {cell.seed}: KCD {rows} (n {cell.n['dictionary']}){tested}; MMLU {mmlu}"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     names = [m.name for m in KOREAN if m.name not in ("naive", "default")]
-    parser.add_argument("--method", action="append", default=[], choices=names, help="beside naive and default")
+    parser.add_argument(
+        "--method", action="append", default=[], choices=names, help="beside naive and default"
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--mmlu", type=int, default=200)
     parser.add_argument("--base")
@@ -81,7 +89,10 @@ def main() -> None:
     first = find_pipeline(PIPELINE).phases[0].name
     with tempfile.TemporaryDirectory(prefix="mgk-kcd-") as name:
         folder = Path(name)
-        mmlu = {"base_questions": {"mmlu": questions(real / "mmlu", folder, asked.mmlu)}, "base_layout": "mmlu"}
+        mmlu = {
+            "base_questions": {"mmlu": questions(real / "mmlu", folder, asked.mmlu)},
+            "base_layout": "mmlu",
+        }
         data = {"dictionary": dictionary(real / "kcd" / "kcd_a_to_m.tsv", folder), first: mmlu}
         cut = Cut(base=asked.base, steps=asked.steps, items=asked.items, data=data)
         methods = [m for m in KOREAN if m.name in ("naive", "default", *asked.method)]

@@ -26,11 +26,15 @@ def cell_of(method: str, run: Path) -> KoreanCell:
         sum(p.stat().st_size for p in found)
         for found in (run.rglob("statistics.safetensors"), (run / "model").glob("*.safetensors"))
     )
-    return read_cell(method, int(settings["run"]["seed"]), seen.retention, seen.times, (kept, model))
+    return read_cell(
+        method, int(settings["run"]["seed"]), seen.retention, seen.times, (kept, model)
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", metavar="METHOD=RUN")
     named = [value.partition("=") for value in parser.parse_args().runs]
     cells = [cell_of(method, Path(run)) for method, _, run in named]

@@ -96,7 +96,9 @@ def conv() -> tuple[nn.Module, dict[str, Tensor]]:
 
 
 def grouped() -> tuple[nn.Module, dict[str, Tensor]]:
-    net = Named(nn.Conv1d(12, 24, 5, groups=4, padding=2), nn.GELU(), nn.Conv1d(24, 18, 3, groups=3))
+    net = Named(
+        nn.Conv1d(12, 24, 5, groups=4, padding=2), nn.GELU(), nn.Conv1d(24, 18, 3, groups=3)
+    )
     return net, {"x": torch.randn(16, 12, 20)}
 
 
@@ -110,11 +112,15 @@ def transposed() -> tuple[nn.Module, dict[str, Tensor]]:
 
 
 def attention() -> tuple[nn.Module, dict[str, Tensor]]:
-    net = Named(nn.TransformerEncoderLayer(48, 4, 96, dropout=0.0, batch_first=True), nn.Linear(48, 20))
+    net = Named(
+        nn.TransformerEncoderLayer(48, 4, 96, dropout=0.0, batch_first=True), nn.Linear(48, 20)
+    )
     return net, {"x": torch.randn(8, 12, 48)}
 
 
-def language_model(config: str, model: str, **keys: object) -> Callable[[], tuple[nn.Module, dict[str, Tensor]]]:
+def language_model(
+    config: str, model: str, **keys: object
+) -> Callable[[], tuple[nn.Module, dict[str, Tensor]]]:
     """A tiny model of a transformers architecture with random weights."""
 
     def build() -> tuple[nn.Module, dict[str, Tensor]]:
@@ -196,12 +202,16 @@ def peft_key(weight: str, letter: str, own: dict[str, Tensor]) -> str:
 
 
 @torch.no_grad()
-def by_peft(model: nn.Module, adapter: Adapter, subject: Subject, inputs: dict[str, Tensor]) -> tuple[nn.Module, float]:
+def by_peft(
+    model: nn.Module, adapter: Adapter, subject: Subject, inputs: dict[str, Tensor]
+) -> tuple[nn.Module, float]:
     """Merge the same factors with PEFT; return its merged model and merged against live."""
     from peft import LoraConfig, get_peft_model
 
     targets = subject.peft if isinstance(subject.peft, str) else list(subject.peft or ())
-    wrapped = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets)).eval()
+    wrapped = get_peft_model(
+        model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets)
+    ).eval()
     own = dict(wrapped.named_parameters())
     for name in adapter.targets():
         factors = adapter.factors(name)
@@ -220,7 +230,13 @@ def chain(subject: Subject, seed: int) -> list[tuple[float, float, float]]:
     rows = []
     for phase in range(PHASES):
         adapter = mgk.attach(
-            model, "lora", name=f"phase{phase}", seed=phase, rank=RANK, alpha=ALPHA, targets=list(subject.targets)
+            model,
+            "lora",
+            name=f"phase{phase}",
+            seed=phase,
+            rank=RANK,
+            alpha=ALPHA,
+            targets=list(subject.targets),
         )
         train(model, adapter, inputs, phase)
         with torch.no_grad():
@@ -278,7 +294,9 @@ def peft_phase(model: nn.Module, a: Tensor, b: Tensor) -> nn.Module:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -288,8 +306,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for subject in SUBJECTS:
         row = measure(subject)
-        peft = "refuses |" if row.peft_merged_live is None else f"{row.peft_merged_live:.2e} | {row.excess:+.1f}"
-        print(f"| {subject.name} | {row.merged_live:.2e} | {LIMITS[subject.kind]:.0e} | {peft} | {row.ratio:.2f} |")
+        peft = (
+            "refuses |"
+            if row.peft_merged_live is None
+            else f"{row.peft_merged_live:.2e} | {row.excess:+.1f}"
+        )
+        print(
+            f"| {subject.name} | {row.merged_live:.2e} | {LIMITS[subject.kind]:.0e} | {peft} | {row.ratio:.2f} |"
+        )
     print("\n| bf16, ten phases of 1e-3 | visible weight | weight + residual |\n|---|---|---|")
     for way in ("mgk", "mgk, residual = false", "PEFT"):
         visible, held = ten_phases(way)

@@ -40,7 +40,10 @@ WAYS = {
 
 def model(dtype: torch.dtype) -> nn.Module:
     torch.manual_seed(0)
-    blocks = (nn.ModuleDict({n: nn.Linear(i, o, bias=False) for n, (i, o) in SHAPES.items()}) for _ in range(BLOCKS))
+    blocks = (
+        nn.ModuleDict({n: nn.Linear(i, o, bias=False) for n, (i, o) in SHAPES.items()})
+        for _ in range(BLOCKS)
+    )
     return nn.Sequential(nn.ModuleList(blocks)).to(dtype).requires_grad_(False)
 
 
@@ -53,7 +56,9 @@ def with_mgk(base: nn.Module, **options: object) -> Callable[[], object]:
 def with_peft(base: nn.Module) -> Callable[[], object]:
     from peft import LoraConfig, get_peft_model
 
-    wrapped = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear"))
+    wrapped = get_peft_model(
+        base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear")
+    )
     randomise(p for p in wrapped.parameters() if p.requires_grad)
     return lambda: wrapped.merge_and_unload(safe_merge=True)
 
@@ -88,7 +93,12 @@ def work(way: str, dtype: torch.dtype) -> None:
 
 def times(dtype: str, rounds: int, chosen: list[str]) -> dict[str, list[float]]:
     """Return each way's seconds: of the first merge, and of ``rounds`` more."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "text": True,
+    }
     workers = {
         way: subprocess.Popen([sys.executable, __file__, "--work", way, "--dtype", dtype], **pipes)
         for way in ways(dtype, chosen)
@@ -122,14 +132,24 @@ def extra_memory(way: str, dtype: torch.dtype) -> float:
 
 def in_fresh_process(way: str, dtype: str) -> float:
     command = [sys.executable, __file__, "--one", way, "--dtype", dtype]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), help="PEFT has to be among them")
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        default=list(WAYS),
+        choices=list(WAYS),
+        help="PEFT has to be among them",
+    )
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--work", help=argparse.SUPPRESS)
@@ -145,13 +165,19 @@ def main() -> None:
     for name in arguments.dtype:
         bits = torch.finfo(getattr(torch, name)).bits
         weights = sum(i * o for i, o in SHAPES.values()) * BLOCKS * bits // 8 / 2**20
-        print(f"\n{name}: {weights:.0f} MB of adapted weights, {arguments.rounds} rounds after the first\n")
-        print("| way | CPU s | quartiles | PEFT's ÷ its own | first | PEFT's first ÷ its own | extra memory, MB |")
+        print(
+            f"\n{name}: {weights:.0f} MB of adapted weights, {arguments.rounds} rounds after the first\n"
+        )
+        print(
+            "| way | CPU s | quartiles | PEFT's ÷ its own | first | PEFT's first ÷ its own | extra memory, MB |"
+        )
         print("|---|---|---|---|---|---|---|")
         taken = times(name, arguments.rounds, arguments.ways)
         for way, (first, *seconds) in taken.items():
             low, middle, high = statistics.quantiles(seconds, n=4)
-            ratio = statistics.median(p / s for p, s in zip(taken["PEFT"][1:], seconds, strict=True))
+            ratio = statistics.median(
+                p / s for p, s in zip(taken["PEFT"][1:], seconds, strict=True)
+            )
             memory = "" if arguments.no_memory else f"{in_fresh_process(way, name):.0f}"
             print(
                 f"| {way} | {middle:.2f} | {low:.2f}–{high:.2f} | {ratio:.2f}× | {first:.2f} |"

@@ -28,7 +28,10 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 
 def rows(folder, split):
-    return [json.loads(line) for line in (DATA / folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (DATA / folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def entry(row):
@@ -36,7 +39,10 @@ def entry(row):
 
 
 def question(row):
-    return {"prompt": f"문제: {row['question']}\n정답:", "completion": f" {row['ABCDE'[row['answer'] - 1]]}"}
+    return {
+        "prompt": f"문제: {row['question']}\n정답:",
+        "completion": f" {row['ABCDE'[row['answer'] - 1]]}",
+    }
 
 
 PHASES = {
@@ -84,7 +90,9 @@ def logprobs(model, tokenizer, prompt, completion):
 
 def perplexity(model, tokenizer, texts):
     parts = [logprobs(model, tokenizer, "", text) for text in texts]
-    return {"perplexity": math.exp(-sum(float(p.sum()) for p in parts) / sum(len(p) for p in parts))}
+    return {
+        "perplexity": math.exp(-sum(float(p.sum()) for p in parts) / sum(len(p) for p in parts))
+    }
 
 
 def answers(model, tokenizer, items):
@@ -96,20 +104,33 @@ def options(model, tokenizer, questions):
     right, own = 0, 0.0
     for row in questions:
         prompt = question(row)["prompt"]
-        scores = [float(logprobs(model, tokenizer, prompt, f" {row[letter]}").mean()) for letter in "ABCDE"]
+        scores = [
+            float(logprobs(model, tokenizer, prompt, f" {row[letter]}").mean())
+            for letter in "ABCDE"
+        ]
         own += scores[row["answer"] - 1]
         right += max(range(5), key=scores.__getitem__) == row["answer"] - 1
-    return {"logprob": own / len(questions), "accuracy": right / len(questions), "n": len(questions)}
+    return {
+        "logprob": own / len(questions),
+        "accuracy": right / len(questions),
+        "n": len(questions),
+    }
 
 
 def measure(model, tokenizer, limit):
     model.eval()
     return {
         "text": perplexity(model, tokenizer, [r["text"] for r in rows("text", "test")]),
-        "dictionary": answers(model, tokenizer, [entry(r) for r in rows("dictionary", "test")[:limit]]),
+        "dictionary": answers(
+            model, tokenizer, [entry(r) for r in rows("dictionary", "test")[:limit]]
+        ),
         "mcq": options(model, tokenizer, rows("mcq", "test")[:limit]),
-        "base-ko": perplexity(model, tokenizer, [r["text"] for r in rows("base", "probe_ko")[:limit]]),
-        "base-en": perplexity(model, tokenizer, [r["text"] for r in rows("base", "probe_en")[:limit]]),
+        "base-ko": perplexity(
+            model, tokenizer, [r["text"] for r in rows("base", "probe_ko")[:limit]]
+        ),
+        "base-en": perplexity(
+            model, tokenizer, [r["text"] for r in rows("base", "probe_en")[:limit]]
+        ),
     }
 
 
@@ -121,7 +142,9 @@ def main():
     parser.add_argument("base")
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--limit", type=int, default=60, help="items of each probe, as the pipeline has it")
+    parser.add_argument(
+        "--limit", type=int, default=60, help="items of each probe, as the pipeline has it"
+    )
     arguments = parser.parse_args()
     set_seed(0)
     began, seconds, matrix = time.perf_counter(), {"training": 0.0, "evaluation": 0.0}, {}

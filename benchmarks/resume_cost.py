@@ -96,7 +96,9 @@ def worker(options: dict[str, Any]) -> None:
             resume_run(out, sink=watch, disk=disk)
     except Interrupted:
         finished = False
-    except GateRefused as refusal:  # rolled back, as may be with few steps: it has ended, and written, all the same
+    except (
+        GateRefused
+    ) as refusal:  # rolled back, as may be with few steps: it has ended, and written, all the same
         print(refusal, file=sys.stderr)
     told = {"first_step": watch.first_step, "parts": watch.parts, "finished": finished}
     wall = time.time() - options["started"]
@@ -120,7 +122,9 @@ def rounded(parts: dict[str, float]) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pipeline", nargs="?", default="korean-medical")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
@@ -128,7 +132,13 @@ def main() -> None:
 
     phases = list(load_tree(given.pipeline).values["phases"])
     with tempfile.TemporaryDirectory() as folder:
-        cut = ask(do="run", out=f"{folder}/run", stop_in=phases[-1], pipeline=given.pipeline, set=given.set)
+        cut = ask(
+            do="run",
+            out=f"{folder}/run",
+            stop_in=phases[-1],
+            pipeline=given.pipeline,
+            set=given.set,
+        )
         resumed = ask(do="resume", out=f"{folder}/run")
     if cut["finished"] or not resumed["finished"]:
         raise SystemExit("expected a run that was stopped in its last phase and one that finished")
@@ -141,8 +151,14 @@ def main() -> None:
         "writing_seconds": round(writing, 3),
         "writing_share": round(writing / wall, 4),
         "operations": cut["operations"] + resumed["operations"],
-        "fresh": {"first_step_seconds": round(cut["first_step"], 2), "parts": rounded(cut["parts"])},
-        "resumed": {"first_step_seconds": round(resumed["first_step"], 2), "parts": rounded(resumed["parts"])},
+        "fresh": {
+            "first_step_seconds": round(cut["first_step"], 2),
+            "parts": rounded(cut["parts"]),
+        },
+        "resumed": {
+            "first_step_seconds": round(resumed["first_step"], 2),
+            "parts": rounded(resumed["parts"]),
+        },
         "fresh_without_scoring_seconds": round(fresh, 2),
         "resume_delay_seconds": round(resumed["first_step"] - fresh, 2),
     }

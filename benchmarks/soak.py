@@ -36,7 +36,13 @@ def pipeline(phases: int, steps: int) -> Pipeline:
     """Declare that many phases, each with data of its own; one probe in all, so that a row stays as wide as it is."""
 
     def phase(i: int) -> Phase:
-        data: dict[str, Any] = {"type": "teacher", "seed": i + 1, "size": 320, "items": 16, "probe": f"p{i}"}
+        data: dict[str, Any] = {
+            "type": "teacher",
+            "seed": i + 1,
+            "size": 320,
+            "items": 16,
+            "probe": f"p{i}",
+        }
         return Phase(
             name=f"p{i:03d}",
             data=data,
@@ -49,7 +55,9 @@ def pipeline(phases: int, steps: int) -> Pipeline:
         "optimizer": {"type": "sgd", "lr": 1e-4},
         "retention": {"drift-guard": {"sketch": 8, "max_tokens": 64}},
     }
-    return Pipeline("soak", {"type": "reference"}, tuple(map(phase, range(phases))), defaults, {"threads": 1})
+    return Pipeline(
+        "soak", {"type": "reference"}, tuple(map(phase, range(phases))), defaults, {"threads": 1}
+    )
 
 
 def slope(values: list[float]) -> dict[str, float]:
@@ -88,7 +96,9 @@ def on_disk(folder: Path) -> int:
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--phases", type=int, default=100)
     parser.add_argument("--steps", type=int, default=200)
     given = parser.parse_args()
@@ -121,7 +131,11 @@ def main() -> None:
         written = on_disk(Path(folder) / "run")
     skip = given.phases // 10
     found = {k: slope(v[skip:]) for k, v in figures.items()}
-    bounds = {"disk_bytes": written, "disk_planned_bytes": planned.disk, "disk_bounded": written <= planned.disk}
+    bounds = {
+        "disk_bytes": written,
+        "disk_planned_bytes": planned.disk,
+        "disk_bounded": written <= planned.disk,
+    }
     print(
         json.dumps(
             {

@@ -75,7 +75,9 @@ class Clock:
         return min(tries)
 
 
-def mgk_loop(hooks: Hooks, device: torch.device, gradients: str) -> tuple[Callable[[int], None], Trainer]:
+def mgk_loop(
+    hooks: Hooks, device: torch.device, gradients: str
+) -> tuple[Callable[[int], None], Trainer]:
     """Return what runs n further steps of mgk's trainer."""
     ctx = phase(hooks, device, gradients)
     step = hooks.make_step(StepContext(ctx, ()))
@@ -95,9 +97,13 @@ def peft_loop(hooks: Hooks, device: torch.device) -> Callable[[int], None]:
     train = ctx.data.train
     batches = [train.batch(list(range(i, i + BATCH))) for i in range(0, len(train), BATCH)]
     ctx.adapter.detach()
-    settings = peft.LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules=["layer1", "layer2"])
+    settings = peft.LoraConfig(
+        r=8, lora_alpha=16, lora_dropout=0.0, target_modules=["layer1", "layer2"]
+    )
     model = peft.get_peft_model(ctx.model, settings).train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=ctx.phase.optimizer.lr)
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=ctx.phase.optimizer.lr
+    )
     done = 0
 
     def run(n: int) -> None:
@@ -158,7 +164,9 @@ def outside_share(hooks: Hooks, device: torch.device, steps: int) -> tuple[float
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--blocks", type=int, default=100, help="blocks of each kind, taking turns")
     parser.add_argument("--steps", type=int, default=20, help="steps in a block")
@@ -184,11 +192,17 @@ def main() -> None:
     )
     for name, found in times.items():
         ratio = statistics.median(a / b for a, b in zip(first, found, strict=True))
-        print(f"{name:36s} median {statistics.median(found):7.0f} µs  least {min(found):7.0f} µs  speed {ratio:.2f}x")
+        print(
+            f"{name:36s} median {statistics.median(found):7.0f} µs  least {min(found):7.0f} µs  speed {ratio:.2f}x"
+        )
     shares = [outside_share(hooks, device, 2000) for _ in range(5)]
     loop, strict = (statistics.median(s[i] for s in shares) for i in (0, 1))
-    print(f"share of the loop outside batch, forward, backward and update, 2,000 steps, median of 5: {loop:.1%}")
-    print(f"the same with all of the update but the change of the weights counted as outside: {strict:.1%}")
+    print(
+        f"share of the loop outside batch, forward, backward and update, 2,000 steps, median of 5: {loop:.1%}"
+    )
+    print(
+        f"the same with all of the update but the change of the weights counted as outside: {strict:.1%}"
+    )
 
 
 if __name__ == "__main__":

@@ -16,8 +16,12 @@ from hypothesis import HealthCheck, settings
 
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 
-settings.register_profile("fast", max_examples=25, deadline=None, derandomize=True, suppress_health_check=_QUIET)
-settings.register_profile("thorough", max_examples=250, deadline=None, derandomize=True, suppress_health_check=_QUIET)
+settings.register_profile(
+    "fast", max_examples=25, deadline=None, derandomize=True, suppress_health_check=_QUIET
+)
+settings.register_profile(
+    "thorough", max_examples=250, deadline=None, derandomize=True, suppress_health_check=_QUIET
+)
 settings.load_profile(os.environ.get("MGK_HYPOTHESIS", "fast"))
 
 torch.set_num_threads(1)
@@ -63,13 +67,17 @@ def counted(request: pytest.FixtureRequest) -> Iterator[Callable[..., Count]]:
         return made[-1]
 
     yield begin
-    request.node.user_properties.extend(("counted", [c.kind, c.detail, c.asked, c.right]) for c in made)
+    request.node.user_properties.extend(
+        ("counted", [c.kind, c.detail, c.asked, c.right]) for c in made
+    )
 
 
 def _sums(reporter: Any) -> dict[tuple[str, str], list[int]]:
     """Return (kind, detail) → [asked, right] over all tests that counted, and kinds' sums under detail ""."""
     sums: dict[tuple[str, str], list[int]] = {}
-    reports = [r for kind in reporter.stats.values() for r in kind if getattr(r, "when", "") == "teardown"]
+    reports = [
+        r for kind in reporter.stats.values() for r in kind if getattr(r, "when", "") == "teardown"
+    ]
     for report in reports:
         for name, value in report.user_properties:
             kind, detail, asked, right = value if name == "counted" else ("", "", 0, 0)
@@ -103,7 +111,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("counts")
     for kind, wanted in _wanted(sums).items():
         right = sums.get((kind, ""), [0, 0])[1]
-        terminalreporter.write_line(f"{right:>9,} of {wanted:>9,}  {kind}{'' if right >= wanted else '  SHORT'}")
+        terminalreporter.write_line(
+            f"{right:>9,} of {wanted:>9,}  {kind}{'' if right >= wanted else '  SHORT'}"
+        )
         for (of, detail), (asked, fine) in sums.items():
             if of == kind and detail:
                 terminalreporter.write_line(f"{fine:>11,} of {asked:>7,}    {detail}")
@@ -118,6 +128,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if reporter is None:  # one of several workers: who started them counts
         return
     sums = _sums(reporter)
-    short = [kind for kind, wanted in _wanted(sums).items() if sums.get((kind, ""), [0, 0])[1] < wanted]
+    short = [
+        kind for kind, wanted in _wanted(sums).items() if sums.get((kind, ""), [0, 0])[1] < wanted
+    ]
     if short and not session.exitstatus and not session.config.option.collectonly:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -16,7 +16,10 @@ LEARNING_RATES = (1e-3, 5e-4, 3e-4)
 
 
 def forward(
-    weights: Sequence[Tensor], biases: Sequence[Tensor], factors: Sequence[tuple[Tensor, Tensor]], x: Tensor
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    factors: Sequence[tuple[Tensor, Tensor]],
+    x: Tensor,
 ) -> Tensor:
     """x: (batch, 64)   factors: (A, B) of layers 1 and 2   returns: (batch, 32)."""
     for i, (w, c) in enumerate(zip(weights, biases, strict=True)):

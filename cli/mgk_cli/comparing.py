@@ -58,10 +58,15 @@ def _tables(rows: Rows, names: Sequence[str], width: int) -> Iterator[Table]:
 
 
 def _standing(runs: Sequence[RunLook]) -> Rows:
-    rows: Rows = [("status", [STATUS[r.status][0] for r in runs]), ("base", [base_of(r) for r in runs])]
+    rows: Rows = [
+        ("status", [STATUS[r.status][0] for r in runs]),
+        ("base", [base_of(r) for r in runs]),
+    ]
     rows += [("machine", [machine_of(r) for r in runs]), ("seed", [seed_of(r) for r in runs])]
     for phase in dict.fromkeys(p.name for r in runs for p in r.phases):
-        states = [next((STATES[p.state][0] for p in r.phases if p.name == phase), "–") for r in runs]
+        states = [
+            next((STATES[p.state][0] for p in r.phases if p.name == phase), "–") for r in runs
+        ]
         rows.append((f"phase {phase}", states))
     return rows
 
@@ -109,8 +114,14 @@ def _settings(runs: Sequence[RunLook]) -> Rows:
     """Return the settings whose values are not the same in all runs."""
     flat = [dict(_flat(r.config)) for r in runs]
     keys = dict.fromkeys(k for f in flat for k in f)
-    rows = ((k, [json.dumps(f[k], ensure_ascii=False) if k in f else "–" for f in flat]) for k in keys)
-    return [(k, [_short(v) for v in values]) for k, values in rows if len(set(values)) > 1 and not k.endswith("title")]
+    rows = (
+        (k, [json.dumps(f[k], ensure_ascii=False) if k in f else "–" for f in flat]) for k in keys
+    )
+    return [
+        (k, [_short(v) for v in values])
+        for k, values in rows
+        if len(set(values)) > 1 and not k.endswith("title")
+    ]
 
 
 def _short(value: str) -> str:

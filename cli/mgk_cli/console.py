@@ -41,7 +41,9 @@ def make(stream: TextIO | None = None, **options: Any) -> Console:
         with contextlib.suppress(ValueError):
             options["width"] = max(20, int(os.environ.get("COLUMNS", "")))
         options.setdefault("width", PIPE_WIDTH)
-    return _class()(file=target, markup=False, highlight=False, emoji=False, soft_wrap=False, **options)
+    return _class()(
+        file=target, markup=False, highlight=False, emoji=False, soft_wrap=False, **options
+    )
 
 
 def show(*what: RenderableType, indent: int = 0) -> None:
@@ -52,7 +54,10 @@ def show(*what: RenderableType, indent: int = 0) -> None:
     for item in what:
         never_broken = bool(getattr(item, "no_wrap", False))
         with terminal_may_go():
-            console.print(Padding(item, (0, 0, 0, indent), expand=False) if indent else item, soft_wrap=never_broken)
+            console.print(
+                Padding(item, (0, 0, 0, indent), expand=False) if indent else item,
+                soft_wrap=never_broken,
+            )
 
 
 def line(text: str = "") -> None:

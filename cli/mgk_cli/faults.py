@@ -46,7 +46,10 @@ def describe(error: BaseException) -> tuple[list[str], int]:
         where = f"{error.filename}: " if error.filename else ""
         return _errors([f"{where}{error.strerror}; mend that and start again"]), ENVIRONMENT
     text = f"mgk has a fault (it is not yours): {type(error).__name__}: {error}"
-    return [*_errors([text]), "run the command again with --debug and report what it prints"], ENVIRONMENT
+    return [
+        *_errors([text]),
+        "run the command again with --debug and report what it prints",
+    ], ENVIRONMENT
 
 
 def _ours(error: BaseException) -> tuple[list[str], int] | None:
@@ -72,7 +75,12 @@ def _errors(messages: list[str]) -> list[str]:
 
 def _plain(message: str) -> str:
     """Bring click's sentence into the house's form: small first letter, no full stop."""
-    text = message.replace("\n", " ").strip().removesuffix(".").replace(". Did you mean", "; did you mean")
+    text = (
+        message.replace("\n", " ")
+        .strip()
+        .removesuffix(".")
+        .replace(". Did you mean", "; did you mean")
+    )
     return text[:1].lower() + text[1:]
 
 

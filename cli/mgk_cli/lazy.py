@@ -67,7 +67,10 @@ class LazyGroup(click.Group):
 def foreign() -> dict[str, str]:
     """Return the names of plugins' commands → the distribution that each comes from."""
     points = importlib.metadata.entry_points(group=GROUP)
-    return {p.name: f"{p.dist.name} {p.dist.version}" if p.dist else "?" for p in sorted(points, key=lambda p: p.name)}
+    return {
+        p.name: f"{p.dist.name} {p.dist.version}" if p.dist else "?"
+        for p in sorted(points, key=lambda p: p.name)
+    }
 
 
 def load_foreign(name: str) -> click.Command:
@@ -79,5 +82,8 @@ def load_foreign(name: str) -> click.Command:
     loaded = entry.load()
     if not isinstance(loaded, click.Command):
         owner = f"{entry.distribution} {entry.version}"
-        raise PluginError(name, f"command {name!r} of {owner}: expected a click command, got {type(loaded).__name__}")
+        raise PluginError(
+            name,
+            f"command {name!r} of {owner}: expected a click command, got {type(loaded).__name__}",
+        )
     return loaded

@@ -37,7 +37,11 @@ def installed(group: str, kind: str) -> list[dict[str, Any]]:
         }
         try:
             loaded = entry.load()
-            row |= {"title": loaded.title, "phases": [p.name for p in getattr(loaded, "phases", ())], "error": None}
+            row |= {
+                "title": loaded.title,
+                "phases": [p.name for p in getattr(loaded, "phases", ())],
+                "error": None,
+            }
         except (MgkError, AttributeError) as error:
             row |= {"title": "", "phases": [], "error": str(error)}
         rows.append(row)
@@ -54,7 +58,11 @@ def catalogue(rows: Sequence[dict[str, Any]], width: int) -> Iterator[Renderable
         Column("title"),
     ]
     for row in rows:
-        title = text(row["title"]) if row["error"] is None else text(f"broken: {row['error']}", "bold red")
+        title = (
+            text(row["title"])
+            if row["error"] is None
+            else text(f"broken: {row['error']}", "bold red")
+        )
         cells = [
             text(row["name"], "bold"),
             text(row["kind"]),
@@ -73,7 +81,9 @@ def plugin_rows(plugins: Plugins) -> list[dict[str, Any]]:
     for claim in plugins.registry:
         types.setdefault(claim.plugin, {}).setdefault(claim.slot, []).append(claim.type)
     asked = reversed(plugins.infos)  # pluggy asks the last registered first
-    return [_plugin_row(number, info, types.get(info.name, {})) for number, info in enumerate(asked, 1)]
+    return [
+        _plugin_row(number, info, types.get(info.name, {})) for number, info in enumerate(asked, 1)
+    ]
 
 
 def _plugin_row(number: int, info: PluginInfo, types: dict[str, list[str]]) -> dict[str, Any]:
@@ -105,9 +115,18 @@ def plugins_drawn(rows: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
         if row["error"]:
             yield Padding(text(row["error"], "red"), (0, 0, 0, 4), expand=False)
         for slot, types in row["types"].items():
-            yield Padding(text(f"{slot}: ", "dim").append(", ".join(types), "not dim"), (0, 0, 0, 4), expand=False)
+            yield Padding(
+                text(f"{slot}: ", "dim").append(", ".join(types), "not dim"),
+                (0, 0, 0, 4),
+                expand=False,
+            )
         if row["hooks"]:
-            yield Padding(text(f"hooks: {', '.join(row['hooks'])}", "dim"), (0, 0, 0, 4), expand=False)
+            yield Padding(
+                text(f"hooks: {', '.join(row['hooks'])}", "dim"), (0, 0, 0, 4), expand=False
+            )
     broken = sum(r["state"] == "broken" for r in rows)
     if broken:
-        yield text(f"{several(broken, 'plugin')} broken; runs go on without with --without-plugin NAME", "yellow")
+        yield text(
+            f"{several(broken, 'plugin')} broken; runs go on without with --without-plugin NAME",
+            "yellow",
+        )

@@ -71,5 +71,7 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
 def main() -> None:
     """Be the console script ``mgk``."""
     code = invoke()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said; in Python's own exit Ctrl-C would print a traceback
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # all is said; in Python's own exit Ctrl-C would print a traceback
     sys.exit(code)

@@ -19,7 +19,10 @@ GAP = 2
 FEW = 100  # items below which a score stands with its interval
 TAUGHT = "◂"
 _SHADES = " ░▒▓█"
-_BETTER, _WORSE = (31, 111, 180), (200, 100, 20)  # blue and orange: told apart by the colour-blind too
+_BETTER, _WORSE = (
+    (31, 111, 180),
+    (200, 100, 20),
+)  # blue and orange: told apart by the colour-blind too
 
 
 @frozen
@@ -42,7 +45,12 @@ class Column:
         """Cells of the terminal that the column needs."""
         from rich.cells import cell_len
 
-        return max(map(cell_len, (*self.heading, *(s + self.signs[0] for s in (*self.scores, *self.closing)))))
+        return max(
+            map(
+                cell_len,
+                (*self.heading, *(s + self.signs[0] for s in (*self.scores, *self.closing))),
+            )
+        )
 
     def aligned(self, score: str, signs: str) -> str:
         """Return a score with the signs behind it, as wide as the column."""
@@ -70,7 +78,9 @@ def matrix(
 
 def row_names(table: Mapping[str, Any]) -> list[str]:
     """Return the rows' names with their marks."""
-    return [words.clean(r["name"] + (f" ({r['mark']})" if r["mark"] else "")) for r in table["rows"]]
+    return [
+        words.clean(r["name"] + (f" ({r['mark']})" if r["mark"] else "")) for r in table["rows"]
+    ]
 
 
 def _column(table: Mapping[str, Any], j: int, *, heat: bool, colour: bool) -> Column:
@@ -78,7 +88,9 @@ def _column(table: Mapping[str, Any], j: int, *, heat: bool, colour: bool) -> Co
     heats = tuple(_heat(table, j)) if heat else (None,) * len(table["rows"])
     shades = [_shade(h) if not colour else "" for h in heats]
     taught = taught_in(table, probe)
-    marks = ["" if taught is None else f" {TAUGHT}" if i == taught else "  " for i in range(len(heats))]
+    marks = [
+        "" if taught is None else f" {TAUGHT}" if i == taught else "  " for i in range(len(heats))
+    ]
     kept = table["gain_kept"].get(probe["name"])
     return Column(
         heading=tuple(_heading(table, j)),
@@ -93,7 +105,9 @@ def _column(table: Mapping[str, Any], j: int, *, heat: bool, colour: bool) -> Co
 def taught_in(table: Mapping[str, Any], probe: Mapping[str, Any]) -> int | None:
     """Return the row of the phase that teaches a probe; None for the base's, and where it has not run yet."""
     rows = [r["name"] for r in table["rows"]]
-    return rows.index(probe["phase"]) if probe["phase"] in rows and probe["phase"] != "base" else None
+    return (
+        rows.index(probe["phase"]) if probe["phase"] in rows and probe["phase"] != "base" else None
+    )
 
 
 def cell(table: Mapping[str, Any], i: int, j: int) -> str:
@@ -175,9 +189,15 @@ def _shading(columns: Sequence[Column], *, colour: bool) -> list[str]:
     if not there:
         return []
     if colour:
-        return [f"{', '.join(there)} than row 0", "the stronger, the nearer to the column's largest change"]
+        return [
+            f"{', '.join(there)} than row 0",
+            "the stronger, the nearer to the column's largest change",
+        ]
     quarters = " ".join(_SHADES[i] for i in sorted({abs(s) for s in steps if s}))
-    return [f"{', '.join(there)} than row 0", f"{quarters} by how many quarters of the column's largest change"]
+    return [
+        f"{', '.join(there)} than row 0",
+        f"{quarters} by how many quarters of the column's largest change",
+    ]
 
 
 def _gains(table: Mapping[str, Any]) -> list[str]:
@@ -203,10 +223,14 @@ def _blocks(columns: Sequence[Column], room: int) -> Iterator[list[Column]]:
         yield block
 
 
-def _draw(names: Sequence[str], labels: Iterable[str], block: Sequence[Column], *, heat: bool) -> Table:
+def _draw(
+    names: Sequence[str], labels: Iterable[str], block: Sequence[Column], *, heat: bool
+) -> Table:
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_header=True, header_style="")
+    table = Table(
+        box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_header=True, header_style=""
+    )
     table.add_column("")
     for column in block:
         table.add_column(_lines([column.aligned(h, "") for h in column.heading]), no_wrap=True)
@@ -214,7 +238,8 @@ def _draw(names: Sequence[str], labels: Iterable[str], block: Sequence[Column], 
         table.add_row(_text(name), *(_cell(c, i, heat=heat) for c in block))
     for k, label in enumerate(labels):
         table.add_row(
-            _text(label, "dim"), *(_text(c.aligned(c.closing[k], " " * len(c.signs[0])), "dim") for c in block)
+            _text(label, "dim"),
+            *(_text(c.aligned(c.closing[k], " " * len(c.signs[0])), "dim") for c in block),
         )
     return table
 

@@ -34,5 +34,7 @@ def _largest(run: RunLook, phase: PhaseLook) -> dict[str, int]:
 
 def _said(found: dict[str, int]) -> str:
     if "cuda_peak" in found:
-        return f"{words.size(found['cuda_peak'])} ({words.size(found.get('cuda_reserved'))} reserved)"
+        return (
+            f"{words.size(found['cuda_peak'])} ({words.size(found.get('cuda_reserved'))} reserved)"
+        )
     return words.size(found["rss_peak"]) if "rss_peak" in found else ""

@@ -12,7 +12,11 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 TOKENS = click.option(
-    "--tokens", type=click.IntRange(1, 8192), default=128, metavar="N", help="Longest answer.  [default: 128]"
+    "--tokens",
+    type=click.IntRange(1, 8192),
+    default=128,
+    metavar="N",
+    help="Longest answer.  [default: 128]",
 )
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
@@ -23,7 +27,10 @@ def config_options(function: F) -> F:
     return _apply(
         function,
         click.option(
-            "--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file to lay over the pipeline."
+            "--config",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="TOML file to lay over the pipeline.",
         ),
         set_option,
     )
@@ -44,9 +51,14 @@ def machine_options(function: F) -> F:
     """``--device`` and ``--seed``."""
     return _apply(
         function,
-        click.option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]"),
         click.option(
-            "--seed", type=click.IntRange(min=0), metavar="N", help="Seed of everything random.  [default: 0]"
+            "--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]"
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Seed of everything random.  [default: 0]",
         ),
     )
 
@@ -79,7 +91,11 @@ def limit_options(function: F) -> F:
 def without_option(function: F) -> F:
     """``--without-plugin NAME``, any number of times."""
     return click.option(
-        "--without-plugin", "without", multiple=True, metavar="NAME", help="Leave a plugin out. May be repeated."
+        "--without-plugin",
+        "without",
+        multiple=True,
+        metavar="NAME",
+        help="Leave a plugin out. May be repeated.",
     )(function)
 
 
@@ -88,15 +104,20 @@ def output_options(function: F) -> F:
     return _apply(
         function,
         click.option("--quiet", "-q", is_flag=True, help="Say nothing but the result."),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line and nothing else."),
+        click.option(
+            "--json",
+            "as_json",
+            is_flag=True,
+            help="Print one JSON object per line and nothing else.",
+        ),
     )
 
 
 def json_option(function: F) -> F:
     """``--json`` for commands that show something."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line, and nothing else.")(
-        function
-    )
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print JSON, one object a line, and nothing else."
+    )(function)
 
 
 def _apply(function: F, *decorators: Callable[[F], F]) -> F:

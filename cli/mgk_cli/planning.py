@@ -20,7 +20,9 @@ def drawn(plan: Plan, width: int) -> Iterator[RenderableType]:
     """Yield the parts of a plan."""
     yield text(plan.name, "bold").append(f"  {plan.title}", "not bold")
     where = f"{plan.device}, {words.several(plan.threads, 'thread')}, seed {plan.seed}"
-    yield text(f"base {plan.base}: {words.count(plan.parameters)} parameters, {words.size(plan.base_bytes)}; {where}")
+    yield text(
+        f"base {plan.base}: {words.count(plan.parameters)} parameters, {words.size(plan.base_bytes)}; {where}"
+    )
     yield text("")
     yield _phases(plan, width)
     for phase in plan.phases:
@@ -65,7 +67,10 @@ def _pair(label: str, content: str) -> Text:
 
 def _sizes(parts: object) -> str:
     assert hasattr(parts, "items")  # noqa: S101 - a mapping of part to bytes
-    return ", ".join(f"{part} {words.size(value)}" for part, value in parts.items() if value) or "nothing"
+    return (
+        ", ".join(f"{part} {words.size(value)}" for part, value in parts.items() if value)
+        or "nothing"
+    )
 
 
 def _totals(plan: Plan) -> Iterator[Text]:
@@ -79,11 +84,17 @@ def _totals(plan: Plan) -> Iterator[Text]:
         f"memory at the peak: about {words.size(plan.peak)} ({runtime}; the rest as single batches take it, without what"
         " the allocator holds back)"
     )
-    yield text(f"disk of the run: about {words.size(plan.disk)}, {words.size(plan.base_bytes)} of it model/")
+    yield text(
+        f"disk of the run: about {words.size(plan.disk)}, {words.size(plan.base_bytes)} of it model/"
+    )
     taught = {p.phase for phase in plan.phases for p in phase.probes}
     if "base" not in taught:
-        yield text("base UNMEASURED: no probe measures what the untouched base can do", "bold yellow")
-    hooks = ", ".join(f"{hook.removeprefix('mgk_')} ({', '.join(names)})" for hook, names in plan.hooks.items())
+        yield text(
+            "base UNMEASURED: no probe measures what the untouched base can do", "bold yellow"
+        )
+    hooks = ", ".join(
+        f"{hook.removeprefix('mgk_')} ({', '.join(names)})" for hook, names in plan.hooks.items()
+    )
     yield _pair("hooks", hooks)
     for conflict in plan.conflicts:
         yield text(f"conflict: {conflict}", "yellow")

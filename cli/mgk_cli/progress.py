@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
     Sink = Callable[[Event], None]
 
-STYLES = {"plain": "", "head": "bold", "dim": "dim", "good": "green", "warn": "yellow", "bad": "bold red"}
+STYLES = {
+    "plain": "",
+    "head": "bold",
+    "dim": "dim",
+    "good": "green",
+    "warn": "yellow",
+    "bad": "bold red",
+}
 PLAIN_EVERY = 1.0  # seconds between two lines of steps where the output is no terminal
 _STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
 
@@ -76,7 +83,9 @@ def say(to: Console, said: Said) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    to.print(Padding(Text(said.text, style=STYLES[said.tone]), (0, 0, 0, said.indent), expand=False))
+    to.print(
+        Padding(Text(said.text, style=STYLES[said.tone]), (0, 0, 0, said.indent), expand=False)
+    )
 
 
 @define
@@ -96,7 +105,9 @@ class Pace:
             own = event["step"] / event["seconds"] if event["seconds"] > 0 else None
             return own if event["step"] <= event["steps"] else None
         gone = now - self.since
-        return (event["step"] - self.step) / gone if gone > 0 and event["step"] > self.step else None
+        return (
+            (event["step"] - self.step) / gone if gone > 0 and event["step"] > self.step else None
+        )
 
 
 @define
@@ -199,9 +210,13 @@ class Live:
         name = words.clean(event["phase"])
         if self.task is None or self.progress.tasks[-1].fields.get("begun") != name:
             self._end()
-            self.task = self.progress.add_task(name, total=event["steps"], figures="", alarm="", begun=name)
+            self.task = self.progress.add_task(
+                name, total=event["steps"], figures="", alarm="", begun=name
+            )
         shown = "  ".join(figures(event, self.pace(event)))
-        self.progress.update(self.task, completed=event["step"], total=event["steps"], figures=shown)
+        self.progress.update(
+            self.task, completed=event["step"], total=event["steps"], figures=shown
+        )
 
 
 def _bars(to: Console) -> Progress:
@@ -231,10 +246,14 @@ def _bars(to: Console) -> Progress:
 
     columns: list[Any] = [
         SpinnerColumn(),
-        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=24)),
+        TextColumn(
+            "{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=24)
+        ),
         Bar(bar_width=None, table_column=Column(ratio=1, min_width=4)),
         Count(table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[alarm]}", style="yellow", markup=False, table_column=Column(no_wrap=True)),
+        TextColumn(
+            "{task.fields[alarm]}", style="yellow", markup=False, table_column=Column(no_wrap=True)
+        ),
     ]
     return Progress(*columns, console=to, expand=True, refresh_per_second=8, transient=True)

@@ -22,7 +22,9 @@ def figures(table: Mapping[str, Any]) -> Iterator[Text]:
         meaning = "mean change of earlier probes since they were taught; negative is forgetting"
         yield text(f"BWT {words.signed(table['bwt'])} ({meaning}{mixed})")
     if table["forgetting"] is not None:
-        yield text(f"forgetting {words.number(table['forgetting'], 3)} ({table['forgetting_definition']})")
+        yield text(
+            f"forgetting {words.number(table['forgetting'], 3)} ({table['forgetting_definition']})"
+        )
     if table["worst"] is not None and table["worst"][1] < 0:
         yield text(f"lost most: {table['worst'][0]} {words.signed(table['worst'][1])}", "yellow")
     yield base(table)
@@ -33,7 +35,11 @@ def _averaged(table: Mapping[str, Any]) -> Iterator[str]:
     last = len(table["rows"]) - 1
     for j, probe in enumerate(table["probes"]):
         taught = taught_in(table, probe)
-        if taught is not None and taught < last and None not in (table["R"][taught][j], table["R"][last][j]):
+        if (
+            taught is not None
+            and taught < last
+            and None not in (table["R"][taught][j], table["R"][last][j])
+        ):
             yield probe["metric"]
 
 
@@ -51,9 +57,16 @@ def changes(table: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     if not table["paired"]:
         return
     rows = [r["name"] for r in table["rows"]]
-    columns = [Column("same items"), *(Column(h, right=True) for h in ("in its phase", "since then", "over all"))]
+    columns = [
+        Column("same items"),
+        *(Column(h, right=True) for h in ("in its phase", "since then", "over all")),
+    ]
     for probe in table["probes"]:
-        cells = {_when(pair, probe, rows): pair for pair in table["paired"] if pair["probe"] == probe["name"]}
+        cells = {
+            _when(pair, probe, rows): pair
+            for pair in table["paired"]
+            if pair["probe"] == probe["name"]
+        }
         if cells:
             columns[0].cells.append(text(probe["name"]))
             for column, when in zip(columns[1:], ("phase", "since", "all"), strict=True):
@@ -62,7 +75,8 @@ def changes(table: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     yield fitted(columns, width)
     yield text(f"better by, ± standard error, {_unit(table)}", "dim")
     yield text(
-        "in its phase: against the row before; since then: from there to the last row; over all: against row 0", "dim"
+        "in its phase: against the row before; since then: from there to the last row; over all: against row 0",
+        "dim",
     )
     used = ", ".join(sorted({p["test"] for p in table["paired"]}))
     yield text(f"{used}: * p < 0.05, ** p < 0.01, *** p < 0.001, ns not significant", "dim")
@@ -75,7 +89,11 @@ def _unit(table: Mapping[str, Any]) -> str:
     own, nats = "in the probe's metric", "in nats per token (log-likelihood)"
     if "perplexity" not in metrics:
         return own
-    return f"{nats}, not in perplexity" if len(metrics) == 1 else f"{own}; where that is perplexity, {nats}"
+    return (
+        f"{nats}, not in perplexity"
+        if len(metrics) == 1
+        else f"{own}; where that is perplexity, {nats}"
+    )
 
 
 def _when(pair: Mapping[str, Any], probe: Mapping[str, Any], rows: list[str]) -> str:

@@ -47,7 +47,9 @@ def summary(run: RunLook, *, heat: bool = False) -> Iterator[RenderableType]:
     yield from gates(run)
     if run.retention.get("rows"):
         yield text("")
-        yield from matrix(run.retention, width=console.width, heat=heat, colour=console.color_system is not None)
+        yield from matrix(
+            run.retention, width=console.width, heat=heat, colour=console.color_system is not None
+        )
         yield from figures(run.retention)
         yield from changes(run.retention, console.width)
     yield text("")
@@ -58,10 +60,16 @@ def summary(run: RunLook, *, heat: bool = False) -> Iterator[RenderableType]:
 def title(run: RunLook) -> Text:
     """Say which run this is, how it stands, on what and where."""
     said, style = STATUS[run.status]
-    line = text(run.name, "bold").append(f"  {words.clean(run.directory)}  ", "not bold").append(said, style)
+    line = (
+        text(run.name, "bold")
+        .append(f"  {words.clean(run.directory)}  ", "not bold")
+        .append(said, style)
+    )
     if run.owner:
         line.append(f" ({words.clean(run.owner)})", style)
-    return line.append(f"\nbase {base_of(run)}, {machine_of(run)}, seed {seed_of(run)}", "not bold dim")
+    return line.append(
+        f"\nbase {base_of(run)}, {machine_of(run)}, seed {seed_of(run)}", "not bold dim"
+    )
 
 
 def base_of(run: RunLook) -> str:
@@ -147,9 +155,14 @@ def _merged(phase: PhaseLook) -> tuple[str, str]:
     if entry.transforms:
         kept += f" of {'+'.join(entry.transforms)}"
     if not entry.verify:
-        return kept, "changed on purpose" if entry.scale != 1 or entry.transforms else "not compared"
+        return (
+            kept,
+            "changed on purpose" if entry.scale != 1 or entry.transforms else "not compared",
+        )
     sign = "≤" if entry.verify["error"] <= entry.verify["bound"] else ">"
-    then = "" if entry.exact else ", then changed"  # by its merge rule: what stands is not what was compared
+    then = (
+        "" if entry.exact else ", then changed"
+    )  # by its merge rule: what stands is not what was compared
     return kept, f"{entry.verify['error']:.1e} {sign} {entry.verify['bound']:.1e}{then}"
 
 
@@ -172,7 +185,9 @@ def costs(run: RunLook) -> Iterator[Text]:
     if not total:
         return
     ordered = [p for p in PARTS if p in run.times] + sorted(set(run.times) - set(PARTS))
-    parts = ", ".join(f"{p} {words.duration(run.times[p])} ({words.share(run.times[p] / total)})" for p in ordered)
+    parts = ", ".join(
+        f"{p} {words.duration(run.times[p])} ({words.share(run.times[p] / total)})" for p in ordered
+    )
     yield text(f"time {words.duration(total)}: {parts}")
 
 
@@ -187,4 +202,6 @@ def ending(run: RunLook) -> Iterator[Text]:
         yield whole(f"next: mgk resume {run.directory}")
     elif run.status == "refused":
         phase = next(p.name for p in run.phases if p.state == "rolled_back")
-        yield whole(f"next: mgk phase {run.directory} {phase} --out DIR --set phases.{phase}.KEY=VALUE")
+        yield whole(
+            f"next: mgk phase {run.directory} {phase} --out DIR --set phases.{phase}.KEY=VALUE"
+        )

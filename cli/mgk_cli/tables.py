@@ -44,7 +44,10 @@ class Column:
         """Terminal cells that the column needs."""
         from rich.cells import cell_len
 
-        lines = [*self.heading.split("\n"), *(line for c in self.cells for line in c.plain.split("\n"))]
+        lines = [
+            *self.heading.split("\n"),
+            *(line for c in self.cells for line in c.plain.split("\n")),
+        ]
         return max(map(cell_len, lines))
 
 

@@ -54,7 +54,9 @@ class Teller:
 
     def _load(self, event: Event) -> Iterator[Said]:
         if event["what"] == "base":
-            yield Said(f"base {words.clean(event['type'])} on {words.clean(event['device'])}", indent=0)
+            yield Said(
+                f"base {words.clean(event['type'])} on {words.clean(event['device'])}", indent=0
+            )
         elif event["what"] == "data":
             self.phases += 1
 
@@ -65,7 +67,10 @@ class Teller:
             head = f"phase {event['index'] + 1}/{max(self.phases, event['index'] + 1)} {name}"
             yield Said(f"{head}: {title}" if title else head, "head", 0)
         elif event.get("result") == "kept_apart":
-            yield Said("kept apart: the base stays as it was, and model/ will not contain this phase", "warn")
+            yield Said(
+                "kept apart: the base stays as it was, and model/ will not contain this phase",
+                "warn",
+            )
         elif event.get("result") == "rolled_back":
             yield Said("rolled back: the base is as before the phase", "bad")
 
@@ -75,7 +80,9 @@ class Teller:
         self.last = event
         if event.get("skipped"):
             what = words.several(event["skipped"], "step")
-            yield Said(f"{what} up to step {event['step']} left out: loss or gradient not finite", "warn")
+            yield Said(
+                f"{what} up to step {event['step']} left out: loss or gradient not finite", "warn"
+            )
 
     def _dev(self, event: Event) -> Iterator[Said]:
         yield Said(f"dev loss {words.number(event['loss'])} at step {event['step']}", "dim")
@@ -96,7 +103,10 @@ class Teller:
         yield from self.trained()
         scores = {s["probe"]: s["value"] for s in event["scores"]}
         named = ", ".join(self._change(probe, value) for probe, value in scores.items())
-        yield Said(f"scores of {words.clean(event['row'])}: {named}", indent=0 if event["row"] == "base" else 2)
+        yield Said(
+            f"scores of {words.clean(event['row'])}: {named}",
+            indent=0 if event["row"] == "base" else 2,
+        )
         self.row |= scores
 
     def _change(self, probe: str, value: float) -> str:
@@ -107,12 +117,17 @@ class Teller:
         for note in event["notes"]:
             yield Said(words.clean(note), "warn")
         for refusal in event["refusals"]:
-            yield Said(f"refused by {words.clean(refusal['gate'])}: {words.clean(refusal['reason'])}", "bad")
+            yield Said(
+                f"refused by {words.clean(refusal['gate'])}: {words.clean(refusal['reason'])}",
+                "bad",
+            )
         if event["accept"]:
             yield Said("the gates accept", "good")
 
     def _recover(self, event: Event) -> Iterator[Said]:
-        yield Said(f"recovery: {words.clean(event['method'])} ({words.clean(event['action'])})", "warn")
+        yield Said(
+            f"recovery: {words.clean(event['method'])} ({words.clean(event['action'])})", "warn"
+        )
 
     def _note(self, event: Event) -> Iterator[Said]:
         phase = event.get("phase")

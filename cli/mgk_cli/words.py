@@ -84,7 +84,11 @@ def size(value: float | None) -> str:
     amount, unit = float(value), 0
     while abs(amount) >= 999.5 and unit < len(_UNITS) - 1:
         amount, unit = amount / 1000, unit + 1
-    return f"{amount:.0f} {_UNITS[unit]}" if unit == 0 or amount >= 99.95 else f"{amount:.1f} {_UNITS[unit]}"
+    return (
+        f"{amount:.0f} {_UNITS[unit]}"
+        if unit == 0 or amount >= 99.95
+        else f"{amount:.1f} {_UNITS[unit]}"
+    )
 
 
 def duration(seconds: float | None) -> str:

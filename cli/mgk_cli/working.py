@@ -28,7 +28,9 @@ def work(run: Callable[[Sink], RunResult], directory: Path, *, quiet: bool, as_j
         raise Interrupted(_stopped(directory)) from None
     except MgkError as error:
         if as_json:
-            progress.json_line({"event": "error", "exit_code": error.exit_code, "message": str(error)})
+            progress.json_line(
+                {"event": "error", "exit_code": error.exit_code, "message": str(error)}
+            )
         elif isinstance(error, GateRefused):
             report(directory)
         raise
@@ -53,7 +55,9 @@ def as_event(result: RunResult) -> Mapping[str, Any]:
         "finished": result.finished,
         "model": str(model) if result.finished and model.is_dir() else None,
         "weights": result.ledger.head,
-        "phases": [{"phase": p.phase, "result": p.result, "merged": p.merged} for p in result.ledger.phases],
+        "phases": [
+            {"phase": p.phase, "result": p.result, "merged": p.merged} for p in result.ledger.phases
+        ],
         "retention": result.retention,
         "times": result.times,
     }

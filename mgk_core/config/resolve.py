@@ -88,18 +88,32 @@ def _phase_table(phase: Phase) -> dict[str, Any]:
 
 
 def _overlay_file(
-    tree: Tree, path: Path, table: Mapping[str, Any], text: str, seen: tuple[Path, ...], *, extend: bool
+    tree: Tree,
+    path: Path,
+    table: Mapping[str, Any],
+    text: str,
+    seen: tuple[Path, ...],
+    *,
+    extend: bool,
 ) -> None:
     """Lay a file over the tree, what it extends first."""
     real = path.resolve()
     if real in seen:
         raise ConfigError(
-            [Problem("extends", f"files extend each other in a circle: {path}; remove one of the extends", str(path))]
+            [
+                Problem(
+                    "extends",
+                    f"files extend each other in a circle: {path}; remove one of the extends",
+                    str(path),
+                )
+            ]
         )
     parent = table.get("extends")
     if parent is not None and extend:
         if not isinstance(parent, str):
-            raise ConfigError([Problem("extends", "expected a pipeline's name or a file", str(path))])
+            raise ConfigError(
+                [Problem("extends", "expected a pipeline's name or a file", str(path))]
+            )
         below = path.parent / parent
         if parent.endswith(".toml") or below.is_file():
             inner, inner_text = read_toml(below)
@@ -116,7 +130,11 @@ def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
     values = tree.values
     _check_keys(tree, values, _TOP, (), problems)
     texts = ("name", "title")
-    problems += [tree.problem((k,), "expected a string") for k in texts if not isinstance(values.get(k, ""), str)]
+    problems += [
+        tree.problem((k,), "expected a string")
+        for k in texts
+        if not isinstance(values.get(k, ""), str)
+    ]
     base = _spec(tree, registry, "base", values.get("base"), ("base",), problems)
     phases = _phases(tree, registry, problems)
     run = read_table(tree, RunSettings, values.get("run", {}), ("run",), problems)
@@ -128,7 +146,12 @@ def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
     name = str(values.get("name", "run"))
     check_name(name, "pipeline name")
     config = RunConfig(
-        name=name, title=str(values.get("title", "")), base=base, phases=tuple(phases), run=run, plugins=plugins
+        name=name,
+        title=str(values.get("title", "")),
+        base=base,
+        phases=tuple(phases),
+        run=run,
+        plugins=plugins,
     )
     return Resolved(config, tree)
 
@@ -166,14 +189,22 @@ def _ordered(tree: Tree, tables: dict[str, Any], problems: list[Problem]) -> lis
         if table is False:
             if ("phases", name) not in tree.tables:
                 others = (n for n in tables if n != name)
-                problems.append(tree.problem(("phases", name), f"no such phase to leave out{nearest(name, others)}"))
+                problems.append(
+                    tree.problem(
+                        ("phases", name), f"no such phase to leave out{nearest(name, others)}"
+                    )
+                )
             continue
         if not isinstance(table, dict):
-            problems.append(tree.problem(("phases", name), "expected a table, or false to leave the phase out"))
+            problems.append(
+                tree.problem(("phases", name), "expected a table, or false to leave the phase out")
+            )
             continue
         try:
             whole = _bring_in(tree, tables, name, table)
-            declared.append(Phase(name, after=_place(whole, "after"), before=_place(whole, "before")))
+            declared.append(
+                Phase(name, after=_place(whole, "after"), before=_place(whole, "before"))
+            )
         except InputError as error:
             problems.append(tree.problem(("phases", name), str(error)))
     try:
@@ -191,7 +222,9 @@ def _place(table: Mapping[str, Any], key: str) -> str | None:
     return value
 
 
-def _bring_in(tree: Tree, tables: dict[str, Any], name: str, table: dict[str, Any]) -> dict[str, Any]:
+def _bring_in(
+    tree: Tree, tables: dict[str, Any], name: str, table: dict[str, Any]
+) -> dict[str, Any]:
     """Lay a table over the installed phase that its ``use`` names; return the whole."""
     wanted = table.pop("use", None)
     if wanted is None:
@@ -219,12 +252,17 @@ def _phase(
     merged.overlay(defaults, Source("defaults"))
     merged.overlay(table, Source("phase"))
     values = merged.values
-    others = (n for n, t in tree.values["phases"].items() if n != name and isinstance(t, dict) and _says_type(t))
+    others = (
+        n
+        for n, t in tree.values["phases"].items()
+        if n != name and isinstance(t, dict) and _says_type(t)
+    )
     untyped = isinstance(values.get("data", {}), Mapping) and not _says_type(values)
     if untyped and (meant := closest(name, others)) is not None:
         problems.append(
             tree.problem(
-                path, f"no phase of this name is declared; did you mean {meant!r}? (a new one needs data.type)"
+                path,
+                f"no phase of this name is declared; did you mean {meant!r}? (a new one needs data.type)",
             )
         )
         return None
@@ -234,11 +272,17 @@ def _phase(
         made[slot] = _spec(tree, registry, slot, values.get(slot), (*path, slot), problems)
     for slot in MANY:
         made[slot] = _many(tree, registry, slot, values.get(slot, {}), (*path, slot), problems)
-    made["train"] = read_table(tree, TrainSettings, values.get("train", {}), (*path, "train"), problems)
-    made["evaluate"] = read_table(tree, EvaluateSettings, values.get("evaluate", {}), (*path, "evaluate"), problems)
+    made["train"] = read_table(
+        tree, TrainSettings, values.get("train", {}), (*path, "train"), problems
+    )
+    made["evaluate"] = read_table(
+        tree, EvaluateSettings, values.get("evaluate", {}), (*path, "evaluate"), problems
+    )
     train = made["train"]
     if train is not None and train.micro_batch is not None and train.micro_batch > train.batch_size:
-        problems.append(tree.problem((*path, "train", "micro_batch"), "expected at most train.batch_size"))
+        problems.append(
+            tree.problem((*path, "train", "micro_batch"), "expected at most train.batch_size")
+        )
     if any(v is None for v in made.values()):
         return None
     return PhaseConfig(name=name, title=str(values.get("title", "")), **made)
@@ -251,16 +295,29 @@ def _says_type(phase: Mapping[str, Any]) -> bool:
 
 
 def _check_keys(
-    tree: Tree, table: Mapping[str, Any], known: Sequence[str], path: tuple[str, ...], problems: list[Problem]
+    tree: Tree,
+    table: Mapping[str, Any],
+    known: Sequence[str],
+    path: tuple[str, ...],
+    problems: list[Problem],
 ) -> None:
     for key in (k for k in table if k not in known):
         phases_own = not path and key in _PHASE_KEYS
-        hint = f"; did you mean 'defaults.{key}', or one phase's?" if phases_own else nearest(key, known)
+        hint = (
+            f"; did you mean 'defaults.{key}', or one phase's?"
+            if phases_own
+            else nearest(key, known)
+        )
         problems.append(tree.problem((*path, key), f"unknown key{hint}"))
 
 
 def _many(
-    tree: Tree, registry: SpecRegistry, slot: Slot, table: Any, path: tuple[str, ...], problems: list[Problem]
+    tree: Tree,
+    registry: SpecRegistry,
+    slot: Slot,
+    table: Any,
+    path: tuple[str, ...],
+    problems: list[Problem],
 ) -> tuple[Spec, ...] | None:
     if not isinstance(table, Mapping):
         problems.append(tree.problem(path, f"expected tables: [{'.'.join(path)}.TYPE]"))
@@ -268,17 +325,30 @@ def _many(
     made = []
     for key, value in table.items():
         if value is False:
-            if not (key in registry.types(slot) or {(*path, key), ("defaults", slot, key)} & tree.tables):
+            if not (
+                key in registry.types(slot) or {(*path, key), ("defaults", slot, key)} & tree.tables
+            ):
                 hint = nearest(key, registry.types(slot))
-                problems.append(tree.problem((*path, key), f"there is no such {slot} to leave out{hint}"))
+                problems.append(
+                    tree.problem((*path, key), f"there is no such {slot} to leave out{hint}")
+                )
             continue
         entry = {} if value is True else value
         found = _spec(tree, registry, slot, entry, (*path, key), problems, default=key)
         if found is None:
             continue
         made.append(found)
-        if slot == "recover":  # methods that a recovery would add are checked now, not when it is needed
-            _many(tree, registry, "retention", getattr(found, "retention", {}), (*path, key, "retention"), problems)
+        if (
+            slot == "recover"
+        ):  # methods that a recovery would add are checked now, not when it is needed
+            _many(
+                tree,
+                registry,
+                "retention",
+                getattr(found, "retention", {}),
+                (*path, key, "retention"),
+                problems,
+            )
     return tuple(made)
 
 
@@ -301,7 +371,9 @@ def _spec(
         return None
     type_ = table.get("type", default)
     if not isinstance(type_, str):
-        problems.append(tree.problem((*path, "type"), f"missing; known: {', '.join(registry.types(slot))}"))
+        problems.append(
+            tree.problem((*path, "type"), f"missing; known: {', '.join(registry.types(slot))}")
+        )
         return None
     try:
         claim = registry.find(slot, type_)

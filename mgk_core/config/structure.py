@@ -17,7 +17,9 @@ from mgk_core.contract.errors import InputError, Problem, nearest
 T = TypeVar("T")
 
 
-def read_table(tree: Tree, cls: type[T], table: Any, path: tuple[str, ...], problems: list[Problem]) -> T | None:
+def read_table(
+    tree: Tree, cls: type[T], table: Any, path: tuple[str, ...], problems: list[Problem]
+) -> T | None:
     """Read a table into a frozen attrs class, collecting every problem in it."""
     if not isinstance(table, Mapping):
         problems.append(tree.problem(path, "expected a table"))
@@ -56,7 +58,13 @@ def _say(error: BaseException, hint: Any, value: Any) -> str:
 
 
 def _describe(hint: Any) -> str:
-    names = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "nothing"}
+    names = {
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        bool: "true or false",
+        type(None): "nothing",
+    }
     if hint in names:
         return names[hint]
     arguments = typing.get_args(hint)
@@ -77,7 +85,9 @@ LARGEST = 2**63 - 1  # what torch, JSON's readers and TOML's agree on
 def _strict(kind: type) -> Callable[[Any, Any], Any]:
     def structure(value: Any, _: Any) -> Any:
         if type(value) is int and abs(value) > LARGEST:
-            raise ValueError(f"expected {_describe(kind)} of at most {LARGEST}, got one of {len(str(value))} digits")
+            raise ValueError(
+                f"expected {_describe(kind)} of at most {LARGEST}, got one of {len(str(value))} digits"
+            )
         if kind is float and type(value) is int:
             return float(value)
         if type(value) is not kind:
@@ -97,7 +107,9 @@ for _kind in (int, float, str, bool):
 def _value(hint: Any, value: Any) -> Any:
     """Structure one value strictly: no string becomes a number, no number a bool."""
     arguments = typing.get_args(hint)
-    if type(None) in arguments or (len(arguments) > 1 and typing.get_origin(hint) in (typing.Union, _UNION)):
+    if type(None) in arguments or (
+        len(arguments) > 1 and typing.get_origin(hint) in (typing.Union, _UNION)
+    ):
         return _union(hint, arguments, value)
     if typing.get_origin(hint) is tuple and not isinstance(value, (list, tuple)):
         raise ValueError(f"expected {_describe(hint)}, got {value!r:.60}")

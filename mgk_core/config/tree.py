@@ -48,7 +48,12 @@ class Tree:
         self._merge(self.values, table, (), source, text)
 
     def _merge(
-        self, into: dict[str, Any], table: Mapping[str, Any], path: tuple[str, ...], source: Source, text: str | None
+        self,
+        into: dict[str, Any],
+        table: Mapping[str, Any],
+        path: tuple[str, ...],
+        source: Source,
+        text: str | None,
     ) -> None:
         if "type" in table and into.get("type", table["type"]) != table["type"]:
             into.clear()  # keys of another type mean nothing to this one
@@ -98,15 +103,29 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
             raise ConfigError([Problem("", "expected a TOML file, got something else", name)])
         if size > MAX_BYTES:
             raise ConfigError(
-                [Problem("", f"file has {size:,} bytes; a configuration has at most {MAX_BYTES:,}", name)]
+                [
+                    Problem(
+                        "",
+                        f"file has {size:,} bytes; a configuration has at most {MAX_BYTES:,}",
+                        name,
+                    )
+                ]
             )
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(
-            [Problem("", f"cannot be read: {error.strerror or error}; give a file that is there", name)]
+            [
+                Problem(
+                    "",
+                    f"cannot be read: {error.strerror or error}; give a file that is there",
+                    name,
+                )
+            ]
         ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem("", f"not UTF-8 at byte {error.start}; save the file as UTF-8", name)]) from None
+        raise ConfigError(
+            [Problem("", f"not UTF-8 at byte {error.start}; save the file as UTF-8", name)]
+        ) from None
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -126,7 +145,9 @@ def too_deep(table: Any) -> bool:
     """Whether tables and arrays stand inside each other further than any configuration needs."""
     level: list[Any] = [table]
     for _ in range(MAX_DEPTH):
-        below = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))]
+        below = [
+            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))
+        ]
         if not below:
             return False
         level = [inner for values in below for inner in values]
@@ -137,7 +158,9 @@ def parse_set(text: str) -> dict[str, Any]:
     """Parse one ``KEY=VALUE`` of ``--set``; a value that is no TOML is taken as a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError([Problem(f"--set {text}", "expected KEY=VALUE, such as phases.mcq.optimizer.lr=1e-4")])
+        raise ConfigError(
+            [Problem(f"--set {text}", "expected KEY=VALUE, such as phases.mcq.optimizer.lr=1e-4")]
+        )
     if "\n" in text or "\r" in text:
         raise ConfigError([Problem(f"--set {key}", "a value may not contain a line break")])
     quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -149,7 +172,12 @@ def parse_set(text: str) -> dict[str, Any]:
         if not too_deep(table):
             return table
     raise ConfigError(
-        [Problem(f"--set {text}", 'the key is not valid TOML; quote parts that hold other signs: a."b.c"=1')]
+        [
+            Problem(
+                f"--set {text}",
+                'the key is not valid TOML; quote parts that hold other signs: a."b.c"=1',
+            )
+        ]
     )
 
 
@@ -164,7 +192,9 @@ def _located(source: Source, text: str | None, path: tuple[str, ...]) -> Source:
 
 
 _HEADER = re.compile(r"^\s*\[\[?\s*(.+?)\s*\]\]?\s*(?:#.*)?$")
-_KEY = re.compile(r"^\s*((?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*'))*)\s*=")
+_KEY = re.compile(
+    r"^\s*((?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*'))*)\s*="
+)
 
 
 def line_of(text: str, path: tuple[str, ...]) -> int | None:

@@ -64,7 +64,9 @@ class OwnGradients(Protocol):
     A step compares the two on the phase's first examples and uses this one only where they agree.
     """
 
-    def gradient_function(self, adapter: Adapter, parameters: Sequence[Tensor]) -> GradientFn | None:
+    def gradient_function(
+        self, adapter: Adapter, parameters: Sequence[Tensor]
+    ) -> GradientFn | None:
         """Return what computes the gradients of ``parameters``, in their order.
 
         None where this adapter, these parameters, or the model as it stands need autograd.

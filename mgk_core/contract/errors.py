@@ -61,7 +61,9 @@ class StoreError(EnvironmentFault):
 class DigestError(InputError):
     """A file is not what its digest says."""
 
-    def __init__(self, path: Path, expected: str, found: str, hint: str = "restore the file from a copy") -> None:
+    def __init__(
+        self, path: Path, expected: str, found: str, hint: str = "restore the file from a copy"
+    ) -> None:
         self.path, self.expected, self.found = path, expected, found
         super().__init__(
             f"{path}: content does not match its digest (expected {_cut(expected)}, found {_cut(found)});"

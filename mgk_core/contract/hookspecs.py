@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from mgk_core.contract.adapter import Adapter
     from mgk_core.contract.bundle import Bundle, PhaseData, Probe, Score
     from mgk_core.contract.context import Observer, PhaseContext, StepContext, StepFn
-    from mgk_core.contract.outcome import LossTerm, MergeReport, Outcome, Proposal, Recovery, Refusal, Verdict
+    from mgk_core.contract.outcome import (
+        LossTerm,
+        MergeReport,
+        Outcome,
+        Proposal,
+        Recovery,
+        Refusal,
+        Verdict,
+    )
     from mgk_core.contract.specs import Spec, SpecRegistry
 
 PROJECT = "mgk"
@@ -226,7 +234,9 @@ def mgk_propose_merge(ctx: PhaseContext) -> Proposal | None:
 
 
 @hookspec(firstresult=True)
-def mgk_merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec) -> MergeReport | None:
+def mgk_merge(
+    model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec
+) -> MergeReport | None:
     """Fold an adapter's deltas into the base.
 
     Called once per proposal, before any gate. All or nothing: on any error the model is
@@ -243,7 +253,9 @@ def mgk_merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec
 
 
 @hookspec
-def mgk_gate(ctx: PhaseContext, before: Sequence[Mapping[str, Score]], after: Mapping[str, Score]) -> Verdict | None:
+def mgk_gate(
+    ctx: PhaseContext, before: Sequence[Mapping[str, Score]], after: Mapping[str, Score]
+) -> Verdict | None:
     """Accept or refuse a merged model, with the reason. One refusal refuses.
 
     :param ctx: the phase

@@ -99,12 +99,16 @@ def order(phases: Sequence[Phase]) -> list[Phase]:
     for phase in phases:
         for other, key in ((phase.after, "after"), (phase.before, "before")):
             if other is not None and other not in by_name:
-                raise InputError(f"phase {phase.name!r}: {key}={other!r}: no such phase{nearest(other, by_name)}")
+                raise InputError(
+                    f"phase {phase.name!r}: {key}={other!r}: no such phase{nearest(other, by_name)}"
+                )
         graph[phase.name] = {a for a in (phase.after, phase.before) if a is not None}
     try:
         anchored = [by_name[n] for n in graphlib.TopologicalSorter(graph).static_order()]
     except graphlib.CycleError as error:
-        raise InputError(f"phases wait for each other in a cycle: {' → '.join(error.args[1])}") from None
+        raise InputError(
+            f"phases wait for each other in a cycle: {' → '.join(error.args[1])}"
+        ) from None
     result = [p for p in phases if not graph[p.name]]
     rank = {p.name: i for i, p in enumerate(phases)}
     for phase in (p for p in anchored if graph[p.name]):
@@ -118,11 +122,19 @@ def _insert(result: list[Phase], phase: Phase, rank: Mapping[str, int]) -> None:
     if phase.after is None:
         assert phase.before is not None  # noqa: S101 - one of the two is set
         place = names.index(phase.before)
-        while place and result[place - 1].before == phase.before and rank[names[place - 1]] > rank[phase.name]:
+        while (
+            place
+            and result[place - 1].before == phase.before
+            and rank[names[place - 1]] > rank[phase.name]
+        ):
             place -= 1
     else:
         place = names.index(phase.after) + 1
-        while place < len(result) and result[place].after == phase.after and rank[names[place]] < rank[phase.name]:
+        while (
+            place < len(result)
+            and result[place].after == phase.after
+            and rank[names[place]] < rank[phase.name]
+        ):
             place += 1
         if phase.before is not None and names.index(phase.before) < place:
             raise InputError(

@@ -19,15 +19,24 @@ S = TypeVar("S", bound=Spec)
 class RunSettings:
     """Settings of a whole run (table ``run``)."""
 
-    seed: int = option(0, at_least(0), help="seed of everything random; same seed, same device, same bits")
+    seed: int = option(
+        0, at_least(0), help="seed of everything random; same seed, same device, same bits"
+    )
     device: str = option("auto", help="auto, cpu, cuda, cuda:N or mps")
     threads: int = option(
-        0, at_least(0), help="CPU threads; 0: OMP_NUM_THREADS where it is set, else as many as this process may use"
+        0,
+        at_least(0),
+        help="CPU threads; 0: OMP_NUM_THREADS where it is set, else as many as this process may use",
     )
-    deterministic: bool = option(True, help="refuse operations that are not deterministic on the device")
-    undo: str = option("memory", one_of("memory", "disk"), help="where a merge keeps the old weights")
+    deterministic: bool = option(
+        True, help="refuse operations that are not deterministic on the device"
+    )
+    undo: str = option(
+        "memory", one_of("memory", "disk"), help="where a merge keeps the old weights"
+    )
     auto_batch: bool = option(
-        False, help="halve the micro-batch where a step is out of memory; the batch stays, and so does the step"
+        False,
+        help="halve the micro-batch where a step is out of memory; the batch stays, and so does the step",
     )
     save_model: bool = option(True, help="write model/ at the end")
 
@@ -36,19 +45,31 @@ class RunSettings:
 class TrainSettings:
     """How long and how a phase trains (table ``train``)."""
 
-    epochs: float = option(1.0, above(0), help="passes over the training set; not used where steps is set")
+    epochs: float = option(
+        1.0, above(0), help="passes over the training set; not used where steps is set"
+    )
     steps: int | None = option(None, at_least(1), help="optimizer steps; overrides epochs")
     batch_size: int = option(16, at_least(1), help="examples in an optimizer step")
-    micro_batch: int | None = option(None, at_least(1), help="examples in memory at once; default: batch_size")
+    micro_batch: int | None = option(
+        None, at_least(1), help="examples in memory at once; default: batch_size"
+    )
     log_every: int = option(
-        10, at_least(1), help="read the loss every N steps; the device is not synchronised in between"
+        10,
+        at_least(1),
+        help="read the loss every N steps; the device is not synchronised in between",
     )
     eval_every: int | None = option(None, at_least(1), help="evaluate on dev every N steps")
-    keep: str = option("last", one_of("last", "best"), help="which step is merged: the last, or the best by dev loss")
+    keep: str = option(
+        "last",
+        one_of("last", "best"),
+        help="which step is merged: the last, or the best by dev loss",
+    )
     checkpoint_steps: int | None = option(None, at_least(1), help="checkpoint every N steps")
     checkpoint_minutes: float | None = option(10.0, above(0), help="checkpoint every N minutes")
     keep_checkpoints: int = option(2, at_least(1), help="how many checkpoints of a phase are kept")
-    max_bad_steps: int = option(5, at_least(1), help="stop after this many non-finite steps in a row")
+    max_bad_steps: int = option(
+        5, at_least(1), help="stop after this many non-finite steps in a row"
+    )
 
     @property
     def micro(self) -> int:
@@ -60,16 +81,22 @@ class TrainSettings:
 class EvaluateSettings:
     """What is measured at a phase's end (table ``evaluate``)."""
 
-    live: bool = option(False, help="also score every probe with the adapter live, before the merge")
+    live: bool = option(
+        False, help="also score every probe with the adapter live, before the merge"
+    )
     split: str = option(
-        "test", one_of("dev", "test"), help="which split of the probes makes the row; nothing selects on test"
+        "test",
+        one_of("dev", "test"),
+        help="which split of the probes makes the row; nothing selects on test",
     )
     limit: int | None = option(None, at_least(1), help="score at most N items of each probe")
     limits: dict[str, int] = option({}, help="glob of probe names = N, where fewer will do")
 
     def __attrs_post_init__(self) -> None:
         if few := sorted(name for name, n in self.limits.items() if n < 1):
-            raise ValueError(f"limits: expected at least 1 item, got {self.limits[few[0]]} for {few[0]!r}")
+            raise ValueError(
+                f"limits: expected at least 1 item, got {self.limits[few[0]]} for {few[0]!r}"
+            )
 
     def count(self, probe: str, items: int) -> int:
         """Return how many of a probe's items are scored: as few as any limit says, the first in the data's order."""

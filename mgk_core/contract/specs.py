@@ -14,7 +14,18 @@ from attrs import Attribute, field, frozen
 
 from mgk_core.contract.errors import InputError, PluginError, nearest
 
-Slot = Literal["base", "data", "adapter", "optimizer", "step", "merge", "retention", "gate", "recover", "observe"]
+Slot = Literal[
+    "base",
+    "data",
+    "adapter",
+    "optimizer",
+    "step",
+    "merge",
+    "retention",
+    "gate",
+    "recover",
+    "observe",
+]
 SLOTS: tuple[Slot, ...] = (
     "base", "data", "adapter", "optimizer", "step", "merge", "retention", "gate", "recover", "observe",
 )  # fmt: skip
@@ -53,9 +64,15 @@ class SpecRegistry:
         summary = (cls.__doc__ or "").strip().split("\n")[0]
         claim = Registered(self.plugin, slot, type_, summary, cls)
         if slot not in SLOTS:
-            raise PluginError(self.plugin, f"plugin {self.plugin!r}: there is no slot {slot!r}{nearest(slot, SLOTS)}")
+            raise PluginError(
+                self.plugin,
+                f"plugin {self.plugin!r}: there is no slot {slot!r}{nearest(slot, SLOTS)}",
+            )
         if not isinstance(cls, type) or not issubclass(cls, Spec):
-            raise PluginError(self.plugin, f"plugin {self.plugin!r}: {slot} {type_!r}: {cls!r} is no subclass of Spec")
+            raise PluginError(
+                self.plugin,
+                f"plugin {self.plugin!r}: {slot} {type_!r}: {cls!r} is no subclass of Spec",
+            )
         self._claims.setdefault((slot, type_), []).append(claim)
 
     def find(self, slot: Slot, type_: str) -> Registered:
@@ -122,7 +139,9 @@ def one_of(*options: str) -> Check:
 
     def check(_: Any, attribute: Attribute[Any], value: Any) -> None:
         if value is not None and value not in options:
-            raise ValueError(f"expected one of {', '.join(options)}, got {value!r}{nearest(str(value), options)}")
+            raise ValueError(
+                f"expected one of {', '.join(options)}, got {value!r}{nearest(str(value), options)}"
+            )
 
     return check
 
@@ -132,5 +151,7 @@ def option(default: Any, *checks: Check, help: str = "") -> Any:  # noqa: A002 -
     metadata = {"help": help}
     if isinstance(default, (dict, list)):
         made = type(default)
-        return field(factory=lambda: made(default), validator=list(checks) or None, metadata=metadata)
+        return field(
+            factory=lambda: made(default), validator=list(checks) or None, metadata=metadata
+        )
     return field(default=default, validator=list(checks) or None, metadata=metadata)

@@ -41,7 +41,10 @@ class Entry:
 def entries(group: str) -> list[Entry]:
     """Return a group's entries, sorted by name."""
     points = sorted(importlib.metadata.entry_points(group=group), key=lambda p: p.name)
-    return [Entry(p.name, p.dist.name if p.dist else "?", p.dist.version if p.dist else "", p.value, p) for p in points]
+    return [
+        Entry(p.name, p.dist.name if p.dist else "?", p.dist.version if p.dist else "", p.value, p)
+        for p in points
+    ]
 
 
 def find_pipeline(name: str) -> Pipeline:
@@ -67,5 +70,7 @@ def _find(group: str, name: str, cls: type, what: str) -> Any:
         raise InputError(f"{what} {name!r} is shipped by {owners}; uninstall one")
     loaded = found[0].load()
     if not isinstance(loaded, cls):
-        raise PluginError(name, f"{group} entry {name!r}: expected a {cls.__name__}, got {type(loaded).__name__}")
+        raise PluginError(
+            name, f"{group} entry {name!r}: expected a {cls.__name__}, got {type(loaded).__name__}"
+        )
     return loaded

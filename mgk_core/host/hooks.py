@@ -19,7 +19,15 @@ from mgk_core.contract.adapter import Adapter
 from mgk_core.contract.bundle import Bundle, PhaseData, Probe, Score
 from mgk_core.contract.context import Observer, PhaseContext, StepContext, StepFn
 from mgk_core.contract.errors import InputError, MgkError, PluginError
-from mgk_core.contract.outcome import LossTerm, MergeReport, Outcome, Proposal, Recovery, Refusal, Verdict
+from mgk_core.contract.outcome import (
+    LossTerm,
+    MergeReport,
+    Outcome,
+    Proposal,
+    Recovery,
+    Refusal,
+    Verdict,
+)
 from mgk_core.contract.specs import Spec
 from mgk_core.host.manager import Plugins, load_plugins
 from mgk_core.model.device import is_out_of_memory
@@ -44,12 +52,16 @@ class Hooks:
 
     def load_data(self, spec: Spec, bundle: Bundle) -> PhaseData:
         """Ask for a phase's data."""
-        found: PhaseData = self._first("mgk_load_data", PhaseData, spec.type, spec=spec, bundle=bundle)
+        found: PhaseData = self._first(
+            "mgk_load_data", PhaseData, spec.type, spec=spec, bundle=bundle
+        )
         return found
 
     def attach_adapter(self, model: nn.Module, spec: Spec, name: str) -> Adapter:
         """Ask for a new adapter on the model."""
-        found: Adapter = self._first("mgk_attach_adapter", Adapter, spec.type, model=model, spec=spec, name=name)
+        found: Adapter = self._first(
+            "mgk_attach_adapter", Adapter, spec.type, model=model, spec=spec, name=name
+        )
         return found
 
     def init_adapter(self, adapter: Adapter, ctx: PhaseContext) -> None:
@@ -99,7 +111,9 @@ class Hooks:
 
     def evaluate(self, ctx: PhaseContext, probe: Probe) -> Score:
         """Measure one probe."""
-        found: Score = self._first("mgk_evaluate", Score, f"metric {probe.metric}", ctx=ctx, probe=probe)
+        found: Score = self._first(
+            "mgk_evaluate", Score, f"metric {probe.metric}", ctx=ctx, probe=probe
+        )
         return found
 
     def propose_merge(self, ctx: PhaseContext, start: Proposal) -> Proposal:
@@ -108,10 +122,18 @@ class Hooks:
         found: Proposal = answers[-1] if answers else start
         return found
 
-    def merge(self, model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec) -> MergeReport:
+    def merge(
+        self, model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec
+    ) -> MergeReport:
         """Fold the adapter in, by the rule of ``spec``."""
         found: MergeReport = self._first(
-            "mgk_merge", MergeReport, spec.type, model=model, adapter=adapter, proposal=proposal, spec=spec
+            "mgk_merge",
+            MergeReport,
+            spec.type,
+            model=model,
+            adapter=adapter,
+            proposal=proposal,
+            spec=spec,
         )
         return found
 
@@ -126,7 +148,9 @@ class Hooks:
     ) -> Recovery | None:
         """Ask one ``recover`` entry what to try."""
         caller = self.plugins.manager.hook.mgk_recover
-        found: Recovery | None = self._run("mgk_recover", caller, ctx=ctx, refusals=refusals, tried=tried, spec=spec)
+        found: Recovery | None = self._run(
+            "mgk_recover", caller, ctx=ctx, refusals=refusals, tried=tried, spec=spec
+        )
         if found is not None:
             self._expect("mgk_recover", Recovery, found)
         return found
@@ -134,12 +158,18 @@ class Hooks:
     def _first(self, hook: str, expected: Any, asked: str, **kwargs: Any) -> Any:
         answer = self._run(hook, getattr(self.plugins.manager.hook, hook), **kwargs)
         if answer is None:
-            raise PluginError("?", f"no plugin answered {hook} for {asked!r}; see 'mgk plugins'", hook)
+            raise PluginError(
+                "?", f"no plugin answered {hook} for {asked!r}; see 'mgk plugins'", hook
+            )
         self._expect(hook, expected, answer)
         return answer
 
     def _call(self, hook: str, expected: Any = object, **kwargs: Any) -> list[Any]:
-        answers = [a for a in self._run(hook, getattr(self.plugins.manager.hook, hook), **kwargs) if a is not None]
+        answers = [
+            a
+            for a in self._run(hook, getattr(self.plugins.manager.hook, hook), **kwargs)
+            if a is not None
+        ]
         for answer in answers:
             self._expect(hook, expected, answer)
         return answers
@@ -151,7 +181,9 @@ class Hooks:
         impls = getattr(self.plugins.manager.hook, hook).get_hookimpls()
         names = " or ".join(self.plugins.describe(i.plugin_name) for i in reversed(impls))
         said = f"answered {hook} with {type(answer).__name__}; expected {expected.__name__}"
-        raise PluginError(impls[-1].plugin_name, f"plugin {names} {said}: see the hook's description", hook)
+        raise PluginError(
+            impls[-1].plugin_name, f"plugin {names} {said}: see the hook's description", hook
+        )
 
     def _run(self, hook: str, caller: Any, **kwargs: Any) -> Any:
         token = _calling.set(self)
@@ -163,7 +195,11 @@ class Hooks:
             if is_out_of_memory(error):
                 raise
             plugin, inside = self._guilty(hook, error), self.plugins.owner_of(error)
-            within = f", inside plugin {self.plugins.describe(inside)}" if inside not in (None, plugin) else ""
+            within = (
+                f", inside plugin {self.plugins.describe(inside)}"
+                if inside not in (None, plugin)
+                else ""
+            )
             raise PluginError(
                 plugin,
                 f"plugin {self.plugins.describe(plugin)} raised in {hook}{within}: {type(error).__name__}: {error}",
@@ -175,8 +211,12 @@ class Hooks:
     def _guilty(self, hook: str, error: BaseException) -> str:
         """Find whose function of this hook stands innermost in the traceback; wrappers stand outside of it."""
         impls = getattr(self.plugins.manager.hook, hook).get_hookimpls()
-        codes = {i.function.__code__: i.plugin_name for i in impls if hasattr(i.function, "__code__")}
-        found = [codes[f.f_code] for f, _ in traceback.walk_tb(error.__traceback__) if f.f_code in codes]
+        codes = {
+            i.function.__code__: i.plugin_name for i in impls if hasattr(i.function, "__code__")
+        }
+        found = [
+            codes[f.f_code] for f, _ in traceback.walk_tb(error.__traceback__) if f.f_code in codes
+        ]
         return str(found[-1]) if found else self.plugins.owner_of(error) or "?"
 
     def blamed(self, error: BaseException) -> PluginError | None:

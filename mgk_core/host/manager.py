@@ -59,7 +59,9 @@ class Plugins:
 
     def owner_of(self, error: BaseException) -> str | None:
         """Return the plugin whose code stands innermost in an error's traceback; None: nobody's does."""
-        packages = {i.module.split(":", 1)[0].split(".", 1)[0]: i.name for i in self.infos if not i.left_out}
+        packages = {
+            i.module.split(":", 1)[0].split(".", 1)[0]: i.name for i in self.infos if not i.left_out
+        }
         owner = None
         for frame, _ in traceback.walk_tb(error.__traceback__):
             package = str(frame.f_globals.get("__name__", "")).split(".", 1)[0]
@@ -100,7 +102,13 @@ def load_plugins(
         _load(plugins, point.name, point.load, _where(point), left_out)
     for name, plugin in extras:
         module = getattr(plugin, "__name__", type(plugin).__name__)
-        _load(plugins, name, functools.partial(_same, plugin), ("(not installed)", "", module), left_out)
+        _load(
+            plugins,
+            name,
+            functools.partial(_same, plugin),
+            ("(not installed)", "", module),
+            left_out,
+        )
     if os.environ.get("MGK_TRACE_HOOKS"):
         _trace(manager)
     return plugins
@@ -116,7 +124,11 @@ def _where(point: importlib.metadata.EntryPoint) -> tuple[str, str, str]:
 
 
 def _load(
-    plugins: Plugins, name: str, load: Callable[[], Any], where: tuple[str, str, str], left_out: set[str]
+    plugins: Plugins,
+    name: str,
+    load: Callable[[], Any],
+    where: tuple[str, str, str],
+    left_out: set[str],
 ) -> None:
     if name in left_out:
         plugins.infos.append(PluginInfo(name, *where, left_out=True))
@@ -154,8 +166,14 @@ def _check(name: str, plugin: Any) -> None:
         )
     known = hookspecs.spec_names()
     for attribute in dir(plugin):
-        if attribute.startswith("mgk_") and callable(getattr(plugin, attribute)) and attribute not in known:
-            raise PluginError(name, f"it implements {attribute!r}, which is no hook{nearest(attribute, known)}")
+        if (
+            attribute.startswith("mgk_")
+            and callable(getattr(plugin, attribute))
+            and attribute not in known
+        ):
+            raise PluginError(
+                name, f"it implements {attribute!r}, which is no hook{nearest(attribute, known)}"
+            )
 
 
 def _hooks(manager: pluggy.PluginManager, plugin: Any) -> tuple[str, ...]:
@@ -181,7 +199,11 @@ def _trace(manager: pluggy.PluginManager) -> None:
 
     def after(outcome: Any, hook: str, impls: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         error = outcome.exception
-        said = f"raised {type(error).__name__}" if error else f"returned {type(outcome.get_result()).__name__}"
+        said = (
+            f"raised {type(error).__name__}"
+            if error
+            else f"returned {type(outcome.get_result()).__name__}"
+        )
         sys.stderr.write(f"hook {hook}: {said}\n")
 
     manager.add_hookcall_monitoring(before, after)

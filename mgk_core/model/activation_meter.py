@@ -13,7 +13,9 @@ from contextvars import ContextVar
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-watcher: ContextVar[Callable[[Tensor], object]] = ContextVar("mgk_saved_watcher", default=lambda _: None)
+watcher: ContextVar[Callable[[Tensor], object]] = ContextVar(
+    "mgk_saved_watcher", default=lambda _: None
+)
 """Is called with every tensor that is kept, in the form in which it is kept."""
 
 

@@ -29,7 +29,9 @@ def pick_device(wanted: str) -> torch.device:
         _need_cuda(device, wanted)
     elif device.type == "mps":
         if not torch.backends.mps.is_available():
-            raise EnvironmentFault(f"device 'mps': this machine has none; 'auto' would take {_best()!r}")
+            raise EnvironmentFault(
+                f"device 'mps': this machine has none; 'auto' would take {_best()!r}"
+            )
     elif device.type != "cpu":
         raise InputError(f"device {wanted!r}: expected auto, cpu, cuda, cuda:N or mps")
     return device
@@ -37,10 +39,16 @@ def pick_device(wanted: str) -> torch.device:
 
 def _need_cuda(device: torch.device, wanted: str) -> None:
     if not torch.cuda.is_available():
-        reason = "this torch is built without CUDA" if torch.version.cuda is None else "no CUDA device is visible"
+        reason = (
+            "this torch is built without CUDA"
+            if torch.version.cuda is None
+            else "no CUDA device is visible"
+        )
         raise EnvironmentFault(f"device {wanted!r}: {reason}; 'auto' would take {_best()!r}")
     if device.index is not None and device.index >= torch.cuda.device_count():
-        raise EnvironmentFault(f"device {wanted!r}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+        raise EnvironmentFault(
+            f"device {wanted!r}: there are {torch.cuda.device_count()} CUDA devices, counted from 0"
+        )
 
 
 def _best() -> str:
@@ -53,7 +61,9 @@ def set_up(device: torch.device, *, threads: int, deterministic: bool) -> None:
     """Set threads and determinism for this process."""
     torch.set_num_threads(threads or _threads())
     if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # what cuBLAS needs to be deterministic
         torch.cuda.reset_peak_memory_stats(device)
     _use_deterministic(deterministic)
 
@@ -108,7 +118,12 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-_SIGNS = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_SIGNS = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -26,8 +26,12 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """Digest of a set of named tensors; order does not matter."""
     names = sorted(tensors)
     with ThreadPoolExecutor(max_workers=max(1, min(8, torch.get_num_threads()))) as pool:
-        digests = list(pool.map(lambda n: tensor_digest(tensors[n]), names))  # hashlib releases the GIL
-    return hashlib.blake2b(json.dumps(list(zip(names, digests, strict=True))).encode(), digest_size=32).hexdigest()
+        digests = list(
+            pool.map(lambda n: tensor_digest(tensors[n]), names)
+        )  # hashlib releases the GIL
+    return hashlib.blake2b(
+        json.dumps(list(zip(names, digests, strict=True))).encode(), digest_size=32
+    ).hexdigest()
 
 
 def base_digest(model: nn.Module) -> str:

@@ -114,7 +114,9 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 def adapted_class(cls: type[nn.Module]) -> type[nn.Module]:
     """Return the subclass of ``cls`` that runs the parts in its slot; one per class."""
     if cls not in _CLASSES:
-        _CLASSES[cls] = type(f"Adapted{cls.__name__}", (_Adapted, cls), {"__module__": cls.__module__})
+        _CLASSES[cls] = type(
+            f"Adapted{cls.__name__}", (_Adapted, cls), {"__module__": cls.__module__}
+        )
     return _CLASSES[cls]
 
 
@@ -143,7 +145,9 @@ def put(module: nn.Module, name: str, part: Part) -> None:
         module.__class__ = adapted_class(type(module))
     slot = module.get_submodule(SLOT)
     if _key(name) in slot._modules:
-        raise InputError(f"an adapter named {name!r} is attached already; give the new one another name")
+        raise InputError(
+            f"an adapter named {name!r} is attached already; give the new one another name"
+        )
     if not part._forward_hooks:
         part.register_forward_hook(_no_shortcut)
     slot.add_module(_key(name), part)

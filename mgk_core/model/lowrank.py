@@ -61,7 +61,10 @@ class StoredDelta:
         even = rows - rows % _FEW if out.is_cpu and cols % 1024 == 0 and left.shape[1] < _FEW else 0
         if even:
             groups = out[:even].view(-1, _FEW, cols)
-            batch = left[:even].reshape(-1, _FEW, left.shape[1]), right.expand(len(groups), *right.shape)
+            batch = (
+                left[:even].reshape(-1, _FEW, left.shape[1]),
+                right.expand(len(groups), *right.shape),
+            )
             groups.baddbmm_(*batch, beta=beta, alpha=self.scale)
         if even < rows:
             out[even:].addmm_(left[even:], right, beta=beta, alpha=self.scale)
@@ -91,7 +94,9 @@ def _stacked(target: Target) -> bool:
     return target.parameter.dim() == 3 and not isinstance(target.module, nn.modules.conv._ConvNd)  # noqa: SLF001
 
 
-def stored_delta(factors: Factors, *, transposed: bool, dtype: torch.dtype = torch.float32) -> StoredDelta:
+def stored_delta(
+    factors: Factors, *, transposed: bool, dtype: torch.dtype = torch.float32
+) -> StoredDelta:
     """Bring factors into stored orientation; initial factors are subtracted, gradients are cut.
 
     factors: a (..., rank, in), b (..., out, rank), see `Factors`.

@@ -57,7 +57,8 @@ def visit_layers(
     captured: dict[str, list[Recorded]] = {}
     modules = owners(model, weights)
     handles = [
-        module.register_forward_hook(_recorder(captured.setdefault(name, []))) for name, module in modules.items()
+        module.register_forward_hook(_recorder(captured.setdefault(name, [])))
+        for name, module in modules.items()
     ]
     positions = 0
     was_training = model.training
@@ -65,7 +66,9 @@ def visit_layers(
     try:
         with nullcontext() if live else all_disabled(model), torch.set_grad_enabled(gradients):
             for batch in batches:
-                positions += _one(bundle, batch, captured, _Shown(modules, visit), gradients=gradients)
+                positions += _one(
+                    bundle, batch, captured, _Shown(modules, visit), gradients=gradients
+                )
     finally:
         for handle in handles:
             handle.remove()
@@ -78,7 +81,9 @@ class _Shown:
     modules: Mapping[str, nn.Module]
     visit: LayerVisitor
 
-    def __call__(self, name: str, inputs: Tensor, gradient: Tensor | None, mask: Tensor | None) -> None:
+    def __call__(
+        self, name: str, inputs: Tensor, gradient: Tensor | None, mask: Tensor | None
+    ) -> None:
         module = self.modules[name]
         if isinstance(module, _ConvNd):
             inputs = _windows(module, inputs)
@@ -106,7 +111,14 @@ def _recorder(store: list[Recorded]) -> Any:
     return hook
 
 
-def _one(bundle: Bundle, batch: Batch, captured: dict[str, list[Recorded]], show: _Shown, *, gradients: bool) -> int:
+def _one(
+    bundle: Bundle,
+    batch: Batch,
+    captured: dict[str, list[Recorded]],
+    show: _Shown,
+    *,
+    gradients: bool,
+) -> int:
     for calls in captured.values():
         calls.clear()
     total, count = bundle.loss(batch)
@@ -125,7 +137,9 @@ def _one(bundle: Bundle, batch: Batch, captured: dict[str, list[Recorded]], show
 def _has_rows(module: nn.Module) -> bool:
     if isinstance(module, NonDynamicallyQuantizableLinear):
         return False  # attention's out_proj, whose forward is never called
-    linear = isinstance(module, (nn.Linear, nn.Embedding)) or type(module).__name__.endswith("Conv1D")
+    linear = isinstance(module, (nn.Linear, nn.Embedding)) or type(module).__name__.endswith(
+        "Conv1D"
+    )
     return linear or (isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1)
 
 
@@ -134,7 +148,9 @@ def _windows(module: _ConvNd, x: Tensor) -> Tensor:
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     x = nn.functional.pad(x, module._reversed_padding_repeated_twice, mode)  # noqa: SLF001 - as its own forward does
     dims = range(2, x.dim())
-    for dim, kernel, stride, dilation in zip(dims, module.kernel_size, module.stride, module.dilation, strict=True):
+    for dim, kernel, stride, dilation in zip(
+        dims, module.kernel_size, module.stride, module.dilation, strict=True
+    ):
         x = x.unfold(dim, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
     spatial = len(dims)  # now (batch, in, *spatial, *kernel)
     x = x.movedim(1, 1 + spatial)

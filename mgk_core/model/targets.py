@@ -26,7 +26,9 @@ T = TypeVar("T")
 ALL_LINEAR = "all-linear"
 
 
-def choose_linear(model: nn.Module, patterns: Sequence[str], exclude: Sequence[str] = ()) -> dict[str, nn.Linear]:
+def choose_linear(
+    model: nn.Module, patterns: Sequence[str], exclude: Sequence[str] = ()
+) -> dict[str, nn.Linear]:
     """Return name in the base → linear module, in the model's order, for what is meant and not excluded.
 
     :raises InputError: as `select` does, or a target whose weight is tied, where a delta would
@@ -37,10 +39,14 @@ def choose_linear(model: nn.Module, patterns: Sequence[str], exclude: Sequence[s
     def means(pattern: str, name: str) -> bool:
         return matches(pattern, name, linear=known[name] is not head)
 
-    names = select(list(known), patterns, exclude, means, lambda p: no_match(p, known, "linear module"))
+    names = select(
+        list(known), patterns, exclude, means, lambda p: no_match(p, known, "linear module")
+    )
     for name in names:
         if len(tied := aliases_of(model, known[name].weight)) > 1:
-            raise InputError(f"target {name}: its weight is tied ({', '.join(tied)}); choose targets without it")
+            raise InputError(
+                f"target {name}: its weight is tied ({', '.join(tied)}); choose targets without it"
+            )
     return {name: known[name] for name in names}
 
 
@@ -64,7 +70,9 @@ def select(
     meant = [k for k in known if any(means(p, k) for p in patterns)]
     left = [k for k in meant if not any(means(p, k) for p in exclude)]
     if not left:
-        why = "exclude leaves nothing of what targets match" if meant else "adapter.targets is empty"
+        why = (
+            "exclude leaves nothing of what targets match" if meant else "adapter.targets is empty"
+        )
         raise InputError(f"no target is left: {why}; name at least one module, or '{ALL_LINEAR}'")
     return left
 
@@ -95,7 +103,9 @@ def no_match(pattern: str, known: Iterable[str], what: str = "module") -> InputE
             f"target pattern '{ALL_LINEAR}' matches nothing: there is no linear module but an output head"
         )
     names = {n for name in known for n in (name, name.rpartition(".")[2]) if n}
-    return InputError(f"target pattern {pattern!r} matches no {what}{nearest(pattern.strip('*.'), names)}")
+    return InputError(
+        f"target pattern {pattern!r} matches no {what}{nearest(pattern.strip('*.'), names)}"
+    )
 
 
 def output_head(model: nn.Module) -> nn.Module | None:
@@ -109,7 +119,9 @@ def _linear_modules(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     """Yield what is called as a linear map: torch's attention reads its output projection's weight uncalled."""
     for raw, module in model.named_modules():
         name = base_name(raw) if raw else ""
-        called = isinstance(module, nn.Linear) and not isinstance(module, NonDynamicallyQuantizableLinear)
+        called = isinstance(module, nn.Linear) and not isinstance(
+            module, NonDynamicallyQuantizableLinear
+        )
         if called and name is not None:
             yield name, module
 

@@ -20,10 +20,22 @@ from mgk_core.contract.adapter import Adapter
 from mgk_core.contract.context import StepFn
 from mgk_core.contract.errors import DigestError, StoreError
 from mgk_core.record.metrics_log import Mark
-from mgk_core.record.store import Store, file_digest, json_text, put_tensors, put_text, read_json, read_tensors
+from mgk_core.record.store import (
+    Store,
+    file_digest,
+    json_text,
+    put_tensors,
+    put_text,
+    read_json,
+    read_tensors,
+)
 
 STATE = "state.json"
-PARTS = ("adapter", "optimizer", "rng")  # of every checkpoint; "best" comes with them where it is kept
+PARTS = (
+    "adapter",
+    "optimizer",
+    "rng",
+)  # of every checkpoint; "best" comes with them where it is kept
 FIGURES = 6  # of a step that is not logged yet
 
 
@@ -89,7 +101,13 @@ def set_rng_state(states: Mapping[str, Tensor], device: torch.device) -> None:
     gauss = states["python_gauss"].tolist()
     random.setstate((3, tuple(states["python"].tolist()), gauss[0] if gauss else None))
     *keys, position, has_gauss = states["numpy"].tolist()
-    state = ("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, float(states["numpy_gauss"][0]))
+    state = (
+        "MT19937",
+        np.array(keys, dtype=np.uint32),
+        position,
+        has_gauss,
+        float(states["numpy_gauss"][0]),
+    )
     np.random.set_state(state)  # noqa: NPY002 - see `seed_all`
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
@@ -166,11 +184,17 @@ def _read_state(path: Path) -> tuple[Progress, dict[str, str]]:
         files = cattrs.structure(state.pop("files"), dict[str, str])
         progress = cattrs.structure(state, Progress)
     except (cattrs.BaseValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"{path}: is damaged: it is no checkpoint's state ({type(error).__name__})") from None
+        raise StoreError(
+            f"{path}: is damaged: it is no checkpoint's state ({type(error).__name__})"
+        ) from None
     whole = all(len(row) == FIGURES for row in progress.pending) and progress.step >= 0
-    plain = set(files) >= {f"{p}.safetensors" for p in PARTS} and all(Path(name).name == name for name in files)
+    plain = set(files) >= {f"{p}.safetensors" for p in PARTS} and all(
+        Path(name).name == name for name in files
+    )
     if not whole or not plain:
-        raise StoreError(f"{path}: is damaged: it lists other figures or files than a checkpoint has")
+        raise StoreError(
+            f"{path}: is damaged: it lists other figures or files than a checkpoint has"
+        )
     return progress, files
 
 

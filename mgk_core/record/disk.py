@@ -28,14 +28,18 @@ class Disk:
 
     def append(self, path: Path, data: bytes) -> None:
         """Append to a file and flush it to the device; what was written of a failed append is cut off."""
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        handle = os.open(
+            path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
+        )
         try:
             before = os.fstat(handle).st_size
             try:
                 _write_all(handle, data)
                 os.fsync(handle)
             except OSError:
-                os.ftruncate(handle, before)  # half a line in the middle would break the journal's chain
+                os.ftruncate(
+                    handle, before
+                )  # half a line in the middle would break the journal's chain
                 raise
         finally:
             os.close(handle)
@@ -117,7 +121,9 @@ class told:  # noqa: N801 - used like a function
             return
         reason = os.strerror(number) if number else str(error)
         hint = MEND.get(number, "mend that")
-        raise StoreError(f"{self.path}: cannot be written: {reason}; {hint}, then go on with 'mgk resume'") from error
+        raise StoreError(
+            f"{self.path}: cannot be written: {reason}; {hint}, then go on with 'mgk resume'"
+        ) from error
 
 
 def _system_error(error: BaseException | None) -> int | None:

@@ -53,7 +53,9 @@ class Journal:
 
 
 def _hash(entry: dict[str, Any]) -> str:
-    text = json.dumps({k: v for k, v in entry.items() if k != "hash"}, ensure_ascii=False, sort_keys=True)
+    text = json.dumps(
+        {k: v for k, v in entry.items() if k != "hash"}, ensure_ascii=False, sort_keys=True
+    )
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -72,7 +74,11 @@ def open_journal(store: Store, *, repair: bool = True) -> Journal:
         entry = _parse(line)
         if entry is None and good + len(line) >= len(data) and _torn(line):
             break
-        if entry is None or entry.get("prev") != journal.head or entry.get("n") != len(journal.events):
+        if (
+            entry is None
+            or entry.get("prev") != journal.head
+            or entry.get("n") != len(journal.events)
+        ):
             raise StoreError(
                 f"{path}:{number}: the journal is damaged here (its chain of hashes breaks); restore the file from a"
                 " copy, or run the phases again from the last sound one with 'mgk phase RUN PHASE --out DIR'"

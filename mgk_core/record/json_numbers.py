@@ -19,7 +19,20 @@ def finite(value: Any) -> Any:
 
 
 NAMES = frozenset(
-    ("name", "mark", "metric", "phase", "probe", "from", "to", "test", "worst", "rule", "dtype", "adapter")
+    (
+        "name",
+        "mark",
+        "metric",
+        "phase",
+        "probe",
+        "from",
+        "to",
+        "test",
+        "worst",
+        "rule",
+        "dtype",
+        "adapter",
+    )
 )
 """Keys whose values are text in the tables that mgk writes, whatever they say."""
 

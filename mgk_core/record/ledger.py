@@ -98,7 +98,9 @@ class Ledger:
 
     def text(self) -> str:
         """Return what ledger.json says. Nothing in it depends on when or how often a run was stopped."""
-        read_back = cattrs.structure(json.loads(json_text(attrs.asdict(self))), Ledger)  # as a resumed run writes it
+        read_back = cattrs.structure(
+            json.loads(json_text(attrs.asdict(self))), Ledger
+        )  # as a resumed run writes it
         return json_text(attrs.asdict(read_back))
 
 
@@ -106,7 +108,9 @@ def read_ledger(run: Path) -> Ledger:
     """Read a run's ledger; says so where the directory is no run's."""
     path = run / NAME
     if not path.exists():
-        raise InputError(f"{run}: no ledger here; expected a run directory (one that 'mgk run --out' wrote)")
+        raise InputError(
+            f"{run}: no ledger here; expected a run directory (one that 'mgk run --out' wrote)"
+        )
     raw = read_json(path)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise InputError(

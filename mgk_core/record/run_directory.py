@@ -38,7 +38,11 @@ class Lock:
         self._path = run / LOCK
         self._file = self._take(run)
         self.stale = _owner(self._path) if os.fstat(self._file.fileno()).st_size else None
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        owner = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
         with told(self._path):
             self._file.truncate(0)
             self._file.write(json.dumps(owner))
@@ -118,7 +122,9 @@ def claim(out: Path, disk: Disk | None = None, *, option: str = "--out") -> tupl
                 f"{out}: holds a run already; go on with 'mgk resume {out}', see it with 'mgk show {out}',"
                 f" or choose another {option}"
             )
-        if not fresh and any(p.name != LOCK and not p.name.startswith(TEMPORARY) for p in out.iterdir()):
+        if not fresh and any(
+            p.name != LOCK and not p.name.startswith(TEMPORARY) for p in out.iterdir()
+        ):
             raise InputError(f"{out}: is not empty and holds no run; choose another {option}")
         make_folder(out, disk or Disk())
     except OSError as error:
@@ -149,9 +155,13 @@ def require_run(run: Path) -> None:
     """Refuse a directory that is missing or no run's."""
     try:
         if not run.exists():
-            raise InputError(f"{run}: no such run directory; expected one that 'mgk run --out' wrote")
+            raise InputError(
+                f"{run}: no such run directory; expected one that 'mgk run --out' wrote"
+            )
         if not run.is_dir() or not ((run / JOURNAL).exists() or (run / CONFIG).exists()):
-            raise InputError(f"{run}: no run directory (no {JOURNAL} in it); expected one that 'mgk run --out' wrote")
+            raise InputError(
+                f"{run}: no run directory (no {JOURNAL} in it); expected one that 'mgk run --out' wrote"
+            )
     except OSError as error:
         raise InputError(
             f"{run!s:.100}: cannot be a run directory: {error.strerror}; give one that 'mgk run --out' wrote"

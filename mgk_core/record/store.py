@@ -40,7 +40,9 @@ class Store:
         """Return the path of a name; one that leaves the root, also through a link, is refused."""
         path = self.root / name
         if not path.resolve().is_relative_to(self.root.resolve()):
-            raise StoreError(f"{name!r} would leave the run directory {self.root}; remove the link or the '..' in it")
+            raise StoreError(
+                f"{name!r} would leave the run directory {self.root}; remove the link or the '..' in it"
+            )
         return path
 
     def write(self, name: str, produce: Callable[[Path], None]) -> Path:
@@ -82,7 +84,9 @@ class Store:
                     self._put_aside(final)
                 self.disk.rename(temporary, final)
             except BaseException:
-                with contextlib.suppress(OSError):  # the first error is the one to tell; sweep() finds what stays
+                with contextlib.suppress(
+                    OSError
+                ):  # the first error is the one to tell; sweep() finds what stays
                     self._clear(temporary)
                 raise
             self.disk.sync(final.parent)
@@ -136,7 +140,9 @@ class Store:
     def sweep(self) -> list[str]:
         """Remove what an interrupted write left under a temporary name; return the files it was."""
         left = sorted(p for p in self.root.rglob(TEMPORARY + "*"))
-        files = [p for path in left for p in (path, *path.rglob("*")) if p.is_symlink() or not p.is_dir()]
+        files = [
+            p for path in left for p in (path, *path.rglob("*")) if p.is_symlink() or not p.is_dir()
+        ]
         for path in left:
             with told(path):
                 self._clear(path)
@@ -170,7 +176,9 @@ def put_text(path: Path, text: str) -> None:
     path.write_bytes(text.encode())
 
 
-def put_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def put_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write safetensors to a path, plainly: for use inside ``produce``."""
     ready = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     seen: set[int] = set()
@@ -193,9 +201,13 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """Read a small file whole; a `StoreError` names a missing, huge or foreign one before it is read."""
     try:
         if not path.is_file():
-            raise StoreError(f"{path}: cannot be read: {'is no file' if os.path.lexists(path) else 'no such file'}")
+            raise StoreError(
+                f"{path}: cannot be read: {'is no file' if os.path.lexists(path) else 'no such file'}"
+            )
         if (size := path.stat().st_size) > limit:
-            raise StoreError(f"{path}: is damaged: it has {size:,} bytes, expected at most {limit:,}")
+            raise StoreError(
+                f"{path}: is damaged: it has {size:,} bytes, expected at most {limit:,}"
+            )
         return path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {reason(error)}") from None
@@ -258,4 +270,8 @@ def text_digest(text: str) -> str:
 
 def folder_digests(root: Path, folder: Path) -> dict[str, str]:
     """Return path (relative to ``root``) → sha256 of every file below ``folder``."""
-    return {p.relative_to(root).as_posix(): file_digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(root).as_posix(): file_digest(p)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from mgk_core.run.runner import RunResult
 
 
-def attach(model: nn.Module, type: str = "lora", *, name: str = "adapter", seed: int = 0, **options: Any) -> Adapter:  # noqa: A002
+def attach(
+    model: nn.Module,
+    type: str = "lora",  # noqa: A002 - the key of the configuration
+    *,
+    name: str = "adapter",
+    seed: int = 0,
+    **options: Any,
+) -> Adapter:
     """Freeze ``model`` and attach an adapter to it.
 
     :param type: an adapter type of any installed plugin (``lora``, ``peft:IA3`` …)
@@ -39,7 +46,9 @@ def attach(model: nn.Module, type: str = "lora", *, name: str = "adapter", seed:
 def attach_spec(hooks: Hooks, model: nn.Module, spec: Spec, name: str, seed: int = 0) -> Adapter:
     """Do what `attach` does, with plugins and a specification that are at hand already."""
     if any(a.name == name for a in state_of(model).adapters):
-        raise InputError(f"an adapter named {name!r} is attached already; give the new one another name")
+        raise InputError(
+            f"an adapter named {name!r} is attached already; give the new one another name"
+        )
     keep = {id(p) for a in state_of(model).adapters for p in a.parameters()}
     for parameter in model.parameters():
         if id(parameter) not in keep:
@@ -61,7 +70,13 @@ def detach(model: nn.Module, adapter: Adapter) -> None:
 
 
 def merge(
-    model: nn.Module, adapter: Adapter, *, rule: str = "exact", scale: float = 1.0, undo: str = "memory", **options: Any
+    model: nn.Module,
+    adapter: Adapter,
+    *,
+    rule: str = "exact",
+    scale: float = 1.0,
+    undo: str = "memory",
+    **options: Any,
 ) -> MergeReport:
     """Fold an adapter into the base and take it off. All or nothing.
 
@@ -74,7 +89,9 @@ def merge(
 
     hooks = calling()
     if adapter not in state_of(model).adapters:
-        raise MergeError(f"adapter {adapter.name!r} is not attached to this model (merged or detached already?)")
+        raise MergeError(
+            f"adapter {adapter.name!r} is not attached to this model (merged or detached already?)"
+        )
     spec = structure_spec(hooks.plugins.registry, "merge", {"type": rule, **options})
     if undo not in ("memory", "disk"):
         raise InputError(f"undo: expected 'memory' or 'disk', got {undo!r}")
@@ -89,7 +106,9 @@ def merge_by(model: nn.Module, adapter: Adapter, proposal: Proposal, rule: str) 
     from mgk_core.config.resolve import structure_spec
 
     hooks = calling()
-    return hooks.merge(model, adapter, proposal, structure_spec(hooks.plugins.registry, "merge", {"type": rule}))
+    return hooks.merge(
+        model, adapter, proposal, structure_spec(hooks.plugins.registry, "merge", {"type": rule})
+    )
 
 
 def rollback(model: nn.Module, report: MergeReport) -> None:

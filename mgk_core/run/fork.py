@@ -50,7 +50,9 @@ def _copy(source: Path, where: Path) -> None:
     for path in sorted(source.rglob("*")):
         target = where / path.relative_to(source)
         if path.is_symlink():
-            raise InputError(f"{path}: is a link; a run directory holds plain files and folders only: remove it")
+            raise InputError(
+                f"{path}: is a link; a run directory holds plain files and folders only: remove it"
+            )
         if path.is_dir():
             target.mkdir(parents=True, exist_ok=True)
         else:

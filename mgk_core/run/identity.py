@@ -39,11 +39,20 @@ def identity_of(session: Session) -> dict[str, str]:
             found[f"probe.{probe.name}.{probe.split}"] = probe.digest
     found["tokenizer"] = tokenizer_digest(session.bundle.tokenizer)
     environment = session.ledger.environment
-    found |= {f"environment.{k}": str(environment[k]) for k in ("device", "threads", "capability", "machine")}
+    found |= {
+        f"environment.{k}": str(environment[k])
+        for k in ("device", "threads", "capability", "machine")
+    }
     found |= {f"library.{k}": v for k, v in environment["libraries"].items()}
-    used = {claim.plugin for claim in session.hooks.plugins.registry if _names(session.config, claim)}
+    used = {
+        claim.plugin for claim in session.hooks.plugins.registry if _names(session.config, claim)
+    }
     for info in session.hooks.plugins.infos:
-        if info.error is None and not info.left_out and (info.name in used or _acts_unasked(info.hooks)):
+        if (
+            info.error is None
+            and not info.left_out
+            and (info.name in used or _acts_unasked(info.hooks))
+        ):
             found[f"plugin.{info.name}"] = code_digest(info.module)
     found["plugin.core"] = code_digest("mgk_core")
     return found
@@ -69,7 +78,9 @@ def compare(old: Mapping[str, str], new: Mapping[str, str], accept: Iterable[str
     accept: keys, or prefixes of keys (``library``, ``environment.threads``).
     """
     allowed = tuple(accept)
-    changed = {k: _change(k, old, new) for k in sorted({*old, *new}) if _value(k, old) != _value(k, new)}
+    changed = {
+        k: _change(k, old, new) for k in sorted({*old, *new}) if _value(k, old) != _value(k, new)
+    }
     taken = [k for k in changed if any(k == a or k.startswith(a + ".") for a in allowed)]
     refused = [k for k in changed if k not in taken]
     if refused:

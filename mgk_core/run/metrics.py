@@ -111,7 +111,9 @@ def worst(r: Retention) -> tuple[str, float] | None:
 
 def _earlier(r: Retention) -> list[str]:
     last = len(r.rows) - 1
-    return [p for p, first in zip(r.probes, r.taught, strict=True) if first is not None and first < last]
+    return [
+        p for p, first in zip(r.probes, r.taught, strict=True) if first is not None and first < last
+    ]
 
 
 def _since_taught(r: Retention, probe: str) -> float | None:
@@ -144,7 +146,9 @@ def paired(before: Score, after: Score, *, draws: int = 2000, seed: int = 0) -> 
     differences = [sign * (b - a) for a, b in zip(before.per_item, after.per_item, strict=True)]
     n = len(differences)
     mean = sum(differences) / n
-    stderr = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n) if n > 1 else math.nan
+    stderr = (
+        math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n) if n > 1 else math.nan
+    )
     if set(before.per_item) | set(after.per_item) <= {0.0, 1.0}:
         return Paired(mean, stderr, _mcnemar(differences), n, "McNemar exact")
     return Paired(mean, stderr, _bootstrap(differences, draws, seed), n, "paired bootstrap")
@@ -182,7 +186,9 @@ def interval(score: Score, *, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def retention_of(rows: Sequence[tuple[str, Mapping[str, Score]]], taught_by: Mapping[str, str]) -> Retention:
+def retention_of(
+    rows: Sequence[tuple[str, Mapping[str, Score]]], taught_by: Mapping[str, str]
+) -> Retention:
     """Build R from (row name, scores) pairs; ``taught_by``: probe → phase name, or ``"base"``."""
     names = [name for name, _ in rows]
     probes = tuple(taught_by)

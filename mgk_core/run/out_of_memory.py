@@ -49,7 +49,9 @@ def told_of(error: BaseException, part: str, phase: str | None) -> OutOfMemory:
     """Say that a part of the run did not fit, and what to lower."""
     where = f"phase {phase!r}, {part}" if phase else part or "start"
     hint = _LOWER.get(part, "lower train.micro_batch or the length of the examples")
-    return OutOfMemory(f"out of memory ({where}): {what_was_asked(error)}; {hint}, then go on with 'mgk resume'")
+    return OutOfMemory(
+        f"out of memory ({where}): {what_was_asked(error)}; {hint}, then go on with 'mgk resume'"
+    )
 
 
 @define(eq=False)
@@ -87,7 +89,9 @@ class FittingStep:
             except OutOfMemory as error:
                 if self.micro == 1 or self._touched():
                     raise
-                error.__cause__ = None  # its traceback holds the tensors of the step that did not fit
+                error.__cause__ = (
+                    None  # its traceback holds the tensors of the step that did not fit
+                )
             self._halve()
         return self.once(rows, number)
 
@@ -98,7 +102,9 @@ class FittingStep:
             if len(rows) <= micro:
                 out = self.step([batch(rows)], number)
             else:
-                out = self.step([batch(rows[i : i + micro]) for i in range(0, len(rows), micro)], number)
+                out = self.step(
+                    [batch(rows[i : i + micro]) for i in range(0, len(rows), micro)], number
+                )
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise self._fault(error, number, min(micro, len(rows))) from error
@@ -106,7 +112,9 @@ class FittingStep:
         if not isinstance(out, StepOut):
             kind = self.ctx.phase.step.type
             raise PluginError(
-                kind, f"step type {kind!r} returned {type(out).__name__}; expected StepOut", "mgk_make_step"
+                kind,
+                f"step type {kind!r} returned {type(out).__name__}; expected StepOut",
+                "mgk_make_step",
             )
         return out
 
@@ -114,9 +122,7 @@ class FittingStep:
         name, size = self.ctx.phase.name, self.ctx.phase.train.batch_size
         key = f"phases.{name}.train.micro_batch"
         if self.micro == 1:
-            mend = (
-                "a single example does not fit: shorten the examples, lower the adapter's rank, or use a smaller base"
-            )
+            mend = "a single example does not fit: shorten the examples, lower the adapter's rank, or use a smaller base"
         else:
             mend = (
                 "go on with 'mgk resume RUN --auto-batch', which halves that number by itself (the effective batch stays"

@@ -13,12 +13,26 @@ from torch import Tensor
 from mgk_core.config.resolve import structure_spec
 from mgk_core.contract.adapter import Adapter, state_of, trainable
 from mgk_core.contract.context import PhaseContext, StepContext, StepFn
-from mgk_core.contract.errors import GateRefused, InputError, Interrupted, MgkError, PluginError, StoreError
+from mgk_core.contract.errors import (
+    GateRefused,
+    InputError,
+    Interrupted,
+    MgkError,
+    PluginError,
+    StoreError,
+)
 from mgk_core.contract.outcome import Outcome, Recovery, Result
 from mgk_core.contract.specs import Spec
 from mgk_core.model.device import reset_peak
 from mgk_core.model.digest import base_digest
-from mgk_core.record.checkpoint import Loaded, Progress, list_checkpoints, save_checkpoint, seed_all, set_rng_state
+from mgk_core.record.checkpoint import (
+    Loaded,
+    Progress,
+    list_checkpoints,
+    save_checkpoint,
+    seed_all,
+    set_rng_state,
+)
 from mgk_core.record.run_directory import phase_folder
 from mgk_core.run.session import Session
 from mgk_core.run.training import Trainer, steps_of
@@ -68,7 +82,9 @@ class PhaseRun:
 
     def _failed(self, error: BaseException) -> None:
         """Tell the plugins of a failed phase; what goes wrong on the way is noted on the error itself."""
-        kind: Result = "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+        kind: Result = (
+            "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+        )
         try:
             self._take_off()
             self.session.hooks.phase_exit(self.ctx, Outcome(kind, error=error))
@@ -87,7 +103,9 @@ class PhaseRun:
         session, ctx = self.session, self.ctx
         assert ctx.data is not None  # noqa: S101 - the runner loads data first
         settings = ctx.phase.train
-        ctx.steps = steps_of(len(ctx.data.train), settings.batch_size, settings.epochs, settings.steps)
+        ctx.steps = steps_of(
+            len(ctx.data.train), settings.batch_size, settings.epochs, settings.steps
+        )
         done = checkpoint.progress.step if checkpoint is not None else 0
         session.journal.add("phase_enter", phase=ctx.phase.name, steps=ctx.steps, done=done)
         with session.timed("attach"):
@@ -98,7 +116,9 @@ class PhaseRun:
         with session.timed("training"):
             finished = trainer.run(ctx.steps)
         if not finished:
-            raise Interrupted(f"phase {ctx.phase.name!r} stopped after step {self.progress.step} of {ctx.steps}")
+            raise Interrupted(
+                f"phase {ctx.phase.name!r} stopped after step {self.progress.step} of {ctx.steps}"
+            )
         self._finish_training(trainer, session.ledger.head)
         outcome = Transition(session, ctx, self._train_on).run()
         session.store.remove(f"{self.folder}/checkpoint")
@@ -121,7 +141,9 @@ class PhaseRun:
         if checkpoint is None:
             session.hooks.init_adapter(adapter, ctx)
             _check_identity(ctx, adapter, base)
-            self.progress.frozen = [i for i, p in enumerate(adapter.parameters()) if not p.requires_grad]
+            self.progress.frozen = [
+                i for i, p in enumerate(adapter.parameters()) if not p.requires_grad
+            ]
         else:
             for i in checkpoint.progress.frozen:
                 adapter.parameters()[i].requires_grad_(False)
@@ -136,13 +158,22 @@ class PhaseRun:
         session.events.observe(self.observers)  # type: ignore[arg-type]
         step = self._make_step()
         self.trainer = Trainer(
-            ctx, step, session.events, self.progress, self._save, session.stop, self._halved, session.auto_batch
+            ctx,
+            step,
+            session.events,
+            self.progress,
+            self._save,
+            session.stop,
+            self._halved,
+            session.auto_batch,
         )
         return self.trainer
 
     def _make_step(self) -> StepFn:
         terms = self.session.hooks.loss_terms(self.ctx)
-        return self.session.hooks.make_step(StepContext(self.ctx, tuple(terms.values()), tuple(terms)))
+        return self.session.hooks.make_step(
+            StepContext(self.ctx, tuple(terms.values()), tuple(terms))
+        )
 
     def _halved(self, micro: int) -> None:
         session, name, step = self.session, self.ctx.phase.name, self.progress.step
@@ -156,7 +187,9 @@ class PhaseRun:
         assert trainer is not None and self.ctx.adapter is not None  # noqa: S101, PT018 - it calls this
         with session.timed("checkpoint"):
             self.progress.metrics = session.mark()
-            self.progress.observers = [o.state_dict() if hasattr(o, "state_dict") else None for o in self.observers]
+            self.progress.observers = [
+                o.state_dict() if hasattr(o, "state_dict") else None for o in self.observers
+            ]
             save_checkpoint(
                 session.store, f"{self.folder}/checkpoint", self.progress, self.ctx.adapter, trainer.step,
                 trainer.best, session.device, keep=self.ctx.phase.train.keep_checkpoints,
@@ -199,7 +232,9 @@ class PhaseRun:
         if before is None:
             return
         if _same_loss(before, now):
-            self.session.events("note", phase=name, text=f"{place}; the next batch's loss is {now:.6g}, as it was")
+            self.session.events(
+                "note", phase=name, text=f"{place}; the next batch's loss is {now:.6g}, as it was"
+            )
             return
         text = f"the next batch's loss was {before:.6g} at the checkpoint and is {now:.6g} now"
         if not self.session.changed:
@@ -207,7 +242,9 @@ class PhaseRun:
                 f"phase {name!r} cannot go on where it was: {text}, though nothing that is recorded has changed; is the"
                 " data still what it was, and does its plugin's digest cover all of it? Start the phase again with 'mgk phase'"
             )
-        self.session.events("note", phase=name, text=f"{place}; {text}, after the change that was accepted")
+        self.session.events(
+            "note", phase=name, text=f"{place}; {text}, after the change that was accepted"
+        )
 
     def _finish_training(self, trainer: Trainer, base: str) -> None:
         """Take the best step if asked, and see that training left the base alone (digest ``base``)."""
@@ -236,16 +273,23 @@ class PhaseRun:
         ctx, trainer = self.ctx, self.trainer
         assert trainer is not None  # noqa: S101 - training came first
         registry = self.session.hooks.plugins.registry
-        added = (s if isinstance(s, Spec) else structure_spec(registry, "retention", s) for s in recovery.retention)
+        added = (
+            s if isinstance(s, Spec) else structure_spec(registry, "retention", s)
+            for s in recovery.retention
+        )
         ctx.extra_retention = (*ctx.extra_retention, *added)
         ctx.steps += recovery.steps
         state = {k: v.clone() for k, v in trainer.step.state_dict().items()}
         trainer.step = self._make_step()
         trainer.step.load_state_dict(state)
-        trainer.save = lambda: None  # a kill in here goes back to the trained adapter, deterministically
+        trainer.save = lambda: (
+            None
+        )  # a kill in here goes back to the trained adapter, deterministically
         with self.session.timed("training"):
             if not trainer.run(ctx.steps):
-                raise Interrupted(f"phase {ctx.phase.name!r} stopped while training on after a refusal")
+                raise Interrupted(
+                    f"phase {ctx.phase.name!r} stopped while training on after a refusal"
+                )
 
     def _take_off(self) -> None:
         """Detach the adapter if it is still on."""
@@ -268,7 +312,9 @@ def _check_trainable(ctx: PhaseContext, adapter: Adapter) -> None:
     if foreign or not own:
         what = f"left these trainable: {', '.join(foreign[:5])}" if foreign else "has no parameters"
         raise PluginError(
-            ctx.phase.adapter.type, f"adapter type {ctx.phase.adapter.type!r} {what}", "mgk_attach_adapter"
+            ctx.phase.adapter.type,
+            f"adapter type {ctx.phase.adapter.type!r} {what}",
+            "mgk_attach_adapter",
         )
 
 

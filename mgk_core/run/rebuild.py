@@ -21,7 +21,11 @@ Scale = Callable[[str], float]
 
 
 def replay(
-    session: Session, entries: list[PhaseEntry], *, scales: Mapping[str, float] | None = None, each: bool = True
+    session: Session,
+    entries: list[PhaseEntry],
+    *,
+    scales: Mapping[str, float] | None = None,
+    each: bool = True,
 ) -> str:
     """Merge the committed phases of ``entries`` into the session's base; return its digest.
 
@@ -40,7 +44,9 @@ def replay(
             continue
         digest = base_digest(session.bundle.model)
         if not factors and digest != entry.merged:
-            raise DigestError(session.store.path(phase_folder(entry.index, entry.phase)), entry.merged, digest)
+            raise DigestError(
+                session.store.path(phase_folder(entry.index, entry.phase)), entry.merged, digest
+            )
     return digest
 
 
@@ -55,14 +61,18 @@ def _merge_again(session: Session, entry: PhaseEntry, factor: float) -> None:
     model = session.bundle.model
     state = read_tensors(session.store.path(f"{folder}/adapter/state.safetensors"))
     if tensors_digest(state) != entry.adapter:
-        raise DigestError(session.store.path(f"{folder}/adapter"), entry.adapter, tensors_digest(state))
+        raise DigestError(
+            session.store.path(f"{folder}/adapter"), entry.adapter, tensors_digest(state)
+        )
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)
         adapter = session.hooks.attach_adapter(model, phase.adapter, entry.phase)
     state_of(model).adapters.append(adapter)
     try:
         adapter.load_state_dict(state)
-        report = session.hooks.merge(model, adapter, _proposal(session, entry, folder, factor), phase.merge)
+        report = session.hooks.merge(
+            model, adapter, _proposal(session, entry, folder, factor), phase.merge
+        )
         if report.undo is not None:
             report.undo.release()
     finally:

@@ -44,7 +44,9 @@ def reopen(run: Path, *, without: Iterable[str] = (), sink: Sink = ignore) -> Se
             " bring the base of then back"
         )
     journal = open_journal(store, repair=False)
-    return Session(prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger)
+    return Session(
+        prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger
+    )
 
 
 @contextmanager

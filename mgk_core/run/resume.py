@@ -60,7 +60,9 @@ def find(store: Store, journal: Journal, phases: Sequence[str]) -> Standpoint:
         if not store.path(folder).is_dir():
             continue
         if name in ended:
-            store.remove(folder)  # the phase was committed, and the process died before it tidied up
+            store.remove(
+                folder
+            )  # the phase was committed, and the process died before it tidied up
             continue
         stand.checkpoint, wrong = newest_sound(store.path(folder))
         stand.damaged += [f"a checkpoint is damaged and was left out: {w}" for w in wrong]
@@ -106,7 +108,9 @@ def begin(session: Session, stand: Standpoint, accept: Iterable[str]) -> None:
         _adopt(session, stand.ledger)
     if journal.last("started") is None:
         config = file_digest(session.store.path(CONFIG))
-        journal.add("started", identity=identity, environment=session.ledger.environment, config=config)
+        journal.add(
+            "started", identity=identity, environment=session.ledger.environment, config=config
+        )
     else:
         _check_same(session, stand, identity, accept)
     for message in stand.damaged:
@@ -127,10 +131,16 @@ def _adopt(session: Session, ledger: Ledger) -> None:
             f"the base has changed: was {ledger.base}, is {session.ledger.base}; a phase can be run again only on the"
             " base that its run began with"
         )
-    session.ledger.phases, session.ledger.files, session.ledger.model = ledger.phases, ledger.files, ledger.model
+    session.ledger.phases, session.ledger.files, session.ledger.model = (
+        ledger.phases,
+        ledger.files,
+        ledger.model,
+    )
 
 
-def _check_same(session: Session, stand: Standpoint, identity: dict[str, str], accept: Iterable[str]) -> None:
+def _check_same(
+    session: Session, stand: Standpoint, identity: dict[str, str], accept: Iterable[str]
+) -> None:
     """Refuse to go on where something has changed, save what is accepted; that is recorded."""
     journal = session.journal
     started = journal.last("started")

@@ -103,11 +103,25 @@ def resume_run(
     lock = Lock(run)
     try:
         if lock.stale:
-            sink({"event": "note", "phase": "", "text": f"{lock.stale} has left this run; going on with it"})
+            sink(
+                {
+                    "event": "note",
+                    "phase": "",
+                    "text": f"{lock.stale} has left this run; going on with it",
+                }
+            )
         store = Store(run, disk or Disk(), stands=True)
         for name in store.sweep():
-            sink({"event": "note", "phase": "", "text": f"removed {name}, which an interrupted write had left"})
-        return _go(prepared, store, until, sink, accept=accept, minutes=minutes, auto_batch=auto_batch)
+            sink(
+                {
+                    "event": "note",
+                    "phase": "",
+                    "text": f"removed {name}, which an interrupted write had left",
+                }
+            )
+        return _go(
+            prepared, store, until, sink, accept=accept, minutes=minutes, auto_batch=auto_batch
+        )
     finally:
         lock.release()
 
@@ -135,7 +149,9 @@ def run_phase(
         raise InputError(f"{run}: no phase {phase!r}{nearest(phase, names)}")
     index = names.index(phase)
     if missing := [n for n in names[:index] if ledger.entry(n) is None]:
-        raise InputError(f"{run}: phase {phase!r} needs {', '.join(missing)} first; go on with 'mgk resume {run}'")
+        raise InputError(
+            f"{run}: phase {phase!r} needs {', '.join(missing)} first; go on with 'mgk resume {run}'"
+        )
     if out is None and not overrides and len(ledger.phases) == index:
         return resume_run(run, until=phase, without=without, sink=sink, disk=disk)
     with _new_directory(out or run.with_name(f"{run.name}-{phase}"), disk) as store:
@@ -193,7 +209,13 @@ def _go(
         stand = find(store, journal, [p.name for p in prepared.resolved.config.phases])
         if journal.last("finished") is not None and stand.ledger is not None:
             check_finished(store, journal, stand)
-            return RunResult(store.root, stand.ledger, numbers(read_json(store.path(RETENTION))), {}, finished=True)
+            return RunResult(
+                store.root,
+                stand.ledger,
+                numbers(read_json(store.path(RETENTION))),
+                {},
+                finished=True,
+            )
         events = Events(sink)
         stop = StopFlag(lambda: sink({"event": "stopping"}), minutes)
         began = time.perf_counter()
@@ -237,7 +259,9 @@ def _resumable(journal: Journal, error: BaseException) -> Interrupted:
     said = str(error) or "stopped at once"
     if journal.last("started") is None:
         return Interrupted(f"{said}; the run had not begun, nothing is kept")
-    return Interrupted(f"{said}; everything up to here is kept. Go on with: mgk resume {journal.store.root}")
+    return Interrupted(
+        f"{said}; everything up to here is kept. Go on with: mgk resume {journal.store.root}"
+    )
 
 
 def _phases(session: Session, until: str | None) -> RunResult:
@@ -284,7 +308,14 @@ def _leave(session: Session, index: int, result: str) -> None:
     session.events("phase", phase=phase, index=index, state="exit", result=result)
     digest = _write_retention(session)
     mark = attrs.asdict(session.mark())
-    session.journal.add("phase_exit", phase=phase, result=result, metrics=mark, retention=digest, **session.account())
+    session.journal.add(
+        "phase_exit",
+        phase=phase,
+        result=result,
+        metrics=mark,
+        retention=digest,
+        **session.account(),
+    )
 
 
 def _write_retention(session: Session) -> str:
@@ -297,7 +328,9 @@ def _write_retention(session: Session) -> str:
 def _retention(session: Session) -> dict[str, Any]:
     taught = {p.name: p.phase for p in session.probes}
     measured = {name for _, row in session.rows for name in row}
-    return retention_table(session.rows, {k: v for k, v in taught.items() if k in measured}, session.marks)
+    return retention_table(
+        session.rows, {k: v for k, v in taught.items() if k in measured}, session.marks
+    )
 
 
 def _finish(session: Session) -> None:
@@ -314,7 +347,9 @@ def _finish(session: Session) -> None:
 
 
 def _result(session: Session, *, finished: bool) -> RunResult:
-    return RunResult(session.run, session.ledger, _retention(session), dict(session.times), finished)
+    return RunResult(
+        session.run, session.ledger, _retention(session), dict(session.times), finished
+    )
 
 
 __all__ = ["Diverged", "RunResult", "resume_run", "run_phase", "run_pipeline"]

@@ -52,7 +52,9 @@ def chosen_probes(ctx: PhaseContext) -> list[Probe]:
     return [attrs.evolve(p, items=p.items[: settings.count(p.name, len(p.items))]) for p in probes]
 
 
-def unmatched_limits(probes: Sequence[Probe], phases: Sequence[PhaseConfig]) -> Iterator[tuple[str, str]]:
+def unmatched_limits(
+    probes: Sequence[Probe], phases: Sequence[PhaseConfig]
+) -> Iterator[tuple[str, str]]:
     """Yield (phase, glob) of ``evaluate.limits`` that no probe's name matches, each glob once."""
     first = {glob: phase.name for phase in reversed(phases) for glob in phase.evaluate.limits}
     for glob, phase in first.items():
@@ -67,12 +69,16 @@ def check_probes(probes: Sequence[Probe], phases: Sequence[str]) -> None:
         raise InputError(f"probes of one name: {', '.join(twice)}; give each its own")
     for probe in probes:
         if probe.phase not in (*phases, "base"):
-            raise InputError(f"probe {probe.name!r} is bound to {probe.phase!r}, which is no phase of this pipeline")
+            raise InputError(
+                f"probe {probe.name!r} is bound to {probe.phase!r}, which is no phase of this pipeline"
+            )
         if len(probe.items) == 0:
             raise InputError(f"probe {probe.name!r} has no items")
 
 
-def save_row(store: Store, name: str, row: Row, *, digest: str, marks: Mapping[str, Any] | None = None) -> Path:
+def save_row(
+    store: Store, name: str, row: Row, *, digest: str, marks: Mapping[str, Any] | None = None
+) -> Path:
     """Write one row with every item's value; ``digest``: of the weights it was measured on."""
     table = {"weights": digest, **(marks or {}), "scores": [attrs.asdict(s) for s in row.values()]}
     return store.write_json(name, {**table, "hash": _hash(table)})
@@ -110,14 +116,17 @@ def retention_table(
     r = metrics.retention_of(rows, probes)
     return {
         "probes": [
-            {"name": p, "phase": probes[p], "higher_is_better": r.higher_is_better[j]} | _kind(rows, p)
+            {"name": p, "phase": probes[p], "higher_is_better": r.higher_is_better[j]}
+            | _kind(rows, p)
             for j, p in enumerate(r.probes)
         ],
         "rows": [{"name": name, "mark": marks.get(name, "")} for name in r.rows],
         "R": r.values,
         "stderr": [[row[p].stderr if p in row else None for p in r.probes] for _, row in rows],
         "n": [[row[p].n if p in row else None for p in r.probes] for _, row in rows],
-        "interval": [[metrics.interval(row[p]) if p in row else None for p in r.probes] for _, row in rows],
+        "interval": [
+            [metrics.interval(row[p]) if p in row else None for p in r.probes] for _, row in rows
+        ],
         "extra": [{p: dict(row[p].extra) for p in r.probes if p in row} for _, row in rows],
         "bwt": metrics.bwt(r),
         "forgetting": metrics.forgetting(r),
@@ -148,10 +157,17 @@ def _paired(rows: Sequence[tuple[str, Row]], r: metrics.Retention) -> list[dict[
     result = []
     for probe, taught in zip(r.probes, r.taught, strict=True):
         last = len(rows) - 1
-        pairs = {(0, last)} if taught is None or taught > last else {(taught - 1, taught), (0, last), (taught, last)}
+        pairs = (
+            {(0, last)}
+            if taught is None or taught > last
+            else {(taught - 1, taught), (0, last), (taught, last)}
+        )
         for one, other in sorted(p for p in pairs if p[0] < p[1]):
             before, after = rows[one][1].get(probe), rows[other][1].get(probe)
             found = metrics.paired(before, after) if before and after else None
             if found is not None:
-                result.append({"from": rows[one][0], "to": rows[other][0], "probe": probe} | attrs.asdict(found))
+                result.append(
+                    {"from": rows[one][0], "to": rows[other][0], "probe": probe}
+                    | attrs.asdict(found)
+                )
     return result

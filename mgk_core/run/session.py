@@ -96,12 +96,21 @@ class Session:
         for i, phase in enumerate(self.config.phases[:index]):
             entry = self.ledger.entry(phase.name)
             if entry is not None and entry.result == "committed":
-                places.append((phase.name, self.store.path(f"{phase_folder(i, phase.name)}/statistics.safetensors")))
-        return tuple(Remembered(name, path, _reader(path)) for name, path in places if path.exists())
+                places.append(
+                    (
+                        phase.name,
+                        self.store.path(f"{phase_folder(i, phase.name)}/statistics.safetensors"),
+                    )
+                )
+        return tuple(
+            Remembered(name, path, _reader(path)) for name, path in places if path.exists()
+        )
 
     def commit(self, event: str, **data: Any) -> None:
         """Commit the ledger and note ``event``, with how far metrics.jsonl belongs to it."""
-        commit(self.store, self.journal, self.ledger, event, **data, metrics=attrs.asdict(self.mark()))
+        commit(
+            self.store, self.journal, self.ledger, event, **data, metrics=attrs.asdict(self.mark())
+        )
 
     def mark(self) -> Mark:
         """Bring the metrics to the device and say how far they are whole."""

@@ -69,7 +69,9 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
     )
     for note in getattr(bundle, "notes", ()):
         events("note", phase="base", text=note)
-    session = Session(prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger)
+    session = Session(
+        prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger
+    )
     for phase in config.phases:
         events("load", what="data", phase=phase.name, type=phase.data.type)
         session.data.append(_bound(prepared.hooks.load_data(phase.data, bundle), phase.name))
@@ -77,7 +79,11 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
             events("note", phase=phase.name, text=note)
     check_probes(session.probes, [p.name for p in config.phases])
     for name, glob in unmatched_limits(session.probes, config.phases):
-        events("note", phase=name, text=f"evaluate.limits: no probe is called {glob!r}, so this limit does nothing")
+        events(
+            "note",
+            phase=name,
+            text=f"evaluate.limits: no probe is called {glob!r}, so this limit does nothing",
+        )
     session.targets = _targets(session)
     return session
 
@@ -96,7 +102,9 @@ def _targets(session: Session) -> tuple[str, ...]:
     model, config = session.bundle.model, session.config
     names: dict[str, None] = {}
     problems: list[Problem] = []
-    distinct = {repr(p.adapter): p for p in reversed(config.phases)}  # the first phase of each kind stands for it
+    distinct = {
+        repr(p.adapter): p for p in reversed(config.phases)
+    }  # the first phase of each kind stands for it
     for phase in reversed(distinct.values()):
         try:
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

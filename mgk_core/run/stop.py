@@ -18,7 +18,9 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 class StopFlag:
     """Turns signals, and a time that is up, into a question; a second SIGINT stops at once."""
 
-    def __init__(self, tell: Callable[[], None] = lambda: None, minutes: float | None = None) -> None:
+    def __init__(
+        self, tell: Callable[[], None] = lambda: None, minutes: float | None = None
+    ) -> None:
         """:param tell: called once, perhaps inside a signal's handler: it may touch no buffered stream
         :param minutes: from now on until the answer is yes by itself
         """
@@ -56,7 +58,10 @@ class StopFlag:
             return
         before: dict[int, Any] = {}
         for number in (int(getattr(signal, name)) for name in SIGNALS if hasattr(signal, name)):
-            if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:
+            if (
+                number != getattr(signal, "SIGHUP", None)
+                or signal.getsignal(number) != signal.SIG_IGN
+            ):
                 before[number] = signal.signal(number, self._handle)
         try:
             yield

@@ -47,7 +47,9 @@ class StoredDeltas:
 
 
 @torch.no_grad()
-def materialise(adapter: Adapter, proposal: Proposal, base: Mapping[str, Tensor]) -> tuple[Proposal, dict[str, Tensor]]:
+def materialise(
+    adapter: Adapter, proposal: Proposal, base: Mapping[str, Tensor]
+) -> tuple[Proposal, dict[str, Tensor]]:
     """Apply a proposal's transforms once; return the proposal with the result, and what to keep.
 
     base: the base's weights by name. Without transforms nothing is kept.
@@ -55,13 +57,21 @@ def materialise(adapter: Adapter, proposal: Proposal, base: Mapping[str, Tensor]
     if not proposal.transforms:
         return proposal, {}
     name = "+".join(t.name for t in proposal.transforms)
-    if isinstance(adapter, LowRank) and all(isinstance(t, FactorTransform) for t in proposal.transforms):
+    if isinstance(adapter, LowRank) and all(
+        isinstance(t, FactorTransform) for t in proposal.transforms
+    ):
         factors = _factors(adapter, proposal)
         if factors is not None:
             kept = {f"factor:{k}": v for k, v in factors.items()}
             return evolve(proposal, transforms=(StoredFactors(name, factors),)), kept
-    deltas = {n: _dense(adapter, proposal, n, base[n]) for n, t in adapter.targets().items() if t.parameter.dim() > 1}
-    return evolve(proposal, transforms=(StoredDeltas(name, deltas),)), {f"delta:{k}": v for k, v in deltas.items()}
+    deltas = {
+        n: _dense(adapter, proposal, n, base[n])
+        for n, t in adapter.targets().items()
+        if t.parameter.dim() > 1
+    }
+    return evolve(proposal, transforms=(StoredDeltas(name, deltas),)), {
+        f"delta:{k}": v for k, v in deltas.items()
+    }
 
 
 def _factors(adapter: LowRank, proposal: Proposal) -> dict[str, Tensor] | None:

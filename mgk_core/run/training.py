@@ -19,7 +19,9 @@ from mgk_core.record.events import Events
 from mgk_core.run.diagnose import BAD, first_bad_layer
 from mgk_core.run.out_of_memory import FittingStep
 
-CHECKED = 4  # examples whose loss is compared at resume; a forward pass over them is a fraction of a step
+CHECKED = (
+    4  # examples whose loss is compared at resume; a forward pass over them is a fraction of a step
+)
 
 
 class Diverged(MgkError):
@@ -184,7 +186,8 @@ class Trainer:
         rows = self._order().rows(self.progress.step - 1)
         micro = self.progress.micro_batch or ctx.phase.train.micro
         found = [
-            first_bad_layer(ctx.bundle, ctx.data.train.batch(rows[i : i + micro])) for i in range(0, len(rows), micro)
+            first_bad_layer(ctx.bundle, ctx.data.train.batch(rows[i : i + micro]))
+            for i in range(0, len(rows), micro)
         ]
         layer = next((f for f in found if BAD in f), found[0])
         return (
@@ -207,9 +210,13 @@ class Trainer:
         if self.progress.best_loss is None or loss < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_step = loss, self.progress.step
             if ctx.phase.train.keep == "best":
-                self.best = {k: v.detach().cpu().clone() for k, v in ctx.adapter.state_dict().items()}
+                self.best = {
+                    k: v.detach().cpu().clone() for k, v in ctx.adapter.state_dict().items()
+                }
         seconds = time.perf_counter() - began
-        self.events("dev", phase=ctx.phase.name, step=self.progress.step, loss=loss, seconds=seconds)
+        self.events(
+            "dev", phase=ctx.phase.name, step=self.progress.step, loss=loss, seconds=seconds
+        )
         self._since += seconds
 
 
@@ -236,8 +243,14 @@ def _figures(outs: Sequence[StepOut]) -> list[list[float]]:
 def _fetched(outs: Sequence[StepOut]) -> list[StepOut]:
     """Return the same reports with numbers in place of the device's tensors."""
     held = [[n for n in _FIGURES if isinstance(getattr(o, n), Tensor)] for o in outs]
-    read = iter(torch.stack([getattr(o, n) for o, names in zip(outs, held, strict=True) for n in names]).tolist())
-    return [evolve(o, **{n: next(read) for n in names}) for o, names in zip(outs, held, strict=True)]
+    read = iter(
+        torch.stack(
+            [getattr(o, n) for o, names in zip(outs, held, strict=True) for n in names]
+        ).tolist()
+    )
+    return [
+        evolve(o, **{n: next(read) for n in names}) for o, names in zip(outs, held, strict=True)
+    ]
 
 
 _FIGURES = ("loss", "terms", "count", "skipped", "grad_norm")

@@ -22,7 +22,15 @@ from mgk_core.contract.adapter import Adapter, Saves, base_state_dict, state_of
 from mgk_core.contract.bundle import Score
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import MergeError, MgkError
-from mgk_core.contract.outcome import MergeReport, Outcome, Proposal, Recovery, Refusal, Result, Verdict
+from mgk_core.contract.outcome import (
+    MergeReport,
+    Outcome,
+    Proposal,
+    Recovery,
+    Refusal,
+    Result,
+    Verdict,
+)
 from mgk_core.model.digest import base_digest, tensors_digest
 from mgk_core.record.ledger import Attempt, PhaseEntry
 from mgk_core.record.run_directory import phase_folder
@@ -129,8 +137,12 @@ class Transition:
             return State.APART
         ctx = self.ctx
         with self.session.timed("merge"):
-            self.proposal, self.kept = materialise(self.adapter, self.proposal, base_state_dict(ctx.model))
-            self.report = self.session.hooks.merge(ctx.model, self.adapter, self.proposal, ctx.phase.merge)
+            self.proposal, self.kept = materialise(
+                self.adapter, self.proposal, base_state_dict(ctx.model)
+            )
+            self.report = self.session.hooks.merge(
+                ctx.model, self.adapter, self.proposal, ctx.phase.merge
+            )
             self._off.enter_context(self.adapter.disabled())
         report = self.report
         self.session.events(
@@ -163,9 +175,13 @@ class Transition:
         if self.proposal.scale != 1.0 or self.proposal.transforms or not ctx.data.verify:
             return
         with self.adapter.disabled():
-            found = verify_merged(ctx.bundle, self.adapter, ctx.data.verify, self.live, seed=ctx.seed)
+            found = verify_merged(
+                ctx.bundle, self.adapter, ctx.data.verify, self.live, seed=ctx.seed
+            )
         self.verification = found
-        self.session.events("verify", phase=ctx.phase.name, error=found.error, bound=found.bound, ok=found.ok)
+        self.session.events(
+            "verify", phase=ctx.phase.name, error=found.error, bound=found.bound, ok=found.ok
+        )
         if not found.ok:
             raise MergeError(
                 f"phase {ctx.phase.name!r}: merged and live outputs differ by {found.error:.3g} (relative 2-norm);"
@@ -209,7 +225,9 @@ class Transition:
             self.session.journal.add(
                 "recover", phase=self.ctx.phase.name, method=recovery.method, action=recovery.action
             )
-            self.session.events("recover", phase=self.ctx.phase.name, method=recovery.method, action=recovery.action)
+            self.session.events(
+                "recover", phase=self.ctx.phase.name, method=recovery.method, action=recovery.action
+            )
             return self._follow(recovery)
         return State.GIVEN_UP
 
@@ -244,7 +262,11 @@ class Transition:
             self.row = self._measure()
         self._tell_row(ctx.phase.name, self.row, kept_apart=True)
         save_row(
-            self.session.store, f"{self.folder}/scores.json", self.row, digest=self.digest, marks={"kept_apart": True}
+            self.session.store,
+            f"{self.folder}/scores.json",
+            self.row,
+            digest=self.digest,
+            marks={"kept_apart": True},
         )
         self.session.marks[ctx.phase.name] = "kept apart"
         self._commit("kept_apart", self.digest)
@@ -274,7 +296,9 @@ class Transition:
         """Make the phase's end final: by the ledger's rename."""
         session, ctx = self.session, self.ctx
         state = {k: v.detach() for k, v in self.adapter.state_dict().items()}
-        session.store.write_folder(f"{self.folder}/adapter", lambda where: _save_adapter(where, self.adapter, state))
+        session.store.write_folder(
+            f"{self.folder}/adapter", lambda where: _save_adapter(where, self.adapter, state)
+        )
         report = self.report if result == "committed" else None
         entry = PhaseEntry(
             phase=ctx.phase.name,
@@ -319,14 +343,20 @@ class Transition:
 
     def _undo(self) -> None:
         """Put the base back bit for bit, and the adapter on again."""
-        if self.report is not None and self.report.undo is not None and self.state is not State.DONE:
+        if (
+            self.report is not None
+            and self.report.undo is not None
+            and self.state is not State.DONE
+        ):
             self.report.undo.restore()
         self.report, self.verification = None, None
         self._off.close()
 
     def _tell_row(self, name: str, row: Mapping[str, Score], **marks: Any) -> None:
         scores = [attrs.asdict(s, filter=lambda a, _: a.name != "per_item") for s in row.values()]
-        self.session.events("evaluation", phase=self.ctx.phase.name, row=name, scores=scores, **marks)
+        self.session.events(
+            "evaluation", phase=self.ctx.phase.name, row=name, scores=scores, **marks
+        )
 
     def _check_stop(self) -> None:
         self.session.check_stop("between two steps of a transition; nothing of it is committed")

@@ -57,7 +57,9 @@ def relative_error(found: Sequence[Tensor], reference: Sequence[Tensor]) -> floa
     difference = size = 0.0
     for one, other in zip(found, reference, strict=True):
         # In pieces: a wide copy of a vocabulary's logits would be the largest tensor of a run.
-        for a, b in zip(torch.split(one.flatten(), PIECE), torch.split(other.flatten(), PIECE), strict=True):
+        for a, b in zip(
+            torch.split(one.flatten(), PIECE), torch.split(other.flatten(), PIECE), strict=True
+        ):
             wide = b.double()
             difference += float((a.double() - wide).square_().sum())
             size += float(wide.square_().sum())

@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from mgk_core.contract.adapter import Adapter, LowRank, aliases_of, base_state_dict, state_of, trainable
+from mgk_core.contract.adapter import (
+    Adapter,
+    LowRank,
+    aliases_of,
+    base_state_dict,
+    state_of,
+    trainable,
+)
 from mgk_core.contract.errors import InputError, MergeError
 from mgk_core.model.inject import is_adapted
 from mgk_core.model.lowrank import stored_delta
@@ -47,9 +54,15 @@ def identity(subject: Subject) -> None:
     require(not (changed := same_bits(before, case)), f"attaching changed {changed}")
     error = distance(output(case), plain)
     if adapter.identity == "exact":
-        require(torch.equal(output(case), plain), f"identity is 'exact', but outputs moved by {error:.3g}")
+        require(
+            torch.equal(output(case), plain),
+            f"identity is 'exact', but outputs moved by {error:.3g}",
+        )
     if adapter.identity == "close":
-        require(error <= CLOSE, f"identity is 'close', but outputs moved by {error:.3g}, more than {CLOSE:g}")
+        require(
+            error <= CLOSE,
+            f"identity is 'close', but outputs moved by {error:.3g}, more than {CLOSE:g}",
+        )
 
 
 @law("only its parameters train")
@@ -63,14 +76,24 @@ def only_its_own_train(subject: Subject) -> None:
     require(not others, f"{others} require a gradient and are not in parameters()")
     known = {id(p) for p in case.model.parameters()}
     require(own <= known, "some of parameters() are not registered in the model")
-    require(all(p.requires_grad for p in adapter.parameters()), "some of parameters() require no gradient")
+    require(
+        all(p.requires_grad for p in adapter.parameters()),
+        "some of parameters() require no gradient",
+    )
     before = snapshot(case)
     case.model.train()
     case.model(case.inputs()).square().sum().backward()
-    require(any(p.grad is not None and p.grad.any() for p in adapter.parameters()), "no parameter got a gradient")
-    grads = [n for n, t in base_state_dict(case.model).items() if getattr(t, "grad", None) is not None]
+    require(
+        any(p.grad is not None and p.grad.any() for p in adapter.parameters()),
+        "no parameter got a gradient",
+    )
+    grads = [
+        n for n, t in base_state_dict(case.model).items() if getattr(t, "grad", None) is not None
+    ]
     require(not grads, f"the base's {grads} got a gradient")
-    require(not (changed := same_bits(before, case)), f"a training step changed the base's {changed}")
+    require(
+        not (changed := same_bits(before, case)), f"a training step changed the base's {changed}"
+    )
 
 
 @law("merged equals live")
@@ -98,14 +121,22 @@ def many_phases(subject: Subject) -> None:
             applied = adapter.merged_weight(name, expected[name].clone()).detach().double()
             size = max(expected[name].abs().max().item(), applied.abs().max().item())
             # a sum of n products errs by n u at most (Higham 2002, eq. 3.5), on either side
-            allowed[name] = 2 * (phase + 1) * (inner_dimension(applied) + 4) * unit_roundoff(adapter) * size
+            allowed[name] = (
+                2 * (phase + 1) * (inner_dimension(applied) + 4) * unit_roundoff(adapter) * size
+            )
             expected[name] = applied
         subject.merge(case.model, adapter)
         for name, bound in allowed.items():
             error = (base_state_dict(case.model)[name].detach() - expected[name]).abs().max().item()
-            require(error <= bound, f"phase {phase + 1}: {name} is off by {error:.3g}; at most {bound:.3g}")
+            require(
+                error <= bound,
+                f"phase {phase + 1}: {name} is off by {error:.3g}; at most {bound:.3g}",
+            )
         error, most = distance(output(case), live), 64 * 40 * unit_roundoff(adapter)
-        require(error <= most, f"phase {phase + 1}: merged differs from live by {error:.3g}; at most {most:.3g}")
+        require(
+            error <= most,
+            f"phase {phase + 1}: merged differs from live by {error:.3g}; at most {most:.3g}",
+        )
 
 
 @law("additive deltas add up")
@@ -124,7 +155,10 @@ def additive(subject: Subject) -> None:
     unit = unit_roundoff(both[0])
     live, plain = output(case), plain_output(case, total)
     error, most = distance(live, plain), 64 * 40 * unit
-    require(error <= most, f"live differs from the base plus both deltas by {error:.3g}; at most {most:.3g}")
+    require(
+        error <= most,
+        f"live differs from the base plus both deltas by {error:.3g}; at most {most:.3g}",
+    )
     for adapter in both:
         subject.merge(case.model, adapter)
     for name, weight in total.items():
@@ -157,10 +191,21 @@ def rows(subject: Subject) -> None:
         for size in (1, 2):
             blocks = [slice(i, min(i + size, len(weight))) for i in range(0, len(weight), size)]
             apart = torch.cat([adapter.merged_weight(name, weight[b].clone(), b) for b in blocks])
-            require(apart.shape == whole.shape, f"{name}: blocks make {tuple(apart.shape)}, not {tuple(whole.shape)}")
+            require(
+                apart.shape == whole.shape,
+                f"{name}: blocks make {tuple(apart.shape)}, not {tuple(whole.shape)}",
+            )
             error = (apart - whole).abs().max().item()
-            bound = 2 * (inner_dimension(weight) + 4) * unit_roundoff(adapter) * whole.abs().max().item()
-            require(error <= bound, f"{name}: blocks of {size} rows are off by {error:.3g}; at most {bound:.3g}")
+            bound = (
+                2
+                * (inner_dimension(weight) + 4)
+                * unit_roundoff(adapter)
+                * whole.abs().max().item()
+            )
+            require(
+                error <= bound,
+                f"{name}: blocks of {size} rows are off by {error:.3g}; at most {bound:.3g}",
+            )
 
 
 @law("merged_weight is pure")
@@ -173,7 +218,10 @@ def pure(subject: Subject) -> None:
         given = weight.clone()
         first = adapter.merged_weight(name, given).clone()
         require(torch.equal(given, weight), f"{name}: merged_weight changed its argument")
-        require(torch.equal(adapter.merged_weight(name, given), first), f"{name}: the second answer is another")
+        require(
+            torch.equal(adapter.merged_weight(name, given), first),
+            f"{name}: the second answer is another",
+        )
         require(first.dtype == torch.float32, f"{name}: {first.dtype} from an fp32 weight")
         require(not first.requires_grad, f"{name}: the result carries gradients")
     require(not (changed := same_bits(before, case)), f"merged_weight changed the base's {changed}")
@@ -193,7 +241,11 @@ def disabled(subject: Subject) -> None:
         with adapter.disabled():
             inner = output(case)
         after = output(case)
-    for found, where in ((outer, "inside"), (inner, "in a nested block"), (after, "after a nested block")):
+    for found, where in (
+        (outer, "inside"),
+        (inner, "in a nested block"),
+        (after, "after a nested block"),
+    ):
         error = distance(found, plain)
         same = torch.equal(found, plain) if exact else error <= CLOSE
         require(same, f"{where} the output differs from the base's by {error:.3g}")
@@ -226,8 +278,13 @@ def not_finite(subject: Subject) -> None:
         try:
             subject.merge(case.model, adapter)
         except MergeError:
-            require(not (changed := same_bits(before, case)), f"{bad}: refused, yet {changed} changed")
-            require(state_of(case.model).adapters == live, f"{bad}: refused, yet the adapter was taken off")
+            require(
+                not (changed := same_bits(before, case)), f"{bad}: refused, yet {changed} changed"
+            )
+            require(
+                state_of(case.model).adapters == live,
+                f"{bad}: refused, yet the adapter was taken off",
+            )
         else:
             broken(f"an adapter with {bad} in it was merged")
 
@@ -242,13 +299,19 @@ def ties(subject: Subject) -> None:
     except InputError:
         require(not same_bits(before, case), "refused, yet the base changed")
         require(looks(case.model) == names, "refused, yet something was left on the model")
-        require(not any(is_adapted(m) for m in case.model.modules()), "refused, yet a part was left on a module")
+        require(
+            not any(is_adapted(m) for m in case.model.modules()),
+            "refused, yet a part was left on a module",
+        )
         return
     if adapter not in state_of(case.model).adapters:
         state_of(case.model).adapters.append(adapter)
     for name, target in adapter.targets().items():
         shared = set(aliases_of(case.model, target.parameter)) - {name}
-        require(shared <= set(target.aliases), f"{name} is tied to {sorted(shared)}, and its Target names no alias")
+        require(
+            shared <= set(target.aliases),
+            f"{name} is tied to {sorted(shared)}, and its Target names no alias",
+        )
     train(case, adapter)
     live, places = output(case), dict(adapter.targets())
     subject.merge(case.model, adapter)
@@ -260,11 +323,17 @@ def tied_case(seed: int = 0) -> Case:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = nn.Sequential(
-            nn.Embedding(11, 6), nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6), nn.Linear(6, 11, bias=False)
+            nn.Embedding(11, 6),
+            nn.Linear(6, 9),
+            nn.GELU(),
+            nn.Linear(9, 6),
+            nn.Linear(6, 11, bias=False),
         )
     model[4].weight = model[0].weight
     model.requires_grad_(requires_grad=False)
-    return Case("mixed", model.eval(), lambda g, batch: torch.randint(0, 11, (batch, 4), generator=g))
+    return Case(
+        "mixed", model.eval(), lambda g, batch: torch.randint(0, 11, (batch, 4), generator=g)
+    )
 
 
 ON_A_MODEL: tuple[Law[Subject], ...] = (
@@ -275,7 +344,11 @@ LAWS: tuple[Law[Subject], ...] = (*ON_A_MODEL, ties)
 
 
 def check_adapter(
-    attach: Attach, named: str = "adapter", *, kinds: Iterable[Kind] = KINDS, merge: Merge = api.merge
+    attach: Attach,
+    named: str = "adapter",
+    *,
+    kinds: Iterable[Kind] = KINDS,
+    merge: Merge = api.merge,
 ) -> list[LawResult]:
     """Hold an adapter to every law, on two-layer models of several kinds.
 
@@ -295,13 +368,19 @@ def check_adapter(
             results.append(LawResult("attaches", where, None, str(reason)))
             continue
         except Exception as error:  # a plugin may raise anything  # noqa: BLE001
-            results.append(LawResult("attaches", where, ok=False, detail=f"raised {type(error).__name__}: {error}"))
+            results.append(
+                LawResult(
+                    "attaches", where, ok=False, detail=f"raised {type(error).__name__}: {error}"
+                )
+            )
             accepted = True
             continue
         accepted = True
         results += hold_all(ON_A_MODEL, subject, where)
     if not accepted:
-        results.append(LawResult("attaches", named, ok=False, detail="it refuses every model of the kit"))
+        results.append(
+            LawResult("attaches", named, ok=False, detail="it refuses every model of the kit")
+        )
     results.append(ties.hold(Subject(attach, tied_case, merge), f"{named} on tied weights"))
     return results
 

@@ -35,7 +35,8 @@ def save_and_load(subject: Subject) -> None:
             fresh.load_state_dict(misfit)
         except InputError:
             require(
-                same_state(untouched, fresh.state_dict()), f"a state with {said} was refused, yet changed the adapter"
+                same_state(untouched, fresh.state_dict()),
+                f"a state with {said} was refused, yet changed the adapter",
             )
         else:
             broken(f"a state with {said} was accepted")
@@ -47,7 +48,9 @@ def save_and_load(subject: Subject) -> None:
             adapter.save(Path(folder))
             shake(adapter)
             adapter.load(Path(folder))
-        require(same_state(state, adapter.state_dict()), "what was saved to files comes back changed")
+        require(
+            same_state(state, adapter.state_dict()), "what was saved to files comes back changed"
+        )
 
 
 def _misfits(state: Mapping[str, Tensor]) -> list[tuple[dict[str, Tensor], str]]:
@@ -55,7 +58,10 @@ def _misfits(state: Mapping[str, Tensor]) -> list[tuple[dict[str, Tensor], str]]
     return [
         ({k: v for k, v in state.items() if k != last}, "a missing key"),
         ({**state, "no such key": state[last]}, "an unknown key"),
-        ({**state, last: torch.zeros([n + 1 for n in state[last].shape] or [2])}, "a misshapen tensor"),
+        (
+            {**state, last: torch.zeros([n + 1 for n in state[last].shape] or [2])},
+            "a misshapen tensor",
+        ),
     ]
 
 
@@ -69,7 +75,10 @@ def moves(subject: Subject) -> None:
         case, adapter = subject.trained()
         case.model.to(place)
         registered = {id(p) for p in case.model.parameters()}
-        require({id(p) for p in adapter.parameters()} <= registered, f"{place}: parameters() are no longer the model's")
+        require(
+            {id(p) for p in adapter.parameters()} <= registered,
+            f"{place}: parameters() are no longer the model's",
+        )
         train(case, adapter, seed=1, steps=1)
         live, targets = output(case), dict(adapter.targets())
         require(bool(torch.isfinite(live).all()), f"{place}: the output is not finite")
@@ -102,12 +111,22 @@ def copies(subject: Subject) -> None:
         other = Case(case.kind, twin(case.model), case.sample)
         require(torch.equal(output(other), live), f"{how}: the copy computes something else")
         own = state_of(other.model).adapters
-        require(len(own) == 1 and own[0] is not adapter, f"{how}: the copy has no adapter of its own")
+        require(
+            len(own) == 1 and own[0] is not adapter, f"{how}: the copy has no adapter of its own"
+        )
         registered = {id(p) for p in other.model.parameters()}
-        require({id(p) for p in own[0].parameters()} <= registered, f"{how}: its adapter trains another model")
+        require(
+            {id(p) for p in own[0].parameters()} <= registered,
+            f"{how}: its adapter trains another model",
+        )
         shake(own[0])
-        require(not torch.equal(output(other), live), f"{how}: training the copy's adapter does nothing")
-        require(same_state(state, adapter.state_dict()), f"{how}: training the copy changed the original's adapter")
+        require(
+            not torch.equal(output(other), live), f"{how}: training the copy's adapter does nothing"
+        )
+        require(
+            same_state(state, adapter.state_dict()),
+            f"{how}: training the copy changed the original's adapter",
+        )
         require(torch.equal(output(case), live), f"{how}: training the copy changed the original")
 
 

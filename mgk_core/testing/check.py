@@ -57,14 +57,18 @@ def check_loaded(plugins: Plugins, name: str) -> list[LawResult]:
     if infos[name].error is not None:
         raise PluginError(name, f"plugin {name!r} could not be loaded: {infos[name].error}")
     hooks = Hooks(plugins)
-    chosen: Mapping[str, Mapping[str, Any]] = getattr(plugins.manager.get_plugin(name), "MGK_CHECK", {})
+    chosen: Mapping[str, Mapping[str, Any]] = getattr(
+        plugins.manager.get_plugin(name), "MGK_CHECK", {}
+    )
     results: list[LawResult] = []
     for claim in [c for c in plugins.registry if c.plugin == name]:
         for type_ in _types(claim, chosen):
             results += _check_type(hooks, claim, type_, chosen)
     if "mgk_evaluate" in infos[name].hooks:
         results += _evaluators(plugins, name)
-    return results or [LawResult("registers a type", name, None, "it registers no type that the kit has laws for")]
+    return results or [
+        LawResult("registers a type", name, None, "it registers no type that the kit has laws for")
+    ]
 
 
 def _types(claim: Registered, chosen: Mapping[str, Any]) -> list[str]:
@@ -75,17 +79,32 @@ def _types(claim: Registered, chosen: Mapping[str, Any]) -> list[str]:
     return [key.split(":", 1)[1] for key in chosen if key.startswith(begins)] or [claim.type]
 
 
-def _check_type(hooks: Hooks, claim: Registered, type_: str, chosen: Mapping[str, Any]) -> list[LawResult]:
+def _check_type(
+    hooks: Hooks, claim: Registered, type_: str, chosen: Mapping[str, Any]
+) -> list[LawResult]:
     subject, check = f"{claim.slot} {type_}", CHECKS.get(claim.slot)
     if check is None:
-        return [LawResult("(none)", subject, None, f"the kit has no laws for the slot {claim.slot!r}")]
+        return [
+            LawResult("(none)", subject, None, f"the kit has no laws for the slot {claim.slot!r}")
+        ]
     if type_.endswith("*"):
-        return [LawResult("(all)", subject, None, "a family of types: name some of them in the plugin's MGK_CHECK")]
+        return [
+            LawResult(
+                "(all)",
+                subject,
+                None,
+                "a family of types: name some of them in the plugin's MGK_CHECK",
+            )
+        ]
     try:
         spec = _spec(hooks, claim, type_, chosen)
     except ConfigError as error:
         key = f"{claim.slot}:{type_}"
-        return [LawResult("(all)", subject, None, f"say options in the plugin's MGK_CHECK[{key!r}]: {error}")]
+        return [
+            LawResult(
+                "(all)", subject, None, f"say options in the plugin's MGK_CHECK[{key!r}]: {error}"
+            )
+        ]
     return list(check(hooks, spec, subject))
 
 
@@ -107,10 +126,19 @@ def summed(results: Sequence[LawResult], subject: str) -> list[LawResult]:
         held = [r for r in mine if r.ok]
         if broken:
             more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-            found.append(LawResult(law, subject, ok=False, detail=f"{broken[0].subject}: {broken[0].detail}{more}"))
+            found.append(
+                LawResult(
+                    law, subject, ok=False, detail=f"{broken[0].subject}: {broken[0].detail}{more}"
+                )
+            )
         elif held:
             found.append(
-                LawResult(law, subject, ok=True, detail=f"on {len(held)} of {len(mine)}" if len(mine) > 1 else "")
+                LawResult(
+                    law,
+                    subject,
+                    ok=True,
+                    detail=f"on {len(held)} of {len(mine)}" if len(mine) > 1 else "",
+                )
             )
         else:
             found.append(LawResult(law, subject, None, mine[0].detail))
@@ -118,7 +146,9 @@ def summed(results: Sequence[LawResult], subject: str) -> list[LawResult]:
 
 
 def _adapter(hooks: Hooks, spec: Spec, subject: str) -> list[LawResult]:
-    return summed(check_adapter(lambda model, name: attach_spec(hooks, model, spec, name), spec.type), subject)
+    return summed(
+        check_adapter(lambda model, name: attach_spec(hooks, model, spec, name), spec.type), subject
+    )
 
 
 @frozen(eq=False)
@@ -141,7 +171,9 @@ def _optimizer(hooks: Hooks, spec: Spec, subject: str) -> list[LawResult]:
 
 
 def _rule(hooks: Hooks, spec: Spec, subject: str) -> list[LawResult]:
-    found = check_rule(lambda model, adapter, proposal: hooks.merge(model, adapter, proposal, spec), spec.type)
+    found = check_rule(
+        lambda model, adapter, proposal: hooks.merge(model, adapter, proposal, spec), spec.type
+    )
     return summed(found, subject)
 
 
@@ -153,7 +185,12 @@ def _gate(hooks: Hooks, spec: Spec, subject: str) -> list[LawResult]:
     return check_gate(judge, spec, subject)
 
 
-CHECKS: dict[Slot, Check] = {"adapter": _adapter, "merge": _rule, "optimizer": _optimizer, "gate": _gate}
+CHECKS: dict[Slot, Check] = {
+    "adapter": _adapter,
+    "merge": _rule,
+    "optimizer": _optimizer,
+    "gate": _gate,
+}
 
 
 def _evaluators(plugins: Plugins, name: str) -> list[LawResult]:
@@ -166,7 +203,16 @@ def _evaluators(plugins: Plugins, name: str) -> list[LawResult]:
         found: Score | None = ask(ctx=context(Spec(type="kit"), bundle), probe=probe)
         return found
 
-    rows = [r for probe in standard_probes() for r in check_evaluator(evaluate, probe, f"metric {probe.metric}")]
+    rows = [
+        r
+        for probe in standard_probes()
+        for r in check_evaluator(evaluate, probe, f"metric {probe.metric}")
+    ]
     answered = [r for r in rows if r.ok is not None]
-    nothing = LawResult("(all)", "mgk_evaluate", None, "it answers for none of the metrics that the kit has probes for")
+    nothing = LawResult(
+        "(all)",
+        "mgk_evaluate",
+        None,
+        "it answers for none of the metrics that the kit has probes for",
+    )
     return answered or [nothing]

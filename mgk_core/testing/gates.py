@@ -39,7 +39,9 @@ class Gate:
     judge: Judge
     spec: Spec
 
-    def verdict(self, levels: Mapping[str, float], *, before: Sequence[Row] | None = None) -> Verdict:
+    def verdict(
+        self, levels: Mapping[str, float], *, before: Sequence[Row] | None = None
+    ) -> Verdict:
         """Ask about a row that is better by ``levels``, probe by probe (worse where negative)."""
         found = self.judge(context(self.spec), before or rows_before(), row(levels))
         if found is None:
@@ -52,7 +54,9 @@ def context(spec: Spec, bundle: Bundle | None = None) -> PhaseContext:
     none = Spec(type="kit")
 
     def phase(name: str) -> PhaseConfig:
-        return PhaseConfig(name=name, data=none, adapter=none, optimizer=none, step=none, merge=none, gate=(spec,))
+        return PhaseConfig(
+            name=name, data=none, adapter=none, optimizer=none, step=none, merge=none, gate=(spec,)
+        )
 
     config = RunConfig(name="kit", base=none, phases=(phase("early"), phase("now")))
     return PhaseContext(
@@ -79,7 +83,10 @@ def rows_before() -> list[dict[str, Score]]:
 
 def _score(probe: Probe, better: float, wobble: float) -> Score:
     value = 5.0 + better if probe.higher_is_better else 5.0 - better
-    items = [value + d + wobble * (-1) ** i for i, d in enumerate((-0.3, -0.1, -0.1, 0.1, 0.1, 0.3, -0.2, 0.2))]
+    items = [
+        value + d + wobble * (-1) ** i
+        for i, d in enumerate((-0.3, -0.1, -0.1, 0.1, 0.1, 0.3, -0.2, 0.2))
+    ]
     mean = math.fsum(items) / len(items)
     deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in items) / (len(items) - 1))
     return Score(
@@ -91,7 +98,9 @@ def _score(probe: Probe, better: float, wobble: float) -> Score:
 def _ladders() -> list[list[dict[str, float]]]:
     """Return ladders of rows from worse to better: all probes together, then each alone."""
     names = [p.name for p in PROBES]
-    return [[dict.fromkeys(names, x) for x in LEVELS]] + [[{name: x} for x in LEVELS] for name in names]
+    return [[dict.fromkeys(names, x) for x in LEVELS]] + [
+        [{name: x} for x in LEVELS] for name in names
+    ]
 
 
 @law("a refusal names its evidence")
@@ -108,13 +117,18 @@ def evidence(gate: Gate) -> None:
     if not refusals:
         raise NotApplicable("it refused no row of the kit")
     for refusal in refusals:
-        require(refusal.gate == gate.spec.type, f"a refusal names the gate {refusal.gate!r}, not {gate.spec.type!r}")
+        require(
+            refusal.gate == gate.spec.type,
+            f"a refusal names the gate {refusal.gate!r}, not {gate.spec.type!r}",
+        )
         require(refusal.reason.strip(), "a refusal gives no reason")
         require(
-            refusal.probe is None or refusal.probe in {p.name for p in PROBES}, f"no probe is named {refusal.probe!r}"
+            refusal.probe is None or refusal.probe in {p.name for p in PROBES},
+            f"no probe is named {refusal.probe!r}",
         )
         require(
-            any(isinstance(v, int | float) for v in refusal.evidence.values()), "a refusal's evidence holds no figure"
+            any(isinstance(v, int | float) for v in refusal.evidence.values()),
+            "a refusal's evidence holds no figure",
         )
 
 
@@ -128,7 +142,9 @@ def monotone(gate: Gate) -> None:
             if verdict.accept:
                 accepted = levels
             elif accepted is not None:
-                broken(f"better by {levels} is refused ({verdict.refusals[0].reason}), by {accepted} accepted")
+                broken(
+                    f"better by {levels} is refused ({verdict.refusals[0].reason}), by {accepted} accepted"
+                )
 
 
 @law("the same answer twice")

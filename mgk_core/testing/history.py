@@ -8,7 +8,9 @@ from mgk_core.contract.adapter import Adapter, base_state_dict
 from mgk_core.testing.zoo import Case
 
 
-def train(case: Case, adapter: Adapter, *, steps: int = 4, seed: int = 0, size: float = 0.1) -> None:
+def train(
+    case: Case, adapter: Adapter, *, steps: int = 4, seed: int = 0, size: float = 0.1
+) -> None:
     """Take a few plain gradient steps on random targets; each moves the parameters by ``size`` at most.
 
     The step length is set by the gradient's largest entry, so that every dtype and kind of model
@@ -56,4 +58,8 @@ def _identical(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Compare bits, so that NaN equals NaN and −0 differs from 0."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)) if a.dim() else bool(a == b)
+    return (
+        torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+        if a.dim()
+        else bool(a == b)
+    )

@@ -42,7 +42,10 @@ def problem(dtype: torch.dtype = torch.float32) -> Problem:
     x = torch.randn(32, 5, generator=generator, dtype=torch.float64)
     weight = torch.rand(3, 5, generator=generator, dtype=torch.float64) * 2 - 1
     y = x @ weight.t() + 0.5
-    parameters = [nn.Parameter(torch.zeros(3, 5, dtype=dtype)), nn.Parameter(torch.zeros(3, dtype=dtype))]
+    parameters = [
+        nn.Parameter(torch.zeros(3, 5, dtype=dtype)),
+        nn.Parameter(torch.zeros(3, dtype=dtype)),
+    ]
     return Problem(parameters, x.to(dtype), y.to(dtype))
 
 
@@ -75,7 +78,9 @@ def equals_reference(maker: Maker) -> None:
 def deterministic(maker: Maker) -> None:
     """The same steps from the same start end in the same bits."""
     one, two = _after(maker.make, 20), _after(maker.make, 20)
-    require(all(torch.equal(a, b) for a, b in zip(one, two, strict=True)), "two runs of 20 steps differ")
+    require(
+        all(torch.equal(a, b) for a, b in zip(one, two, strict=True)), "two runs of 20 steps differ"
+    )
 
 
 @law("resumes from its state")
@@ -125,7 +130,9 @@ def frozen_stay(maker: Maker) -> None:
 LAWS: tuple[Law[Maker], ...] = (equals_reference, deterministic, resumes, converges, frozen_stay)
 
 
-def check_optimizer(make: Make, named: str = "optimizer", *, reference: Make | None = None) -> list[LawResult]:
+def check_optimizer(
+    make: Make, named: str = "optimizer", *, reference: Make | None = None
+) -> list[LawResult]:
     """Hold an optimizer to every law.
 
     :param make: parameters → optimizer

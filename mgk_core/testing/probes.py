@@ -49,7 +49,9 @@ class BigramBundle:
 
     def _logprobs(self, last: Sequence[int], following: Sequence[int]) -> Tensor:
         logits = self.model(torch.tensor(last))
-        found: Tensor = torch.log_softmax(logits, -1)[torch.arange(len(last)), torch.tensor(following)]
+        found: Tensor = torch.log_softmax(logits, -1)[
+            torch.arange(len(last)), torch.tensor(following)
+        ]
         return found
 
     def loss(self, batch: list[Tokens]) -> tuple[Tensor, Tensor]:
@@ -123,7 +125,9 @@ def dropout_off(evaluator: Evaluator) -> None:
     bundle = evaluator.bundle(0.5)
     found, plain = evaluator.score(bundle=bundle), evaluator.score(p=0.0)
     require(not bundle.model.training, "the model was left in training mode")
-    require(found.per_item == plain.per_item, f"with dropout {found.value!r}, without {plain.value!r}")
+    require(
+        found.per_item == plain.per_item, f"with dropout {found.value!r}, without {plain.value!r}"
+    )
 
 
 @law("the same score twice")
@@ -134,7 +138,8 @@ def twice(evaluator: Evaluator) -> None:
     state = torch.get_rng_state()
     one, two = evaluator.score(bundle=bundle), evaluator.score(bundle=bundle)
     require(
-        one.per_item == two.per_item and repr(one.value) == repr(two.value), f"first {one.value!r}, then {two.value!r}"
+        one.per_item == two.per_item and repr(one.value) == repr(two.value),
+        f"first {one.value!r}, then {two.value!r}",
     )
     require(torch.equal(torch.get_rng_state(), state), "it drew from torch's global generator")
     same = all(torch.equal(a, b) for a, b in zip(weights, bundle.model.parameters(), strict=True))
@@ -147,11 +152,17 @@ def consistent(evaluator: Evaluator) -> None:
     probe, found = evaluator.probe, evaluator.score()
     items = found.per_item
     wanted = (probe.name, probe.metric, probe.higher_is_better, len(probe.items))
-    require((found.probe, found.metric, found.higher_is_better, found.n) == wanted, f"{found} does not fit {wanted}")
+    require(
+        (found.probe, found.metric, found.higher_is_better, found.n) == wanted,
+        f"{found} does not fit {wanted}",
+    )
     require(len(items) == found.n, f"n is {found.n}, and there are {len(items)} values")
     mean = math.fsum(items) / len(items)
     spread = math.sqrt(math.fsum((x - mean) ** 2 for x in items) / (len(items) - 1) / len(items))
-    for value, stderr in ((mean, spread), (math.exp(min(mean, 700.0)), math.exp(min(mean, 700.0)) * spread)):
+    for value, stderr in (
+        (mean, spread),
+        (math.exp(min(mean, 700.0)), math.exp(min(mean, 700.0)) * spread),
+    ):
         if math.isclose(found.value, value, rel_tol=1e-9, abs_tol=1e-12):
             ok = math.isclose(found.stderr, stderr, rel_tol=1e-6, abs_tol=1e-12)
             require(ok, f"the standard error is {found.stderr:.6g}; the items say {stderr:.6g}")
@@ -175,7 +186,9 @@ def standard_probes() -> list[Probe]:
         Probe("kit-text", "base", "perplexity", texts, higher_is_better=False),
         Probe("kit-error", "base", "squared_error", texts, higher_is_better=False),
         Probe("kit-options", "base", "option_logprob", questions, higher_is_better=True),
-        Probe("kit-choices", "base", "option_accuracy", questions, higher_is_better=True, chance=1 / 3),
+        Probe(
+            "kit-choices", "base", "option_accuracy", questions, higher_is_better=True, chance=1 / 3
+        ),
     ]
 
 

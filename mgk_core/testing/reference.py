@@ -34,7 +34,9 @@ class DenseAdapter:
     identity: Identity = "exact"
     row_separable = True
 
-    def __init__(self, name: str, parts: Mapping[str, DensePart], places: Mapping[str, Target]) -> None:
+    def __init__(
+        self, name: str, parts: Mapping[str, DensePart], places: Mapping[str, Target]
+    ) -> None:
         self.name, self.parts, self.places = name, dict(parts), dict(places)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -67,7 +69,9 @@ class DenseAdapter:
         """Take over ``state`` in place; an `InputError` where keys or shapes differ."""
         own = self.state_dict()
         if own.keys() != state.keys() or any(own[k].shape != state[k].shape for k in own):
-            raise InputError(f"adapter {self.name!r}: the state does not fit; expected {sorted(own)}")
+            raise InputError(
+                f"adapter {self.name!r}: the state does not fit; expected {sorted(own)}"
+            )
         for key, tensor in own.items():
             tensor.copy_(state[key])
 

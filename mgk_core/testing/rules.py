@@ -53,7 +53,9 @@ def _same_as(before: tuple[dict[str, Tensor], dict[str, Tensor]], case: Case, wh
     weights, residuals = before
     require(not (changed := same_bits(weights, case)), f"{when}, yet {changed} changed")
     now = state_of(case.model).residuals
-    same = now.keys() == residuals.keys() and all(torch.equal(now[n], t) for n, t in residuals.items())
+    same = now.keys() == residuals.keys() and all(
+        torch.equal(now[n], t) for n, t in residuals.items()
+    )
     require(same, f"{when}, yet the residuals changed")
 
 
@@ -65,8 +67,14 @@ def merged_is_live(rule: Rule) -> None:
     report = rule.merge(case.model, adapter, rule.proposal)
     with adapter.disabled():
         error, bound = distance(output(case), live), rounding_bound(case, adapter.targets())
-    require(not report.exact or error <= bound, f"merged differs from live by {error:.3g}; at most {bound:.3g}")
-    require({n: id(t.parameter) for n, t in adapter.targets().items()} == objects, "a Parameter object was replaced")
+    require(
+        not report.exact or error <= bound,
+        f"merged differs from live by {error:.3g}; at most {bound:.3g}",
+    )
+    require(
+        {n: id(t.parameter) for n, t in adapter.targets().items()} == objects,
+        "a Parameter object was replaced",
+    )
 
 
 @law("scale and refusal are honoured")
@@ -128,7 +136,9 @@ def rollback(rule: Rule) -> None:
         adapter = attach_dense(case.model, "second")
         shake(adapter, seed=1)
         before = base_of(case)
-        report = rule.merge(case.model, adapter, Proposal(undo="disk" if undo == "disk" else "memory"))
+        report = rule.merge(
+            case.model, adapter, Proposal(undo="disk" if undo == "disk" else "memory")
+        )
         require(same_bits(before[0], case), f"undo={undo}: the merge changed nothing")
         if report.undo is None:
             broken(f"undo={undo}: the report has no undo")
@@ -170,4 +180,8 @@ LAWS: tuple[Law[Rule], ...] = (
 def check_rule(merge: MergeBy, named: str = "rule") -> list[LawResult]:
     """Hold a merge rule to every law, on weights in fp32, bf16 and float64."""
     dtypes = (torch.float32, torch.bfloat16, torch.float64)
-    return [r for d in dtypes for r in hold_all(LAWS, Rule(merge, d), f"{named} on {str(d).removeprefix('torch.')}")]
+    return [
+        r
+        for d in dtypes
+        for r in hold_all(LAWS, Rule(merge, d), f"{named} on {str(d).removeprefix('torch.')}")
+    ]

@@ -86,7 +86,9 @@ def rounding_bound(case: Case, places: Mapping[str, Target], seed: int = 0) -> f
         with last_bits_flipped(Places(places), seed + draw):  # type: ignore[arg-type]
             measured = max(measured, distance(output(case, seed), plain))
     full = any(t.parameter.dtype in (torch.float32, torch.float64) for t in places.values())
-    inner = max((t.parameter[0].numel() for t in places.values() if t.parameter.dim() > 1), default=1)
+    inner = max(
+        (t.parameter[0].numel() for t in places.values() if t.parameter.dim() > 1), default=1
+    )
     return FACTOR * measured * (inner**0.5 if full else 1.0)
 
 
@@ -119,13 +121,17 @@ def base_of(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 def near_live(case: Case, live: Tensor, places: Mapping[str, Target], when: str) -> None:
     """Require that the merged model computes ``live`` within what rounding explains."""
     error, bound = distance(output(case), live), rounding_bound(case, places)
-    require(error <= bound, f"{when}merged differs from live by {error:.3g} (relative 2-norm); at most {bound:.3g}")
+    require(
+        error <= bound,
+        f"{when}merged differs from live by {error:.3g} (relative 2-norm); at most {bound:.3g}",
+    )
 
 
 def same_state(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """Tell whether two states have the same names in the same order, and the same bits."""
     return list(a) == list(b) and all(
-        t.dtype == b[n].dtype and torch.equal(t.nan_to_num(), b[n].nan_to_num()) for n, t in a.items()
+        t.dtype == b[n].dtype and torch.equal(t.nan_to_num(), b[n].nan_to_num())
+        for n, t in a.items()
     )
 
 

@@ -13,7 +13,16 @@ from attrs import field, frozen
 from torch import Tensor, nn
 
 Kind = Literal[
-    "linear", "embedding", "conv1d", "conv2d", "conv3d", "grouped", "transposed", "attention", "experts", "mixed"
+    "linear",
+    "embedding",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "grouped",
+    "transposed",
+    "attention",
+    "experts",
+    "mixed",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -29,7 +38,9 @@ class Conv1D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in)   returns: (..., out)."""
-        return torch.addmm(self.bias, x.reshape(-1, self.nx), self.weight).view(*x.shape[:-1], self.nf)
+        return torch.addmm(self.bias, x.reshape(-1, self.nx), self.weight).view(
+            *x.shape[:-1], self.nf
+        )
 
 
 class Experts(nn.Module):
@@ -104,7 +115,14 @@ def make(
         torch.manual_seed(seed)
         modules, sample = _MAKERS[kind](sizes)
         if layers > 1:
-            modules = [*modules, nn.GELU(), nn.LazyLinear(11), *_more(layers - 2), nn.GELU(), nn.LazyLinear(6)]
+            modules = [
+                *modules,
+                nn.GELU(),
+                nn.LazyLinear(11),
+                *_more(layers - 2),
+                nn.GELU(),
+                nn.LazyLinear(6),
+            ]
         model = nn.Sequential(*modules)
         model(sample(torch.Generator().manual_seed(0), 2))  # lazy layers take their shape
         for parameter in model.parameters():
@@ -149,7 +167,9 @@ def _conv1d(n: Sizes) -> _Made:
 
 def _conv2d(n: Sizes) -> _Made:
     into = n(4)
-    conv = nn.Conv2d(into, _apart(into, n(6)), (3, 2), stride=(2, 1), padding_mode="circular", padding=1)
+    conv = nn.Conv2d(
+        into, _apart(into, n(6)), (3, 2), stride=(2, 1), padding_mode="circular", padding=1
+    )
     return [conv], _floats(into, 7, 6)
 
 
@@ -160,7 +180,9 @@ def _conv3d(n: Sizes) -> _Made:
 
 def _grouped(n: Sizes) -> _Made:
     into = n(2)
-    return [nn.Conv2d(3 * into, 3 * _apart(into, n(3)), 3, groups=3, padding=1)], _floats(3 * into, 5, 4)
+    return [nn.Conv2d(3 * into, 3 * _apart(into, n(3)), 3, groups=3, padding=1)], _floats(
+        3 * into, 5, 4
+    )
 
 
 def _transposed(n: Sizes) -> _Made:

@@ -29,7 +29,12 @@ class Answer:
 
 
 def ask(
-    run: Path, questions: Sequence[str], *, tokens: int = 128, without: Iterable[str] = (), sink: Sink = ignore
+    run: Path,
+    questions: Sequence[str],
+    *,
+    tokens: int = 128,
+    without: Iterable[str] = (),
+    sink: Sink = ignore,
 ) -> list[Answer]:
     """Let the base answer, bring it through the run's phases, and let it answer again.
 
@@ -72,7 +77,9 @@ def language(session: Session) -> LanguageBundle:
     bundle = session.bundle
     if bundle.tokenizer is None or not isinstance(bundle, LanguageBundle):
         kind = session.config.base.type
-        raise InputError(f"{session.run}: its base ({kind!r}) is no language model; there is nobody to ask")
+        raise InputError(
+            f"{session.run}: its base ({kind!r}) is no language model; there is nobody to ask"
+        )
     return bundle
 
 
@@ -82,10 +89,14 @@ def encode(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
     A tokenizer whose models begin with a BOS gets one, whatever its template does.
     """
     if getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            list(turns), tokenize=False, add_generation_prompt=True
+        )
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     else:
-        ids = list(tokenizer("\n".join(t["content"] for t in turns), add_special_tokens=False)["input_ids"])
+        ids = list(
+            tokenizer("\n".join(t["content"] for t in turns), add_special_tokens=False)["input_ids"]
+        )
     bos = getattr(tokenizer, "bos_token_id", None)
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
@@ -99,7 +110,9 @@ class Chat:
     turns: list[Turn] = field(factory=list)
 
     @classmethod
-    def open(cls, run: Path, *, tokens: int, base: bool, without: Iterable[str] = (), sink: Sink = ignore) -> Chat:
+    def open(
+        cls, run: Path, *, tokens: int, base: bool, without: Iterable[str] = (), sink: Sink = ignore
+    ) -> Chat:
         """Build the model. base: talk with the untouched base instead."""
         session = reopen(run, without=without, sink=sink)
         language(session)

@@ -19,7 +19,9 @@ Status = Literal["ok", "warning", "error"]
 
 GB = 10**9
 NEEDED_PYTHON = (3, 11)
-_REQUIREMENT = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*([^;]*)(?:;.*extra\s*==\s*['\"]([^'\"]+)['\"])?")
+_REQUIREMENT = re.compile(
+    r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*([^;]*)(?:;.*extra\s*==\s*['\"]([^'\"]+)['\"])?"
+)
 
 
 @frozen
@@ -56,7 +58,10 @@ def _guarded(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]
         yield Check(name, "error", str(error))
     except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
         yield Check(
-            name, "error", f"{type(error).__name__}: {error}", "reinstall mgk and its libraries in a fresh environment"
+            name,
+            "error",
+            f"{type(error).__name__}: {error}",
+            "reinstall mgk and its libraries in a fresh environment",
         )
 
 
@@ -71,9 +76,13 @@ def _torch() -> Iterator[Check]:
     import torch
 
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     yield Check(
-        "torch", "ok", f"{torch.__version__}, {built}, {torch.backends.cpu.get_cpu_capability()}, {cores} cores"
+        "torch",
+        "ok",
+        f"{torch.__version__}, {built}, {torch.backends.cpu.get_cpu_capability()}, {cores} cores",
     )
 
 
@@ -86,10 +95,17 @@ def _device(wanted: str) -> Iterator[Check]:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         free, total = torch.cuda.mem_get_info(device)
-        yield Check("device", "ok", f"{device}: {properties.name}, {free / GB:.1f} of {total / GB:.1f} GB free")
+        yield Check(
+            "device",
+            "ok",
+            f"{device}: {properties.name}, {free / GB:.1f} of {total / GB:.1f} GB free",
+        )
     elif torch.version.cuda is not None:
         yield Check(
-            "device", "warning", f"{device}: torch has CUDA and sees no device", "check the driver with nvidia-smi"
+            "device",
+            "warning",
+            f"{device}: torch has CUDA and sees no device",
+            "check the driver with nvidia-smi",
         )
     else:
         yield Check("device", "ok", str(device))
@@ -120,7 +136,10 @@ def _smoke(wanted: str) -> Iterator[Check]:
         yield Check("smoke test", "ok", said)
     else:
         yield Check(
-            "smoke test", "error", said, "the device computes wrongly: check its driver and torch's build for it"
+            "smoke test",
+            "error",
+            said,
+            "the device computes wrongly: check its driver and torch's build for it",
         )
 
 
@@ -140,19 +159,29 @@ def _libraries() -> Iterator[Check]:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             if extra is None:
-                yield Check("libraries", "error", f"{name} is missing", f"pip install '{name}{wanted}'")
+                yield Check(
+                    "libraries", "error", f"{name} is missing", f"pip install '{name}{wanted}'"
+                )
             else:
                 missing.setdefault(extra, []).append(name)
             continue
         if not satisfies(version, wanted):
-            yield Check("libraries", "error", f"{name} {version}, {wanted} is needed", f"pip install '{name}{wanted}'")
+            yield Check(
+                "libraries",
+                "error",
+                f"{name} {version}, {wanted} is needed",
+                f"pip install '{name}{wanted}'",
+            )
         present.append(f"{name} {version}")
     yield Check("libraries", "ok", ", ".join(dict.fromkeys(present)))
     for extra, names in missing.items():
         status: Status = "warning" if extra in ("hf", "gemma") else "ok"
         what = "the default pipeline needs it" if status == "warning" else "optional"
         yield Check(
-            f"extra {extra}", status, f"{', '.join(names)} not installed; {what}", f"pip install 'mgk[{extra}]'"
+            f"extra {extra}",
+            status,
+            f"{', '.join(names)} not installed; {what}",
+            f"pip install 'mgk[{extra}]'",
         )
 
 
@@ -176,9 +205,19 @@ def _plugins() -> Iterator[Check]:
     plugins = load_plugins()
     for info in plugins.broken:
         mend = f"mend or uninstall it, or run with --without-plugin {info.name}"
-        yield Check("plugins", "error", f"{info.name} of {info.distribution} {info.version}: {info.error}", mend)
+        yield Check(
+            "plugins",
+            "error",
+            f"{info.name} of {info.distribution} {info.version}: {info.error}",
+            mend,
+        )
     whole = [i.name for i in plugins.infos if i.error is None]
-    yield Check("plugins", "ok" if whole else "error", ", ".join(whole) or "none", "" if whole else "reinstall mgk")
+    yield Check(
+        "plugins",
+        "ok" if whole else "error",
+        ", ".join(whole) or "none",
+        "" if whole else "reinstall mgk",
+    )
 
 
 def _pipelines() -> Iterator[Check]:
@@ -192,7 +231,12 @@ def _pipelines() -> Iterator[Check]:
             whole.append(entry.name)
         except MgkError as error:
             yield Check("pipelines", "error", str(error), "mend or uninstall its distribution")
-    yield Check("pipelines", "ok" if whole else "warning", ", ".join(whole) or "none", "" if whole else "reinstall mgk")
+    yield Check(
+        "pipelines",
+        "ok" if whole else "warning",
+        ", ".join(whole) or "none",
+        "" if whole else "reinstall mgk",
+    )
 
 
 def _disk(directory: Path) -> Check:
@@ -203,20 +247,31 @@ def _disk(directory: Path) -> Check:
         return Check("disk", "error", f"{place} cannot be written", "choose another --out")
     if free < 1:
         return Check("disk", "error", text, "free some space: the default run writes about 1 GB")
-    return Check("disk", "warning" if free < 5 else "ok", text, "larger models need more" if free < 5 else "")
+    return Check(
+        "disk", "warning" if free < 5 else "ok", text, "larger models need more" if free < 5 else ""
+    )
 
 
 def _memory() -> Check:
     memory = psutil.virtual_memory()
     text = f"{memory.available / GB:.1f} of {memory.total / GB:.1f} GB free"
     if memory.available < 2 * GB:
-        return Check("memory", "error", text, "close other programs: the default run needs up to 6 GB")
+        return Check(
+            "memory", "error", text, "close other programs: the default run needs up to 6 GB"
+        )
     small = memory.available < 6 * GB
-    return Check("memory", "warning" if small else "ok", text, "the default run needs up to 6 GB" if small else "")
+    return Check(
+        "memory",
+        "warning" if small else "ok",
+        text,
+        "the default run needs up to 6 GB" if small else "",
+    )
 
 
 def _files() -> Check:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < 256:
         return Check("open files", "warning", f"limit {soft}", "raise it: ulimit -n 1024")
-    return Check("open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"limit {soft}")
+    return Check(
+        "open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"limit {soft}"
+    )

@@ -49,7 +49,9 @@ class Exported:
     verification: Verification
 
 
-def export_adapter(run: Path, out: Path, *, without: Iterable[str] = (), sink: Sink = ignore) -> Exported:
+def export_adapter(
+    run: Path, out: Path, *, without: Iterable[str] = (), sink: Sink = ignore
+) -> Exported:
     """Write a run's merged phases as one adapter for its original base.
 
     Base and adapter together are held against the run's final weights on its verification batches,
@@ -65,27 +67,44 @@ def export_adapter(run: Path, out: Path, *, without: Iterable[str] = (), sink: S
     stack = _stacked([_factors(session, entry) for entry in merged])
     with reserved(out):
         adapter = _attach(session, stack)
-        batches = session.hooks.load_data(session.config.phases[merged[-1].index].data, session.bundle).verify
+        batches = session.hooks.load_data(
+            session.config.phases[merged[-1].index].data, session.bundle
+        ).verify
         live = outputs_on(session.bundle, batches)
         adapter.detach()
         state_of(session.bundle.model).adapters.remove(adapter)
         found = _compare(session, adapter, batches, live, merges=len(merged))
         result = _result(session, out, stack, found)
-        Store(out.parent).write_folder(out.name, lambda where: _write(where, session, adapter, result))
+        Store(out.parent).write_folder(
+            out.name, lambda where: _write(where, session, adapter, result)
+        )
     return result
 
 
 def _result(session: Session, out: Path, stack: Stack, found: Verification) -> Exported:
     by_result = {
-        kind: tuple(e.phase for e in session.ledger.phases if e.result == kind) for kind in ("committed", "kept_apart")
+        kind: tuple(e.phase for e in session.ledger.phases if e.result == kind)
+        for kind in ("committed", "kept_apart")
     }
     ranks = [a.shape[0] for a, _ in stack.values()]
     parameters = sum(a.numel() + b.numel() for a, b in stack.values())
-    return Exported(out, by_result["committed"], by_result["kept_apart"], (min(ranks), max(ranks)), parameters, found)
+    return Exported(
+        out,
+        by_result["committed"],
+        by_result["kept_apart"],
+        (min(ranks), max(ranks)),
+        parameters,
+        found,
+    )
 
 
 def _compare(
-    session: Session, adapter: Adapter, batches: tuple[Batch, ...], live: list[Tensor], *, merges: int
+    session: Session,
+    adapter: Adapter,
+    batches: tuple[Batch, ...],
+    live: list[Tensor],
+    *,
+    merges: int,
 ) -> Verification:
     """Build the final weights and hold them against base and adapter; every merge rounded once."""
     replay(session, session.ledger.phases)
@@ -110,7 +129,9 @@ def _factors(session: Session, entry: PhaseEntry) -> dict[str, tuple[Tensor, Ten
         torch.manual_seed(0)
         adapter = session.hooks.attach_adapter(model, phase.adapter, entry.phase)
     try:
-        adapter.load_state_dict(read_tensors(session.store.path(f"{folder}/adapter/state.safetensors")))
+        adapter.load_state_dict(
+            read_tensors(session.store.path(f"{folder}/adapter/state.safetensors"))
+        )
         transform = _transform(session, entry, folder)
         return {name: _merged(adapter, name, entry, transform) for name in adapter.targets()}
     finally:
@@ -123,11 +144,15 @@ def _transform(session: Session, entry: PhaseEntry, folder: str) -> FactorTransf
     path = session.store.path(f"{folder}/transformed.safetensors")
     stored = stored_transform("+".join(entry.transforms), read_tensors(path))
     if not isinstance(stored, FactorTransform):
-        raise InputError(f"phase {entry.phase!r}: its transforms ({', '.join(entry.transforms)}) left a dense delta")
+        raise InputError(
+            f"phase {entry.phase!r}: its transforms ({', '.join(entry.transforms)}) left a dense delta"
+        )
     return stored
 
 
-def _merged(adapter: Adapter, name: str, entry: PhaseEntry, transform: FactorTransform | None) -> tuple[Tensor, Tensor]:
+def _merged(
+    adapter: Adapter, name: str, entry: PhaseEntry, transform: FactorTransform | None
+) -> tuple[Tensor, Tensor]:
     """Return one weight's (a, b) with every scale in b."""
     factors = adapter.factors(name) if isinstance(adapter, LowRank) else None
     if factors is None or factors.a.dim() != 2:
@@ -198,14 +223,20 @@ def _write(where: Path, session: Session, adapter: Adapter, result: Exported) ->
         adapter.save(where)
     config = where / PEFT_CONFIG
     if not config.exists():
-        raise InputError("PEFT has no type for deltas of this kind; use the whole model in model/, or 'mgk rebuild'")
+        raise InputError(
+            "PEFT has no type for deltas of this kind; use the whole model in model/, or 'mgk rebuild'"
+        )
     table: dict[str, Any] = read_json(config)
     base = session.ledger.base_spec
-    table["base_model_name_or_path"] = table.get("base_model_name_or_path") or base.get("id") or base.get("path")
+    table["base_model_name_or_path"] = (
+        table.get("base_model_name_or_path") or base.get("id") or base.get("path")
+    )
     config.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     record = {
         "run": session.run.name, "base": session.ledger.base, "base_spec": base, "phases": result.phases,
         "left_out": result.left_out, "weights": session.ledger.head,
         "error": result.verification.error, "bound": result.verification.bound,
     }  # fmt: skip
-    (where / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (where / RECORD).write_text(
+        json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

@@ -39,7 +39,11 @@ class Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run one operation; what it is given was there before, what it returns may be new."""
         self._see((args, kwargs), made=False)
@@ -71,7 +75,14 @@ def peak_of(work: Callable[[], object]) -> int:
 
 
 def memory_of(
-    session: Session, index: int, adapter: Adapter, *, optimizer: int, micro: int, evaluation: int, collects: bool
+    session: Session,
+    index: int,
+    adapter: Adapter,
+    *,
+    optimizer: int,
+    micro: int,
+    evaluation: int,
+    collects: bool,
 ) -> dict[str, int]:
     """Return part → bytes of what one phase holds at its largest.
 
@@ -83,7 +94,11 @@ def memory_of(
     undo = size_of(targets) if session.config.run.undo == "memory" else 0
     outputs, verification = _verifying(session, data)
     parts = [
-        {"gradients": parameters, "optimizer": optimizer, "activations": activations(session, data, micro)},
+        {
+            "gradients": parameters,
+            "optimizer": optimizer,
+            "activations": activations(session, data, micro),
+        },
         # fp32 copies of the largest weight: the sum and the delta
         {
             "old weights": undo,
@@ -96,7 +111,9 @@ def memory_of(
     ]
     base = size_of(base_state_dict(session.bundle.model).values())
     residual = residual_bytes(targets) if index else 0
-    return {"base": base, "adapter": parameters, "residual": residual} | max(parts, key=lambda part: sum(part.values()))
+    return {"base": base, "adapter": parameters, "residual": residual} | max(
+        parts, key=lambda part: sum(part.values())
+    )
 
 
 def activations(session: Session, data: PhaseData, micro: int) -> int:

@@ -181,7 +181,9 @@ def _attached(session: Session, index: int, adapter: Adapter, evaluation: int) -
         ),
         disk=_disk(session, phase, data, adapter, optimizer),
         probes=tuple(
-            ProbePlan(p.name, p.phase, p.metric, p.split, phase.evaluate.count(p.name, len(p.items)))
+            ProbePlan(
+                p.name, p.phase, p.metric, p.split, phase.evaluate.count(p.name, len(p.items))
+            )
             for p in data.probes
         ),
         notes=tuple(data.notes),
@@ -200,10 +202,14 @@ def _optimizer_bytes(session: Session, phase: PhaseConfig, adapter: Adapter) -> 
         for parameter in group["params"]:
             parameter.data.copy_(held[id(parameter)])
             parameter.grad = None
-    return size_of(v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor))
+    return size_of(
+        v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)
+    )
 
 
-def _disk(session: Session, phase: PhaseConfig, data: PhaseData, adapter: Adapter, optimizer: int) -> dict[str, int]:
+def _disk(
+    session: Session, phase: PhaseConfig, data: PhaseData, adapter: Adapter, optimizer: int
+) -> dict[str, int]:
     """Return what one phase leaves in the run directory, and its checkpoints while it trains."""
     state = size_of(adapter.state_dict().values())
     kept = {
@@ -213,7 +219,11 @@ def _disk(session: Session, phase: PhaseConfig, data: PhaseData, adapter: Adapte
         "checkpoints": (state + optimizer) * phase.train.keep_checkpoints,
         "records": _records(session, phase, data, adapter),
     }
-    return kept | ({"row 0's statistics": _statistics(session, data)} if phase is session.config.phases[0] else {})
+    return kept | (
+        {"row 0's statistics": _statistics(session, data)}
+        if phase is session.config.phases[0]
+        else {}
+    )
 
 
 def _records(session: Session, phase: PhaseConfig, data: PhaseData, adapter: Adapter) -> int:
@@ -227,21 +237,37 @@ def _records(session: Session, phase: PhaseConfig, data: PhaseData, adapter: Ada
     row = 1000 * len(probes) + 28 * items
     steps = steps_of(len(data.train), train.batch_size, train.epochs, train.steps)
     lines = 500 * math.ceil(steps / train.log_every)
-    return 14_000 + 300 * len(adapter.targets()) + lines + row * (2 if phase is session.config.phases[0] else 1)
+    return (
+        14_000
+        + 300 * len(adapter.targets())
+        + lines
+        + row * (2 if phase is session.config.phases[0] else 1)
+    )
 
 
 def _statistics(session: Session, data: PhaseData) -> int:
     """Ask every retention entry of the pipeline what a phase leaves for the later ones; each kind once."""
     weights = base_state_dict(session.bundle.model)
-    shapes = {n: (weights[n].shape[0], math.prod(weights[n].shape[1:])) for n in session.targets if n in weights}
-    specs = {repr(s): s for p in session.config.phases for s in (*p.retention, *p.recover, *p.observe)}
-    return sum(s.kept_bytes(shapes, len(data.train)) for s in specs.values() if isinstance(s, Keeps))
+    shapes = {
+        n: (weights[n].shape[0], math.prod(weights[n].shape[1:]))
+        for n in session.targets
+        if n in weights
+    }
+    specs = {
+        repr(s): s for p in session.config.phases for s in (*p.retention, *p.recover, *p.observe)
+    }
+    return sum(
+        s.kept_bytes(shapes, len(data.train)) for s in specs.values() if isinstance(s, Keeps)
+    )
 
 
 def _plugins(session: Session, phase: PhaseConfig) -> Iterator[tuple[str, str]]:
     """Yield slot → type and the plugin that answers for it."""
     registry = session.hooks.plugins.registry
-    yield "base", f"{session.config.base.type} ({registry.find('base', session.config.base.type).plugin})"
+    yield (
+        "base",
+        f"{session.config.base.type} ({registry.find('base', session.config.base.type).plugin})",
+    )
     for slot in ONE:
         spec = getattr(phase, slot)
         yield slot, f"{spec.type} ({registry.find(slot, spec.type).plugin})"

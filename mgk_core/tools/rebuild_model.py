@@ -55,8 +55,14 @@ def rebuild(
     with reserved(out):
         with session.timed("merge"):
             digest = replay(session, entries, scales=factors or None)
-        used = tuple(e.phase for e in entries if e.result == "committed" and factors.get(e.phase, 1.0) != 0.0)
-        recorded = digest if digest in {session.ledger.base, *(e.merged for e in session.ledger.phases)} else None
+        used = tuple(
+            e.phase for e in entries if e.result == "committed" and factors.get(e.phase, 1.0) != 0.0
+        )
+        recorded = (
+            digest
+            if digest in {session.ledger.base, *(e.merged for e in session.ledger.phases)}
+            else None
+        )
         result = Rebuilt(out, used, factors, digest, recorded)
         with session.timed("save"):
             Store(out.parent).write_folder(out.name, lambda where: _write(where, session, result))
@@ -74,7 +80,9 @@ def _prefix(ledger: Ledger, until: str | None) -> list[PhaseEntry]:
         return ledger.phases
     names = [p.phase for p in ledger.phases]
     if until not in names:
-        raise InputError(f"--until {until}: the run has no such phase that has ended{nearest(until, names)}")
+        raise InputError(
+            f"--until {until}: the run has no such phase that has ended{nearest(until, names)}"
+        )
     return ledger.phases[: names.index(until) + 1]
 
 
@@ -82,9 +90,13 @@ def _merged(ledger: Ledger, entries: list[PhaseEntry], name: str) -> None:
     """Refuse a phase that the prefix does not hold merged."""
     entry = next((e for e in entries if e.phase == name), None)
     if entry is None and ledger.entry(name) is not None:
-        raise InputError(f"{name}: comes after the phase at which --until stops, so it is left out already")
+        raise InputError(
+            f"{name}: comes after the phase at which --until stops, so it is left out already"
+        )
     if entry is None:
-        raise InputError(f"{name}: no such phase in what is rebuilt{nearest(name, [e.phase for e in ledger.phases])}")
+        raise InputError(
+            f"{name}: no such phase in what is rebuilt{nearest(name, [e.phase for e in ledger.phases])}"
+        )
     if entry.result != "committed":
         raise InputError(
             f"{name}: was {entry.result.replace('_', ' ')}, never merged; there is nothing to scale or leave out"

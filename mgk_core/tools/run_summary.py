@@ -144,7 +144,11 @@ def _status(journal: Journal, phases: tuple[PhaseLook, ...], owner: str | None) 
 
 
 def _phases(
-    run: Path, config: Mapping[str, Any], ledger: Ledger | None, journal: Journal, training: Mapping[str, Training]
+    run: Path,
+    config: Mapping[str, Any],
+    ledger: Ledger | None,
+    journal: Journal,
+    training: Mapping[str, Training],
 ) -> Iterator[PhaseLook]:
     for index, (name, table) in enumerate(config.get("phases", {}).items()):
         entry = ledger.entry(name) if ledger is not None else None

@@ -34,7 +34,12 @@ def write_plugin(kind: str, name: str, directory: Path | None = None) -> list[Pa
     name = plain_name(name)
     _check(kind, name)
     out = directory or Path(f"mgk-{name}")
-    words = {"NAME": name, "MODULE": module_of(name), "CLASS": class_of(name), "API": str(HOOK_API_VERSION)}
+    words = {
+        "NAME": name,
+        "MODULE": module_of(name),
+        "CLASS": class_of(name),
+        "API": str(HOOK_API_VERSION),
+    }
     contents = {_place(path, words): _filled(text, words) for path, text in _templates(kind)}
 
     def produce(where: Path) -> None:
@@ -65,7 +70,9 @@ def class_of(name: str) -> str:
 def _check(kind: str, name: str) -> None:
     """Refuse a name that is none, or that another plugin has."""
     if keyword.iskeyword(name):
-        raise InputError(f"name {name!r}: is a word of Python's own; choose another, such as my-{name}")
+        raise InputError(
+            f"name {name!r}: is a word of Python's own; choose another, such as my-{name}"
+        )
     if not _NAME.fullmatch(name) or len(name) > 40:
         raise InputError(
             f"name {name!r}: expected at most 40 small letters, digits and single hyphens, beginning with a letter,"
@@ -95,7 +102,9 @@ def _below(folder: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _place(path: str, words: dict[str, str]) -> str:
-    return re.sub(r"(^|/)module/", rf"\1{words['MODULE']}/", path).replace("test_module", f"test_{words['MODULE']}")
+    return re.sub(r"(^|/)module/", rf"\1{words['MODULE']}/", path).replace(
+        "test_module", f"test_{words['MODULE']}"
+    )
 
 
 def _filled(text: str, words: dict[str, str]) -> str:

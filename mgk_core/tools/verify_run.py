@@ -61,7 +61,9 @@ class Audit:
             return
         digest = found or file_digest(path)
         if digest != expected:
-            self.findings.append(Finding(name, f"differs: expected {expected[:16]}…, found {digest[:16]}…"))
+            self.findings.append(
+                Finding(name, f"differs: expected {expected[:16]}…, found {digest[:16]}…")
+            )
 
 
 def audit(run: Path) -> Audit:
@@ -106,10 +108,15 @@ def _journal(found: Audit) -> Journal:
 def _noted(found: Audit, journal: Journal) -> None:
     """Hold what the journal notes itself: configuration, retention matrix, metrics."""
     for key, name in (("config", CONFIG), ("retention", RETENTION)):
-        expected = next((e[key] for e in reversed(journal.events) if isinstance(e.get(key), str)), None)
+        expected = next(
+            (e[key] for e in reversed(journal.events) if isinstance(e.get(key), str)), None
+        )
         if expected is not None:
             found.hold(name, expected)
-    mark = next((e["metrics"] for e in reversed(journal.events) if isinstance(e.get("metrics"), Mapping)), None)
+    mark = next(
+        (e["metrics"] for e in reversed(journal.events) if isinstance(e.get("metrics"), Mapping)),
+        None,
+    )
     if mark is not None:
         found.hold(METRICS, mark["digest"], digest_of(found.run / METRICS, int(mark["length"])))
 
@@ -160,7 +167,9 @@ def _checkpoints(found: Audit, folder: Path) -> None:
             load_checkpoint(path)
         except DigestError as error:
             found.findings.append(
-                Finding(str(error.path.relative_to(found.run)), "differs from its checkpoint's record")
+                Finding(
+                    str(error.path.relative_to(found.run)), "differs from its checkpoint's record"
+                )
             )
         except StoreError as error:
             found.findings.append(Finding(f"{name}/{STATE}", str(error)))
@@ -174,7 +183,9 @@ def _strangers(found: Audit) -> None:
             continue
         if any(part.startswith(TEMPORARY) for part in path.parts):
             found.findings.append(
-                Finding(name, "was left by an interrupted write; 'mgk resume' removes it", harmless=True)
+                Finding(
+                    name, "was left by an interrupted write; 'mgk resume' removes it", harmless=True
+                )
             )
         else:
             found.findings.append(Finding(name, "is on no record", harmless=True))
@@ -199,5 +210,8 @@ def audit_weights(found: Audit, *, without: Iterable[str] = (), sink: Sink = ign
         return
     if found.weights != session.ledger.head:
         found.findings.append(
-            Finding(LEDGER, f"rebuilt weights {found.weights[:16]}… differ from {session.ledger.head[:16]}…")
+            Finding(
+                LEDGER,
+                f"rebuilt weights {found.weights[:16]}… differ from {session.ledger.head[:16]}…",
+            )
         )

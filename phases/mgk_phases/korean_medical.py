@@ -15,11 +15,18 @@ DATA = "package:mgk_phases/data/korean_medical"
 
 def data(type_: str, folder: str, **options: Any) -> dict[str, Any]:
     """Return a ``data`` table for one of the shipped folders."""
-    return {"type": type_, **{split: f"{DATA}/{folder}/{split}.jsonl" for split in ("train", "dev", "test")}, **options}
+    return {
+        "type": type_,
+        **{split: f"{DATA}/{folder}/{split}.jsonl" for split in ("train", "dev", "test")},
+        **options,
+    }
 
 
 BASE = {
-    "base_probes": {"base-ko": f"{DATA}/base/probe_ko.jsonl", "base-en": f"{DATA}/base/probe_en.jsonl"},
+    "base_probes": {
+        "base-ko": f"{DATA}/base/probe_ko.jsonl",
+        "base-en": f"{DATA}/base/probe_en.jsonl",
+    },
     "calibration": (f"{DATA}/base/calibration_ko.jsonl", f"{DATA}/base/calibration_en.jsonl"),
 }
 """What the base knew before: texts that no phase trains on, declared once, by the first phase."""
@@ -53,7 +60,13 @@ PIPELINE = Pipeline(
     ),
     defaults={
         "adapter": {"type": "lora", "rank": 8, "alpha": 16, "targets": ("all-linear",)},
-        "optimizer": {"type": "adamw", "lr": 5e-4, "schedule": "cosine", "warmup_steps": 4, "clip": 1.0},
+        "optimizer": {
+            "type": "adamw",
+            "lr": 5e-4,
+            "schedule": "cosine",
+            "warmup_steps": 4,
+            "clip": 1.0,
+        },
         "step": {"type": "standard"},
         "merge": {"type": "exact"},
         # What earlier phases and the base knew is protected while training, and held to at the boundary.

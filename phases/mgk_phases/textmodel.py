@@ -38,7 +38,9 @@ PIPELINE = Pipeline(
         phase("medical_dictionary", "medical dictionary", seed=12, lr=5e-4, epochs=3, batches=20),
         phase("mcq", "multiple-choice questions", seed=13, lr=3e-4, epochs=5, batches=25),
     ),
-    run={"threads": 1},  # products this small gain nothing from a second thread, and wait for it on a busy machine
+    run={
+        "threads": 1
+    },  # products this small gain nothing from a second thread, and wait for it on a busy machine
     defaults={
         "adapter": {"type": "lora", "rank": 8, "alpha": 16, "targets": ["layer1", "layer2"]},
         "step": {"type": "standard"},

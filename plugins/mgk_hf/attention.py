@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mgk_hf.cpu.lean import kept_whole
 from mgk_hf.layout import Layout
-from mgk_hf.lean import kept_whole
 
 NAME = "mgk_segments"
 ARGUMENT = "mgk_layout"
@@ -51,14 +51,21 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
 
 
 def attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attend. query: (B, H, T, D)   key, value: (B, H/groups, T, D)   returns (B, T, H, D), None."""
     layout: Layout | None = kwargs.pop(ARGUMENT, None)
     if layout is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        plain: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        plain: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, **kwargs
+        )
         return plain
     batch, _, length, _ = query.shape
     mask = layout.mask(kwargs.get("sliding_window"))

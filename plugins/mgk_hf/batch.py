@@ -35,7 +35,9 @@ class TokenBatch:
     def to(self, device: torch.device | str) -> TokenBatch:
         """Return the batch on a device."""
         branch = None if self.branch_ids is None else self.branch_ids.to(device)
-        moved = (t.to(device) for t in (self.input_ids, self.labels, self.position_ids, self.segment_ids))
+        moved = (
+            t.to(device) for t in (self.input_ids, self.labels, self.position_ids, self.segment_ids)
+        )
         ids, labels, positions, segments = moved
         return TokenBatch(ids, labels, positions, segments, branch)
 
@@ -64,7 +66,9 @@ def pack(sequences: Sequence[Sequence_]) -> TokenBatch:
         labels += (IGNORED, *wanted[1:])
         positions += range(len(tokens))
         segments += [number] * len(tokens)
-    return TokenBatch(*(torch.tensor([row], dtype=torch.long) for row in (ids, labels, positions, segments)))
+    return TokenBatch(
+        *(torch.tensor([row], dtype=torch.long) for row in (ids, labels, positions, segments))
+    )
 
 
 def pad(sequences: Sequence[Sequence_], pad_id: int = 0) -> TokenBatch:
@@ -84,7 +88,9 @@ def pad(sequences: Sequence[Sequence_], pad_id: int = 0) -> TokenBatch:
 
 def _check(tokens: Sequence[int], labels: Sequence[int]) -> None:
     if not tokens or len(tokens) != len(labels):
-        raise ValueError(f"a sequence of {len(tokens)} tokens has {len(labels)} labels; both must be equal and not 0")
+        raise ValueError(
+            f"a sequence of {len(tokens)} tokens has {len(labels)} labels; both must be equal and not 0"
+        )
 
 
 def unpack(batch: TokenBatch) -> list[Sequence_]:
@@ -93,7 +99,9 @@ def unpack(batch: TokenBatch) -> list[Sequence_]:
     sequences: list[Sequence_] = []
     for number in torch.unique(flat_segments[flat_segments != PADDING]).tolist():
         mask = flat_segments == number
-        sequences.append((batch.input_ids.flatten()[mask].tolist(), batch.labels.flatten()[mask].tolist()))
+        sequences.append(
+            (batch.input_ids.flatten()[mask].tolist(), batch.labels.flatten()[mask].tolist())
+        )
     return sequences
 
 
@@ -109,7 +117,9 @@ def predictors(batch: TokenBatch) -> tuple[Tensor, Tensor]:
     another segment, or to padding, is dropped: nothing there may predict it.
     """
     wanted = batch.labels[:, 1:] != IGNORED
-    same = (batch.segment_ids[:, 1:] == batch.segment_ids[:, :-1]) & (batch.segment_ids[:, 1:] != PADDING)
+    same = (batch.segment_ids[:, 1:] == batch.segment_ids[:, :-1]) & (
+        batch.segment_ids[:, 1:] != PADDING
+    )
     keep = torch.nn.functional.pad(wanted & same, (0, 1)).flatten()  # (B·T,), at the predictor
     where = keep.nonzero().squeeze(1)
     return where, batch.labels.flatten()[where + 1]

@@ -97,15 +97,21 @@ class HfBundle:
 
     def together(self, items: Sequence[Any]) -> list[Any]:
         """Return the largest group of items that `score` computes in one go; of examples: of their continuations."""
-        largest = max(groups(items, self.budget), key=lambda group: sum(size_of(items[i]) for i in group))
+        largest = max(
+            groups(items, self.budget), key=lambda group: sum(size_of(items[i]) for i in group)
+        )
         return [items[i] for i in largest]
 
     def option_logprobs(self, items: Sequence[Item]) -> Tensor:
         """Return the mean log-likelihood per token of every option, (options,) fp32, with its gradient."""
         if self.network.packs:
             packed = pack_items(items)
-            where, option, wanted = (t.to(self.device) for t in (packed.where, packed.option, packed.wanted))
-            nll = self.network.head.token_nll(self.network(packed.batch.to(self.device))[where], wanted)
+            where, option, wanted = (
+                t.to(self.device) for t in (packed.where, packed.option, packed.wanted)
+            )
+            nll = self.network.head.token_nll(
+                self.network(packed.batch.to(self.device))[where], wanted
+            )
         else:
             nll, option = self._padded(items)
         sums = nll.new_zeros(sum(len(item.options) for item in items)).index_add(0, option, -nll)
@@ -133,7 +139,9 @@ class HfBundle:
         sequences = [(ids, [-100] * start + ids[start:]) for ids, start in separate_items(items)]
         batch = pad(sequences, self._pad_id).to(self.device)
         where, labels = predictors(batch)
-        return self.network.head.token_nll(self.network(batch)[where], labels), where // batch.input_ids.shape[1]
+        return self.network.head.token_nll(
+            self.network(batch)[where], labels
+        ), where // batch.input_ids.shape[1]
 
     @torch.no_grad()
     def generate(
@@ -141,9 +149,16 @@ class HfBundle:
     ) -> list[list[int]]:
         """Continue each prompt greedily; returns the new ids, without the stop token."""
         width = max(len(p) for p in prompts)
-        ids = torch.tensor([[self._pad_id] * (width - len(p)) + list(p) for p in prompts], device=self.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
-        ends = [*stop, *([] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id])]
+        ids = torch.tensor(
+            [[self._pad_id] * (width - len(p)) + list(p) for p in prompts], device=self.device
+        )
+        mask = torch.tensor(
+            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device
+        )
+        ends = [
+            *stop,
+            *([] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]),
+        ]
         whole: Any = self.model
         with evaluating(self.model):
             made = whole.generate(

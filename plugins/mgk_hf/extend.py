@@ -46,7 +46,9 @@ class Extension:
         return f"{told}; the corpus takes {self.after:,} tokens instead of {self.before:,}, {self.saved:.1%} fewer"
 
 
-def extend(model: Any, tokenizer: Any, tokens: Sequence[str], corpus: Sequence[str] = ()) -> Extension:
+def extend(
+    model: Any, tokenizer: Any, tokens: Sequence[str], corpus: Sequence[str] = ()
+) -> Extension:
     """Add tokens to tokenizer and model; tokens that stand in the vocabulary already are left out.
 
     :param corpus: texts over which the tokens saved are counted
@@ -73,7 +75,9 @@ def _add(tokenizer: Any, tokens: Sequence[str]) -> None:
 
 
 def _count(tokenizer: Any, texts: Sequence[str]) -> int:
-    return sum(map(len, tokenizer(list(texts), add_special_tokens=False)["input_ids"])) if texts else 0
+    return (
+        sum(map(len, tokenizer(list(texts), add_special_tokens=False)["input_ids"])) if texts else 0
+    )
 
 
 @torch.no_grad()
@@ -103,7 +107,9 @@ def choose(texts: Iterable[str], tokenizer: Any, count: int) -> list[str]:
     for word, n in words.items():
         for end in _ends(word):
             counts[word[:end]] += n
-    often = sorted((c for c, n in counts.items() if n >= _FEWEST), key=lambda c: (-counts[c] * len(c), c))[:_MOST]
+    often = sorted(
+        (c for c, n in counts.items() if n >= _FEWEST), key=lambda c: (-counts[c] * len(c), c)
+    )[:_MOST]
     return _greedy(_savings(words, set(often), tokenizer), words, count)
 
 
@@ -112,14 +118,19 @@ def _ends(word: str) -> range:
     return range(2 + word.startswith(" "), len(word) + 1)
 
 
-def _savings(words: Iterable[str], candidates: set[str], tokenizer: Any) -> dict[str, dict[str, int]]:
+def _savings(
+    words: Iterable[str], candidates: set[str], tokenizer: Any
+) -> dict[str, dict[str, int]]:
     """Return candidate → word → tokens that the candidate saves in it, where it saves any."""
     cuts = [(w, w[:end], w[end:]) for w in words for end in _ends(w) if w[:end] in candidates]
     parts = sorted({part for word, _, rest in cuts for part in (word, rest) if part})
     sizes = {"": 0}
     if parts:
         sizes |= {
-            p: len(ids) for p, ids in zip(parts, tokenizer(parts, add_special_tokens=False)["input_ids"], strict=True)
+            p: len(ids)
+            for p, ids in zip(
+                parts, tokenizer(parts, add_special_tokens=False)["input_ids"], strict=True
+            )
         }
     saves: dict[str, dict[str, int]] = defaultdict(dict)
     for word, candidate, rest in cuts:

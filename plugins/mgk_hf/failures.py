@@ -43,7 +43,9 @@ def _of_the_hub(name: str, revision: str | None, chain: list[BaseException]) -> 
             f"base.id: {name} is gated: accept its terms on https://huggingface.co/{name} and {_LOGIN}"
         )
     if seen(hub.RevisionNotFoundError):
-        return InputError(f"base.revision: {name} has no revision {revision!r}; expected a commit, tag or branch")
+        return InputError(
+            f"base.revision: {name} has no revision {revision!r}; expected a commit, tag or branch"
+        )
     if seen(hub.RepositoryNotFoundError):
         return InputError(
             f"base.id: {name}: no such model on the hub, or a private one; check the spelling, or {_LOGIN}"

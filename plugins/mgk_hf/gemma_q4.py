@@ -59,7 +59,9 @@ def prepare(say: Say = lambda _: None) -> Path:
 
 def _package() -> Any:
     missing = [
-        d for d, m in ((DISTRIBUTION, PACKAGE), ("gguf", "gguf"), ("accelerate", "accelerate")) if not find_spec(m)
+        d
+        for d, m in ((DISTRIBUTION, PACKAGE), ("gguf", "gguf"), ("accelerate", "accelerate"))
+        if not find_spec(m)
     ]
     if missing:
         raise EnvironmentFault(
@@ -97,7 +99,11 @@ def _convert(package: Any, work: Path) -> None:
     model.save_pretrained(str(work))
     tokenizer.save_pretrained(str(work))
     _keep_terms(work)
-    origin = {"distribution": DISTRIBUTION, "version": version(DISTRIBUTION), "sha256": package.EXPECTED_SHA256}
+    origin = {
+        "distribution": DISTRIBUTION,
+        "version": version(DISTRIBUTION),
+        "sha256": package.EXPECTED_SHA256,
+    }
     (work / "origin.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
 
 

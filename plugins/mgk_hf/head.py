@@ -18,8 +18,8 @@ from attrs import frozen
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mgk_hf.cpu.screen import Screen, screened_pass
 from mgk_hf.precision import WideLinear
-from mgk_hf.screen import Screen, screened_pass
 
 BLOCK_BYTES = 8 << 20
 """Size of one block of logits on the CPU: small enough for the caches, large enough for the products."""
@@ -35,7 +35,7 @@ class Head:
     module: maps hidden states to logits; what an adapter on it adds is seen by the plain path.
     softcap: logits become ``c · tanh(z / c)`` (Gemma 2), None for none. scale: what logits are
     multiplied by before that (Cohere, Granite). screen: int8 image of the table that losses and
-    scores may use (see `mgk_hf.screen`); `logits` never does.
+    scores may use (see `mgk_hf.cpu.screen`); `logits` never does.
     """
 
     module: nn.Module
@@ -69,7 +69,11 @@ class Head:
             return torch.cat(
                 [
                     torch.log_softmax(self.logits(hidden[p]), 1).gather(1, t[:, None]).squeeze(1)
-                    for p, t in zip(torch.split(place, PLAIN_CHUNK), torch.split(tokens, PLAIN_CHUNK), strict=True)
+                    for p, t in zip(
+                        torch.split(place, PLAIN_CHUNK),
+                        torch.split(tokens, PLAIN_CHUNK),
+                        strict=True,
+                    )
                 ]
             )
         table = self._table()
@@ -104,7 +108,9 @@ class Head:
 
         parts = [
             checkpoint(chunk, h, y, use_reentrant=False)
-            for h, y in zip(torch.split(hidden, PLAIN_CHUNK), torch.split(labels, PLAIN_CHUNK), strict=True)
+            for h, y in zip(
+                torch.split(hidden, PLAIN_CHUNK), torch.split(labels, PLAIN_CHUNK), strict=True
+            )
         ]
         return torch.cat(parts)
 
@@ -118,7 +124,9 @@ class Table:
     softcap: float | None = None
     screen: Screen | None = None
 
-    def normaliser(self, h: Tensor, own: Tensor | None, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    def normaliser(
+        self, h: Tensor, own: Tensor | None, *, gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Return (log Σ_j exp z_j (N, 1), Σ_j softmax(z)_j ∂z_j/∂h (N, D) or None).
 
         h: (N, D) fp32   own: (N, 1) exact logits of the labels, a first guess of the maximum
@@ -148,7 +156,9 @@ class _HeadNll(torch.autograd.Function):
         return gradient * grads[0][:, None].to(gradient.dtype), None, None
 
 
-def head_pass(hidden: Tensor, table: Table, labels: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+def head_pass(
+    hidden: Tensor, table: Table, labels: Tensor, *, gradient: bool
+) -> tuple[Tensor, Tensor | None]:
     """Return (token NLL (N,) fp32, ∂ΣNLL/∂hidden (N, D) fp32 or None)."""
     h = hidden.detach().float()
     z, push = own_logits(h, table, labels)

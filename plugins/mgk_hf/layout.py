@@ -75,9 +75,13 @@ def layout_of(batch: TokenBatch) -> Layout:
     count = segments.numel()
     if _is_plain(batch.segment_ids):
         index = torch.arange(count, device=segments.device)
-        return Layout(index.view(batch.segment_ids.shape), index, True, batch.position_ids, batch.branch_ids)
+        return Layout(
+            index.view(batch.segment_ids.shape), index, True, batch.position_ids, batch.branch_ids
+        )
     # Padding becomes a sequence of its own: it is computed with the rest and read by nobody.
-    _, inverse, lengths = torch.unique_consecutive(segments, return_inverse=True, return_counts=True)
+    _, inverse, lengths = torch.unique_consecutive(
+        segments, return_inverse=True, return_counts=True
+    )
     starts = lengths.cumsum(0) - lengths
     width = int(lengths.max())
     offset = torch.arange(width, device=segments.device)

@@ -7,7 +7,16 @@ from pathlib import Path
 
 NOTICE_FILE = "NOTICE.md"
 TERMS_FILE = "GEMMA_TERMS.html"
-KEPT = (NOTICE_FILE, TERMS_FILE, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
+KEPT = (
+    NOTICE_FILE,
+    TERMS_FILE,
+    "LICENSE",
+    "LICENSE.md",
+    "LICENSE.txt",
+    "NOTICE",
+    "NOTICE.txt",
+    "USE_POLICY.md",
+)
 
 GEMMA_NOTICE = """\
 # Notice

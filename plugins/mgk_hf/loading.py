@@ -17,7 +17,7 @@ from mgk_core.model.device import is_out_of_memory
 from mgk_core.record.store import check_header
 from mgk_hf import gemma_q4, prepare, quantized, tiny
 from mgk_hf.bundle import HfBundle
-from mgk_hf.calibrate import with_screen
+from mgk_hf.cpu.calibrate import with_screen
 from mgk_hf.failures import explain
 from mgk_hf.licence import notice_of
 from mgk_hf.network import take_apart
@@ -47,7 +47,10 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
     model.eval()
     if spec.checkpointing:
         # Its name changes from transformers 5 to 6.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable = (
+            getattr(model, "activation_checkpointing_enable", None)
+            or model.gradient_checkpointing_enable
+        )
         enable({"use_reentrant": False})
     network = take_apart(model)
     preparation = {} if added is None else prepare.train(network, tokenizer, spec, added)
@@ -57,14 +60,18 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
     give_back_memory()
     if spec.quantize != "none":
         _note_source(model, spec)
-    return HfBundle(network, tokenizer, device, notice, source, spec.token_budget, notes, preparation)
+    return HfBundle(
+        network, tokenizer, device, notice, source, spec.token_budget, notes, preparation
+    )
 
 
 def _note_source(model: Any, spec: HfSpec) -> None:
     """Let the merge rule ``original`` find the weights that were quantized: in the computer's memory, where there is room."""
     from mgk_hf.unpack import sources
 
-    plain = evolve(spec, quantize="none", head="exact", dtype="float32", compute="float32", device_map=None)
+    plain = evolve(
+        spec, quantize="none", head="exact", dtype="float32", compute="float32", device_map=None
+    )
     sources[model] = lambda: base_state_dict(build(plain, torch.device("cpu")).model)
 
 
@@ -79,7 +86,11 @@ def _source(spec: HfSpec) -> Path | None:
 
 def _set_dtypes(model: Any, spec: HfSpec, device: torch.device) -> None:
     """On a CPU: fp32 masters, the vocabulary's table as stored. Elsewhere, and where weights are packed: as loaded."""
-    if quantized.is_quantized(model) or device.type != "cpu" or spec.dtype not in {"auto", "float32"}:
+    if (
+        quantized.is_quantized(model)
+        or device.type != "cpu"
+        or spec.dtype not in {"auto", "float32"}
+    ):
         return
     compute: Any = best_compute(device) if spec.compute == "auto" else spec.compute
     apply_policy(model, compute, masters=torch.float32)
@@ -103,9 +114,17 @@ def _local(name: str) -> Path | None:
 
 
 def _pretrained(spec: HfSpec, where: str, device: torch.device) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoTokenizer,
+    )
 
-    common: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    common: dict[str, Any] = {
+        "revision": spec.revision,
+        "trust_remote_code": spec.trust_remote_code,
+    }
     options: dict[str, Any] = {
         "dtype": _dtype(spec, device), "use_safetensors": True, "device_map": spec.device_map, **quantized.settings(spec.quantize)
     }  # fmt: skip
@@ -123,7 +142,10 @@ def _pretrained(spec: HfSpec, where: str, device: torch.device) -> tuple[Any, An
         if is_out_of_memory(error):
             raise
         raise explain(where, spec.revision, error) from error
-    for spare in ("_vocab", "_merges"):  # what the tokenizer was made from: 150 MB of Python objects for Gemma's
+    for spare in (
+        "_vocab",
+        "_merges",
+    ):  # what the tokenizer was made from: 150 MB of Python objects for Gemma's
         if spare in vars(tokenizer):
             setattr(tokenizer, spare, type(getattr(tokenizer, spare))())
     return model, tokenizer
@@ -143,7 +165,9 @@ def _check_directory(path: Path, spec: HfSpec) -> None:
 
 def _dtype(spec: HfSpec, device: torch.device) -> Any:
     """Return the dtype to load in: as stored, unless one is named. Quantized on a CPU: fp32 around int8."""
-    if spec.dtype == "float32" or (spec.dtype == "auto" and spec.quantize != "none" and device.type == "cpu"):
+    if spec.dtype == "float32" or (
+        spec.dtype == "auto" and spec.quantize != "none" and device.type == "cpu"
+    ):
         return torch.float32
     return "auto" if spec.dtype == "auto" else getattr(torch, spec.dtype)
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from mgk_hf.attention import ARGUMENT, NAME, register, without_masks
 from mgk_hf.batch import PADDING, TokenBatch
+from mgk_hf.cpu.lean import kept_narrow
 from mgk_hf.head import Head
 from mgk_hf.layout import layout_of
-from mgk_hf.lean import kept_narrow
 from mgk_hf.precision import MixedLinear
 
 _RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "chunked_attention")
@@ -41,7 +41,10 @@ class Network:
         A batch with several sequences in a row needs ``packs``; padded rows always work.
         """
         out = self.decoder(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **self._attention(batch)
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            **self._attention(batch),
         )
         states: Tensor = out.last_hidden_state
         return states.flatten(0, 1)
@@ -69,13 +72,19 @@ def take_apart(model: Any) -> Network:
         register()
         text._attn_implementation = NAME  # noqa: SLF001 - set_attn_implementation would reset vision towers too
     narrow = any(isinstance(m, MixedLinear) for m in decoder.modules())
-    return Network(model, decoder, _head(model, text), f"{adaptable}." if adaptable else "", packs, narrow)
+    return Network(
+        model, decoder, _head(model, text), f"{adaptable}." if adaptable else "", packs, narrow
+    )
 
 
 def _head(model: Any, text: Any) -> Head:
     scale = getattr(text, "logit_scale", None) or 1.0
     divisor = getattr(text, "logits_scaling", None) or 1.0
-    return Head(model.get_output_embeddings(), getattr(text, "final_logit_softcapping", None), scale / divisor)
+    return Head(
+        model.get_output_embeddings(),
+        getattr(text, "final_logit_softcapping", None),
+        scale / divisor,
+    )
 
 
 def text_config(config: Any) -> Any:
@@ -87,7 +96,9 @@ def text_config(config: Any) -> Any:
 def _decoder(model: Any) -> nn.Module:
     """Return the stack of layers that turns ids into hidden states."""
     found = model.get_decoder()
-    inner = getattr(found, "language_model", None)  # a multimodal model's decoder keeps its towers beside it
+    inner = getattr(
+        found, "language_model", None
+    )  # a multimodal model's decoder keeps its towers beside it
     result = inner if isinstance(inner, nn.Module) else found
     if not isinstance(result, nn.Module):
         raise TypeError(f"{type(model).__name__} has no decoder")

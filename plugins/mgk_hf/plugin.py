@@ -43,7 +43,9 @@ def mgk_phase_enter(ctx: PhaseContext) -> None:
 
 
 @hookimpl
-def mgk_merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec) -> MergeReport | None:
+def mgk_merge(
+    model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec
+) -> MergeReport | None:
     """Merge what was trained on packed weights into full-precision ones."""
     if not isinstance(spec, UnpackSpec):
         return None
@@ -60,5 +62,7 @@ def mgk_build_model(spec: Spec, device: torch.device) -> Bundle | None:
     try:
         from mgk_hf.loading import build
     except ImportError as error:
-        raise EnvironmentFault(f"base type 'hf' needs {error.name}: pip install 'mgk[hf]'") from error
+        raise EnvironmentFault(
+            f"base type 'hf' needs {error.name}: pip install 'mgk[hf]'"
+        ) from error
     return build(spec, device)

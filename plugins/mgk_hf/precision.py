@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mgk_hf.lean import make_lean
+from mgk_hf.cpu.lean import make_lean
 
 Compute = Literal["float32", "bfloat16"]
 
@@ -93,7 +93,10 @@ def _convert(model: nn.Module, dtype: torch.dtype, keep: set[int]) -> None:
 
 def _tables(model: nn.Module) -> list[Any]:
     """Return the modules that hold the vocabulary: input embedding and output head."""
-    found = (getattr(model, name, lambda: None)() for name in ("get_input_embeddings", "get_output_embeddings"))
+    found = (
+        getattr(model, name, lambda: None)()
+        for name in ("get_input_embeddings", "get_output_embeddings")
+    )
     return [m for m in found if isinstance(m, (nn.Embedding, nn.Linear))]
 
 
@@ -105,7 +108,9 @@ def _widen(table: nn.Module) -> None:
     # The true scale, √D, was rounded when the module was made in bf16.
     if (scalar := getattr(table, "scalar_embed_scale", None)) is not None:
         device = next(table.parameters()).device
-        table.register_buffer("embed_scale", torch.tensor(float(scalar), device=device), persistent=False)
+        table.register_buffer(
+            "embed_scale", torch.tensor(float(scalar), device=device), persistent=False
+        )
 
 
 WIDENED = 512
@@ -124,7 +129,9 @@ class WideLinear(nn.Linear):
             return nn.functional.linear(input, self.weight, self.bias)
         x = input.float()
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
-            out = torch.cat([x @ w.to(x.dtype).t() for w in torch.split(self.weight, self.block)], -1)
+            out = torch.cat(
+                [x @ w.to(x.dtype).t() for w in torch.split(self.weight, self.block)], -1
+            )
         else:
             out = self._widened(x)
         return out if self.bias is None else out + self.bias.to(x.dtype)
@@ -134,7 +141,9 @@ class WideLinear(nn.Linear):
         rows = x.reshape(-1, x.shape[-1])
         out = rows.new_empty(rows.shape[0], self.weight.shape[0])
         wide = rows.new_empty(min(WIDENED, self.weight.shape[0]), rows.shape[1])
-        for place, part in zip(torch.split(out, WIDENED, 1), torch.split(self.weight, WIDENED), strict=True):
+        for place, part in zip(
+            torch.split(out, WIDENED, 1), torch.split(self.weight, WIDENED), strict=True
+        ):
             place.copy_(rows @ wide[: len(part)].copy_(part).t())
         return out.view(*x.shape[:-1], -1)
 
@@ -156,7 +165,9 @@ _WIDE: dict[type[nn.Module], type[nn.Module]] = {}
 def wide_embedding(cls: type[nn.Module]) -> type[nn.Module]:
     """Return the subclass of an embedding's class whose output is fp32; one per class."""
     if cls not in _WIDE:
-        _WIDE[cls] = type(f"Wide{cls.__name__}", (_WideEmbedding, cls), {"__module__": cls.__module__})
+        _WIDE[cls] = type(
+            f"Wide{cls.__name__}", (_WideEmbedding, cls), {"__module__": cls.__module__}
+        )
     return _WIDE[cls]
 
 

@@ -31,8 +31,12 @@ def tokens(model: Any, tokenizer: Any, spec: HfSpec, read: Read) -> Added | None
     """Add the tokens that the spec names or has chosen; None where it asks for none."""
     if not spec.new_tokens and not spec.new_tokens_from:
         return None
-    texts = tuple(text for name in _several(spec.new_tokens_from) for text in read(name) if text.strip())
-    named = [line.strip() for name in _several(spec.new_tokens) for line in read(name) if line.strip()]
+    texts = tuple(
+        text for name in _several(spec.new_tokens_from) for text in read(name) if text.strip()
+    )
+    named = [
+        line.strip() for name in _several(spec.new_tokens) for line in read(name) if line.strip()
+    ]
     chosen = choose(texts, tokenizer, spec.new_tokens_count) if texts else []
     before = base_digest(model)
     return Added(extend(model, tokenizer, [*named, *chosen], texts), before, texts)

@@ -19,12 +19,16 @@ def settings(kind: str) -> dict[str, Any]:
     if kind == "none":
         return {}
     if find_spec("bitsandbytes") is None:
-        raise EnvironmentFault(f"base.quantize = {kind!r} needs bitsandbytes: pip install 'mgk[quantized]'")
+        raise EnvironmentFault(
+            f"base.quantize = {kind!r} needs bitsandbytes: pip install 'mgk[quantized]'"
+        )
     from transformers import BitsAndBytesConfig
 
     if kind == "int8":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    )
     return {"quantization_config": config}
 
 
@@ -47,7 +51,11 @@ def is_quantized(model: nn.Module) -> bool:
 def is_packed(module: nn.Module) -> bool:
     """Tell whether a module's weight is packed by bitsandbytes."""
     weight = getattr(module, "weight", None)
-    return hasattr(weight, "quant_state") or getattr(weight, "CB", None) is not None or hasattr(weight, "SCB")
+    return (
+        hasattr(weight, "quant_state")
+        or getattr(weight, "CB", None) is not None
+        or hasattr(weight, "SCB")
+    )
 
 
 @torch.no_grad()
@@ -59,8 +67,10 @@ def dequantize(module: nn.Module) -> Tensor:
     whole: Tensor
     if getattr(weight, "quant_state", None) is not None:
         data, state = weight.data, weight.quant_state
-        if getattr(state, "packing_format_for_cpu", False):  # AVX512-BF16 repacks at the first forward pass
-            data, state = bitsandbytes.functional._convert_weight_packed_for_cpu_inverse(data, state)  # noqa: SLF001
+        # CPUs with AVX512-BF16 repack the weight at the first forward pass.
+        if getattr(state, "packing_format_for_cpu", False):
+            unpacked = bitsandbytes.functional._convert_weight_packed_for_cpu_inverse  # noqa: SLF001 - the only way back
+            data, state = unpacked(data, state)
         whole = bitsandbytes.functional.dequantize_4bit(data, state)
         return whole.float()
     cached: Any = getattr(module, "state", None)
@@ -82,7 +92,9 @@ def pack(weight: Tensor, like: nn.Module) -> Any:
     state = getattr(old, "quant_state", None)
     if state is None:
         # Numbers that are on a GPU already would be taken for packed ones.
-        fresh: Any = bitsandbytes.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+        fresh: Any = bitsandbytes.nn.Int8Params(
+            weight.cpu(), requires_grad=False, has_fp16_weights=False
+        )
     else:
         fresh = bitsandbytes.nn.Params4bit(
             weight, requires_grad=False, blocksize=state.blocksize, compress_statistics=state.nested,

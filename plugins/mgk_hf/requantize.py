@@ -42,7 +42,9 @@ def fill_plain(module: Packed, dtype: torch.dtype, residuals: dict[str, Tensor])
     _note_rest(module, quantized, residuals)
 
 
-def add_held(packed: Sequence[Packed], held: Mapping[str, Tensor], residuals: dict[str, Tensor]) -> None:
+def add_held(
+    packed: Sequence[Packed], held: Mapping[str, Tensor], residuals: dict[str, Tensor]
+) -> None:
     """Make masters of the plain weights that were merged into Q(W)."""
     for module in packed:
         if module.name in held:
@@ -109,7 +111,9 @@ def _note_rest(module: Packed, master: Tensor, residuals: dict[str, Tensor]) -> 
         residuals[module.name] = rest
 
 
-def _row(row: WeightReport, module: Packed, visible: Tensor, delta: Tensor, rest: Tensor) -> WeightReport:
+def _row(
+    row: WeightReport, module: Packed, visible: Tensor, delta: Tensor, rest: Tensor
+) -> WeightReport:
     """Return what merging and packing did to one weight; the packing's own error is the bound of its rounding."""
     size = float(torch.dot(delta.flatten(), delta.flatten()))
     kept = float(torch.dot(visible.flatten(), delta.flatten())) / size if size else 1.0

@@ -46,11 +46,20 @@ class RowsOfHead(Part):
         """args[0]: hidden states (..., D)   output: (..., V)."""
         more = F.linear(args[0].to(self.rows.dtype), self.rows).to(output.dtype)
         end = self.start + len(self.rows)
-        return torch.cat([output[..., : self.start], output[..., self.start : end] + more, output[..., end:]], -1)
+        return torch.cat(
+            [output[..., : self.start], output[..., self.start : end] + more, output[..., end:]], -1
+        )
 
 
 def train_rows(
-    network: Network, sequences: Sequence[Sequence[int]], *, start: int, count: int, steps: int, lr: float, seed: int
+    network: Network,
+    sequences: Sequence[Sequence[int]],
+    *,
+    start: int,
+    count: int,
+    steps: int,
+    lr: float,
+    seed: int,
 ) -> float:
     """Train the table's rows ``start`` to ``start + count`` on texts, and write them into it.
 
@@ -62,7 +71,9 @@ def train_rows(
     """
     useful = [s for s in sequences if len(s) > 1 and max(s) >= start]
     if not useful:
-        raise InputError("base.new_tokens_steps: no text holds a new token; there is nothing to train the rows on")
+        raise InputError(
+            "base.new_tokens_steps: no text holds a new token; there is nothing to train the rows on"
+        )
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]), _placed(network, start, count) as rows:
         optimizer = torch.optim.AdamW(rows, lr=lr, weight_decay=0.0)

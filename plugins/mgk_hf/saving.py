@@ -44,4 +44,6 @@ def _name_dtype(file: Path, dtype: str) -> None:
     config = json.loads(file.read_text(encoding="utf-8"))
     for part in (config, *(v for v in config.values() if isinstance(v, dict) and "dtype" in v)):
         part["dtype"] = dtype
-    file.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    file.write_text(
+        json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

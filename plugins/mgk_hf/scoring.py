@@ -69,7 +69,9 @@ def pack_items(items: Sequence[Item]) -> PackedItems:
             option += [number] * len(tokens)
             number += 1
         segments += [segment] * (len(ids) - len(segments))
-    row = [torch.tensor([values], dtype=torch.long) for values in (ids, positions, segments, branches)]
+    row = [
+        torch.tensor([values], dtype=torch.long) for values in (ids, positions, segments, branches)
+    ]
     batch = TokenBatch(row[0], torch.full_like(row[0], IGNORED), row[1], row[2], row[3])
     return PackedItems(batch, *(torch.tensor(v, dtype=torch.long) for v in (where, wanted, option)))
 
@@ -117,7 +119,11 @@ def collect(items: Iterable[Item], sums: Iterator[float], tokenizer: Any) -> lis
         logprob = tuple(next(sums) for _ in item.options)
         tokens = tuple(len(o) for o in item.options)
         known = tuple(getattr(item, "nbytes", ()) or ())
-        found.append(OptionScores(logprob, tokens, known or tuple(byte_length(o, tokenizer) for o in item.options)))
+        found.append(
+            OptionScores(
+                logprob, tokens, known or tuple(byte_length(o, tokenizer) for o in item.options)
+            )
+        )
     return found
 
 

@@ -12,7 +12,8 @@ class UnpackSpec(Spec):
     """Merge into full precision what was trained on a quantized base; see `mgk_hf.unpack`."""
 
     requantize: bool = option(
-        False, help="pack the merged weights anew for the next phase, the full-precision ones kept beside them"
+        False,
+        help="pack the merged weights anew for the next phase, the full-precision ones kept beside them",
     )
 
 
@@ -25,7 +26,9 @@ class HfSpec(Spec):
         help="gemma-3-270m-q4 (dequantized from Q4_K_M: not the scores of google/gemma-3-270m), tiny-gemma,"
         " a local directory, or a hub id",
     )
-    revision: str | None = option(None, help="commit, tag or branch of a hub id; a commit makes a run repeatable")
+    revision: str | None = option(
+        None, help="commit, tag or branch of a hub id; a commit makes a run repeatable"
+    )
     dtype: str = option(
         "auto", one_of("auto", "float32", "bfloat16", "float16"),
         help="of the weights; auto: on a CPU float32 with the vocabulary's table as stored, else as stored",
@@ -43,7 +46,9 @@ class HfSpec(Spec):
         "auto", one_of("auto", "sdpa", "eager", "flash_attention_2"),
         help="auto: packed sequences through sdpa where the model allows it; any other: padded rows",
     )  # fmt: skip
-    quantize: str = option("none", one_of("none", "int8", "nf4"), help="load the base quantized, by bitsandbytes")
+    quantize: str = option(
+        "none", one_of("none", "int8", "nf4"), help="load the base quantized, by bitsandbytes"
+    )
     checkpointing: bool = option(
         False, help="recompute activations in the backward pass: less memory, a third more time"
     )
@@ -57,12 +62,20 @@ class HfSpec(Spec):
     new_tokens_from: str | tuple[str, ...] = option(
         (), help="texts from which tokens are chosen and their rows trained"
     )
-    new_tokens_count: int = option(256, at_least(1), help="how many are chosen from the texts: those that save most")
-    new_tokens_steps: int = option(30, at_least(0), help="steps in which their rows alone are trained on the texts")
+    new_tokens_count: int = option(
+        256, at_least(1), help="how many are chosen from the texts: those that save most"
+    )
+    new_tokens_steps: int = option(
+        30, at_least(0), help="steps in which their rows alone are trained on the texts"
+    )
     new_tokens_lr: float = option(1e-3, above(0), help="learning rate of those steps")
-    token_budget: int = option(1024, at_least(64), help="positions computed together when options are scored")
+    token_budget: int = option(
+        1024, at_least(64), help="positions computed together when options are scored"
+    )
     text: str = option(
         "package:mgk_phases/data/korean_medical/text/train.jsonl",
         help="what tiny-gemma's tokenizer is made from: a file of text or JSON lines",
     )
-    seed: int = option(0, at_least(0), help="of tiny-gemma's weights: the base is part of the declaration")
+    seed: int = option(
+        0, at_least(0), help="of tiny-gemma's weights: the base is part of the declaration"
+    )

@@ -78,7 +78,9 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSp
         )
     packed = packed_in(model)
     if not packed and spec.requantize:
-        raise MergeError("merge.requantize packs anew what was packed, and no weight of this model is; leave it out")
+        raise MergeError(
+            "merge.requantize packs anew what was packed, and no weight of this model is; leave it out"
+        )
     if not packed:  # a later phase, in full precision
         return evolve(merge_by(model, adapter, proposal, "exact"), rule=spec.type)
     undo = UnpackUndo(state_of(model), packed)
@@ -90,7 +92,9 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSp
 
 
 @torch.no_grad()
-def _merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSpec, undo: UnpackUndo) -> MergeReport:
+def _merge(
+    model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSpec, undo: UnpackUndo
+) -> MergeReport:
     residuals, again = undo.state.residuals, spec.requantize and not proposal.last
     kept = {p.name: residuals.pop(p.name) for p in undo.packed if p.name in residuals}
     held = kept or _beside_originals(model, undo.packed, spec)
@@ -112,7 +116,11 @@ def _merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackS
         add_held(undo.packed, held, residuals)
         told += [_LAST] if spec.requantize else []
     return evolve(
-        report, rule=spec.type, exact=same and not held and not again, warnings=(*report.warnings, *told), undo=undo
+        report,
+        rule=spec.type,
+        exact=same and not held and not again,
+        warnings=(*report.warnings, *told),
+        undo=undo,
     )
 
 
@@ -126,13 +134,17 @@ _INT8 = "the int8 base rounded activations, so merged was not held against live;
 _LAST = "no phase comes after, so the weights stay in full precision (requantize)"
 
 
-def _beside_originals(model: nn.Module, packed: list[Packed], spec: UnpackSpec) -> dict[str, Tensor]:
+def _beside_originals(
+    model: nn.Module, packed: list[Packed], spec: UnpackSpec
+) -> dict[str, Tensor]:
     """Return W − Q(W) by weight name, W as it stands at the base's source; empty for the rule that leaves it out."""
     if spec.type != "original":
         return {}
     read = sources.get(model)
     if read is None:
-        raise MergeError("the rule 'original' needs the source of the quantized base, and this model names none")
+        raise MergeError(
+            "the rule 'original' needs the source of the quantized base, and this model names none"
+        )
     originals = read()
     found = {}
     for module in packed:

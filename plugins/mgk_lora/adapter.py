@@ -45,11 +45,17 @@ class LoraAdapter:
         """:param module_names: of all the model's modules; pairs: weight name → its factors and where it lives; biases: the same by bias name."""
         self.name, self.spec, self.chosen = name, spec, tuple(chosen)
         self.module_names: tuple[str, ...] = module_names
-        self._placed, self._pairs, self._biases, self._untied = placed, dict(pairs), dict(biases), untied
+        self._placed, self._pairs, self._biases, self._untied = (
+            placed,
+            dict(pairs),
+            dict(biases),
+            untied,
+        )
         self.identity: Identity = identity
         # A norm over the first stored dimension (DoRA on a transposed weight) needs all rows at once.
         self.row_separable = all(
-            pair.magnitude is None or 0 not in pair.layout.norm_dims for pair, _ in self._pairs.values()
+            pair.magnitude is None or 0 not in pair.layout.norm_dims
+            for pair, _ in self._pairs.values()
         )
 
     def parameters(self) -> list[nn.Parameter]:
@@ -109,7 +115,10 @@ class LoraAdapter:
         if why_not(self) is None:
             save_peft(self, directory)
         else:
-            save_file({k: v.contiguous().cpu().clone() for k, v in self.state_dict().items()}, directory / OWN)
+            save_file(
+                {k: v.contiguous().cpu().clone() for k, v in self.state_dict().items()},
+                directory / OWN,
+            )
 
     def load(self, directory: Path) -> None:
         """Take over what `save` wrote, bit for bit."""

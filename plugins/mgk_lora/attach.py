@@ -55,7 +55,9 @@ def scale_of(spec: LoraSpec, candidate: Candidate, rank: int) -> float:
     return alpha / (rank**0.5 if spec.rslora else rank)
 
 
-def _check(spec: LoraSpec, chosen: Sequence[Candidate], ranks: dict[str, int], *, any_rank: bool) -> None:
+def _check(
+    spec: LoraSpec, chosen: Sequence[Candidate], ranks: dict[str, int], *, any_rank: bool
+) -> None:
     for candidate in chosen:
         layout, rank = candidate.layout, ranks[candidate.weight]
         most = min(layout.rows, layout.cols)
@@ -70,9 +72,13 @@ def _check(spec: LoraSpec, chosen: Sequence[Candidate], ranks: dict[str, int], *
                 " take the trained one up; exclude it, or set bias = false"
             )
         if getattr(candidate.module, "max_norm", None) is not None:
-            raise InputError(f"target {candidate.name}: an embedding with max_norm rewrites its weight; exclude it")
+            raise InputError(
+                f"target {candidate.name}: an embedding with max_norm rewrites its weight; exclude it"
+            )
     if spec.bias and isinstance(spec, DoraSpec):
-        raise InputError("bias = true has no meaning with type = 'dora'; use type = 'lora', or bias = false")
+        raise InputError(
+            "bias = true has no meaning with type = 'dora'; use type = 'lora', or bias = false"
+        )
 
 
 def _pair(spec: LoraSpec, candidate: Candidate, rank: int) -> Pair:
@@ -139,7 +145,11 @@ def _identity(model: nn.Module, spec: LoraSpec) -> Identity:
     an adapter inside it cannot, and the two kernels round differently.
     """
     fused = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
-    return "close" if spec.init == "pissa" or any(isinstance(m, fused) for m in model.modules()) else "exact"
+    return (
+        "close"
+        if spec.init == "pissa" or any(isinstance(m, fused) for m in model.modules())
+        else "exact"
+    )
 
 
 def _part(spec: LoraSpec, group: Sequence[Candidate], pairs: dict[str, Pair]) -> AnyPart:
@@ -161,5 +171,9 @@ def _standing_weight(module: nn.Module, attribute: str) -> torch.Tensor:
 def _target(model: nn.Module, candidate: Candidate, attribute: str, full: str) -> Target:
     path, _, last = attribute.rpartition(".")
     owner = candidate.module.get_submodule(path)
-    aliases = tuple(n for n in aliases_of(model, candidate.module.get_parameter(attribute)) if n != full)
-    return Target(full, owner, last, candidate.layout.transposed and attribute == candidate.attribute, aliases)
+    aliases = tuple(
+        n for n in aliases_of(model, candidate.module.get_parameter(attribute)) if n != full
+    )
+    return Target(
+        full, owner, last, candidate.layout.transposed and attribute == candidate.attribute, aliases
+    )

@@ -48,10 +48,16 @@ def _pissa(candidate: Candidate, rank: int, scale: float) -> Start:
     """
     parameter, layout = candidate.parameter, candidate.layout
     if not weight_is_dense(parameter):
-        raise InputError(f"target {candidate.name}: init = 'pissa' needs a base of plain numbers, not a quantized one")
+        raise InputError(
+            f"target {candidate.name}: init = 'pissa' needs a base of plain numbers, not a quantized one"
+        )
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
     weight = parameter.detach().to(dtype)
-    matrix = weight.reshape(layout.blocks, layout.rows, layout.cols) if not layout.transposed else weight.t()[None]
+    matrix = (
+        weight.reshape(layout.blocks, layout.rows, layout.cols)
+        if not layout.transposed
+        else weight.t()[None]
+    )
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     root = (s[:, :rank] / scale).sqrt()
     b, a = u[:, :, :rank] * root[:, None, :], root[:, :, None] * vh[:, :rank]

@@ -74,7 +74,11 @@ def plain_forward(module: nn.Module, cls: type[nn.Module]) -> bool:
 
     A class whose forward does the same in another precision says so by ``computes = nn.Linear``.
     """
-    own = next(c for c in type(module).__mro__ if "forward" in c.__dict__ and not c.__name__.startswith("_Adapted"))
+    own = next(
+        c
+        for c in type(module).__mro__
+        if "forward" in c.__dict__ and not c.__name__.startswith("_Adapted")
+    )
     return own.__dict__.get("computes", own) is cls
 
 
@@ -87,7 +91,9 @@ def module_kind(module: nn.Module) -> tuple[Kind, Layout, bool] | None:
     """
     weight = getattr(module, "weight", None)
     if isinstance(module, nn.Linear):
-        layout = Layout((module.out_features, module.in_features), module.out_features, module.in_features)
+        layout = Layout(
+            (module.out_features, module.in_features), module.out_features, module.in_features
+        )
         plain = plain_forward(module, nn.Linear) or not weight_is_dense(weight)
         return ("linear" if plain else "weight"), layout, True
     if isinstance(module, nn.Embedding):
@@ -135,4 +141,11 @@ def _conv_layout(module: nn.Module) -> Layout:
     assert isinstance(groups, int)  # noqa: S101 - and a number of groups
     shape = tuple(weight.shape)
     norm_dims = tuple(range(1, len(shape)))
-    return Layout(shape, shape[0] // groups, math.prod(shape[1:]), groups, batched=groups > 1, norm_dims=norm_dims)
+    return Layout(
+        shape,
+        shape[0] // groups,
+        math.prod(shape[1:]),
+        groups,
+        batched=groups > 1,
+        norm_dims=norm_dims,
+    )

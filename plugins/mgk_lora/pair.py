@@ -30,13 +30,24 @@ class Pair(nn.Module):
     bias: nn.Parameter | None
     magnitude: nn.Parameter | None
 
-    def __init__(self, layout: Layout, start: Start, scale: float, p: float, *, bias: bool, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        start: Start,
+        scale: float,
+        p: float,
+        *,
+        bias: bool,
+        dtype: torch.dtype,
+    ) -> None:
         super().__init__()
         self.layout, self.scale, self.p = layout, scale, p
         self.a, self.b = nn.Parameter(start.a.to(dtype)), nn.Parameter(start.b.to(dtype))
         self.register_buffer("a0", None if start.a0 is None else start.a0.to(dtype))
         self.register_buffer("b0", None if start.b0 is None else start.b0.to(dtype))
-        own_bias = nn.Parameter(torch.zeros(layout.rows * layout.blocks, dtype=dtype)) if bias else None
+        own_bias = (
+            nn.Parameter(torch.zeros(layout.rows * layout.blocks, dtype=dtype)) if bias else None
+        )
         self.register_parameter("bias", own_bias)
         self.register_parameter("magnitude", None)
 
@@ -67,7 +78,9 @@ class Pair(nn.Module):
     def merged(self, weight: Tensor, rows: slice | None) -> Tensor:
         """Return what ``weight``, or its block ``rows``, becomes; no gradient. fp32 or float64."""
         delta = stored_delta(self.factors, transposed=self.layout.transposed, dtype=weight.dtype)
-        flat = weight.clone(memory_format=torch.contiguous_format).reshape(-1, delta.right.shape[-1])
+        flat = weight.clone(memory_format=torch.contiguous_format).reshape(
+            -1, delta.right.shape[-1]
+        )
         per_row = delta.rows // self.layout.shape[0]
         first = (rows.start or 0) * per_row if rows is not None else 0
         with torch.no_grad():
@@ -86,7 +99,9 @@ class Pair(nn.Module):
     def _directed(self, summed: Tensor, rows: slice | None) -> Tensor:
         if self.magnitude is None:
             return summed
-        magnitude = self.magnitude if rows is None or self.magnitude.shape[0] == 1 else self.magnitude[rows]
+        magnitude = (
+            self.magnitude if rows is None or self.magnitude.shape[0] == 1 else self.magnitude[rows]
+        )
         return magnitude / self.norms(summed) * summed
 
     def _shaped(self, dense: Tensor) -> Tensor:

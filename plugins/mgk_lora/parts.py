@@ -98,7 +98,9 @@ class ConvPart(LoraPart):
             delta = delta - self._through(module, x, pair.a0, pair.b0, None)
         return delta
 
-    def _through(self, module: nn.Module, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    def _through(
+        self, module: nn.Module, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None
+    ) -> Tensor:
         kernel = self.pair.layout.shape[1:]
         down = a.reshape(-1, *kernel)  # (groups · rank, in / groups, *kernel)
         hidden = module._conv_forward(x, down, None)  # type: ignore[operator]  # noqa: SLF001 - knows padding modes

@@ -34,7 +34,14 @@ _PART = {
     "lora_A.weight": "a", "lora_embedding_A": "a", "lora_B.weight": "b", "lora_embedding_B": "b", "lora_B.bias": "bias",
     "lora_magnitude_vector": "magnitude", "lora_magnitude_vector.weight": "magnitude",
 }  # fmt: skip
-_UNTOUCHED = (True, False, None, "gaussian", "orthogonal", "eva")  # initialisations that leave the base alone
+_UNTOUCHED = (
+    True,
+    False,
+    None,
+    "gaussian",
+    "orthogonal",
+    "eva",
+)  # initialisations that leave the base alone
 _NEUTRAL: dict[str, tuple[Any, ...]] = {  # keys that change what an adapter computes: the values that do not
     "bias": ("none", None), "modules_to_save": (None, []), "layer_replication": (None, []), "use_qalora": (False, None),
     "alora_invocation_tokens": (None, []), "trainable_token_indices": (None, [], {}), "use_bdlora": (None, False),
@@ -68,7 +75,9 @@ def save_peft(adapter: LoraAdapter, directory: Path) -> None:
     for candidate in adapter.chosen:
         tensors |= _to_peft(candidate, adapter.pair(candidate.weight))
     save_file(tensors, directory / TENSORS, metadata={"format": "pt"})
-    (directory / CONFIG).write_text(json.dumps(_config(adapter), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (directory / CONFIG).write_text(
+        json.dumps(_config(adapter), indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def load_into(adapter: LoraAdapter, directory: Path) -> None:
@@ -90,7 +99,9 @@ def attach_peft(model: nn.Module, directory: Path, name: str) -> LoraAdapter:
     """
     config, tensors = _read(directory)
     _check(config, directory)
-    modules = {module: tensors[module]["a"].shape[0] for module in tensors if "a" in tensors[module]}
+    modules = {
+        module: tensors[module]["a"].shape[0] for module in tensors if "a" in tensors[module]
+    }
     exact = {module: f"re:{re.escape(module)}" for module in modules}
     cls = DoraSpec if config.get("use_dora") else LoraSpec
     spec = cls(
@@ -203,7 +214,9 @@ def _config(adapter: LoraAdapter) -> dict[str, Any]:
     rank = spec.rank * twice
     modules = {c.module_name: adapter.pair(c.weight) for c in adapter.chosen}
     ranks = {m: p.a.shape[0] * twice for m, p in modules.items()}
-    alphas = {m: p.scale * (math.sqrt(ranks[m]) if spec.rslora else ranks[m]) for m, p in modules.items()}
+    alphas = {
+        m: p.scale * (math.sqrt(ranks[m]) if spec.rslora else ranks[m]) for m, p in modules.items()
+    }
     alpha = spec.alpha * (math.sqrt(twice) if spec.rslora else twice)
     return {
         "peft_type": "LORA",
@@ -213,7 +226,9 @@ def _config(adapter: LoraAdapter) -> dict[str, Any]:
         "r": rank,
         "lora_alpha": alpha,
         "rank_pattern": {re.escape(m): r for m, r in ranks.items() if r != rank},
-        "alpha_pattern": {re.escape(m): a for m, a in alphas.items() if not math.isclose(a, alpha, rel_tol=1e-12)},
+        "alpha_pattern": {
+            re.escape(m): a for m, a in alphas.items() if not math.isclose(a, alpha, rel_tol=1e-12)
+        },
         "target_modules": _targets(modules, adapter.module_names),
         "lora_dropout": spec.dropout,
         "fan_in_fan_out": any(c.layout.transposed and c.kind == "linear" for c in adapter.chosen),

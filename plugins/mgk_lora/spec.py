@@ -20,16 +20,26 @@ class LoraSpec(Spec):
         ("all-linear",),
         help="modules or plain weights: globs, names or their last parts, 're:' regular expressions, 'all-linear'",
     )
-    exclude: tuple[str, ...] = option((), help="what targets match and shall stay as it is; same patterns")
+    exclude: tuple[str, ...] = option(
+        (), help="what targets match and shall stay as it is; same patterns"
+    )
     rank_pattern: dict[str, int] = option({}, help="pattern → rank, the first match counts")
     alpha_pattern: dict[str, float] = option({}, help="pattern → alpha, the first match counts")
     rslora: bool = option(False, help="scale = alpha / sqrt(rank)")
-    dropout: float = option(0.0, between(0, 0.999), help="on the input of A while training; not for plain weights")
+    dropout: float = option(
+        0.0, between(0, 0.999), help="on the input of A while training; not for plain weights"
+    )
     init: str = option("gaussian", one_of(*INITS), help="A at the start; B is zero, but for pissa")
     init_std: float = option(0.01, above(0), help="standard deviation of A with init = gaussian")
-    bias: bool = option(False, help="train a bias of the delta too; the base's module must have one to take it up")
-    tied: str = option("refuse", one_of("refuse", "untie"), help="what to do about a target whose weight is tied")
-    dtype: str = option("auto", one_of(*DTYPES), help="of A and B; auto: float32, or float64 on a float64 base")
+    bias: bool = option(
+        False, help="train a bias of the delta too; the base's module must have one to take it up"
+    )
+    tied: str = option(
+        "refuse", one_of("refuse", "untie"), help="what to do about a target whose weight is tied"
+    )
+    dtype: str = option(
+        "auto", one_of(*DTYPES), help="of A and B; auto: float32, or float64 on a float64 base"
+    )
 
 
 @frozen(kw_only=True)

@@ -31,13 +31,17 @@ def candidates(model: nn.Module) -> list[Candidate]:
             bias = "bias" if isinstance(getattr(module, "bias", None), nn.Parameter) else None
             is_linear = linear and module is not head
             weight = _join(name, "weight")
-            found.append(Candidate(name, weight, module, name, "weight", kind, layout, bias, is_linear))
+            found.append(
+                Candidate(name, weight, module, name, "weight", kind, layout, bias, is_linear)
+            )
             continue
         found += _plain(name, module)
     return found
 
 
-def choose(model: nn.Module, patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[Candidate]:
+def choose(
+    model: nn.Module, patterns: Sequence[str], exclude: Sequence[str] = ()
+) -> list[Candidate]:
     """Return the candidates that ``patterns`` mean and ``exclude`` does not.
 
     :raises InputError: a pattern that matches nothing (the nearest names are offered), a bad
@@ -49,7 +53,9 @@ def choose(model: nn.Module, patterns: Sequence[str], exclude: Sequence[str] = (
 
 def means(pattern: str, candidate: Candidate) -> bool:
     """Tell whether a pattern means this candidate, by its module's or its weight's name."""
-    return any(matches(pattern, n, linear=candidate.linear) for n in (candidate.name, candidate.weight))
+    return any(
+        matches(pattern, n, linear=candidate.linear) for n in (candidate.name, candidate.weight)
+    )
 
 
 def first_match(table: dict[str, float], candidate: Candidate, default: float) -> float:
@@ -59,7 +65,13 @@ def first_match(table: dict[str, float], candidate: Candidate, default: float) -
 
 def _attention(name: str, module: nn.MultiheadAttention) -> Iterable[Candidate]:
     """Projections of torch's attention, which reads its weights rather than calling its children."""
-    for attribute in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"):
+    for attribute in (
+        "in_proj_weight",
+        "q_proj_weight",
+        "k_proj_weight",
+        "v_proj_weight",
+        "out_proj.weight",
+    ):
         owner, _, last = attribute.rpartition(".")
         parameter = getattr(module.get_submodule(owner), last, None)
         if not isinstance(parameter, nn.Parameter):
@@ -89,8 +101,12 @@ def _no_match(pattern: str, model: nn.Module, everything: Sequence[Candidate]) -
         if name == pattern or name.endswith("." + pattern):
             kind = type(module).__name__
             if any(c.module_name.startswith(name + ".") for c in everything):
-                return InputError(f"target pattern {pattern!r} names a container ({kind}); did you mean '{pattern}.*'?")
-            return InputError(f"target pattern {pattern!r} matches {name} ({kind}), which has no matrix to adapt")
+                return InputError(
+                    f"target pattern {pattern!r} names a container ({kind}); did you mean '{pattern}.*'?"
+                )
+            return InputError(
+                f"target pattern {pattern!r} matches {name} ({kind}), which has no matrix to adapt"
+            )
     return no_match(pattern, (c.name for c in everything))
 
 

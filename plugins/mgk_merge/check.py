@@ -9,12 +9,18 @@ from mgk_core.contract.errors import MergeError
 from mgk_core.contract.outcome import Proposal
 
 
-def check(state: ModelState, adapter: Adapter, proposal: Proposal, targets: Mapping[str, Target]) -> None:
+def check(
+    state: ModelState, adapter: Adapter, proposal: Proposal, targets: Mapping[str, Target]
+) -> None:
     """Raise `MergeError` where a merge would be wrong: not attached, merged already, out of order."""
     if not any(a is adapter for a in state.adapters):
-        raise MergeError(f"adapter {adapter.name!r} is not attached to this model (merged or detached already?)")
+        raise MergeError(
+            f"adapter {adapter.name!r} is not attached to this model (merged or detached already?)"
+        )
     if any(a is adapter for a in state.merged):
-        raise MergeError(f"adapter {adapter.name!r} is merged already; undo that merge first, or detach it")
+        raise MergeError(
+            f"adapter {adapter.name!r} is merged already; undo that merge first, or detach it"
+        )
     if proposal.refuse is not None:
         raise MergeError(f"the merge of {adapter.name!r} is refused: {proposal.refuse}")
     if not targets:
@@ -34,7 +40,9 @@ def _check_weights(targets: Mapping[str, Target]) -> None:
             )
         other = seen.setdefault(id(parameter), name)
         if other != name:
-            raise MergeError(f"{name} and {other} are one tensor (tied): the delta would be merged twice")
+            raise MergeError(
+                f"{name} and {other} are one tensor (tied): the delta would be merged twice"
+            )
 
 
 def _check_order(state: ModelState, adapter: Adapter, targets: Mapping[str, Target]) -> None:

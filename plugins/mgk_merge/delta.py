@@ -29,7 +29,9 @@ def delta_of(
     # A bias has no inputs that a transform could act on.
     transforms = proposal.transforms if target.parameter.dim() > 1 else ()
     if factors is not None and all(isinstance(t, FactorTransform) for t in transforms):
-        return _from_factors(_through(factors, name, transforms), target, proposal.scale, dtype), False
+        return _from_factors(
+            _through(factors, name, transforms), target, proposal.scale, dtype
+        ), False
     if factors is not None:
         source = _from_factors(factors, target, 1.0, dtype)
         whole = False
@@ -82,7 +84,9 @@ def _from_merged(adapter: Adapter, name: str) -> DeltaOf:
     return rows
 
 
-def _transformed(source: DeltaOf, name: str, target: Target, transforms: Sequence[Transform], scale: float) -> DeltaOf:
+def _transformed(
+    source: DeltaOf, name: str, target: Target, transforms: Sequence[Transform], scale: float
+) -> DeltaOf:
     turned = folded(target)
 
     def rows(weight: Tensor, start: int, out: Tensor) -> None:

@@ -33,7 +33,9 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpe
     :raises MergeError: refused; the model is bit-identical to before
     """
     state = state_of(model)
-    state.merged[:] = [a for a in state.merged if any(a is b for b in state.adapters)]  # the others are off
+    state.merged[:] = [
+        a for a in state.merged if any(a is b for b in state.adapters)
+    ]  # the others are off
     targets = dict(adapter.targets())
     check(state, adapter, proposal, targets)
     residuals = _new_residuals(state, targets, spec)
@@ -41,13 +43,17 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpe
     gradients = torch.is_grad_enabled()
     try:
         with torch.no_grad():
-            figures = [_merge_weight(undo, t, residuals.get(n), proposal, spec) for n, t in targets.items()]
+            figures = [
+                _merge_weight(undo, t, residuals.get(n), proposal, spec) for n, t in targets.items()
+            ]
         report = summary(adapter.name, spec.type, figures, residual=spec.residual, undo=undo)
         state.merged.append(adapter)
         return report  # inside the try: who gets no report gets no merge either
     except BaseException:
         _restore(undo)
-        torch.set_grad_enabled(gradients)  # an interrupt may fall between entering no_grad and its block
+        torch.set_grad_enabled(
+            gradients
+        )  # an interrupt may fall between entering no_grad and its block
         raise
 
 
@@ -69,7 +75,9 @@ def _merge_weight(
     return figures
 
 
-def _new_residuals(state: ModelState, targets: Mapping[str, Target], spec: MergeSpec) -> dict[str, Tensor]:
+def _new_residuals(
+    state: ModelState, targets: Mapping[str, Target], spec: MergeSpec
+) -> dict[str, Tensor]:
     """Return the tensors that take the new residuals: the old ones where they fit, else new ones."""
     if not spec.residual:
         return {}
@@ -77,9 +85,14 @@ def _new_residuals(state: ModelState, targets: Mapping[str, Target], spec: Merge
     weights = {n: t.parameter.detach() for n, t in targets.items() if t.parameter.dtype in _ROUNDED}
     again = {n: state.residuals[n] for n, w in weights.items() if n in state.residuals}
     again = {
-        n: r for n, r in again.items() if (r.dtype, r.device, r.shape) == (dtype, weights[n].device, weights[n].shape)
+        n: r
+        for n, r in again.items()
+        if (r.dtype, r.device, r.shape) == (dtype, weights[n].device, weights[n].shape)
     }
-    return {n: again.get(n, torch.empty(w.shape, dtype=dtype, device=w.device)) for n, w in weights.items()}
+    return {
+        n: again.get(n, torch.empty(w.shape, dtype=dtype, device=w.device))
+        for n, w in weights.items()
+    }
 
 
 def _keeper(proposal: Proposal, state: ModelState, targets: Mapping[str, Target]) -> Keeper:

@@ -45,7 +45,12 @@ class Figures:
         carried = None if carried is None else carried.view(-1)
         sums = _dots(delta, old, visible, carried)
         if not (_TINY < sums[0] < _HUGE and all(map(math.isfinite, sums))):
-            sums = _dots(delta.double(), old.double(), visible.double(), None if carried is None else carried.double())
+            sums = _dots(
+                delta.double(),
+                old.double(),
+                visible.double(),
+                None if carried is None else carried.double(),
+            )
             if not all(map(math.isfinite, sums)):
                 self._refuse(delta, old)
         self.nonzero = self.nonzero or sums[0] > 0 or bool(delta.any())
@@ -55,9 +60,13 @@ class Figures:
     def rounded(self, new: Tensor, error: Tensor) -> None:
         """Take in the largest W', in the weight's own dtype, and the largest S − W' of one block."""
         bits = _BITS[self.dtype.itemsize]
-        magnitude = new.view(bits).bitwise_and(torch.iinfo(bits).max).amax()  # ordered as the numbers are
+        magnitude = (
+            new.view(bits).bitwise_and(torch.iinfo(bits).max).amax()
+        )  # ordered as the numbers are
         self._largest = max(self._largest, float(magnitude.view(self.dtype)))
-        self._error = max(self._error, float(error.amax()), -float(error.amin()))  # faster than aminmax
+        self._error = max(
+            self._error, float(error.amax()), -float(error.amin())
+        )  # faster than aminmax
 
     @property
     def totals(self) -> tuple[float, float, float, float]:
@@ -69,7 +78,11 @@ class Figures:
     def report(self) -> WeightReport:
         """Return the figures of this weight."""
         delta, weight, visible, total = self.totals
-        ulp = torch.finfo(self.dtype).eps * 2.0 ** math.floor(math.log2(self._largest)) if self._largest > 0 else 0.0
+        ulp = (
+            torch.finfo(self.dtype).eps * 2.0 ** math.floor(math.log2(self._largest))
+            if self._largest > 0
+            else 0.0
+        )
         return WeightReport(
             name=self.name,
             dtype=str(self.dtype).removeprefix("torch."),
@@ -92,7 +105,9 @@ class Figures:
         raise MergeError(f"{self.name}: {what}. Nothing was changed.")
 
 
-def summary(adapter: str, rule: str, figures: Sequence[Figures], *, residual: bool, undo: Undo) -> MergeReport:
+def summary(
+    adapter: str, rule: str, figures: Sequence[Figures], *, residual: bool, undo: Undo
+) -> MergeReport:
     """Return the report of a whole merge.
 
     :raises MergeError: there was nothing to merge, or nothing of it arrived

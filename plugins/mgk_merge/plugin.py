@@ -22,7 +22,9 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
 
 
 @hookimpl
-def mgk_merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec) -> MergeReport | None:
+def mgk_merge(
+    model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec
+) -> MergeReport | None:
     """Merge where the spec is ours."""
     if not isinstance(spec, MergeSpec):
         return None

@@ -49,7 +49,10 @@ class MemoryKeeper:
     _rows: dict[str, int] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
-        self._kept = {n: torch.empty_like(t, memory_format=torch.contiguous_format) for n, t in self.tensors.items()}
+        self._kept = {
+            n: torch.empty_like(t, memory_format=torch.contiguous_format)
+            for n, t in self.tensors.items()
+        }
 
     def keep(self, name: str, live: Tensor, start: int, stop: int) -> Tensor:
         """See `Keeper`."""
@@ -109,7 +112,11 @@ class DiskKeeper:
         """See `Keeper`."""
         block = live[start:stop].contiguous().cpu()
         try:
-            _write(self._descriptor, block.view(torch.uint8).numpy(), self._offsets[name] + _bytes(live, start))
+            _write(
+                self._descriptor,
+                block.view(torch.uint8).numpy(),
+                self._offsets[name] + _bytes(live, start),
+            )
         except OSError as error:
             raise _refused(self.path, error) from error
         self._rows[name] = stop
@@ -121,8 +128,14 @@ class DiskKeeper:
             step = max(1, (1 << 22) // max(1, _bytes(live, 1)))
             for start in range(0, rows, step):
                 stop = min(rows, start + step)
-                block = torch.empty_like(live[start:stop], device="cpu", memory_format=torch.contiguous_format)
-                _read(self._descriptor, block.view(torch.uint8).numpy(), self._offsets[name] + _bytes(live, start))
+                block = torch.empty_like(
+                    live[start:stop], device="cpu", memory_format=torch.contiguous_format
+                )
+                _read(
+                    self._descriptor,
+                    block.view(torch.uint8).numpy(),
+                    self._offsets[name] + _bytes(live, start),
+                )
                 live[start:stop].copy_(block)
 
     def forget(self) -> None:

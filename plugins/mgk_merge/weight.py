@@ -75,7 +75,9 @@ class WeightMerge:
         if rows not in self._rooms:
             first = next(iter(self._rooms.values()), None)  # only the last block is smaller
             fresh = (
-                torch.empty((4, *live.shape), dtype=self.wide, device=live.device).unbind() if first is None else first
+                torch.empty((4, *live.shape), dtype=self.wide, device=live.device).unbind()
+                if first is None
+                else first
             )
             self._rooms[rows] = tuple(t[:rows] for t in fresh)
         return self._rooms[rows]
@@ -87,7 +89,9 @@ class WeightMerge:
         if self.after is not self.before:
             return self.before[start:stop].to(self.wide)
         kept = self.keeper.keep(residual_key(self.name), self.before, start, stop)
-        return self.before[start:stop].to(self.wide, copy=True) if kept is None else kept.to(self.wide)
+        return (
+            self.before[start:stop].to(self.wide, copy=True) if kept is None else kept.to(self.wide)
+        )
 
     def _drop(
         self, total: Tensor, new: Tensor, held: Tensor | None, start: int, stop: int

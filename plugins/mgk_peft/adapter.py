@@ -54,12 +54,19 @@ class PeftAdapter:
         self.name, self.config, self.tuner = name, config, tuner
         self.identity: Identity = identity
         self._placed = tuple(placed)
-        self._trained = [t for _, t in self._tensors() if isinstance(t, nn.Parameter) and t.requires_grad]
+        self._trained = [
+            t for _, t in self._tensors() if isinstance(t, nn.Parameter) and t.requires_grad
+        ]
         self._homes: dict[str, tuple[Any, str]] = {}
         for place in placed:
             # Biases first: what a tuner adds to one may depend on the weight (GLoRA), and a merge goes in this order.
-            for attribute in sorted(changes[place.name], key=lambda a: place.layer.base_layer.get_parameter(a).dim()):
-                self._homes[base_name(f"{place.name}.{attribute}") or attribute] = (place.layer, attribute)
+            for attribute in sorted(
+                changes[place.name], key=lambda a: place.layer.base_layer.get_parameter(a).dim()
+            ):
+                self._homes[base_name(f"{place.name}.{attribute}") or attribute] = (
+                    place.layer,
+                    attribute,
+                )
 
     @property
     def layers(self) -> list[Any]:

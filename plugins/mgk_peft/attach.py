@@ -16,7 +16,15 @@ from mgk_peft.library import Tuner, find_tuner, make_config
 from mgk_peft.spec import PeftSpec
 from mgk_peft.targets import as_regex, choose
 
-_REFUSALS = (ValueError, TypeError, NotImplementedError, AttributeError, KeyError, RuntimeError, AssertionError)
+_REFUSALS = (
+    ValueError,
+    TypeError,
+    NotImplementedError,
+    AttributeError,
+    KeyError,
+    RuntimeError,
+    AssertionError,
+)
 """What PEFT raises where a value, a module or a combination does not suit one of its tuners."""
 
 
@@ -27,7 +35,9 @@ def attach(model: nn.Module, spec: PeftSpec, name: str) -> PeftAdapter:
         or one that would change the base itself
     """
     if any(hasattr(m, "base_layer") for m in model.modules()):
-        raise InputError("one of PEFT's adapters is attached to this model already; merge or detach it first")
+        raise InputError(
+            "one of PEFT's adapters is attached to this model already; merge or detach it first"
+        )
     tuner = find_tuner(spec.type)
     chosen = choose(model, spec.targets, spec.exclude)
     config = make_config(spec, as_regex(list(chosen)))
@@ -91,12 +101,18 @@ def _no_shortcut(module: nn.Module, args: Any, output: Any) -> None:
 
 
 def _check_base(
-    spec: PeftSpec, model: nn.Module, chosen: Mapping[str, nn.Module], kept: Mapping[int, Tensor], placed: list[Placed]
+    spec: PeftSpec,
+    model: nn.Module,
+    chosen: Mapping[str, nn.Module],
+    kept: Mapping[int, Tensor],
+    placed: list[Placed],
 ) -> None:
     wrapped = {id(p.layer.base_layer) for p in placed}
     left = [n for n, m in chosen.items() if id(m) not in wrapped]
     if left or len(wrapped) != len(chosen):
-        raise InputError(f"type {spec.type!r} does not adapt {', '.join(left[:5]) or 'the chosen modules one by one'}")
+        raise InputError(
+            f"type {spec.type!r} does not adapt {', '.join(left[:5]) or 'the chosen modules one by one'}"
+        )
     for name, module in chosen.items():
         for parameter in module.parameters():
             if not torch.equal(parameter, kept[id(parameter)]):
@@ -118,7 +134,9 @@ def _changes(spec: PeftSpec, placed: list[Placed]) -> dict[str, list[str]]:
         except _REFUSALS as error:
             raise _said(f"type {spec.type!r} cannot be merged into {place.name}", error) from error
         if not known[kind]:
-            raise InputError(f"type {spec.type!r} cannot be merged into {place.name}: merging changes nothing there")
+            raise InputError(
+                f"type {spec.type!r} cannot be merged into {place.name}: merging changes nothing there"
+            )
     return {p.name: known[kind_of(p.layer)] for p in placed}
 
 
@@ -127,8 +145,12 @@ def _identity(spec: PeftSpec, model: nn.Module, placed: list[Placed]) -> Identit
     try:
         found = {identity_of(place.layer) for place in placed}
     except _REFUSALS as error:
-        raise _said(f"type {spec.type!r} does not run in {type(model).__name__} as it stands", error) from error
-    fused = any(isinstance(m, nn.TransformerEncoderLayer) for m in model.modules())  # its fused kernel rounds otherwise
+        raise _said(
+            f"type {spec.type!r} does not run in {type(model).__name__} as it stands", error
+        ) from error
+    fused = any(
+        isinstance(m, nn.TransformerEncoderLayer) for m in model.modules()
+    )  # its fused kernel rounds otherwise
     if "none" in found:
         return "none"
     return "close" if "close" in found or fused else "exact"

@@ -56,7 +56,9 @@ def _dictionaries(layer: Any) -> list[tuple[str, dict[str, Tensor]]]:
     return [
         (attribute, held)
         for attribute, held in vars(layer).items()
-        if isinstance(held, dict) and not attribute.startswith("_") and isinstance(held.get(PEFT_NAME), Tensor)
+        if isinstance(held, dict)
+        and not attribute.startswith("_")
+        and isinstance(held.get(PEFT_NAME), Tensor)
     ]
 
 
@@ -98,7 +100,9 @@ def changed_by_merging(layer: Any) -> list[str]:
     _merge(twin)
     after = base_parameters(twin)
     if live is not None:
-        base = copy.deepcopy(twin.base_layer)  # without what it may have cached of the weight as it was
+        base = copy.deepcopy(
+            twin.base_layer
+        )  # without what it may have cached of the weight as it was
         error = float((base(x) - live).norm() / live.norm())
         if not error <= (_NARROW if hasattr(twin.base_layer, "computes") else _WIDE):
             raise ValueError(f"in PEFT, merged differs from live by {error:.2g} (relative 2-norm)")
@@ -112,7 +116,12 @@ def kind_of(layer: Any) -> tuple[Any, ...]:
         own = value.get(PEFT_NAME) if isinstance(value, dict) else value
         if isinstance(own, (bool, str)) and name != "training":
             switches.append((name, str(own)))
-    return type(layer), type(layer.base_layer), tuple(base_parameters(layer)), tuple(sorted(switches))
+    return (
+        type(layer),
+        type(layer.base_layer),
+        tuple(base_parameters(layer)),
+        tuple(sorted(switches)),
+    )
 
 
 def _shake(layer: Any) -> None:
@@ -151,7 +160,9 @@ def _adds_zero(layer: Any) -> bool:
     if ask is None or _required(ask) != 1:
         return False  # MiSS wants the weight as well: what it returns is no delta
     delta = ask(PEFT_NAME)
-    return isinstance(delta, Tensor) and not bool(delta.detach().to_dense().any() if delta.is_sparse else delta.any())
+    return isinstance(delta, Tensor) and not bool(
+        delta.detach().to_dense().any() if delta.is_sparse else delta.any()
+    )
 
 
 def _required(function: Callable[..., Any]) -> int:

@@ -51,14 +51,20 @@ def find_tuner(type_: str) -> Tuner:
     :raises InputError: there is no such tuner, or it cannot be merged
     """
     if find_spec("peft") is None:
-        raise EnvironmentFault(f"adapter type {type_!r} needs the PEFT library: pip install 'mgk[peft]'")
+        raise EnvironmentFault(
+            f"adapter type {type_!r} needs the PEFT library: pip install 'mgk[peft]'"
+        )
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
     from peft.tuners.tuners_utils import BaseTuner
 
     configs = {kind.value: cls for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     models = {kind.value: cls for kind, cls in PEFT_TYPE_TO_TUNER_MAPPING.items()}
     name = type_.partition(":")[2].upper()
-    able = sorted(n for n, cls in models.items() if n in configs and issubclass(cls, BaseTuner) and n not in _REFUSED)
+    able = sorted(
+        n
+        for n, cls in models.items()
+        if n in configs and issubclass(cls, BaseTuner) and n not in _REFUSED
+    )
     if name in able:
         return Tuner(name, configs[name], models[name])
     if name in _REFUSED:
@@ -68,7 +74,9 @@ def find_tuner(type_: str) -> Tuner:
             f"adapter type {type_!r} cannot be merged: it changes the model's inputs or its attention, not its weights;"
             f" these can: {', '.join(able)}"
         )
-    raise InputError(f"unknown adapter type {type_!r}: PEFT has no tuner {name!r}{nearest(name, able)}")
+    raise InputError(
+        f"unknown adapter type {type_!r}: PEFT has no tuner {name!r}{nearest(name, able)}"
+    )
 
 
 def make_config(spec: PeftSpec, target_modules: str) -> Any:
@@ -86,10 +94,14 @@ def make_config(spec: PeftSpec, target_modules: str) -> Any:
                 f"options.{key}: {tuner.config.__name__} has no such field{nearest(key, known - set(_HERE))}"
             )
         if key == "bias" and value != "none":
-            raise InputError(f"options.bias: expected 'none', got {value!r}: the base's own biases stay frozen")
+            raise InputError(
+                f"options.bias: expected 'none', got {value!r}: the base's own biases stay frozen"
+            )
     options = dict(spec.options)
     if "feedforward_modules" in known:
-        options.setdefault("feedforward_modules", [])  # IA3 would look the model's name up in a table of its own
+        options.setdefault(
+            "feedforward_modules", []
+        )  # IA3 would look the model's name up in a table of its own
     try:
         return tuner.config(target_modules=target_modules, **options)
     except (ValueError, TypeError, ImportError, NotImplementedError, AttributeError) as error:

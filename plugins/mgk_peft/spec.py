@@ -17,8 +17,12 @@ class PeftSpec(Spec):
         ("all-linear",),
         help="modules: globs, names or their last parts, 're:' regular expressions, 'all-linear'",
     )
-    exclude: tuple[str, ...] = option((), help="what targets match and shall stay as it is; same patterns")
-    options: dict[str, Any] = option({}, help="fields of PEFT's configuration class of this tuner (r, lora_alpha …)")
+    exclude: tuple[str, ...] = option(
+        (), help="what targets match and shall stay as it is; same patterns"
+    )
+    options: dict[str, Any] = option(
+        {}, help="fields of PEFT's configuration class of this tuner (r, lora_alpha …)"
+    )
 
     def __attrs_post_init__(self) -> None:
         """Hold the options to PEFT's own class, so that a wrong one is found before anything runs."""

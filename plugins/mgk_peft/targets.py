@@ -12,7 +12,9 @@ from mgk_core.contract.errors import InputError
 from mgk_core.model.targets import matches, no_match, output_head, select
 
 
-def choose(model: nn.Module, patterns: Sequence[str], exclude: Sequence[str] = ()) -> dict[str, nn.Module]:
+def choose(
+    model: nn.Module, patterns: Sequence[str], exclude: Sequence[str] = ()
+) -> dict[str, nn.Module]:
     """Return the modules that ``patterns`` mean and ``exclude`` does not, by their names in the model.
 
     :raises InputError: a pattern that matches nothing, nothing left, or a module that PEFT cannot stand in for
@@ -50,12 +52,19 @@ def _candidates(model: nn.Module) -> dict[str, nn.Module]:
 
 def _linear(model: nn.Module) -> set[str]:
     head = output_head(model)
-    return {n for n, m in model.named_modules() if m is not head and (isinstance(m, nn.Linear) or is_transposed(m))}
+    return {
+        n
+        for n, m in model.named_modules()
+        if m is not head and (isinstance(m, nn.Linear) or is_transposed(m))
+    }
 
 
 def is_transposed(module: nn.Module) -> bool:
     """Tell transformers' Conv1D, whose weight is (in, out); transformers need not be imported for it."""
-    return any(c.__name__ == "Conv1D" and c.__module__ == "transformers.pytorch_utils" for c in type(module).__mro__)
+    return any(
+        c.__name__ == "Conv1D" and c.__module__ == "transformers.pytorch_utils"
+        for c in type(module).__mro__
+    )
 
 
 def _check(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -98,7 +98,9 @@ class Counts:
 
     def mean(self) -> Moment:
         """Return the frequencies on the diagonal; no factor."""
-        return Sketch(self.counts.new_zeros(self.counts.shape[0], 0), self.counts / max(self.positions, 1))
+        return Sketch(
+            self.counts.new_zeros(self.counts.shape[0], 0), self.counts / max(self.positions, 1)
+        )
 
 
 def columns(k: int) -> int:

@@ -38,7 +38,14 @@ class Alarm:
             return
         worst = max(drift or relative, key=lambda n: (drift or relative)[n])
         figures = {"drift": drift.get(worst), "relative": max(relative.values()), "layer": worst}
-        self.tell("drift", phase=self.ctx.phase.name, step=event["step"], layers=drift, norms=relative, **figures)
+        self.tell(
+            "drift",
+            phase=self.ctx.phase.name,
+            step=event["step"],
+            layers=drift,
+            norms=relative,
+            **figures,
+        )
         if drift and drift[worst] > self.limit:
             text = f"drift {drift[worst]:.1%} at {worst} (limit {self.limit:.1%}), largest ‖ΔW‖/‖W‖ {figures['relative']:.2%}"
             self.tell("alarm", phase=self.ctx.phase.name, step=event["step"], text=text, **figures)
@@ -54,14 +61,18 @@ class Alarm:
             if moved is not None:
                 drift[name] = moved / self.energies[name]
         names, values = list(relative), torch.stack([*relative.values(), *drift.values()]).tolist()
-        return dict(zip(drift, values[len(names) :], strict=True)), dict(zip(names, values, strict=False))
+        return dict(zip(drift, values[len(names) :], strict=True)), dict(
+            zip(names, values, strict=False)
+        )
 
     def _moved(self, name: str, target: Target) -> tuple[Tensor | None, Tensor]:
         assert self.ctx.adapter is not None  # noqa: S101 - observers are made with one
         pair, c = pair_of(self.ctx.adapter, name), self.old.get(name)
         if pair is None:
             delta = dense_delta(self.ctx.adapter, name, target)
-            return None if c is None else energy(c, _even(delta.shape[0], delta), delta), delta.norm()
+            return None if c is None else energy(
+                c, _even(delta.shape[0], delta), delta
+            ), delta.norm()
         a, b = pair.a.float(), pair.b.float() * pair.scale
         norm = ((b.mT @ b) * (a @ a.mT)).sum().clamp(min=0).sqrt()
         return None if c is None else factored_energy(c, _even(b.shape[0], b), a, b), norm

@@ -46,12 +46,16 @@ class Layers:
         weight = weight.flatten(1)  # a convolution's inputs are its unfolded windows
         self._most[name] = self._most.get(name, 0) + x.shape[0]
         self.seen = max(self.seen, self._most[name])
-        if self.needs.inputs is not None and (x.shape[1] in weight.shape or not x.is_floating_point()):
+        if self.needs.inputs is not None and (
+            x.shape[1] in weight.shape or not x.is_floating_point()
+        ):
             self._add_inputs(name, x, weight, self.needs.inputs)
         if gradient is None or gradient.shape[1] not in weight.shape:
             return
         if self.needs.outputs is not None:
-            made = self.outputs.get(name) or self._make(self.outputs, name, gradient.shape[1], self.needs.outputs)
+            made = self.outputs.get(name) or self._make(
+                self.outputs, name, gradient.shape[1], self.needs.outputs
+            )
             made.add(gradient)
         if self.needs.fisher and x.is_floating_point() and x.shape[1] in weight.shape:
             found = gradient.float().square().mT @ x.float().square()
@@ -63,8 +67,15 @@ class Layers:
         if name in self.shares and _same(last, x):
             return
         if name in self.shares:
-            raise RuntimeError(f"{name}: had the inputs of {self.shares[name]} in one batch and others in the next")
-        if first != name and name not in self.inputs and last.data_ptr() == x.data_ptr() and last.shape == x.shape:
+            raise RuntimeError(
+                f"{name}: had the inputs of {self.shares[name]} in one batch and others in the next"
+            )
+        if (
+            first != name
+            and name not in self.inputs
+            and last.data_ptr() == x.data_ptr()
+            and last.shape == x.shape
+        ):
             self.shares[name] = first
             return
         self._last = (name, x)
@@ -104,7 +115,9 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
 
 
-def visit(ctx: PhaseContext, needs: Needs, batches: Iterable[Batch], *, live: bool = False) -> Layers:
+def visit(
+    ctx: PhaseContext, needs: Needs, batches: Iterable[Batch], *, live: bool = False
+) -> Layers:
     """Run batches through the bare base (live: adapters on) until enough positions were seen, and add up."""
     weights = base_state_dict(ctx.model)
     layers = Layers({n: weights[n] for n in ctx.targets if n in weights}, needs, ctx.device)
@@ -115,7 +128,9 @@ def visit(ctx: PhaseContext, needs: Needs, batches: Iterable[Batch], *, live: bo
             if layers.seen >= needs.max_tokens:
                 return
 
-    visit_layers(ctx.bundle, ctx.targets, until_enough(), layers, gradients=needs.gradients, live=live)
+    visit_layers(
+        ctx.bundle, ctx.targets, until_enough(), layers, gradients=needs.gradients, live=live
+    )
     return layers
 
 

@@ -89,7 +89,14 @@ def transform(ctx: PhaseContext, past: Past, spec: CovarianceSpec) -> Covariance
     """Look at the phase's own inputs and prepare the maps of all weights that have old statistics."""
     assert ctx.adapter is not None  # noqa: S101 - a proposal has one
     form = Form(spec.sketch or None, spec.tail)
-    needs = Needs(inputs=form, outputs=None, fisher=False, factors=False, replay=None, max_tokens=spec.max_tokens)
+    needs = Needs(
+        inputs=form,
+        outputs=None,
+        fisher=False,
+        factors=False,
+        replay=None,
+        max_tokens=spec.max_tokens,
+    )
     fresh = visit(ctx, needs, old_batches(ctx), live=True).tensors()
     maps = {}
     for name in matrices(ctx.adapter):
@@ -97,19 +104,25 @@ def transform(ctx: PhaseContext, past: Past, spec: CovarianceSpec) -> Covariance
         old = past.total(INPUTS, name, spec.sketch, spec.tail)
         if new is not None and old is not None:
             maps[name] = damping(new, old, spec.strength, spec.ridge)
-    return CovarianceTransform(f"covariance(strength={spec.strength:g}, ridge={spec.ridge:g})", maps)
+    return CovarianceTransform(
+        f"covariance(strength={spec.strength:g}, ridge={spec.ridge:g})", maps
+    )
 
 
 def with_transform(ctx: PhaseContext, proposal: Proposal, spec: CovarianceSpec) -> Proposal:
     """Return the proposal with the transform behind those that it has; as it is where nothing was kept."""
     made = transform(ctx, Past(ctx.history, ctx.device), spec)
     if not made.maps:
-        ctx.notes.append("covariance-merge: no statistics of the base or of an earlier phase; merged as trained")
+        ctx.notes.append(
+            "covariance-merge: no statistics of the base or of an earlier phase; merged as trained"
+        )
         return proposal
     return evolve(proposal, transforms=(*proposal.transforms, made))
 
 
-def recovery(ctx: PhaseContext, tried: Sequence[Recovery], spec: CovarianceRecoverySpec) -> Recovery | None:
+def recovery(
+    ctx: PhaseContext, tried: Sequence[Recovery], spec: CovarianceRecoverySpec
+) -> Recovery | None:
     """Offer the merge with the next strength; None after the last, or where nothing was kept."""
     done = sum(r.method == spec.type for r in tried)
     if done >= len(spec.strengths) or not ctx.history:

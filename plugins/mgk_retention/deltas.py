@@ -27,11 +27,15 @@ def matrices(adapter: Adapter) -> dict[str, Target]:
 
     Biases, stacks of experts and grouped convolutions have no one input and output to keep in place.
     """
-    return {n: t for n, t in adapter.targets().items() if t.parameter.dim() == 2 or _one_convolution(t)}
+    return {
+        n: t for n, t in adapter.targets().items() if t.parameter.dim() == 2 or _one_convolution(t)
+    }
 
 
 def _one_convolution(target: Target) -> bool:
-    return isinstance(target.module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and target.module.groups == 1
+    return (
+        isinstance(target.module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and target.module.groups == 1
+    )
 
 
 def oriented(target: Target, weight: Tensor) -> Tensor:
@@ -55,9 +59,16 @@ def base_weight(target: Target) -> Tensor:
 def pair_of(adapter: Adapter, name: str) -> Pair | None:
     """Return a target's factors; None where the adapter has none there. Initial ones are subtracted."""
     factors = adapter.factors(name) if isinstance(adapter, LowRank) else None
-    if factors is None or factors.a.dim() not in (2, 3) or (factors.a.dim() == 3 and len(factors.a) > 1):
+    if (
+        factors is None
+        or factors.a.dim() not in (2, 3)
+        or (factors.a.dim() == 3 and len(factors.a) > 1)
+    ):
         return None
-    a, b, a0, b0 = (t if t is None or t.dim() == 2 else t[0] for t in (factors.a, factors.b, factors.a0, factors.b0))
+    a, b, a0, b0 = (
+        t if t is None or t.dim() == 2 else t[0]
+        for t in (factors.a, factors.b, factors.a0, factors.b0)
+    )
     assert a is not None and b is not None  # noqa: S101, PT018 - only the initial ones may be missing
     if a0 is None or b0 is None:
         return Pair(a, b, factors.scale)
@@ -87,7 +98,9 @@ def dense_delta(adapter: Adapter, name: str, target: Target) -> Tensor:
     stored = target.parameter.detach().float()
     merged = adapter.merged_weight(name, stored)
     if torch.is_grad_enabled() and not merged.requires_grad:
-        changed = effective_weights(target.module, [p for p in parts_of(target.module) if p.enabled])
+        changed = effective_weights(
+            target.module, [p for p in parts_of(target.module) if p.enabled]
+        )
         merged = changed.get(target.attribute, merged)
     if torch.is_grad_enabled() and not merged.requires_grad:
         raise InputError(

@@ -41,7 +41,14 @@ def design(adapter: Adapter, ctx: PhaseContext, spec: DesignedSpec) -> list[str]
         return []
     past = Past(ctx.history, ctx.device)
     form = Form(spec.sketch or None, spec.tail)
-    needs = Needs(inputs=form, outputs=None, fisher=False, factors=False, replay=None, max_tokens=spec.max_tokens)
+    needs = Needs(
+        inputs=form,
+        outputs=None,
+        fisher=False,
+        factors=False,
+        replay=None,
+        max_tokens=spec.max_tokens,
+    )
     fresh = visit(ctx, needs, old_batches(ctx)).tensors()
     done = []
     for name in matrices(adapter):
@@ -58,5 +65,7 @@ def design(adapter: Adapter, ctx: PhaseContext, spec: DesignedSpec) -> list[str]
 
 def _sized(rows: Tensor, new: Moment) -> Tensor:
     """Scale rows so that A x has variance 1 / in for each, as after the usual initialisation on white inputs."""
-    power = (new.right(rows.float()) * rows.float()).sum(-1).clamp(min=torch.finfo(torch.float32).tiny)
+    power = (
+        (new.right(rows.float()) * rows.float()).sum(-1).clamp(min=torch.finfo(torch.float32).tiny)
+    )
     return rows.float() / (power * rows.shape[1]).sqrt()[:, None]

@@ -30,7 +30,9 @@ def as_tensors(examples: Sequence[Any]) -> dict[str, Tensor]:
         values = [torch.as_tensor(getattr(e, attribute.name)) for e in examples]
         values = [v.to(torch.int32) if v.dtype == torch.int64 else v for v in values]
         kept[f"{attribute.name}/values"] = torch.cat([v.reshape(-1) for v in values]).cpu()
-        kept[f"{attribute.name}/shapes"] = torch.tensor([list(v.shape) for v in values], dtype=torch.int32)
+        kept[f"{attribute.name}/shapes"] = torch.tensor(
+            [list(v.shape) for v in values], dtype=torch.int32
+        )
     return kept
 
 
@@ -44,7 +46,10 @@ def from_tensors(kept: Mapping[str, Tensor], kind: type[Any], device: torch.devi
         pieces = torch.split(values, sizes)
         columns[attribute.name] = [p.reshape(s) for p, s in zip(pieces, shapes, strict=True)]
     rows = zip(*columns.values(), strict=True)
-    return [kind(**{n: _field(kind, v, device) for n, v in zip(columns, row, strict=True)}) for row in rows]
+    return [
+        kind(**{n: _field(kind, v, device) for n, v in zip(columns, row, strict=True)})
+        for row in rows
+    ]
 
 
 def _field(kind: type[Any], value: Tensor, device: torch.device) -> Any:
@@ -91,7 +96,9 @@ def generated(bundle: Bundle, examples: Sequence[Any], spec: ReplaySpec) -> list
     For where old data may not be kept: of an example only its first ``prompt_tokens`` remain.
     """
     if not isinstance(bundle, LanguageBundle) or not all(isinstance(e, Tokens) for e in examples):
-        raise InputError("replay: source = 'generated' needs a language model as base; use source = 'kept'")
+        raise InputError(
+            "replay: source = 'generated' needs a language model as base; use source = 'kept'"
+        )
     prompts = [list(e.ids[: spec.prompt_tokens]) for e in examples]
     made = bundle.generate(prompts, max_new_tokens=spec.new_tokens)
     texts = [tuple(p + m) for p, m in zip(prompts, made, strict=True)]

@@ -83,7 +83,10 @@ class Guard:
 
     def __call__(self, step: int) -> Tensor:
         """Return λ · Σ over layers of D(ΔW), ()."""
-        terms = [energy(g.c, g.g, dense_delta(self.adapter, g.name, g.target)) * g.weight for g in self.dense]
+        terms = [
+            energy(g.c, g.g, dense_delta(self.adapter, g.name, g.target)) * g.weight
+            for g in self.dense
+        ]
         if self.stacks:
             pairs = [self.pair(name) for stack in self.stacks for name in stack.names]
             terms.append(Penalties.apply(self.stacks, *(t for p in pairs for t in (p.a, p.b))))  # type: ignore[no-untyped-call]
@@ -105,7 +108,9 @@ def make_guard(ctx: PhaseContext, past: Past, spec: DriftGuardSpec) -> Guard:
             guard.dense.append(guarded)
         else:
             held = evolve(guarded, weight=guarded.weight * pair.scale**2)
-            groups.setdefault((pair.a.shape, pair.b.shape, _form(held.c), _form(held.g)), []).append(held)
+            groups.setdefault(
+                (pair.a.shape, pair.b.shape, _form(held.c), _form(held.g)), []
+            ).append(held)
     guard.stacks = [_stack(members) for members in groups.values()]
     return guard
 
@@ -118,7 +123,9 @@ def _guarded(name: str, target: Target, past: Past, spec: DriftGuardSpec) -> Gua
     g = normalised(g, spec.identity)
     reference = energy(c, g, base_weight(target)) / len(past.moments(INPUTS, name))
     # A layer whose outputs were all zero has nothing to be relative to.
-    weight = torch.where(reference > 0, spec.strength / reference.clamp(min=torch.finfo(reference.dtype).tiny), 0.0)
+    weight = torch.where(
+        reference > 0, spec.strength / reference.clamp(min=torch.finfo(reference.dtype).tiny), 0.0
+    )
     return Guarded(name, target, c, g, weight)
 
 

@@ -42,13 +42,18 @@ def heatmap(retention: Mapping[str, Any] | Path, path: Path) -> Path:
     axes, save = figure(1.6 + 1.1 * len(table["probes"]), 1.2 + 0.5 * len(table["R"]))
     shades = [[math.nan if v is None else v for v in row] for row in colours(table)]
     axes.imshow(shades, cmap="RdYlGn", vmin=-1, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(table["probes"])), [p["name"] for p in table["probes"]], rotation=30, ha="right")
+    axes.set_xticks(
+        range(len(table["probes"])), [p["name"] for p in table["probes"]], rotation=30, ha="right"
+    )
     axes.set_yticks(
-        range(len(table["rows"])), [f"{r['name']} ({r['mark']})" if r["mark"] else r["name"] for r in table["rows"]]
+        range(len(table["rows"])),
+        [f"{r['name']} ({r['mark']})" if r["mark"] else r["name"] for r in table["rows"]],
     )
     for i, row in enumerate(table["R"]):
         for j, value in enumerate(row):
-            axes.text(j, i, "–" if value is None else f"{value:.3g}", ha="center", va="center", fontsize=8)
+            axes.text(
+                j, i, "–" if value is None else f"{value:.3g}", ha="center", va="center", fontsize=8
+            )
     axes.set_title("retention: green better, red worse than the base", fontsize=9)
     save(path)
     return path
@@ -60,7 +65,9 @@ def figure(width: float, height: float) -> tuple[Any, Any]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise EnvironmentFault("pictures need matplotlib; install it: pip install 'mgk[plot]'") from None
+        raise EnvironmentFault(
+            "pictures need matplotlib; install it: pip install 'mgk[plot]'"
+        ) from None
     made = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
 

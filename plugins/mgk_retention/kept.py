@@ -40,7 +40,9 @@ def alias(part: str, weight: str, other: str) -> dict[str, Tensor]:
     return {f"{part}{weight}/same": torch.tensor(list(other.encode()), dtype=torch.uint8)}
 
 
-def unpacked(kept: Mapping[str, Tensor], part: str, weight: str, device: torch.device) -> Moment | None:
+def unpacked(
+    kept: Mapping[str, Tensor], part: str, weight: str, device: torch.device
+) -> Moment | None:
     """Return one moment of a statistics file in fp32; None where it has none for this weight."""
     same = kept.get(f"{part}{weight}/same")
     key = part + (weight if same is None else bytes(same.tolist()).decode())
@@ -78,11 +80,17 @@ class Past:
         if not found:
             return None
         whole = total(found, k or None, tail)
-        return sketched(whole.matrix, min(k, whole.width), tail) if k and isinstance(whole, Dense) else whole
+        return (
+            sketched(whole.matrix, min(k, whole.width), tail)
+            if k and isinstance(whole, Dense)
+            else whole
+        )
 
     def tensors(self, part: str, weight: str) -> list[Tensor]:
         """Return each phase's tensor of a part that keeps one per weight."""
-        return [kept[part + weight].to(self.device) for _, kept in self.files if part + weight in kept]
+        return [
+            kept[part + weight].to(self.device) for _, kept in self.files if part + weight in kept
+        ]
 
     def group(self, part: str) -> list[tuple[str, dict[str, Tensor]]]:
         """Return (phase, field → tensor) for a part that keeps several fields a phase."""

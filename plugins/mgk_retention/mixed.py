@@ -30,7 +30,10 @@ class MixedRows:
         for train, size, batches in self.parts.values():
             order = Order(len(train), size, 0)
             self._places += [(train, order.rows(number)) for number in range(batches)]
-        said = {name: (train.digest, size, batches) for name, (train, size, batches) in self.parts.items()}
+        said = {
+            name: (train.digest, size, batches)
+            for name, (train, size, batches) in self.parts.items()
+        }
         self.digest = hashlib.blake2b(json.dumps(said).encode(), digest_size=32).hexdigest()
 
     def __len__(self) -> int:
@@ -52,7 +55,10 @@ def load(spec: MixedSpec, bundle: Bundle) -> PhaseData:
         name: hooks.load_data(structure_spec(hooks.plugins.registry, "data", part["data"]), bundle)
         for name, part in spec.parts.items()
     }
-    parts = {n: (d.train, spec.parts[n]["batch_size"], spec.parts[n]["batches"]) for n, d in found.items()}
+    parts = {
+        n: (d.train, spec.parts[n]["batch_size"], spec.parts[n]["batches"])
+        for n, d in found.items()
+    }
     return PhaseData(
         train=MixedRows(bundle, parts),
         probes=tuple(p for d in found.values() for p in d.probes),

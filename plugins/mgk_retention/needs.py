@@ -87,13 +87,17 @@ def _form(methods: list[Any]) -> Form | None:
         return None
     whole = any(m.sketch == 0 for m in methods)
     diagonal = any(m.tail == "diagonal" for m in methods)
-    return Form(None if whole else max(m.sketch for m in methods), "diagonal" if diagonal else "isotropic")
+    return Form(
+        None if whole else max(m.sketch for m in methods), "diagonal" if diagonal else "isotropic"
+    )
 
 
 def _replay(methods: list[MethodSpec]) -> ReplaySpec | None:
     """Return the replay that keeps most; self-distillation on kept examples counts as one."""
     wanted = [m for m in methods if isinstance(m, ReplaySpec)]
     wanted += [
-        ReplaySpec(type="replay", share=m.share) for m in methods if isinstance(m, DistilSpec) and m.on == "kept"
+        ReplaySpec(type="replay", share=m.share)
+        for m in methods
+        if isinstance(m, DistilSpec) and m.on == "kept"
     ]
     return max(wanted, key=lambda m: m.share, default=None)

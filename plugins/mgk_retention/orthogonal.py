@@ -22,7 +22,10 @@ def olora_term(ctx: PhaseContext, past: Past, spec: OloraSpec) -> LossTerm | Non
         return None
 
     def term(_step: int) -> Tensor:
-        return spec.strength * torch.stack([(old[n] @ pair(n).a.mT).square().sum() for n in names]).sum()
+        return (
+            spec.strength
+            * torch.stack([(old[n] @ pair(n).a.mT).square().sum() for n in names]).sum()
+        )
 
     return term
 
@@ -49,6 +52,10 @@ def ewc_term(ctx: PhaseContext, past: Past, spec: EwcSpec) -> LossTerm | None:
         return pair(name).scale * (pair(name).b @ pair(name).a)
 
     def term(_step: int) -> Tensor:
-        return spec.strength / 2 * torch.stack([(f * delta(n).square()).sum() for n, f in fisher.items()]).sum()
+        return (
+            spec.strength
+            / 2
+            * torch.stack([(f * delta(n).square()).sum() for n, f in fisher.items()]).sum()
+        )
 
     return term

@@ -19,7 +19,9 @@ from mgk_retention.moments import Moment
 def normalised(g: Moment, identity: float = 0.5) -> Moment:
     """Ĝ = (1 − identity) · G / tr G + identity · I / d. Without any gradient: I / d."""
     trace = g.trace()
-    share = torch.where(trace > 0, (1 - identity) / trace.clamp(min=torch.finfo(trace.dtype).tiny), 0.0)
+    share = torch.where(
+        trace > 0, (1 - identity) / trace.clamp(min=torch.finfo(trace.dtype).tiny), 0.0
+    )
     return g.scaled(share).plus_identity(identity / g.width)
 
 
@@ -33,7 +35,9 @@ def factored_energy(c: Moment, g: Moment, a: Tensor, b: Tensor) -> Tensor:
     return ((g.right(b.mT) @ b) * (c.right(a) @ a.mT)).sum((-2, -1))
 
 
-def penalty(a: Tensor, b: Tensor, c: Moment, g: Moment, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def penalty(
+    a: Tensor, b: Tensor, c: Moment, g: Moment, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Σ_l weight_l · tr((B_lᵀ G_l B_l)(A_l C_l A_lᵀ)), and its gradients by A and by B.
 
     a: (L, r, in)   b: (L, out, r)   weight: (L,)   returns: (), like a, like b. AC and GB serve value

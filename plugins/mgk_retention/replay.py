@@ -43,7 +43,9 @@ class KeptBatches:
         generator = self.generator(101 + step)
         which = torch.randint(len(self.pools), (self.size,), generator=generator).tolist()
         place = torch.rand(self.size, generator=generator).tolist()
-        return self.pack([self.pools[p][int(u * len(self.pools[p]))] for p, u in zip(which, place, strict=True)])
+        return self.pack(
+            [self.pools[p][int(u * len(self.pools[p]))] for p, u in zip(which, place, strict=True)]
+        )
 
     def times(self, steps: int) -> float:
         """Return how often an example of the smallest pool is seen in so many steps."""
@@ -91,9 +93,7 @@ def replay_term(ctx: PhaseContext, past: Past, spec: ReplaySpec) -> LossTerm | N
         return None
     train, rows = ctx.phase.train, ctx.data.train if ctx.data is not None else ()
     times = at.times(steps_of(len(rows), train.batch_size, train.epochs, train.steps))
-    note = (
-        f"replay: kept examples are seen up to {times:.0f} times each, and may be learnt by heart; set its batch lower"
-    )
+    note = f"replay: kept examples are seen up to {times:.0f} times each, and may be learnt by heart; set its batch lower"
     if times > OFTEN and note not in ctx.notes:
         ctx.notes.append(note)
 
@@ -156,6 +156,7 @@ def distance(student: Sequence[Tensor], teacher: Sequence[Tensor], spec: DistilS
         s, t = student[0].log_softmax(-1), teacher[0].log_softmax(-1)
         return functional.kl_div(s, t, reduction="sum", log_target=True) / s.shape[0]
     shares = [
-        (s.float() - t.float()).square().sum() / t.float().square().sum() for s, t in zip(student, teacher, strict=True)
+        (s.float() - t.float()).square().sum() / t.float().square().sum()
+        for s, t in zip(student, teacher, strict=True)
     ]
     return torch.stack(shares).mean()

@@ -19,7 +19,9 @@ FLOAT, HALF = 4, 2  # bytes of fp32 and bf16
 class MethodSpec(Spec):
     """What every method shares: how much of the old data it looks at."""
 
-    max_tokens: int = option(4096, at_least(1), help="positions of a phase's data (or calibration text) looked at")
+    max_tokens: int = option(
+        4096, at_least(1), help="positions of a phase's data (or calibration text) looked at"
+    )
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
         """Return the bytes that one phase leaves for the later ones. examples: rows in its training set."""
@@ -30,8 +32,12 @@ class MethodSpec(Spec):
 class MomentsSpec(MethodSpec):
     """A method that rests on second moments, whole or sketched."""
 
-    sketch: int = option(64, at_least(0), help="eigenvectors kept of each second moment; 0: the whole matrix")
-    tail: str = option("isotropic", one_of("isotropic", "diagonal"), help="what stands for the other eigenvectors")
+    sketch: int = option(
+        64, at_least(0), help="eigenvectors kept of each second moment; 0: the whole matrix"
+    )
+    tail: str = option(
+        "isotropic", one_of("isotropic", "diagonal"), help="what stands for the other eigenvectors"
+    )
 
     def side_bytes(self, width: int) -> int:
         """Return the bytes of one moment of this width, as it is kept."""
@@ -45,12 +51,18 @@ class MomentsSpec(MethodSpec):
 class DriftGuardSpec(MomentsSpec):
     """drift-guard: a loss term on what the delta does to old inputs, weighed by old gradients."""
 
-    strength: float = option(10.0, above(0), help="weight of the term; one value serves models of any size")
-    identity: float = option(0.5, between(0, 1), help="share of the outputs that count whatever the old gradients say")
+    strength: float = option(
+        10.0, above(0), help="weight of the term; one value serves models of any size"
+    )
+    identity: float = option(
+        0.5, between(0, 1), help="share of the outputs that count whatever the old gradients say"
+    )
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
         """Return the bytes of C and G of every weight (inputs that layers share are kept once)."""
-        return sum(self.side_bytes(out) + self.side_bytes(inside) for out, inside in shapes.values())
+        return sum(
+            self.side_bytes(out) + self.side_bytes(inside) for out, inside in shapes.values()
+        )
 
 
 @frozen(kw_only=True)
@@ -69,12 +81,22 @@ class CovarianceSpec(MomentsSpec):
 class ReplaySpec(MethodSpec):
     """replay: a part of what earlier phases learnt from, trained on again."""
 
-    share: float = option(0.05, between(0, 1), help="share of each earlier phase's examples that is kept")
-    calibration_share: float = option(1.0, between(0, 1), help="share of the base's calibration text that is kept")
-    batch: int | None = option(None, at_least(1), help="kept examples in each step; default: as many as new ones")
+    share: float = option(
+        0.05, between(0, 1), help="share of each earlier phase's examples that is kept"
+    )
+    calibration_share: float = option(
+        1.0, between(0, 1), help="share of the base's calibration text that is kept"
+    )
+    batch: int | None = option(
+        None, at_least(1), help="kept examples in each step; default: as many as new ones"
+    )
     strength: float = option(1.0, above(0), help="weight of their loss")
-    source: str = option("kept", one_of("kept", "generated"), help="real examples, or what the model says itself")
-    prompt_tokens: int = option(4, at_least(1), help="tokens of an example that a generated one begins with")
+    source: str = option(
+        "kept", one_of("kept", "generated"), help="real examples, or what the model says itself"
+    )
+    prompt_tokens: int = option(
+        4, at_least(1), help="tokens of an example that a generated one begins with"
+    )
     new_tokens: int = option(48, at_least(1), help="tokens that are generated")
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
@@ -86,7 +108,9 @@ class ReplaySpec(MethodSpec):
 class EwcSpec(MethodSpec):
     """EWC: a quadratic penalty on each single weight, by its diagonal Fisher information."""
 
-    strength: float = option(3000.0, above(0), help="weight of the penalty (λ of Kirkpatrick et al. 2017)")
+    strength: float = option(
+        3000.0, above(0), help="weight of the penalty (λ of Kirkpatrick et al. 2017)"
+    )
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
         """Return the bytes of one number for every weight."""
@@ -123,11 +147,21 @@ class DistilSpec(MethodSpec):
     """self-distillation: the base, adapters off, is the teacher."""
 
     strength: float = option(1.0, above(0), help="weight of the distance")
-    on: str = option("new", one_of("new", "calibration", "kept"), help="what teacher and student look at")
-    level: str = option("outputs", one_of("outputs", "layers"), help="final outputs, or each adapted layer's own")
-    distance: str = option("kl", one_of("kl", "squared"), help="of outputs: KL of their softmax, or squared error")
-    batch: int | None = option(None, at_least(1), help="examples in each step; default: as many as new ones")
-    share: float = option(0.05, between(0, 1), help="share of each earlier phase's examples kept, for on = kept")
+    on: str = option(
+        "new", one_of("new", "calibration", "kept"), help="what teacher and student look at"
+    )
+    level: str = option(
+        "outputs", one_of("outputs", "layers"), help="final outputs, or each adapted layer's own"
+    )
+    distance: str = option(
+        "kl", one_of("kl", "squared"), help="of outputs: KL of their softmax, or squared error"
+    )
+    batch: int | None = option(
+        None, at_least(1), help="examples in each step; default: as many as new ones"
+    )
+    share: float = option(
+        0.05, between(0, 1), help="share of each earlier phase's examples kept, for on = kept"
+    )
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
         """Return the bytes of ids and labels, for examples of 128 tokens."""
@@ -143,7 +177,9 @@ class NaiveSpec(MethodSpec):
 class CovarianceRecoverySpec(CovarianceSpec):
     """covariance: after a refusal, merge again with what acts on old inputs taken out."""
 
-    strengths: tuple[float, ...] = option((1.0, 10.0), help="weights of the old inputs, tried in this order")
+    strengths: tuple[float, ...] = option(
+        (1.0, 10.0), help="weights of the old inputs, tried in this order"
+    )
 
     def __attrs_post_init__(self) -> None:
         if not self.strengths or min(self.strengths) <= 0:
@@ -154,7 +190,9 @@ class CovarianceRecoverySpec(CovarianceSpec):
 class AlarmSpec(MomentsSpec):
     """alarm: how far each layer drifts from what it did, without any data, during training."""
 
-    limit: float = option(0.05, above(0), help="tr(ΔW C ΔWᵀ) / tr(W C Wᵀ) of a layer from which on it is told")
+    limit: float = option(
+        0.05, above(0), help="tr(ΔW C ΔWᵀ) / tr(W C Wᵀ) of a layer from which on it is told"
+    )
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
         """Return the bytes of C of every weight."""

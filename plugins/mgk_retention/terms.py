@@ -8,7 +8,14 @@ from mgk_retention.guard import guard_term
 from mgk_retention.kept import Past
 from mgk_retention.orthogonal import ewc_term, olora_term
 from mgk_retention.replay import distil_term, replay_term
-from mgk_retention.specs import DistilSpec, DriftGuardSpec, EwcSpec, MethodSpec, OloraSpec, ReplaySpec
+from mgk_retention.specs import (
+    DistilSpec,
+    DriftGuardSpec,
+    EwcSpec,
+    MethodSpec,
+    OloraSpec,
+    ReplaySpec,
+)
 
 
 def loss_terms(ctx: PhaseContext) -> dict[str, LossTerm]:

@@ -17,7 +17,12 @@ AGREE = 1e-5
 def choose(ctx: PhaseContext, parameters: Sequence[Tensor], *, own: bool) -> GradientFn:
     """Return the gradient function of a phase; the bundle's own where there is one and it agrees."""
     by_autograd = autograd_gradients(ctx.bundle, parameters)
-    if not own or not isinstance(ctx.bundle, OwnGradients) or ctx.adapter is None or ctx.data is None:
+    if (
+        not own
+        or not isinstance(ctx.bundle, OwnGradients)
+        or ctx.adapter is None
+        or ctx.data is None
+    ):
         return by_autograd
     offered = ctx.bundle.gradient_function(ctx.adapter, parameters)
     if offered is None:

@@ -14,7 +14,9 @@ def make_optimizer(adapter: Adapter, spec: OptimizerSpec) -> torch.optim.Optimiz
     """Return the optimizer of a spec over the adapter's parameters that require gradients."""
     parameters = [p for p in adapter.parameters() if p.requires_grad]
     if not parameters:
-        raise InputError(f"adapter {adapter.name!r} has no parameter that requires a gradient; nothing can be trained")
+        raise InputError(
+            f"adapter {adapter.name!r} has no parameter that requires a gradient; nothing can be trained"
+        )
     if isinstance(spec, SgdSpec):
         return _sgd(parameters, spec)
     if isinstance(spec, AdamwSpec):
@@ -26,7 +28,9 @@ def make_optimizer(adapter: Adapter, spec: OptimizerSpec) -> torch.optim.Optimiz
             weight_decay=spec.weight_decay,
             fused=can_fuse(parameters),
         )
-    raise InputError(f"optimizer type {spec.type!r}: {type(spec).__name__} is neither SGD nor AdamW")
+    raise InputError(
+        f"optimizer type {spec.type!r}: {type(spec).__name__} is neither SGD nor AdamW"
+    )
 
 
 def _sgd(parameters: list[nn.Parameter], spec: SgdSpec) -> torch.optim.SGD:

@@ -13,10 +13,16 @@ class OptimizerSpec(Spec):
 
     lr: float = option(1e-3, above(0), help="learning rate after warm-up")
     weight_decay: float = option(0.0, at_least(0), help="decay of the adapter's own parameters")
-    clip: float | None = option(None, above(0), help="largest norm of the whole gradient; none: no clipping")
-    schedule: str = option("constant", one_of("constant", "linear", "cosine"), help="how lr falls after warm-up")
+    clip: float | None = option(
+        None, above(0), help="largest norm of the whole gradient; none: no clipping"
+    )
+    schedule: str = option(
+        "constant", one_of("constant", "linear", "cosine"), help="how lr falls after warm-up"
+    )
     warmup_steps: int = option(0, at_least(0), help="steps in which lr rises linearly")
-    min_lr_ratio: float = option(0.0, between(0, 1), help="share of lr at which linear and cosine end")
+    min_lr_ratio: float = option(
+        0.0, between(0, 1), help="share of lr at which linear and cosine end"
+    )
 
 
 @frozen(kw_only=True)
@@ -35,12 +41,16 @@ class SgdSpec(OptimizerSpec):
 class AdamwSpec(OptimizerSpec):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101)."""
 
-    betas: tuple[float, float] = option((0.9, 0.999), help="decay of the first and the second moment")
+    betas: tuple[float, float] = option(
+        (0.9, 0.999), help="decay of the first and the second moment"
+    )
     eps: float = option(1e-8, above(0), help="added to the root of the second moment")
 
     def __attrs_post_init__(self) -> None:
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas: expected two numbers from 0 to below 1, got {list(self.betas)}")
+            raise ValueError(
+                f"betas: expected two numbers from 0 to below 1, got {list(self.betas)}"
+            )
 
 
 @frozen(kw_only=True)
@@ -48,5 +58,7 @@ class StandardStepSpec(Spec):
     """The step: forward, backward, accumulation, clipping, update."""
 
     gradients: str = option(
-        "auto", one_of("auto", "autograd"), help="auto: the base's own hand-derived gradients where it has them"
+        "auto",
+        one_of("auto", "autograd"),
+        help="auto: the base's own hand-derived gradients where it has them",
     )

@@ -29,7 +29,9 @@ def flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     for i, group in enumerate(optimizer.param_groups):
         for key, value in group.items():
             if type(value) in _SCALARS and key not in _SET_EACH_STEP:
-                flat[f"group/{i}/{type(value).__name__}/{key}"] = _encode(value, torch.device("cpu"))[1]
+                flat[f"group/{i}/{type(value).__name__}/{key}"] = _encode(
+                    value, torch.device("cpu")
+                )[1]
     return flat
 
 

@@ -36,9 +36,14 @@ class StandardStep:
         self.clip: float | None = getattr(phase.phase.optimizer, "clip", None)
         self.schedule = Schedule.of(phase.phase.optimizer, phase.steps)
         # A second step of the phase (after a recovery) must not take the scheduled rate for the full one.
-        self.rates = [float(group.setdefault("initial_lr", group["lr"])) for group in self.optimizer.param_groups]
+        self.rates = [
+            float(group.setdefault("initial_lr", group["lr"]))
+            for group in self.optimizer.param_groups
+        ]
         self.wait = phase.device.type == "cpu" if wait is None else wait
-        self.gradient_of = choose(phase, self.parameters, own=getattr(phase.phase.step, "gradients", "auto") == "auto")
+        self.gradient_of = choose(
+            phase, self.parameters, own=getattr(phase.phase.step, "gradients", "auto") == "auto"
+        )
         self.update = make_update(self.optimizer, on_device=not self.wait)
         self._views: Sequence[Tensor] = ()
         self._buffer: Tensor | None = None
@@ -72,7 +77,9 @@ class StandardStep:
         """Take the state over, bit for bit."""
         restore(self.optimizer, state)
 
-    def _accumulate(self, micro_batches: Sequence[Batch]) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    def _accumulate(
+        self, micro_batches: Sequence[Batch]
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
         total, count, first = self.gradient_of(micro_batches[0])
         if len(micro_batches) == 1:
             return total, count, first
@@ -83,7 +90,9 @@ class StandardStep:
             torch._foreach_add_(gradients, list(added))
         return total, count, gradients
 
-    def _divided(self, gradients: Sequence[Tensor], count: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
+    def _divided(
+        self, gradients: Sequence[Tensor], count: Tensor
+    ) -> tuple[Sequence[Tensor], list[Tensor]]:
         """As `divided`; views of one buffer that come again are known again."""
         if self._buffer is not None and gradients is self._views:
             return gradients, [self._buffer.div_(count)]
@@ -132,6 +141,10 @@ def divided(gradients: Sequence[Tensor], count: Tensor) -> tuple[Sequence[Tensor
 
 def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
     """2-norm of all gradients together, 0-dim fp32; not finite where any entry is not."""
-    single = gradients[0] if len(gradients) == 1 else torch.stack(torch._foreach_norm(list(gradients)))  # noqa: SLF001
+    if len(gradients) == 1:
+        single = gradients[0]
+    else:
+        norms = torch._foreach_norm(list(gradients))  # noqa: SLF001 - public only through clip_grad_norm_
+        single = torch.stack(norms)
     norm: Tensor = torch.linalg.vector_norm(single)
     return norm.float()

@@ -99,7 +99,9 @@ def _copied(optimizer: torch.optim.Optimizer) -> Update:
     return update
 
 
-def _tensors(optimizer: torch.optim.Optimizer, device: torch.device) -> Iterator[tuple[tuple[int, str], Tensor]]:
+def _tensors(
+    optimizer: torch.optim.Optimizer, device: torch.device
+) -> Iterator[tuple[tuple[int, str], Tensor]]:
     """Yield ((parameter's index, key), tensor) of the parameters and of the tensors in their state."""
     for i, parameter in enumerate(parameters_of(optimizer)):
         yield (i, ""), parameter

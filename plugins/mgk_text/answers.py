@@ -51,7 +51,9 @@ def index(value: Any, options: int, counting: str) -> int:
         return letters.index(value.strip().upper())
     found = number(value)
     if found is None or counting == "letter":
-        raise ValueError(f"expected a letter from A to {letters[-1]}{_or_number(counting, options)}, got {value!r:.40}")
+        raise ValueError(
+            f"expected a letter from A to {letters[-1]}{_or_number(counting, options)}, got {value!r:.40}"
+        )
     shifted = found - (counting == "1")
     if not 0 <= shifted < options:
         raise ValueError(f"expected a number {_range(counting, options)}, got {found}")

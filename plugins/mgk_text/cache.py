@@ -35,7 +35,9 @@ class TokenCache:
     on_disk: bool = True
     hits: int = 0
 
-    def get(self, encoder: Encoder, pairs: Sequence[Pair], make: Callable[[], list[Tokens]]) -> list[Tokens]:
+    def get(
+        self, encoder: Encoder, pairs: Sequence[Pair], make: Callable[[], list[Tokens]]
+    ) -> list[Tokens]:
         """Return what ``make`` returns, from memory or disk where it was made before."""
         name = key(encoder, pairs)
         found = _memory.get(name)
@@ -62,7 +64,9 @@ def tokenised(encoder: Encoder, pairs: Sequence[Pair], cache: TokenCache) -> lis
 def key(encoder: Encoder, pairs: Sequence[Pair]) -> str:
     """Digest of all that decides the ids."""
     state = hashlib.blake2b(digest_size=20)
-    state.update(json.dumps([FORMAT, _tokenizer(encoder.tokenizer), asdict(encoder.turns)]).encode())
+    state.update(
+        json.dumps([FORMAT, _tokenizer(encoder.tokenizer), asdict(encoder.turns)]).encode()
+    )
     for pair in pairs:
         state.update(json.dumps(pair, ensure_ascii=False).encode())
     return state.hexdigest()

@@ -23,7 +23,11 @@ _FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 _LAYOUTS: dict[tuple[str, str], dict[str, tuple[str, ...]]] = {
     ("kormedmcqa", "mcq"): {"reasoning": ("cot",), "specialty": ("subject",), "group": ()},
-    ("kcd", "dictionary"): {"specialty": ("code", "kcd"), "group": ("code", "kcd"), "definition": ()},
+    ("kcd", "dictionary"): {
+        "specialty": ("code", "kcd"),
+        "group": ("code", "kcd"),
+        "definition": (),
+    },
     ("mmlu", "mcq"): {"reasoning": (), "specialty": (), "group": ()},
 }
 _HEADERS = {"mmlu": ("question", "A", "B", "C", "D", "answer")}
@@ -61,10 +65,14 @@ def columns_for(kind: str, layout: str, given: Mapping[str, str]) -> Columns:
     """
     if layout != "mgk" and (layout, kind) not in _LAYOUTS:
         fits = ["mgk", *(name for name, other in _LAYOUTS if other == kind)]
-        raise InputError(f"layout {layout!r} does not hold {kind} data; expected one of {', '.join(fits)}")
+        raise InputError(
+            f"layout {layout!r} does not hold {kind} data; expected one of {', '.join(fits)}"
+        )
     names = {**_FIELDS[kind], **_LAYOUTS.get((layout, kind), {})}
     for field, column in given.items():
         if field not in names:
-            raise InputError(f"columns.{field}: no such field of {kind} data{nearest(field, names)}")
+            raise InputError(
+                f"columns.{field}: no such field of {kind} data{nearest(field, names)}"
+            )
         names[field] = (column,)
     return Columns(layout, names)

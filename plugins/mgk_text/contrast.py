@@ -36,7 +36,9 @@ class Contrast:
         """Return weight · the mean loss over the step's questions, ()."""
         chosen = [self.choices[row] for row in self.order.rows(step)]
         scores = torch.split(self.bundle.option_logprobs(chosen), [len(c.options) for c in chosen])
-        table = pad_sequence(list(scores), batch_first=True, padding_value=-torch.inf)  # (questions, options)
+        table = pad_sequence(
+            list(scores), batch_first=True, padding_value=-torch.inf
+        )  # (questions, options)
         right = torch.tensor([c.answer for c in chosen], device=table.device)
         return self.weight * cross_entropy(table, right)
 
@@ -53,4 +55,6 @@ def contrast_term(ctx: PhaseContext, spec: McqSpec) -> LossTerm:
         )
     train = ctx.phase.train
     size = min(train.micro, len(rows.choices))
-    return Contrast(ctx.bundle, rows.choices, Order(len(rows.choices), size, ctx.seed), spec.contrast)
+    return Contrast(
+        ctx.bundle, rows.choices, Order(len(rows.choices), size, ctx.seed), spec.contrast
+    )

@@ -55,7 +55,9 @@ class Encoder:
         """Return the ids of each text, nothing added."""
         if not texts:
             return []
-        made = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
+        made = self.tokenizer(
+            list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
+        )
         ids: list[list[int]] = made["input_ids"]
         return ids
 
@@ -79,17 +81,23 @@ class Encoder:
         result = []
         for prompt, answer, (_, text) in zip(prompts, answers, pairs, strict=True):
             learnt = (*answer, *self.stop)
-            result.append(Tokens((*prompt, *learnt), (*(-100 for _ in prompt), *learnt), len(text.encode())))
+            result.append(
+                Tokens((*prompt, *learnt), (*(-100 for _ in prompt), *learnt), len(text.encode()))
+            )
         return result
 
     def choices(self, items: Sequence[tuple[str, Sequence[str], int, str]]) -> list[Choice]:
         """Encode (prompt, options, index of the right one, group): what is scored."""
         prompts = self.prompts([p for p, _, _, _ in items])
-        flat = iter(self.texts([self.turns.lead + o for _, options, _, _ in items for o in options]))
+        flat = iter(
+            self.texts([self.turns.lead + o for _, options, _, _ in items for o in options])
+        )
         result = []
         for prompt, (_, options, answer, group) in zip(prompts, items, strict=True):
             ids = tuple(tuple(next(flat)) for _ in options)
-            result.append(Choice(prompt, ids, answer, tuple(len(o.encode()) for o in options), group))
+            result.append(
+                Choice(prompt, ids, answer, tuple(len(o.encode()) for o in options), group)
+            )
         return result
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -109,5 +117,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
         content: str = backend.to_str()
     else:
         content = json.dumps([type(tokenizer).__qualname__, tokenizer.get_vocab()], sort_keys=True)
-    special = json.dumps({k: str(v) for k, v in tokenizer.special_tokens_map.items()}, sort_keys=True)
+    special = json.dumps(
+        {k: str(v) for k, v in tokenizer.special_tokens_map.items()}, sort_keys=True
+    )
     return hashlib.blake2b(f"{content}\0{special}".encode(), digest_size=16).hexdigest()

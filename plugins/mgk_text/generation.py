@@ -38,9 +38,13 @@ def evaluate(bundle: LanguageBundle, probe: Probe) -> Score:
     written = bundle.generate(
         [item.prompt for item in items], max_new_tokens=first.new_tokens, stop=first.encoder.stops
     )
-    judged = [item.judge(item.encoder.decode(ids)) for item, ids in zip(items, written, strict=True)]
+    judged = [
+        item.judge(item.encoder.decode(ids)) for item, ids in zip(items, written, strict=True)
+    ]
     values = tuple(j["value"] for j in judged)
-    extra = {name: sum(j[name] for j in judged) / len(judged) for name in judged[0] if name != "value"}
+    extra = {
+        name: sum(j[name] for j in judged) / len(judged) for name in judged[0] if name != "value"
+    }
     mean = sum(values) / len(values)
     return Score(
         probe=probe.name,

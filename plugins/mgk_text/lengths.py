@@ -43,15 +43,23 @@ def fit(
         return Fitted(tuple(examples), f"{note}; none over {key} {limit}")
     if overflow == "error":
         raise DataError(
-            Problem("", f"{len(examples[i].ids)} tokens, and {key} is {limit}; raise it, or set overflow", places[i])
+            Problem(
+                "",
+                f"{len(examples[i].ids)} tokens, and {key} is {limit}; raise it, or set overflow",
+                places[i],
+            )
             for i in long
         )
     chosen = set(long)
     if overflow == "drop":
         kept = tuple(e for i, e in enumerate(examples) if i not in chosen)
         return Fitted(kept, f"{note}; {len(long)} over {key} {limit} dropped")
-    parts = [p for i, e in enumerate(examples) for p in (split(e, limit, head) if i in chosen else [e])]
-    return Fitted(tuple(parts), f"{note}; {len(long)} over {key} {limit} split, {len(parts)} pieces in all")
+    parts = [
+        p for i, e in enumerate(examples) for p in (split(e, limit, head) if i in chosen else [e])
+    ]
+    return Fitted(
+        tuple(parts), f"{note}; {len(long)} over {key} {limit} split, {len(parts)} pieces in all"
+    )
 
 
 def split(example: Tokens, limit: int, head: int) -> list[Tokens]:
@@ -63,7 +71,10 @@ def split(example: Tokens, limit: int, head: int) -> list[Tokens]:
     """
     body, size = example.ids[head:], limit - head
     parts = [body[i : i + size] for i in range(0, len(body), size)]
-    ends = [round(example.nbytes * min(i + size, len(body)) / len(body)) for i in range(0, len(body), size)]
+    ends = [
+        round(example.nbytes * min(i + size, len(body)) / len(body))
+        for i in range(0, len(body), size)
+    ]
     counts = [b - a for a, b in zip([0, *ends], ends, strict=False)]
     whole = [(*example.ids[:head], *part) for part in parts]
     return [Tokens(ids, (-100, *ids[1:]), count) for ids, count in zip(whole, counts, strict=True)]

@@ -22,7 +22,11 @@ from mgk_text.trainset import QuestionRows, TokenRows
 from mgk_text.turns import turns_of
 
 _DEV_TOKENS = 1024  # of one dev batch
-_VERIFY = (2, 2, 128)  # batches, examples and tokens each: some hundred rows of logits tell merged from live
+_VERIFY = (
+    2,
+    2,
+    128,
+)  # batches, examples and tokens each: some hundred rows of logits tell merged from live
 _CALIBRATION_TOKENS = 512
 
 
@@ -46,10 +50,18 @@ class Maker:
             else (self.spec.max_length, "max_length")
         )
         return lengths.fit(
-            made, limit, self.task.overflow, what=split, places=places, key=key, head=len(self.encoder.bos)
+            made,
+            limit,
+            self.task.overflow,
+            what=split,
+            places=places,
+            key=key,
+            head=len(self.encoder.bos),
         )
 
-    def batches(self, examples: Sequence[Tokens], tokens: int, most: int | None = None) -> tuple[object, ...]:
+    def batches(
+        self, examples: Sequence[Tokens], tokens: int, most: int | None = None
+    ) -> tuple[object, ...]:
         """Return batches of a bounded size."""
         return tuple(self.bundle.pack(batch) for batch in packing.group(examples, tokens, most))
 
@@ -59,8 +71,13 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
     maker = _maker(spec, bundle)
     reader = Reader(spec)
     splits = load_splits(spec, reader)
-    texts = {name: reader.foreign(source, "text").records for name, source in spec.base_probes.items()}
-    questions = {n: reader.foreign(s, "mcq", spec.base_layout).records for n, s in spec.base_questions.items()}
+    texts = {
+        name: reader.foreign(source, "text").records for name, source in spec.base_probes.items()
+    }
+    questions = {
+        n: reader.foreign(s, "mcq", spec.base_layout).records
+        for n, s in spec.base_questions.items()
+    }
     calibration = reader.foreign(spec.calibration, "text").records
     reader.problems += maker.task.problems(splits.train)
     reader.check()
@@ -69,14 +86,20 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
         raise InputError(
             f"data {spec.type!r}: no training examples are left; lower dev_share and test_share, or raise max_length"
         )
-    rows = packing.pack(train.examples, maker.task.length) if maker.task.length else [(e,) for e in train.examples]
+    rows = (
+        packing.pack(train.examples, maker.task.length)
+        if maker.task.length
+        else [(e,) for e in train.examples]
+    )
     known, cut = _calibration(maker, calibration)
     count, most, tokens = _VERIFY
     return PhaseData(
         train=_train_set(maker, rows, splits.train),
         probes=(*_own_probes(maker, splits), *_base_probes(maker, texts, questions)),
         dev=maker.batches(dev.examples, _DEV_TOKENS),
-        verify=maker.batches((dev.examples or train.examples)[: count * most], tokens, most)[:count],
+        verify=maker.batches((dev.examples or train.examples)[: count * most], tokens, most)[
+            :count
+        ],
         calibration=maker.batches(known, _CALIBRATION_TOKENS),
         notes=(*splits.notes, train.note, *_packed(maker, rows), dev.note, *cut, *_cached(maker)),
     )
@@ -93,7 +116,9 @@ def _train_set(maker: Maker, rows: Sequence[packing.Row], records: Sequence[Reco
 
 def _maker(spec: TextDataSpec, bundle: object) -> Maker:
     if not isinstance(bundle, LanguageBundle):
-        raise InputError(f"data type {spec.type!r} needs a language model as base, with a tokenizer; this base is none")
+        raise InputError(
+            f"data type {spec.type!r} needs a language model as base, with a tokenizer; this base is none"
+        )
     style = spec.style if isinstance(spec, PromptedSpec) else "plain"
     encoder = Encoder.of(bundle.tokenizer, turns_of(bundle.tokenizer, style))
     return Maker(spec, bundle, encoder, task_for(spec), TokenCache(on_disk=spec.cache))
@@ -105,7 +130,12 @@ def _own_probes(maker: Maker, splits: Splits) -> tuple[Probe, ...]:
     pools = {"dev": splits.dev, "test": splits.test}
     for split, records in pools.items():
         if records:
-            other = [r for name in ("train", "dev", "test") if name != split for r in getattr(splits, name)]
+            other = [
+                r
+                for name in ("train", "dev", "test")
+                if name != split
+                for r in getattr(splits, name)
+            ]
             made += maker.task.probes(maker.encoder, records, other, split)
     return tuple(made)
 
@@ -116,12 +146,16 @@ def _base_probes(
     """Return what no phase teaches: perplexities of texts, and questions scored on their options' content."""
     limit = maker.spec.max_length
     made = [
-        probes.perplexity(maker.encoder, [cast("Text", r).text for r in records], name, split="test", limit=limit)
+        probes.perplexity(
+            maker.encoder, [cast("Text", r).text for r in records], name, split="test", limit=limit
+        )
         for name, records in texts.items()
     ]
     task = McqTask(McqSpec(type="mcq"))
     for name, records in questions.items():
-        made += probes.options(maker.encoder, task.items(cast("Sequence[Question]", records)), name, "test")
+        made += probes.options(
+            maker.encoder, task.items(cast("Sequence[Question]", records)), name, "test"
+        )
     return [evolve(probe, phase="base") for probe in made]
 
 
@@ -132,19 +166,26 @@ def _calibration(maker: Maker, records: Sequence[Record]) -> tuple[list[Tokens],
     chosen = [records[i * len(records) // count] for i in range(count)]
     pairs: list[Pair] = [("", r.text) for r in chosen]  # type: ignore[union-attr]
     whole = tokenised(maker.encoder, pairs, maker.cache)
-    cut = [Tokens(e.ids[: spec.calibration_tokens], e.labels[: spec.calibration_tokens], e.nbytes) for e in whole]
+    cut = [
+        Tokens(e.ids[: spec.calibration_tokens], e.labels[: spec.calibration_tokens], e.nbytes)
+        for e in whole
+    ]
     if not cut:
         return [], ()
     shorter = sum(len(a.ids) > len(b.ids) for a, b in zip(whole, cut, strict=True))
     tokens = sum(len(e.ids) for e in cut)
-    return cut, (f"calibration: {len(cut)} texts, {tokens:,} tokens; {shorter} cut to {spec.calibration_tokens}",)
+    return cut, (
+        f"calibration: {len(cut)} texts, {tokens:,} tokens; {shorter} cut to {spec.calibration_tokens}",
+    )
 
 
 def _packed(maker: Maker, rows: Sequence[packing.Row]) -> tuple[str, ...]:
     if not isinstance(maker.spec, PlainTextSpec):
         return ()
     full = packing.fill(rows, maker.spec.length)
-    return (f"train: packed into {len(rows):,} rows of {maker.spec.length} tokens, {full:.0%} full",)
+    return (
+        f"train: packed into {len(rows):,} rows of {maker.spec.length} tokens, {full:.0%} full",
+    )
 
 
 def _cached(maker: Maker) -> tuple[str, ...]:

@@ -11,7 +11,13 @@ from mgk_text.templates import DictionaryTemplate
 
 
 def options_for(
-    entry: Entry, same: Sequence[Entry], other: Sequence[Entry], template: DictionaryTemplate, *, count: int, seed: int
+    entry: Entry,
+    same: Sequence[Entry],
+    other: Sequence[Entry],
+    template: DictionaryTemplate,
+    *,
+    count: int,
+    seed: int,
 ) -> tuple[tuple[str, ...], int]:
     """Return (options, index of the right one) for an entry: a pure function of entry and seed.
 
@@ -27,7 +33,9 @@ def options_for(
             fits = [
                 e
                 for e in pool
-                if e.ko != entry.ko and e.en != entry.en and (everywhere or e.specialty == entry.specialty)
+                if e.ko != entry.ko
+                and e.en != entry.en
+                and (everywhere or e.specialty == entry.specialty)
             ]
             names = sorted({template.answer(e) for e in fits} - {right, *wrong, ""})
             rng.shuffle(names)

@@ -50,7 +50,11 @@ def group(examples: Sequence[Tokens], tokens: int, most: int | None = None) -> l
     batches: list[list[Tokens]] = []
     room = 0
     for example in examples:
-        full = not batches or len(example.ids) > room or (most is not None and len(batches[-1]) >= most)
+        full = (
+            not batches
+            or len(example.ids) > room
+            or (most is not None and len(batches[-1]) >= most)
+        )
         if full:
             batches.append([])
             room = tokens

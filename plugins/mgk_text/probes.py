@@ -20,11 +20,19 @@ from mgk_text.templates import DictionaryTemplate, McqTemplate
 T = TypeVar("T")
 
 
-def perplexity(encoder: Encoder, texts: Sequence[str], name: str, *, split: str, limit: int) -> Probe:
+def perplexity(
+    encoder: Encoder, texts: Sequence[str], name: str, *, split: str, limit: int
+) -> Probe:
     """Return the perplexity of texts; longer ones are scored in pieces of ``limit`` tokens."""
     head = len(encoder.bos)
-    parts = [p for e in encoder.plain(texts) for p in (split_long(e, limit, head) if len(e.ids) > limit else [e])]
-    items = tuple(p for p in parts if len(p.ids) > 1)  # one token alone has nothing to be predicted from
+    parts = [
+        p
+        for e in encoder.plain(texts)
+        for p in (split_long(e, limit, head) if len(e.ids) > limit else [e])
+    ]
+    items = tuple(
+        p for p in parts if len(p.ids) > 1
+    )  # one token alone has nothing to be predicted from
     return Probe(
         name=_name(name, split),
         phase="",
@@ -46,22 +54,34 @@ def options(
     choices = tuple(encoder.choices(items))
     digest = _digest([[c.prompt, c.options, c.answer] for c in choices])
     chance = math.fsum(1 / len(c.options) for c in choices) / len(choices)
-    shared: dict[str, Any] = {"phase": "", "items": choices, "higher_is_better": True, "split": split, "digest": digest}
+    shared: dict[str, Any] = {
+        "phase": "",
+        "items": choices,
+        "higher_is_better": True,
+        "split": split,
+        "digest": digest,
+    }
     return [
         Probe(name=_name(name, split), metric="option_logprob", **shared),
         Probe(name=_name(f"{name}-margin", split), metric="option_margin", **shared),
-        Probe(name=_name(f"{name}-accuracy", split), metric="option_accuracy", chance=chance, **shared),
+        Probe(
+            name=_name(f"{name}-accuracy", split), metric="option_accuracy", chance=chance, **shared
+        ),
     ]
 
 
-def terms(encoder: Encoder, template: DictionaryTemplate, entries: Sequence[Entry], spec: PromptedSpec) -> Probe:
+def terms(
+    encoder: Encoder, template: DictionaryTemplate, entries: Sequence[Entry], spec: PromptedSpec
+) -> Probe:
     """Return generated terms."""
     prompts = encoder.prompts([template.ask(e) for e in entries])
     judges = [generation.term_judge(template, e) for e in entries]
     return _generated(encoder, prompts, judges, spec, chance=None)
 
 
-def answers(encoder: Encoder, template: McqTemplate, questions: Sequence[Question], spec: PromptedSpec) -> Probe:
+def answers(
+    encoder: Encoder, template: McqTemplate, questions: Sequence[Question], spec: PromptedSpec
+) -> Probe:
     """Return generated answers to questions."""
     prompts = encoder.prompts([template.ask(q) for q in questions])
     judges = [generation.choice_judge(template, q) for q in questions]
@@ -76,10 +96,15 @@ def spread(records: Sequence[T], count: int) -> list[T]:
 
 
 def _generated(
-    encoder: Encoder, prompts: Sequence[Any], judges: Sequence[Any], spec: PromptedSpec, chance: float | None
+    encoder: Encoder,
+    prompts: Sequence[Any],
+    judges: Sequence[Any],
+    spec: PromptedSpec,
+    chance: float | None,
 ) -> Probe:
     items = tuple(
-        generation.Asked(tuple(p), judge, encoder, spec.new_tokens) for p, judge in zip(prompts, judges, strict=True)
+        generation.Asked(tuple(p), judge, encoder, spec.new_tokens)
+        for p, judge in zip(prompts, judges, strict=True)
     )
     return Probe(
         name=f"{spec.probe_name}-generated",

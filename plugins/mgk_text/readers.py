@@ -40,7 +40,12 @@ class Table:
         self.problems.append(Problem(where, message, self.name, line))
 
 
-def read(source: FileSource | HubSource, *, header: Sequence[str] | None = None, txt_unit: str = "paragraph") -> Table:
+def read(
+    source: FileSource | HubSource,
+    *,
+    header: Sequence[str] | None = None,
+    txt_unit: str = "paragraph",
+) -> Table:
     """Read every row of a source.
 
     :param header: the columns of a .csv or .tsv file that has no header line
@@ -78,7 +83,9 @@ def _text(source: FileSource, table: Table) -> str:
             try:
                 lines.append(line.decode("utf-8-sig"))
             except UnicodeDecodeError as error:
-                table.bad(number, f"is not UTF-8 (byte {error.start} of the line); save the file as UTF-8")
+                table.bad(
+                    number, f"is not UTF-8 (byte {error.start} of the line); save the file as UTF-8"
+                )
                 lines.append("")
         return "\n".join(lines)
 
@@ -101,7 +108,10 @@ def _read_jsonl(text: str, table: Table) -> None:
             continue
         try:
             values = json.loads(line)
-        except (ValueError, RecursionError) as error:  # not JSON, too many digits, nested without end
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # not JSON, too many digits, nested without end
             table.bad(number, f"is not JSON: {error}; expected one JSON object a line")
             continue
         if isinstance(values, dict):
@@ -136,7 +146,10 @@ def _read_delimited(text: str, table: Table, delimiter: str, header: Sequence[st
             if len(set(names)) < len(names):
                 table.bad(line, "two columns of one name in the header; give each its own")
         elif len(cells) != len(names):
-            table.bad(line, f"expected {len(names)} columns, found {len(cells)}; quote cells that hold the separator")
+            table.bad(
+                line,
+                f"expected {len(names)} columns, found {len(cells)}; quote cells that hold the separator",
+            )
         else:
             table.add(line, dict(zip(names, cells, strict=True)))
 
@@ -160,7 +173,9 @@ def _read_parquet(source: FileSource, table: Table) -> None:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise EnvironmentFault(f"{source.name}: parquet files need pyarrow: pip install 'mgk[data]'") from None
+        raise EnvironmentFault(
+            f"{source.name}: parquet files need pyarrow: pip install 'mgk[data]'"
+        ) from None
     try:
         rows = parquet.read_table(source.path).to_pylist()
     except (OSError, ArrowException) as error:
@@ -174,9 +189,13 @@ def _read_hub(source: HubSource, table: Table) -> None:
     try:
         import datasets
     except ImportError:
-        raise EnvironmentFault(f"{source.name}: data on the hub needs datasets: pip install 'mgk[data]'") from None
+        raise EnvironmentFault(
+            f"{source.name}: data on the hub needs datasets: pip install 'mgk[data]'"
+        ) from None
     try:
-        rows = datasets.load_dataset(source.repository, source.config, split=source.split, revision=source.revision)
+        rows = datasets.load_dataset(
+            source.repository, source.config, split=source.split, revision=source.revision
+        )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0]
         raise EnvironmentFault(

@@ -72,7 +72,9 @@ class Reader:
         if self.problems:
             raise DataError(self.problems)
 
-    def _table(self, table: Table, kind: str, columns: Columns) -> tuple[list[Record], list[Problem]]:
+    def _table(
+        self, table: Table, kind: str, columns: Columns
+    ) -> tuple[list[Record], list[Problem]]:
         make = self._maker(table, kind, columns)
         records: list[Record] = []
         problems = list(table.problems)
@@ -89,7 +91,9 @@ class Reader:
             return fields.text
         if kind == "dictionary":
             directions = (
-                (*self.spec.directions, self.spec.probe_direction) if isinstance(self.spec, DictionarySpec) else ()
+                (*self.spec.directions, self.spec.probe_direction)
+                if isinstance(self.spec, DictionarySpec)
+                else ()
             )
             needed = any("definition" in d for d in directions)
             return lambda raw: fields.entry(raw, definition=needed)
@@ -132,7 +136,9 @@ class Fields:
         return Entry(
             ko=self._string(raw, "ko"),
             en=self._string(raw, "en"),
-            definition=self._string(raw, "definition") if definition else self._maybe(raw, "definition"),
+            definition=self._string(raw, "definition")
+            if definition
+            else self._maybe(raw, "definition"),
             specialty=self._specialty(raw),
             group=self._group(raw),
             place=_place(raw),
@@ -143,11 +149,13 @@ class Fields:
         options = self.options(raw)
         if len(options) < 2 or not all(options):
             raise BadRowError(
-                self.columns.said("options"), f"expected two options or more, none empty; got {list(options)}"
+                self.columns.said("options"),
+                f"expected two options or more, none empty; got {list(options)}",
             )
         if len(options) > len(LETTERS):
             raise BadRowError(
-                self.columns.said("options"), f"expected at most {len(LETTERS)} options, got {len(options)}"
+                self.columns.said("options"),
+                f"expected at most {len(LETTERS)} options, got {len(options)}",
             )
         if len(set(options)) < len(options):
             raise BadRowError(self.columns.said("options"), "two options are the same")
@@ -178,7 +186,9 @@ class Fields:
         listed = self.columns.value(raw, "options")
         if isinstance(listed, Sequence) and not isinstance(listed, str):
             if not all(isinstance(o, (str, int, float)) for o in listed):
-                raise BadRowError(self.columns.said("options"), f"expected texts, got {listed!r:.60}")
+                raise BadRowError(
+                    self.columns.said("options"), f"expected texts, got {listed!r:.60}"
+                )
             return tuple(self._clean(str(o)) for o in listed)
         found: list[str] = []
         for letter in LETTERS:
@@ -194,7 +204,10 @@ class Fields:
         value = self.columns.value(raw, name)
         if value is None:
             known = ", ".join(sorted(map(str, raw.values))[:12])
-            raise BadRowError(self.columns.said(name), f"missing; this row has {known}; map it with columns.{name}")
+            raise BadRowError(
+                self.columns.said(name),
+                f"missing; this row has {known}; map it with columns.{name}",
+            )
         if not isinstance(value, str):
             raise BadRowError(self.columns.said(name), f"expected text, got {value!r:.40}")
         text = self._clean(value)
@@ -219,7 +232,8 @@ class Fields:
     def _clean(self, text: str) -> str:
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
             raise BadRowError(
-                "", "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it"
+                "",
+                "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character; remove it",
             )
         return (unicodedata.normalize(self.form, text) if self.form else text).strip()
 

@@ -49,7 +49,9 @@ def parse(text: str) -> FileSource | HubSource:
         return _hub(text)
     path = _package_path(text) if text.startswith("package:") else Path(text).expanduser()
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{text}: expected a file that ends in {', '.join(SUFFIXES)}, or hub:OWNER/NAME")
+        raise InputError(
+            f"{text}: expected a file that ends in {', '.join(SUFFIXES)}, or hub:OWNER/NAME"
+        )
     if not path.is_file():
         raise InputError(f"{text}: no such file here; give its path from {Path.cwd()}, or from /")
     return FileSource(text, path)
@@ -63,7 +65,13 @@ def _hub(text: str) -> HubSource:
             raise InputError(f"{text}: unknown key {key!r}{nearest(key, _HUB_KEYS)}")
     if not repository:
         raise InputError(f"{text}: expected hub:OWNER/NAME?config=NAME&split=NAME")
-    return HubSource(text, repository, options.get("config"), options.get("split", "train"), options.get("revision"))
+    return HubSource(
+        text,
+        repository,
+        options.get("config"),
+        options.get("split", "train"),
+        options.get("revision"),
+    )
 
 
 def _package_path(text: str) -> Path:

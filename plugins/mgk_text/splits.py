@@ -26,7 +26,9 @@ class Splits:
 def load(spec: TextDataSpec, reader: Reader) -> Splits:
     """Read the splits. Problems stay with the reader; `InputError` where nothing is named."""
     if not spec.train:
-        raise InputError(f"data {spec.type!r}: train: expected a file, package:PACKAGE/PATH or hub:OWNER/NAME")
+        raise InputError(
+            f"data {spec.type!r}: train: expected a file, package:PACKAGE/PATH or hub:OWNER/NAME"
+        )
     read = {name: reader.records(getattr(spec, name)) for name in ("train", "dev", "test")}
     train, dev, test = (read[name].records for name in ("train", "dev", "test"))
     if not dev and spec.dev_share:
@@ -38,7 +40,9 @@ def load(spec: TextDataSpec, reader: Reader) -> Splits:
     return Splits(train[: spec.limit], dev, test, notes)
 
 
-def held_out(records: Sequence[Record], share: float, salt: str) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+def held_out(
+    records: Sequence[Record], share: float, salt: str
+) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
     """Part records into (kept, held out): a pure function of each group's name and the salt."""
     kept: list[Record] = []
     held: list[Record] = []

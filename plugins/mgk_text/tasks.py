@@ -31,7 +31,9 @@ class Task(Protocol):
     def pairs(self, records: Sequence[Record]) -> tuple[list[Pair], list[str]]:
         """Return what is learnt, (prompt, answer) each, and the place where each came from."""
 
-    def probes(self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str) -> list[Probe]:
+    def probes(
+        self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
+    ) -> list[Probe]:
         """Return the probes of a split; other: the records of the other splits."""
 
     def problems(self, records: Sequence[Record]) -> list[Problem]:
@@ -59,10 +61,16 @@ class TextTask:
         texts = cast("Sequence[Text]", records)
         return [("", t.text) for t in texts], [t.place for t in texts]
 
-    def probes(self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str) -> list[Probe]:
+    def probes(
+        self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
+    ) -> list[Probe]:
         """Return the perplexity of the texts."""
         texts = [t.text for t in cast("Sequence[Text]", records)]
-        return [probes.perplexity(encoder, texts, self.spec.probe_name, split=split, limit=self.spec.max_length)]
+        return [
+            probes.perplexity(
+                encoder, texts, self.spec.probe_name, split=split, limit=self.spec.max_length
+            )
+        ]
 
     def problems(self, records: Sequence[Record]) -> list[Problem]:
         """Return nothing: a text needs nothing else."""
@@ -88,13 +96,17 @@ class DictionaryTask:
         pairs = [(t.ask(e), t.answer(e)) for e in entries for t in templates]
         return pairs, [e.place for e in entries for _ in templates]
 
-    def probes(self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str) -> list[Probe]:
+    def probes(
+        self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
+    ) -> list[Probe]:
         """Return option log-likelihoods, and generated terms (test only)."""
         entries, others = cast("Sequence[Entry]", records), cast("Sequence[Entry]", other)
         spec, template = self.spec, DictionaryTemplate(self.spec.probe_direction)
         items = []
         for entry in entries:
-            options, right = options_for(entry, entries, others, template, count=spec.distractors, seed=spec.seed)
+            options, right = options_for(
+                entry, entries, others, template, count=spec.distractors, seed=spec.seed
+            )
             items.append((template.ask(entry), options, right, entry.specialty))
         made = probes.options(encoder, items, spec.probe_name, split)
         if split == "test" and spec.generate:
@@ -127,9 +139,13 @@ class McqTask:
     def pairs(self, records: Sequence[Record]) -> tuple[list[Pair], list[str]]:
         """Return each question with its answer."""
         questions = cast("Sequence[Question]", records)
-        return [(self.template.ask(q), self.template.answer(q)) for q in questions], [q.place for q in questions]
+        return [(self.template.ask(q), self.template.answer(q)) for q in questions], [
+            q.place for q in questions
+        ]
 
-    def probes(self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str) -> list[Probe]:
+    def probes(
+        self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
+    ) -> list[Probe]:
         """Return option log-likelihoods, and generated answers (test only)."""
         questions = cast("Sequence[Question]", records)
         template = self.template
@@ -149,7 +165,10 @@ class McqTask:
         if self.spec.target != "reasoning":
             return []
         without = [q for q in cast("Sequence[Question]", records) if not q.reasoning]
-        return [Problem(q.place, "target 'reasoning' needs a reasoning, and this question has none") for q in without]
+        return [
+            Problem(q.place, "target 'reasoning' needs a reasoning, and this question has none")
+            for q in without
+        ]
 
 
 def task_for(spec: TextDataSpec) -> Task:

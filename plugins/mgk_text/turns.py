@@ -37,7 +37,9 @@ def turns_of(tokenizer: Any, style: str) -> Turns:
     if style == "chat":
         return _gemma(tokenizer)
     if not tokenizer.eos_token:
-        raise InputError("the tokenizer has no end-of-sequence token; an answer's end cannot be learnt without one")
+        raise InputError(
+            "the tokenizer has no end-of-sequence token; an answer's end cannot be learnt without one"
+        )
     return Turns(before="", between="", stop=tokenizer.eos_token, lead=" ", chat=False)
 
 
@@ -45,9 +47,13 @@ def _rendered(tokenizer: Any) -> Turns:
     """Read the markup off the tokenizer's own template, by rendering it around two marks."""
     user = {"role": "user", "content": _USER}
     asked = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template([user, {"role": "assistant", "content": _MODEL}], tokenize=False)
+    whole = tokenizer.apply_chat_template(
+        [user, {"role": "assistant", "content": _MODEL}], tokenize=False
+    )
     if asked.count(_USER) != 1 or whole.count(_MODEL) != 1:
-        raise InputError("the tokenizer's chat template does not keep the texts as they are; set style = 'plain'")
+        raise InputError(
+            "the tokenizer's chat template does not keep the texts as they are; set style = 'plain'"
+        )
     before, between = asked.split(_USER)
     stop = whole.split(_MODEL)[1].strip() or tokenizer.eos_token
     return Turns(_without_bos(tokenizer, before), between, stop, lead="", chat=True)
@@ -56,7 +62,9 @@ def _rendered(tokenizer: Any) -> Turns:
 def _gemma(tokenizer: Any) -> Turns:
     vocabulary = tokenizer.get_vocab()
     if not all(token in vocabulary for token in _GEMMA):
-        raise InputError("style = 'chat': the tokenizer has neither a chat template nor Gemma's turn tokens")
+        raise InputError(
+            "style = 'chat': the tokenizer has neither a chat template nor Gemma's turn tokens"
+        )
     start, end = _GEMMA
     return Turns(f"{start}user\n", f"{end}\n{start}model\n", end, lead="", chat=True)
 

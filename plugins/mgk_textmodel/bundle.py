@@ -35,13 +35,17 @@ class ReferenceBundle:
 
     def loss(self, batch: Pairs) -> tuple[Tensor, Tensor]:
         """Return (squared error summed over all outputs and examples, number of examples)."""
-        return functional.mse_loss(self.model(batch.inputs), batch.targets, reduction="sum"), batch.count
+        return functional.mse_loss(
+            self.model(batch.inputs), batch.targets, reduction="sum"
+        ), batch.count
 
     def losses(self, items: Sequence[Pairs]) -> tuple[Tensor, Tensor]:
         """Return each item's `loss`, from one forward pass: two tensors, (items,)."""
         whole = self.pack(items)
         errors = (self.model(whole.inputs) - whole.targets).square().sum(1)  # (examples,)
-        sums = torch.stack([part.sum() for part in torch.split(errors, [len(i.inputs) for i in items])])
+        sums = torch.stack(
+            [part.sum() for part in torch.split(errors, [len(i.inputs) for i in items])]
+        )
         return sums, torch.stack([i.count for i in items])
 
     def outputs(self, batch: Pairs, positions: Tensor | None = None) -> Tensor:
@@ -68,9 +72,13 @@ class ReferenceBundle:
 
     def pack(self, examples: Sequence[Pairs]) -> Pairs:
         """Return one batch of the examples, in order."""
-        return Pairs.of(torch.cat([e.inputs for e in examples]), torch.cat([e.targets for e in examples]))
+        return Pairs.of(
+            torch.cat([e.inputs for e in examples]), torch.cat([e.targets for e in examples])
+        )
 
-    def gradient_function(self, adapter: Adapter, parameters: Sequence[Tensor]) -> GradientFn | None:
+    def gradient_function(
+        self, adapter: Adapter, parameters: Sequence[Tensor]
+    ) -> GradientFn | None:
         """Return the hand-derived gradients, for plain LoRA on the network's layers."""
         return gradient_function(self.network, adapter, parameters)
 

@@ -57,7 +57,9 @@ class PairsTrainSet:
         inputs, targets = self.both.index_select(0, index).tensor_split((self.width,), 1)
         count = self._counts.get(len(rows))
         if count is None:
-            count = self._counts[len(rows)] = torch.full((), float(len(rows)), device=self.both.device)
+            count = self._counts[len(rows)] = torch.full(
+                (), float(len(rows)), device=self.both.device
+            )
         return Pairs(inputs, targets, count)
 
 
@@ -65,13 +67,17 @@ def teacher_draw(spec: TeacherSpec, inside: int, outside: int) -> Draw:
     """Return the sampler of a teacher's examples."""
     own = torch.Generator().manual_seed(2 * spec.seed + 1)
     shared = torch.Generator().manual_seed(2 * spec.family)
-    direction = math.sqrt(spec.overlap) * _unit(inside, shared) + math.sqrt(1 - spec.overlap) * _unit(inside, own)
+    direction = math.sqrt(spec.overlap) * _unit(inside, shared) + math.sqrt(
+        1 - spec.overlap
+    ) * _unit(inside, own)
     mean = spec.shift * direction
     teacher = spec.teacher_std * torch.randn(outside, inside, generator=own)
 
     def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         inputs = mean + spec.spread * torch.randn(n, inside, generator=generator)
-        return inputs, inputs @ teacher.T + spec.noise_std * torch.randn(n, outside, generator=generator)
+        return inputs, inputs @ teacher.T + spec.noise_std * torch.randn(
+            n, outside, generator=generator
+        )
 
     return draw
 
@@ -80,7 +86,9 @@ def noise_draw(inside: int, outside: int) -> Draw:
     """Return the sampler of unrelated inputs and targets."""
 
     def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return torch.randn(n, inside, generator=generator), torch.randn(n, outside, generator=generator)
+        return torch.randn(n, inside, generator=generator), torch.randn(
+            n, outside, generator=generator
+        )
 
     return draw
 
@@ -88,7 +96,9 @@ def noise_draw(inside: int, outside: int) -> Draw:
 def load(spec: PairsSpec, bundle: object) -> PhaseData:
     """Draw a phase's data: training set, probes (dev and test), dev and verification batches."""
     if not isinstance(bundle, ReferenceBundle):
-        raise InputError(f"data type {spec.type!r} needs the base type 'reference'; this base is another model")
+        raise InputError(
+            f"data type {spec.type!r} needs the base type 'reference'; this base is another model"
+        )
     inside, outside = bundle.network.widths[0], bundle.network.widths[-1]
     if isinstance(spec, TeacherSpec):
         draw, floor = teacher_draw(spec, inside, outside), outside * spec.noise_std**2
@@ -96,10 +106,17 @@ def load(spec: PairsSpec, bundle: object) -> PhaseData:
         draw, floor = noise_draw(inside, outside), float(outside)
     sizes = {"train": spec.size, "dev": spec.items, "test": spec.items, "verify": _VERIFY}
     parts = {name: draw(sizes[name], _generator(spec, name)) for name in _SPLITS}
-    pairs = {name: Pairs.of(x.to(bundle.device), y.to(bundle.device)) for name, (x, y) in parts.items()}
+    pairs = {
+        name: Pairs.of(x.to(bundle.device), y.to(bundle.device)) for name, (x, y) in parts.items()
+    }
     return PhaseData(
-        train=PairsTrainSet(torch.cat(parts["train"], 1).to(bundle.device), inside, _digest(*parts["train"])),
-        probes=tuple(_probe(spec, split, pairs[split], _digest(*parts[split]), floor) for split in ("dev", "test")),
+        train=PairsTrainSet(
+            torch.cat(parts["train"], 1).to(bundle.device), inside, _digest(*parts["train"])
+        ),
+        probes=tuple(
+            _probe(spec, split, pairs[split], _digest(*parts[split]), floor)
+            for split in ("dev", "test")
+        ),
         dev=(pairs["dev"],),
         verify=(pairs["verify"],),
     )

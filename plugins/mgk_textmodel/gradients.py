@@ -49,7 +49,9 @@ class Layer:
     alpha: float = 0.0
 
 
-def gradient_function(network: ReferenceNetwork, adapter: Adapter, parameters: Sequence[Tensor]) -> GradientFn | None:
+def gradient_function(
+    network: ReferenceNetwork, adapter: Adapter, parameters: Sequence[Tensor]
+) -> GradientFn | None:
     """Return the hand-derived gradients of ``parameters``; None where they need autograd.
 
     The gradients are views of one buffer, which each call overwrites.
@@ -75,7 +77,9 @@ def gradient_function(network: ReferenceNetwork, adapter: Adapter, parameters: S
         try:
             with torch.inference_mode():
                 kept, difference = _forward(layers, act, batch)
-                _backward(layers, act_backward, kept, torch.mul(difference, two), lowest=lowest, out=out)
+                _backward(
+                    layers, act_backward, kept, torch.mul(difference, two), lowest=lowest, out=out
+                )
                 flat = difference.view(-1)
                 return torch.dot(flat, flat), batch.count, views
         finally:
@@ -91,7 +95,9 @@ def _views(parameters: Sequence[Tensor]) -> list[Tensor]:
     return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
 
 
-def _layers(network: ReferenceNetwork, adapter: Adapter, known: dict[int, tuple[int, str]]) -> list[Layer] | None:
+def _layers(
+    network: ReferenceNetwork, adapter: Adapter, known: dict[int, tuple[int, str]]
+) -> list[Layer] | None:
     """Pair the network's layers with the adapter's factors; None where it is more than plain LoRA.
 
     known: filled with id of a factor → (layer, "a" or "b").
@@ -102,7 +108,9 @@ def _layers(network: ReferenceNetwork, adapter: Adapter, known: dict[int, tuple[
     layers = []
     for i, own in enumerate(network.layers):
         weight, bias = own.weight.detach(), own.bias.detach()
-        name = next((n for n, t in targets.items() if t.parameter is own.weight and not t.transposed), None)
+        name = next(
+            (n for n, t in targets.items() if t.parameter is own.weight and not t.transposed), None
+        )
         if name is None:
             layers.append(Layer(weight, weight.t(), bias))
             continue

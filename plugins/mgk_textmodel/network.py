@@ -29,7 +29,9 @@ _FORMAT = "mgk-reference-network"
 class ReferenceNetwork(nn.Module):
     """layer1 → activation → layer2 → … → last layer. (batch, widths[0]) → (batch, widths[-1])."""
 
-    def __init__(self, widths: tuple[int, ...] = (64, 128, 128, 32), activation: str = "gelu") -> None:
+    def __init__(
+        self, widths: tuple[int, ...] = (64, 128, 128, 32), activation: str = "gelu"
+    ) -> None:
         super().__init__()
         self.widths, self.activation = tuple(widths), activation
         for i, (inside, outside) in enumerate(pairwise(widths), start=1):
@@ -38,7 +40,9 @@ class ReferenceNetwork(nn.Module):
     @property
     def layers(self) -> list[nn.Linear]:
         """The linear layers, from input to output."""
-        return [layer for name, layer in self._modules.items() if isinstance(layer, nn.Linear) and name]
+        return [
+            layer for name, layer in self._modules.items() if isinstance(layer, nn.Linear) and name
+        ]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Run the layers. (batch, in) → (batch, out)."""
@@ -64,7 +68,9 @@ def build(spec: ReferenceSpec) -> ReferenceNetwork:
 def save(network: ReferenceNetwork, directory: Path) -> None:
     """Write ``model.safetensors`` and ``config.json``; `load` reads them."""
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
+    }
     save_file(tensors, directory / "model.safetensors", metadata={"format": _FORMAT})
     config = {"format": _FORMAT, "widths": list(network.widths), "activation": network.activation}
     (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -76,12 +82,18 @@ def load(directory: Path) -> ReferenceNetwork:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as the configuration of a reference network: {error}") from error
+        raise InputError(
+            f"{path}: cannot be read as the configuration of a reference network: {error}"
+        ) from error
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
-        raise InputError(f'{path}: expected "format": "{_FORMAT}"; this directory was written by another tool')
+        raise InputError(
+            f'{path}: expected "format": "{_FORMAT}"; this directory was written by another tool'
+        )
     network = ReferenceNetwork(tuple(config["widths"]), config["activation"])
     weights = directory / "model.safetensors"
     if not weights.is_file():
-        raise InputError(f"{weights}: no such file; a saved reference network has config.json and model.safetensors")
+        raise InputError(
+            f"{weights}: no such file; a saved reference network has config.json and model.safetensors"
+        )
     network.load_state_dict(load_file(weights))
     return network.requires_grad_(requires_grad=False).eval()

@@ -12,9 +12,13 @@ class ReferenceSpec(Spec):
     """The reference network: a small multi-layer perceptron with random weights."""
 
     widths: tuple[int, ...] = option((64, 128, 128, 32), help="inputs, hidden layers, outputs")
-    init_std: float = option(0.1, at_least(0), help="standard deviation of the weights; biases are zero")
+    init_std: float = option(
+        0.1, at_least(0), help="standard deviation of the weights; biases are zero"
+    )
     activation: str = option("gelu", one_of("gelu", "relu", "tanh"), help="between the layers")
-    seed: int = option(0, at_least(0), help="of the weights: the base is part of the declaration, not of the run")
+    seed: int = option(
+        0, at_least(0), help="of the weights: the base is part of the declaration, not of the run"
+    )
 
     def __attrs_post_init__(self) -> None:
         if len(self.widths) < 2 or min(self.widths) < 1:
@@ -42,9 +46,13 @@ class TeacherSpec(PairsSpec):
 
     teacher_std: float = option(0.1, above(0), help="standard deviation of the entries of T")
     shift: float = option(12.0, at_least(0), help="length of the inputs' mean")
-    overlap: float = option(0.5, between(0, 1), help="share of the mean that all tasks of one family have in common")
+    overlap: float = option(
+        0.5, between(0, 1), help="share of the mean that all tasks of one family have in common"
+    )
     spread: float = option(0.5, above(0), help="standard deviation of the inputs around their mean")
-    noise_std: float = option(0.5, at_least(0), help="standard deviation of the noise on each output")
+    noise_std: float = option(
+        0.5, at_least(0), help="standard deviation of the noise on each output"
+    )
     family: int = option(0, at_least(0), help="seed of the common part of the mean")
 
 

@@ -39,7 +39,9 @@ class Change:
         changes = [b - a for a, b in zip(one, two, strict=True)]
         mean = math.fsum(changes) / n
         error = math.sqrt(math.fsum((c - mean) ** 2 for c in changes) / (n - 1) / n)
-        unit = (self.before.value + self.after.value) / 2 if self.after.metric == "perplexity" else 1.0
+        unit = (
+            (self.before.value + self.after.value) / 2 if self.after.metric == "perplexity" else 1.0
+        )
         return error * unit
 
     def noise(self, stderrs: float) -> float:
@@ -50,7 +52,12 @@ class Change:
     def evidence(self, **more: Any) -> dict[str, Any]:
         """Return the figures on which a refusal rests."""
         test = paired(self.before, self.after)
-        known = {"before": self.before.value, "after": self.after.value, "gain": self.gain, "n": self.after.n}
+        known = {
+            "before": self.before.value,
+            "after": self.after.value,
+            "gain": self.gain,
+            "n": self.after.n,
+        }
         tested = {} if test is None else {"p": test.p, "test": test.test}
         return {**known, "stderr": self.stderr, **tested, **more}
 

@@ -43,10 +43,14 @@ def judge(ctx: PhaseContext, before: Sequence[Row], after: Row) -> Verdict | Non
 def _ask(spec: GateSpec, ctx: PhaseContext, before: Sequence[Row], after: Row) -> list[Finding]:
     if isinstance(spec, MaxDropSpec):
         return [
-            max_drop(spec, Change(_reference(spec, ctx, before, p), after[p.name])) for p in _taught(spec, ctx, after)
+            max_drop(spec, Change(_reference(spec, ctx, before, p), after[p.name]))
+            for p in _taught(spec, ctx, after)
         ]
     if isinstance(spec, KeepBaseSpec):
-        return [keep_base(spec, Change(before[0][p.name], after[p.name])) for p in _of(spec, ctx, after, "base")]
+        return [
+            keep_base(spec, Change(before[0][p.name], after[p.name]))
+            for p in _of(spec, ctx, after, "base")
+        ]
     if isinstance(spec, MinGainSpec):
         own = _of(spec, ctx, after, ctx.phase.name)
         return [min_gain(spec, Change(before[-1][p.name], after[p.name]), p.floor) for p in own]
@@ -65,7 +69,10 @@ def max_drop(spec: MaxDropSpec, change: Change) -> Finding:
     if drop <= allowed:
         return Finding(note=note)
     reason = f"{change}: worse by {drop:.4g} than {_row(spec)}; at most {allowed:.4g} is allowed"
-    return Finding(Refusal(spec.type, reason, change.after.probe, change.evidence(drop=drop, allowed=allowed)), note)
+    return Finding(
+        Refusal(spec.type, reason, change.after.probe, change.evidence(drop=drop, allowed=allowed)),
+        note,
+    )
 
 
 def keep_base(spec: KeepBaseSpec, change: Change) -> Finding:
@@ -76,8 +83,12 @@ def keep_base(spec: KeepBaseSpec, change: Change) -> Finding:
     if drop <= noise:
         note = f"{spec.type}: {change}: {kept:.1%} kept, below {spec.share:.1%}, but the drop of {drop:.4g} is noise (up to {noise:.4g})"
         return Finding(note=note)
-    reason = f"{change}: keeps {kept:.1%} of the base's score; at least {spec.share:.1%} is asked for"
-    return Finding(Refusal(spec.type, reason, change.after.probe, change.evidence(kept=kept, share=spec.share)))
+    reason = (
+        f"{change}: keeps {kept:.1%} of the base's score; at least {spec.share:.1%} is asked for"
+    )
+    return Finding(
+        Refusal(spec.type, reason, change.after.probe, change.evidence(kept=kept, share=spec.share))
+    )
 
 
 def share_kept(change: Change) -> float:
@@ -114,7 +125,9 @@ def min_gain(spec: MinGainSpec, change: Change, floor: float | None) -> Finding:
     if change.gain >= wanted:
         return Finding(note=note)
     reason = f"{change}: a gain of {change.gain:.4g}; at least {wanted:.4g} is asked for"
-    return Finding(Refusal(spec.type, reason, change.after.probe, change.evidence(wanted=wanted)), note)
+    return Finding(
+        Refusal(spec.type, reason, change.after.probe, change.evidence(wanted=wanted)), note
+    )
 
 
 def threshold(spec: ThresholdSpec, score: Score) -> Finding:
@@ -124,7 +137,14 @@ def threshold(spec: ThresholdSpec, score: Score) -> Finding:
         return Finding()
     word = "at least" if score.higher_is_better else "at most"
     reason = f"{score.probe} ({score.metric}) is {score.value:.4g} ± {score.stderr:.2g}; {word} {spec.limit:.4g} is asked for"
-    return Finding(Refusal(spec.type, reason, score.probe, {"after": score.value, "limit": spec.limit, "n": score.n}))
+    return Finding(
+        Refusal(
+            spec.type,
+            reason,
+            score.probe,
+            {"after": score.value, "limit": spec.limit, "n": score.n},
+        )
+    )
 
 
 def _too_tight(spec: MaxDropSpec, change: Change, limit: float, noise: float) -> str:
@@ -144,7 +164,9 @@ def _reference(spec: MaxDropSpec, ctx: PhaseContext, before: Sequence[Row], prob
         return before[-1][probe.name]
     names = [p.name for p in ctx.config.phases]
     first = 0 if probe.phase == "base" else names.index(probe.phase) + 1
-    rows = [row[probe.name] for row in before[first:] if probe.name in row] or [before[-1][probe.name]]
+    rows = [row[probe.name] for row in before[first:] if probe.name in row] or [
+        before[-1][probe.name]
+    ]
     best = rows[0]
     for score in rows[1:]:
         best = score if score.better_by(best) > 0 else best

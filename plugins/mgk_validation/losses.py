@@ -15,7 +15,15 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from mgk_core.contract.bundle import Bundle, Choice, LanguageBundle, LossPerItem, Probe, Score, Tokens
+from mgk_core.contract.bundle import (
+    Bundle,
+    Choice,
+    LanguageBundle,
+    LossPerItem,
+    Probe,
+    Score,
+    Tokens,
+)
 from mgk_core.contract.errors import InputError
 
 IGNORED = -100
@@ -42,7 +50,9 @@ class ItemLosses:
         n, ratio = len(self.sums), self.mean
         if n < 2:
             return math.nan
-        squares = math.fsum((s - ratio * c) ** 2 for s, c in zip(self.sums, self.counts, strict=True))
+        squares = math.fsum(
+            (s - ratio * c) ** 2 for s, c in zip(self.sums, self.counts, strict=True)
+        )
         return math.sqrt(n / (n - 1) * squares) / math.fsum(self.counts)
 
     @property
@@ -68,7 +78,11 @@ def perplexity(bundle: Bundle, probe: Probe) -> Score:
 
 
 def score(
-    probe: Probe, value: float, stderr: float, per_item: tuple[float, ...], extra: Mapping[str, float] | None = None
+    probe: Probe,
+    value: float,
+    stderr: float,
+    per_item: tuple[float, ...],
+    extra: Mapping[str, float] | None = None,
 ) -> Score:
     """Make a probe's score."""
     return Score(
@@ -87,7 +101,9 @@ def score(
 @torch.no_grad()
 def measure(bundle: Bundle, probe: Probe) -> ItemLosses:
     """Ask for every item's loss; `InputError` names an item in which nothing is to be learnt."""
-    if isinstance(bundle, LossPerItem) and not any(isinstance(item, Tokens) for item in probe.items):
+    if isinstance(bundle, LossPerItem) and not any(
+        isinstance(item, Tokens) for item in probe.items
+    ):
         sums, counts = (tuple(column.double().tolist()) for column in bundle.losses(probe.items))
     else:
         sums, counts = _together(bundle, probe.items) or _one_by_one(bundle, probe)
@@ -138,5 +154,7 @@ def _batch(bundle: Bundle, probe: Probe, item: Any) -> Any:
     if not isinstance(item, Tokens):
         return item
     if not isinstance(bundle, LanguageBundle):
-        raise InputError(f"probe {probe.name!r} has tokens as items, and this base is no language model")
+        raise InputError(
+            f"probe {probe.name!r} has tokens as items, and this base is no language model"
+        )
     return bundle.pack([item])

@@ -58,7 +58,9 @@ def option_metric(bundle: Bundle, probe: Probe) -> Score:
         "margin": _mean(margins),
         "chance": chance,
     }
-    values = {"option_logprob": own, "option_margin": margins, "option_accuracy": right}[probe.metric]
+    values = {"option_logprob": own, "option_margin": margins, "option_accuracy": right}[
+        probe.metric
+    ]
     return score(probe, _mean(values), _stderr(values), values, extra)
 
 
@@ -89,7 +91,11 @@ _SEEN: weakref.WeakKeyDictionary[nn.Module, Cache] = weakref.WeakKeyDictionary()
 def check_items(probe: Probe) -> None:
     """Raise `InputError` for the first item that is no question with options."""
     for i, item in enumerate(probe.items):
-        if not isinstance(item, Choice) or len(item.options) < 2 or not 0 <= item.answer < len(item.options):
+        if (
+            not isinstance(item, Choice)
+            or len(item.options) < 2
+            or not 0 <= item.answer < len(item.options)
+        ):
             raise InputError(
                 f"probe {probe.name!r}, item {i}: expected a Choice of two or more options with its answer"
             )
@@ -102,7 +108,9 @@ def score_items(bundle: Bundle, probe: Probe) -> tuple[Scored, ...]:
 
 
 def _scored(item: Choice, scores: OptionScores) -> Scored:
-    tokens, nbytes = (tuple(max(n, 1) for n in lengths) for lengths in (scores.tokens, scores.bytes))
+    tokens, nbytes = (
+        tuple(max(n, 1) for n in lengths) for lengths in (scores.tokens, scores.bytes)
+    )
     return Scored(
         item.answer,
         scores.logprob,
@@ -125,4 +133,6 @@ def _mean(values: Sequence[float]) -> float:
 def _stderr(values: Sequence[float]) -> float:
     """Sample standard deviation / √n; NaN for n = 1."""
     n, mean = len(values), _mean(values)
-    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else math.nan
+    return (
+        math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else math.nan
+    )

@@ -46,7 +46,9 @@ def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score | None:
 
 
 @hookimpl
-def mgk_gate(ctx: PhaseContext, before: Sequence[Mapping[str, Score]], after: Mapping[str, Score]) -> Verdict | None:
+def mgk_gate(
+    ctx: PhaseContext, before: Sequence[Mapping[str, Score]], after: Mapping[str, Score]
+) -> Verdict | None:
     """Ask the gates that the phase names."""
     from mgk_validation.gates import judge
 

@@ -21,8 +21,12 @@ def recover(ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec) -> Recover
         if len(before) >= spec.times:
             return None
         # As in the phase's own table: true stands for a method with its defaults, false takes it out.
-        tables = {name: {} if options is True else options for name, options in spec.retention.items()}
-        added = tuple({"type": name, **options} for name, options in tables.items() if options is not False)
+        tables = {
+            name: {} if options is True else options for name, options in spec.retention.items()
+        }
+        added = tuple(
+            {"type": name, **options} for name, options in tables.items() if options is not False
+        )
         return Recovery("train", spec.type, steps=spec.steps, retention=added)
     if isinstance(spec, KeepApartSpec):
         return None if before else Recovery("keep_apart", spec.type)
@@ -31,7 +35,9 @@ def recover(ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec) -> Recover
     return None
 
 
-def _next_scale(ctx: PhaseContext, before: Sequence[Recovery], spec: ScaleSearchSpec) -> Recovery | None:
+def _next_scale(
+    ctx: PhaseContext, before: Sequence[Recovery], spec: ScaleSearchSpec
+) -> Recovery | None:
     """Offer the last proposal, its transforms included, at the first scale not tried yet.
 
     ``proposed`` goes along in the evidence: the scale of the proposal that the search began with.
@@ -42,5 +48,8 @@ def _next_scale(ctx: PhaseContext, before: Sequence[Recovery], spec: ScaleSearch
     proposed = float(before[0].evidence["proposed"]) if before else last.scale
     scale = proposed * spec.scales[len(before)]
     return Recovery(
-        "propose", spec.type, proposal=evolve(last, scale=scale), evidence={"scale": scale, "proposed": proposed}
+        "propose",
+        spec.type,
+        proposal=evolve(last, scale=scale),
+        evidence={"scale": scale, "proposed": proposed},
     )

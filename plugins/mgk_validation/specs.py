@@ -13,7 +13,9 @@ from mgk_core.contract.specs import Spec, at_least, between, one_of, option
 class GateSpec(Spec):
     """What every gate shares: the probes that it looks at."""
 
-    probes: tuple[str, ...] = option(("*",), help="globs; the gate looks at those of its probes that match")
+    probes: tuple[str, ...] = option(
+        ("*",), help="globs; the gate looks at those of its probes that match"
+    )
 
 
 @frozen(kw_only=True)
@@ -21,7 +23,9 @@ class NoisyGateSpec(GateSpec):
     """A gate whose limit is never tighter than the noise of what it compares."""
 
     stderrs: float = option(
-        2.0, at_least(0), help="standard errors of the (paired) difference that always count as noise; 0: no such room"
+        2.0,
+        at_least(0),
+        help="standard errors of the (paired) difference that always count as noise; 0: no such room",
     )
 
 
@@ -30,9 +34,13 @@ class MaxDropSpec(NoisyGateSpec):
     """Refuse where a probe of the base, of an earlier or of this phase worsens by more than allowed."""
 
     absolute: float | None = option(None, at_least(0), help="allowed drop in the metric's unit")
-    relative: float | None = option(None, at_least(0), help="allowed drop as a share of the score compared with")
+    relative: float | None = option(
+        None, at_least(0), help="allowed drop as a share of the score compared with"
+    )
     against: str = option(
-        "best", one_of("best", "previous"), help="the best row since the probe was taught, or the last"
+        "best",
+        one_of("best", "previous"),
+        help="the best row since the probe was taught, or the last",
     )
 
 
@@ -40,7 +48,9 @@ class MaxDropSpec(NoisyGateSpec):
 class KeepBaseSpec(NoisyGateSpec):
     """Refuse where the base's own probes keep less than a share of their score in row 0."""
 
-    share: float = option(0.97, between(0, 1), help="share to keep; of likelihoods: ratio of geometric means")
+    share: float = option(
+        0.97, between(0, 1), help="share to keep; of likelihoods: ratio of geometric means"
+    )
 
 
 @frozen(kw_only=True)
@@ -48,27 +58,39 @@ class MinGainSpec(GateSpec):
     """Refuse where this phase's own probes did not gain enough over the row before."""
 
     absolute: float | None = option(None, at_least(0), help="least gain in the metric's unit")
-    relative: float | None = option(None, at_least(0), help="least gain as a share of the score before")
-    to_floor: float | None = option(None, between(0, 1), help="least gain as a share of the way to the probe's floor")
-    stderrs: float = option(0.0, at_least(0), help="least gain in standard errors of the (paired) difference")
+    relative: float | None = option(
+        None, at_least(0), help="least gain as a share of the score before"
+    )
+    to_floor: float | None = option(
+        None, between(0, 1), help="least gain as a share of the way to the probe's floor"
+    )
+    stderrs: float = option(
+        0.0, at_least(0), help="least gain in standard errors of the (paired) difference"
+    )
 
 
 @frozen(kw_only=True)
 class ThresholdSpec(GateSpec):
     """Refuse where a probe of the base, of an earlier or of this phase is worse than a fixed score."""
 
-    limit: float = option(NOTHING, help="worst score that passes, in the metric's unit and direction")
+    limit: float = option(
+        NOTHING, help="worst score that passes, in the metric's unit and direction"
+    )
 
 
 @frozen(kw_only=True)
 class ScaleSearchSpec(Spec):
     """Merge a part of the delta: try these scales one after the other."""
 
-    scales: tuple[float, ...] = option((0.75, 0.5, 0.25), help="factors on every delta, tried in this order")
+    scales: tuple[float, ...] = option(
+        (0.75, 0.5, 0.25), help="factors on every delta, tried in this order"
+    )
 
     def __attrs_post_init__(self) -> None:
         if not self.scales or not all(0 < scale < 1 for scale in self.scales):
-            raise ValueError(f"scales: expected numbers above 0 and below 1, got {list(self.scales)}")
+            raise ValueError(
+                f"scales: expected numbers above 0 and below 1, got {list(self.scales)}"
+            )
 
 
 @frozen(kw_only=True)

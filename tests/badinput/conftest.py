@@ -70,7 +70,9 @@ def state(folder):
 
 def around(folder, kept):
     """Return what a folder holds, without what the command may write to."""
-    return {k: v for k, v in state(folder).items() if k.split("/")[1:2] not in [[name] for name in kept]}
+    return {
+        k: v for k, v in state(folder).items() if k.split("/")[1:2] not in [[name] for name in kept]
+    }
 
 
 def total(folder):
@@ -112,7 +114,10 @@ def answered(tmp_path, monkeypatch, tokens, counted):
         for name, content in dict(files).items():
             write(tmp_path / "work" / name, content)
         before, size = around(tmp_path, kept), total(tmp_path)
-        count, given = counted("bad inputs answered", 1), counted("bytes that the user gave, unchanged", size)
+        count, given = (
+            counted("bad inputs answered", 1),
+            counted("bytes that the user gave, unchanged", size),
+        )
         answer = mgk(*arguments)
         said = answer.err or answer.out
         assert answer.code in codes, (answer.code, answer.out, said)
@@ -122,7 +127,9 @@ def answered(tmp_path, monkeypatch, tokens, counted):
         for word in words:
             assert word in said, (word, said)
         assert len(said) < SHOWN, said
-        assert not [c for c in said if unicodedata.category(c) in {"Cc", "Cf"} and c != "\n"], repr(said)
+        assert not [c for c in said if unicodedata.category(c) in {"Cc", "Cf"} and c != "\n"], repr(
+            said
+        )
         assert around(tmp_path, kept) == before
         given.right = size
         count.right += 1

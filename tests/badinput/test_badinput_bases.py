@@ -112,7 +112,11 @@ def test_base(answered, whole, name):
     if changes:
         for file in {**whole, **changes}:
             content = whole.get(file, b"")
-            changed = changes[file](content) if callable(changes.get(file)) else changes.get(file, content)
+            changed = (
+                changes[file](content)
+                if callable(changes.get(file))
+                else changes.get(file, content)
+            )
             if changed is not None:
                 files[f"given/{file}"] = changed
     answered(["run", "--config", "c.toml", "--out", "out", "--quiet"], *words, files=files)

@@ -21,7 +21,11 @@ train = {{steps = 1}}
 data = {{type = "{kind}", train = "{file}", max_length = 64{more}}}
 """
 ENTRY = {"ko": "당뇨병", "en": "diabetes", "definition": "혈당이 높은 병", "specialty": "내과"}
-QUESTION = {"question": "혈당을 낮추는 것은?", "options": ["인슐린", "글루카곤", "코르티솔"], "answer": 0}
+QUESTION = {
+    "question": "혈당을 낮추는 것은?",
+    "options": ["인슐린", "글루카곤", "코르티솔"],
+    "answer": 0,
+}
 ZERO = ', answers = "0"'
 
 

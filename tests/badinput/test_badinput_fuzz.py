@@ -27,9 +27,15 @@ PIECES = st.sampled_from([
 ])  # fmt: skip
 BYTES = st.binary(max_size=200) | st.lists(PIECES, max_size=40).map(b"".join)
 VALUE = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.dates().map(str),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.dates().map(str),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(string.ascii_letters, max_size=6), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(string.ascii_letters, max_size=6), inner, max_size=3)
     ),
     max_leaves=6,
 )
@@ -82,7 +88,9 @@ def test_rows_of_any_bytes(path, data, suffix):
 
 
 @given(
-    row=st.dictionaries(st.sampled_from(["text", "ko", "en", "question", "options", "answer", "A", "B"]), VALUE),
+    row=st.dictionaries(
+        st.sampled_from(["text", "ko", "en", "question", "options", "answer", "A", "B"]), VALUE
+    ),
     kind=st.sampled_from(["text", "dictionary", "mcq"]),
 )
 def test_rows_of_any_values(path, row, kind):
@@ -93,7 +101,9 @@ def test_rows_of_any_values(path, row, kind):
 
     file = path.with_suffix(".jsonl")
     file.write_text(json.dumps(row) + "\n")
-    spec = {"text": PlainTextSpec, "dictionary": DictionarySpec, "mcq": McqSpec}[kind](type=kind, train=str(file))
+    spec = {"text": PlainTextSpec, "dictionary": DictionarySpec, "mcq": McqSpec}[kind](
+        type=kind, train=str(file)
+    )
 
     def take():
         reader = Reader(spec)

@@ -54,7 +54,9 @@ def given(tmp_path, monkeypatch, tokens):
 
 def look(folder):
     """Return every file's bytes and when it was last changed."""
-    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def test_no_command_changes_what_was_given(given, mgk, counted):
@@ -62,7 +64,9 @@ def test_no_command_changes_what_was_given(given, mgk, counted):
     before = look(given)
     size = sum(len(data) for data, _ in before.values())
     for command in COMMANDS:
-        count = counted("bytes that the user gave, unchanged", size, "by commands that do their work")
+        count = counted(
+            "bytes that the user gave, unchanged", size, "by commands that do their work"
+        )
         answer = mgk(*command)
         assert answer.code == 0, (command, answer.out, answer.err)
         assert look(given) == before, command

@@ -175,7 +175,9 @@ def progress(change):
 def without_optimizer(folder):
     """Take a checkpoint's optimizer away, and out of its list."""
     (folder / "optimizer.safetensors").unlink()
-    progress(lambda s: s | {"files": {k: v for k, v in s["files"].items() if "optimizer" not in k}})(folder)
+    progress(
+        lambda s: s | {"files": {k: v for k, v in s["files"].items() if "optimizer" not in k}}
+    )(folder)
 
 
 def forged(folder):
@@ -185,9 +187,14 @@ def forged(folder):
     if isinstance(state, dict):
         state.pop("hash", None)
         if isinstance(state.get("files"), dict):
-            state["files"] |= {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.safetensors")}
+            state["files"] |= {
+                p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+                for p in folder.glob("*.safetensors")
+            }
         text = json.dumps(state, sort_keys=True).encode()
-        path.write_text(json.dumps(state | {"hash": hashlib.blake2b(text, digest_size=16).hexdigest()}))
+        path.write_text(
+            json.dumps(state | {"hash": hashlib.blake2b(text, digest_size=16).hexdigest()})
+        )
 
 
 UNFIT = {  # what the digests say is right, and is not: told, with the checkpoint's name
@@ -199,7 +206,9 @@ UNFIT = {  # what the digests say is right, and is not: told, with the checkpoin
     "a step beyond the phase": (progress(lambda s: s | {"step": 10**6}), "it is of step 1000000"),
 }  # fmt: skip
 LEFT_OUT = {  # no checkpoint at all: the phase begins anew, and says so
-    "a file outside": progress(lambda s: s | {"files": s["files"] | {"../../../x.safetensors": "0" * 64}}),
+    "a file outside": progress(
+        lambda s: s | {"files": s["files"] | {"../../../x.safetensors": "0" * 64}}
+    ),
     "no optimizer": without_optimizer,
     "no files": progress(lambda s: {k: v for k, v in s.items() if k != "files"}),
     "a list": progress(lambda _: [1]),
@@ -219,7 +228,14 @@ def test_a_checkpoint_that_does_not_fit(answered, midway, tmp_path, name):
     folder = next((run / "phases/0-plain_text/checkpoint").iterdir())
     change(folder)
     forged(folder)
-    answered(["resume", RUN], folder.name, "does not fit this run", word, "remove this folder", kept=("runs",))
+    answered(
+        ["resume", RUN],
+        folder.name,
+        "does not fit this run",
+        word,
+        "remove this folder",
+        kept=("runs",),
+    )
 
 
 @pytest.mark.parametrize("name", LEFT_OUT)
@@ -237,7 +253,9 @@ def test_a_checkpoint_that_is_none(mgk, midway, tmp_path, monkeypatch, name):
     assert "was left out" in answer.out
 
 
-@pytest.mark.parametrize("name", ["ledger of a list", "journal of noise", "an adapter of nothing", "metrics cut short"])
+@pytest.mark.parametrize(
+    "name", ["ledger of a list", "journal of noise", "an adapter of nothing", "metrics cut short"]
+)
 def test_verify(answered, stopped, tmp_path, name):
     """Verification lists the same, with an exit code that is no success."""
     file, damage, *_ = CASES[name]
@@ -256,7 +274,10 @@ def test_a_phase_of_a_run_with_a_link(answered, stopped, tmp_path):
     shutil.copytree(stopped, run)
     (tmp_path / "secret").write_text("secret")
     (run / "base/more.json").symlink_to(tmp_path / "secret")
-    answered(["phase", RUN, "medical_dictionary", "--out", "new", "--set", "phases.mcq.train.steps=1"], "is a link")
+    answered(
+        ["phase", RUN, "medical_dictionary", "--out", "new", "--set", "phases.mcq.train.steps=1"],
+        "is a link",
+    )
 
 
 def test_nothing_of_a_json_is_trusted(answered, stopped, tmp_path):

@@ -13,12 +13,32 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [
-    p for folder in ("mgk", "mgk_core", "plugins", "phases", "cli") for p in sorted((ROOT / folder).rglob("*.py"))
+    p
+    for folder in ("mgk", "mgk_core", "plugins", "phases", "cli")
+    for p in sorted((ROOT / folder).rglob("*.py"))
 ]
 CALLS = {"eval", "exec", "compile", "__import__"}
-MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "yaml", "tarfile", "zipfile"}
-LOADS = {("torch", "load"), ("torch", "save"), ("np", "load"), ("numpy", "load"), ("joblib", "load")}
-OWN_DATA = {"mgk_core/testing/carrying.py"}  # pickles a model it has just made, in memory, to see that it survives
+MODULES = {
+    "pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "marshal",
+    "shelve",
+    "yaml",
+    "tarfile",
+    "zipfile",
+}
+LOADS = {
+    ("torch", "load"),
+    ("torch", "save"),
+    ("np", "load"),
+    ("numpy", "load"),
+    ("joblib", "load"),
+}
+OWN_DATA = {
+    "mgk_core/testing/carrying.py"
+}  # pickles a model it has just made, in memory, to see that it survives
 
 
 def sins(path):
@@ -70,7 +90,11 @@ def test_no_secret_reaches_the_disk(tmp_path):
         "--set",
         "defaults.gate.min-gain=false",
     ]
-    few = [x for p in ("plain_text", "medical_dictionary", "mcq") for x in ("--set", f"phases.{p}.train.steps=1")]
+    few = [
+        x
+        for p in ("plain_text", "medical_dictionary", "mcq")
+        for x in ("--set", f"phases.{p}.train.steps=1")
+    ]
     environment = {**os.environ, "HF_TOKEN": secret, "OMP_NUM_THREADS": "1", "MGK_PRIVATE": secret}
     command = [sys.executable, "-m", "mgk_cli", *arguments, *few]
     done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=300)
@@ -98,9 +122,13 @@ def test_every_locked_requirement_is_pinned_with_hashes():
     """Version and hashes of each, so that another file under the same name is not installed."""
     for path in sorted((ROOT / "requirements").glob("*.txt")):
         text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-        lines = [x for x in text.splitlines() if x.strip() and not x.lstrip().startswith(("#", "--"))]
+        lines = [
+            x for x in text.splitlines() if x.strip() and not x.lstrip().startswith(("#", "--"))
+        ]
         assert lines, path
-        assert [x.split()[0] for x in lines if "==" not in x.split()[0] or "--hash=sha256:" not in x] == [], path
+        assert [
+            x.split()[0] for x in lines if "==" not in x.split()[0] or "--hash=sha256:" not in x
+        ] == [], path
 
 
 def test_the_corpus_is_large_enough(request):

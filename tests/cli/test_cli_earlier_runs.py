@@ -54,5 +54,7 @@ def test_a_stopped_run_is_resumed_to_the_weights_that_the_earlier_version_came_t
     resumed = mgk("resume", earlier / "half", *accepted)
     assert resumed.code == 0, resumed.err
     if _same_machine(earlier / "half"):
-        merged = [[p["merged"] for p in _ledger(earlier / run)["phases"]] for run in ("half", "finished")]  # type: ignore[attr-defined]
+        merged = [
+            [p["merged"] for p in _ledger(earlier / run)["phases"]] for run in ("half", "finished")
+        ]  # type: ignore[attr-defined]
         assert merged[0] == merged[1]

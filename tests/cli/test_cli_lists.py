@@ -139,8 +139,22 @@ def test_the_doctor_gives_this_machine_a_line_each(mgk):
     """Python, torch, device, smoke test, libraries, plugins, disk, memory: each with its status."""
     ran = mgk("doctor")
     assert ran.code in (0, 3)  # a busy machine may be short of memory
-    names = {line.split()[1] for line in ran.out.splitlines() if line.split()[0] in ("ok", "warning", "error")}
-    assert {"Python", "torch", "device", "smoke", "libraries", "plugins", "pipelines", "disk", "memory"} <= names
+    names = {
+        line.split()[1]
+        for line in ran.out.splitlines()
+        if line.split()[0] in ("ok", "warning", "error")
+    }
+    assert {
+        "Python",
+        "torch",
+        "device",
+        "smoke",
+        "libraries",
+        "plugins",
+        "pipelines",
+        "disk",
+        "memory",
+    } <= names
 
 
 def test_the_doctor_says_what_a_missing_device_means(mgk):

@@ -92,7 +92,9 @@ def test_debug_shows_the_traceback_wherever_it_stands(mgk, tmp_path):
         ran = mgk(*arguments)
         assert ran.code == 2
         assert "Traceback" in ran.err
-        assert ran.err.splitlines()[-1].startswith(f"error: {missing}: no such run directory; expected")
+        assert ran.err.splitlines()[-1].startswith(
+            f"error: {missing}: no such run directory; expected"
+        )
 
 
 def test_a_fault_of_mgk_says_so(mgk, monkeypatch):
@@ -104,7 +106,10 @@ def test_a_fault_of_mgk_says_so(mgk, monkeypatch):
     monkeypatch.setattr("mgk_core.host.manager.load_plugins", broken)
     ran = mgk("plugins")
     assert ran.code == 3
-    assert ran.err.splitlines()[0] == "error: mgk has a fault (it is not yours): ZeroDivisionError: no cause"
+    assert (
+        ran.err.splitlines()[0]
+        == "error: mgk has a fault (it is not yours): ZeroDivisionError: no cause"
+    )
     assert "--debug" in ran.err
     assert "Traceback" not in ran.err
     assert "Traceback" in mgk("plugins", "--debug").err
@@ -174,7 +179,9 @@ def foreign_commands(tmp_path, monkeypatch):
     info = tmp_path / "mgk_greeting-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mgk-greeting\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(f"[{GROUP}]\nhello = greeting:hello\nbroken = broken_greeting:command\n")
+    (info / "entry_points.txt").write_text(
+        f"[{GROUP}]\nhello = greeting:hello\nbroken = broken_greeting:command\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
 
 

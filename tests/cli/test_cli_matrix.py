@@ -17,7 +17,9 @@ def score(probe, value, *, metric="loss", n=200, stderr=0.5, higher=False, per_i
 
 def table(*rows, **probes):
     """Return retention.json's table of rows (phase, scores). probes: each one's phase."""
-    return retention_table([(name, {s.probe: s for s in scores}) for name, scores in rows], probes, {})
+    return retention_table(
+        [(name, {s.probe: s for s in scores}) for name, scores in rows], probes, {}
+    )
 
 
 def drawn(what, width=120):
@@ -46,7 +48,9 @@ TWO = table(
 @pytest.mark.parametrize(("heat", "colour"), [(False, False), (True, False), (True, True)])
 def test_scores_of_a_column_end_one_below_the_other(heat, colour):
     """With a shade behind them, with the mark of their phase, with neither, and where nothing was scored."""
-    rows = drawn(matrix({**TWO, "probes": TWO["probes"][:1]}, width=100, heat=heat, colour=colour))[3:8]
+    rows = drawn(matrix({**TWO, "probes": TWO["probes"][:1]}, width=100, heat=heat, colour=colour))[
+        3:8
+    ]
     assert [row.split()[0] for row in rows] == ["base", "one", "two", "gain", "gain"]
     ends = {
         cell_len(row[: row.index(end)]) + len(end)
@@ -93,7 +97,10 @@ def compared(*metrics):
     [
         (["loss"], "standard error, in the probe's metric "),
         (["perplexity"], "in nats per token (log-likelihood), not in perplexity"),
-        (["loss", "perplexity"], "in the probe's metric; where that is perplexity, in nats per token (log-likelihood)"),
+        (
+            ["loss", "perplexity"],
+            "in the probe's metric; where that is perplexity, in nats per token (log-likelihood)",
+        ),
     ],
 )
 def test_paired_differences_have_a_unit(metrics, unit):
@@ -103,7 +110,13 @@ def test_paired_differences_have_a_unit(metrics, unit):
 
 def test_bwt_names_the_metrics_that_it_is_a_mean_over():
     """Not that of the base's probe, of one not scored when taught, nor of one that the last phase teaches."""
-    kinds = {"a": "loss", "b": "accuracy", "base_probe": "perplexity", "unscored": "generation", "late": "margin"}
+    kinds = {
+        "a": "loss",
+        "b": "accuracy",
+        "base_probe": "perplexity",
+        "unscored": "generation",
+        "late": "margin",
+    }
     every = [score(name, 4.0, metric=metric) for name, metric in kinds.items()]
     scored = [s for s in every if s.probe != "unscored"]
     found = table(

@@ -43,10 +43,16 @@ class Law:
     detail: str = ""
 
 
-@pytest.mark.parametrize(("second", "code", "end"), [(True, 0, "all 2 laws hold"), (False, 2, "1 law broken")])
+@pytest.mark.parametrize(
+    ("second", "code", "end"), [(True, 0, "all 2 laws hold"), (False, 2, "1 law broken")]
+)
 def test_check_plugin_draws_what_the_kit_says(mgk, monkeypatch, second, code, end):
     """A table of laws; one broken law is exit code 2, one that does not apply is none."""
-    laws = [Law("identity", "lora", True), Law("merge", "lora", second, "off by 2"), Law("ties", "lora", None)]
+    laws = [
+        Law("identity", "lora", True),
+        Law("merge", "lora", second, "off by 2"),
+        Law("ties", "lora", None),
+    ]
     monkeypatch.setattr(mgk_core.testing, "check_plugin", lambda name: laws, raising=False)
     ran = mgk("check-plugin", "lora")
     assert ran.code == code
@@ -58,13 +64,16 @@ def test_check_plugin_draws_what_the_kit_says(mgk, monkeypatch, second, code, en
 @pytest.mark.parametrize("columns", [None, 60, 80, 120, 200])
 def test_check_plugin_always_says_why(mgk, monkeypatch, columns):
     """However narrow the terminal: on which case a law is broken and by how much, and why one does not apply."""
-    why = (
-        f"linear, float32: outputs differ by 0.25, 1e-06 is allowed; {'the weights are not those of before; ' * 3}first"
-    )
+    why = f"linear, float32: outputs differ by 0.25, 1e-06 is allowed; {'the weights are not those of before; ' * 3}first"
     laws = [
         Law("moves between dtypes and devices", "adapter mine", True, "on 10 of 10"),
         Law("merged equals live", "adapter mine", False, why),
-        Law("additive deltas add up", "adapter mine", None, "it promises no additive delta (factors)"),
+        Law(
+            "additive deltas add up",
+            "adapter mine",
+            None,
+            "it promises no additive delta (factors)",
+        ),
     ]
     monkeypatch.setattr(mgk_core.testing, "check_plugin", lambda name: laws, raising=False)
     if columns is None:

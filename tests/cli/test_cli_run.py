@@ -28,7 +28,15 @@ def test_a_run_from_start_to_end(mgk, tmp_path):
     assert (ran.code, ran.err) == (0, "")
     assert "phase 2/3 medical_dictionary: medical dictionary" in ran.out
     assert "merged against live" in ran.out
-    for heading in ("gain kept", "BWT", "forgetting", "base UNMEASURED", "same items", "time ", f"model {out}/model"):
+    for heading in (
+        "gain kept",
+        "BWT",
+        "forgetting",
+        "base UNMEASURED",
+        "same items",
+        "time ",
+        f"model {out}/model",
+    ):
         assert heading in ran.out
     assert ran.out.rstrip().endswith(f"next: mgk verify {out}")
 
@@ -49,7 +57,9 @@ def test_json_prints_one_object_a_line_and_nothing_else(mgk, tmp_path):
     ran = mgk("run", "textmodel", "--out", out, *FAST, "--json")
     assert ran.code == 0
     events = ran.rows
-    assert {"load", "evaluation", "step", "merge", "verify", "phase"} <= {e["event"] for e in events}
+    assert {"load", "evaluation", "step", "merge", "verify", "phase"} <= {
+        e["event"] for e in events
+    }
     assert events[-1]["event"] == "result"
     assert events[-1]["weights"] == read_ledger(out).head
     assert events[-1]["retention"]["rows"][-1]["name"] == "mcq"
@@ -59,7 +69,9 @@ def test_json_tells_errors_too(mgk, tmp_path):
     """A program that reads the lines learns why there is no result."""
     ran = mgk("run", "nothing", "--out", tmp_path / "run", "--json")
     assert ran.code == 2
-    assert ran.rows == [{"event": "error", "exit_code": 2, "message": ran.err.removeprefix("error: ").rstrip()}]
+    assert ran.rows == [
+        {"event": "error", "exit_code": 2, "message": ran.err.removeprefix("error: ").rstrip()}
+    ]
 
 
 def test_quiet_says_nothing_but_the_result(mgk, tmp_path):
@@ -85,7 +97,10 @@ def test_until_stops_and_resume_goes_on(mgk, tmp_path, finished_run):
 def test_a_run_is_the_same_twice(mgk, tmp_path, finished_run):
     """Same seed, same machine: the same digests; another seed: others."""
     assert mgk("run", "textmodel", "--out", tmp_path / "one", *FAST, "--quiet").code == 0
-    assert mgk("run", "textmodel", "--out", tmp_path / "two", *FAST, "--quiet", "--seed", "1").code == 0
+    assert (
+        mgk("run", "textmodel", "--out", tmp_path / "two", *FAST, "--quiet", "--seed", "1").code
+        == 0
+    )
     one, two, known = (read_ledger(p) for p in (tmp_path / "one", tmp_path / "two", finished_run))
     assert [p.merged for p in one.phases] == [p.merged for p in known.phases]
     assert one.head != two.head
@@ -125,7 +140,9 @@ def test_the_next_phase_of_an_unfinished_run_runs_in_place(mgk, tmp_path, half_r
     shutil.copytree(half_run, run)
     assert mgk("phase", run, "medical_dictionary", "--quiet").code == 0
     known = {p.phase: p.merged for p in read_ledger(finished_run).phases}
-    assert {p.phase: p.merged for p in read_ledger(run).phases} == {k: v for k, v in known.items() if k != "mcq"}
+    assert {p.phase: p.merged for p in read_ledger(run).phases} == {
+        k: v for k, v in known.items() if k != "mcq"
+    }
 
 
 def test_the_default_directory_is_the_first_free_one(tmp_path):
@@ -142,7 +159,11 @@ WRONG = [
     (("run", "textmodel", "--without-plugin", "lor"), 2, "no such plugin; did you mean 'lora'?"),
     (("run", "textmodel", "--set", "phases.mcq.optimiser.lr=1"), 2, "did you mean 'optimizer'?"),
     (("run", "textmodel", "--set", "phases.mcq.adapter.rank=none"), 2, "expected an integer"),
-    (("run", "textmodel", "--set", "phases.mcq.adapter.rank=0"), 2, "expected a number >= 1, got 0"),
+    (
+        ("run", "textmodel", "--set", "phases.mcq.adapter.rank=0"),
+        2,
+        "expected a number >= 1, got 0",
+    ),
     (("run", "textmodel", "--set", "nonsense"), 2, "expected KEY=VALUE"),
     (("run", "textmodel", "--set", "name='../x'"), 2, "pipeline name '../x'"),
     (("run", "textmodel", "--set", "phases.mcq.data.type=teacer"), 2, "did you mean 'teacher'?"),
@@ -151,13 +172,19 @@ WRONG = [
     (("run", "textmodel", "--seed", "many"), 2, "'many' is not a valid integer"),
     (("run", "textmodel", "--device", "tpu"), 2, "expected auto, cpu, cuda, cuda:N or mps"),
     (("run", "textmodel", "--device", "mps"), 3, "'auto' would take"),
-    (("run", "textmodel", "--config", "/nowhere.toml"), 2, "/nowhere.toml: cannot be read: No such file or directory"),
+    (
+        ("run", "textmodel", "--config", "/nowhere.toml"),
+        2,
+        "/nowhere.toml: cannot be read: No such file or directory",
+    ),
     (("run", "textmodel", "--config", "/"), 2, "expected a TOML file"),
     (("run", "textmodel", "extra"), 2, "unexpected extra argument"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "said"), WRONG, ids=[" ".join(a) for a, _, _ in WRONG])
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"), WRONG, ids=[" ".join(a) for a, _, _ in WRONG]
+)
 def test_wrong_input_is_answered_and_leaves_nothing(mgk, tmp_path, arguments, code, said):
     """Each: the right exit code, a message that names the place and the mend, no traceback, no directory."""
     out = tmp_path / "run"
@@ -183,7 +210,9 @@ def test_cuda_where_there_is_none(mgk, tmp_path):
 def test_all_errors_at_once_with_file_and_line(mgk, tmp_path):
     """Two mistakes in a file: two lines, each with its place, and a count."""
     file = tmp_path / "my.toml"
-    file.write_text('extends = "textmodel"\n\n[phases.mcq.adapter]\nrank = 0\n\n[phases.mcq.optimiser]\nlr = 1.0\n')
+    file.write_text(
+        'extends = "textmodel"\n\n[phases.mcq.adapter]\nrank = 0\n\n[phases.mcq.optimiser]\nlr = 1.0\n'
+    )
     ran = mgk("run", "--config", file, "--out", tmp_path / "run")
     assert ran.code == 2
     lines = ran.err.splitlines()
@@ -213,7 +242,9 @@ def test_an_output_directory_in_use_is_refused(mgk, tmp_path, finished_run, kind
         assert f"mgk resume {out}" in ran.err
 
 
-@pytest.mark.parametrize("command", ["show", "resume", "verify", "rebuild", "ask", "chat", "export", "phase"])
+@pytest.mark.parametrize(
+    "command", ["show", "resume", "verify", "rebuild", "ask", "chat", "export", "phase"]
+)
 def test_a_missing_or_foreign_run_directory_is_refused(mgk, tmp_path, command):
     """Every command that takes a run says what it expected."""
     more = {
@@ -223,7 +254,10 @@ def test_a_missing_or_foreign_run_directory_is_refused(mgk, tmp_path, command):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "notes.txt").write_text("mine")
-    for place, said in ((tmp_path / "none", "no such run directory"), (foreign, "no run directory")):
+    for place, said in (
+        (tmp_path / "none", "no such run directory"),
+        (foreign, "no run directory"),
+    ):
         ran = mgk(command, place, *more)
         assert ran.code == 2
         assert said in ran.err
@@ -262,28 +296,51 @@ def test_resume_refuses_what_changed_and_takes_it_where_asked(mgk, tmp_path, hal
     assert "accepted change" in taken.out
 
 
-LONG = ("--set", "phases.plain_text.train.epochs=20000", "--set", "phases.plain_text.train.log_every=1")
+LONG = (
+    "--set",
+    "phases.plain_text.train.epochs=20000",
+    "--set",
+    "phases.plain_text.train.log_every=1",
+)
 
 
 @contextmanager
 def stepping(out):
     """Run a long run in a process of its own, and hand it over in the middle of its steps."""
-    command = [sys.executable, "-m", "mgk_cli", "run", "textmodel", "--out", str(out), *FAST, *LONG, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "mgk_cli",
+        "run",
+        "textmodel",
+        "--out",
+        str(out),
+        *FAST,
+        *LONG,
+        "--json",
+    ]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=alone) as child:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=alone
+    ) as child:
         for line in child.stdout:
             if json.loads(line)["event"] == "step":
                 break
         yield child
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path, number):
     """Ctrl-C and SIGTERM: exit code 130, the command to resume, a checkpoint, no traceback."""
     out = tmp_path / "run"
     with stepping(out) as child:
         child.send_signal(number)
-        rest, err = child.stdout.read(), child.stderr.read()  # communicate() would begin behind what is buffered here
+        rest, err = (
+            child.stdout.read(),
+            child.stderr.read(),
+        )  # communicate() would begin behind what is buffered here
     assert child.returncode == 130
     assert f"Go on with: mgk resume {out}" in err.decode()
     assert "stopping after this step" in err.decode()
@@ -327,7 +384,12 @@ def test_a_terminal_gets_bars(tmp_path, finished_run):
     from rich.cells import cell_len
 
     assert (
-        max(cell_len(line) for line in re.split(r"[\r\n]+", plain) if "mgk" not in line and "model " not in line) <= 80
+        max(
+            cell_len(line)
+            for line in re.split(r"[\r\n]+", plain)
+            if "mgk" not in line and "model " not in line
+        )
+        <= 80
     )
 
 

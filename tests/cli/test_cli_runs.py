@@ -37,7 +37,16 @@ def test_show_fits_eighty_columns(mgk, finished_run, monkeypatch):
 def test_a_run_that_scored_one_item_is_shown(mgk, tmp_path):
     """One item has no standard error: its score stands alone, and no difference is called significant."""
     run = tmp_path / "one"
-    mgk("run", "textmodel", "--out", run, "--set", "defaults.evaluate.limit=1", "--set", "defaults.gate.min-gain=false")
+    mgk(
+        "run",
+        "textmodel",
+        "--out",
+        run,
+        "--set",
+        "defaults.evaluate.limit=1",
+        "--set",
+        "defaults.gate.min-gain=false",
+    )
     matrix, _, rest = mgk("show", run).out.partition("◂ taught here")
     assert "nan" not in matrix + rest
     assert "±" not in matrix
@@ -59,7 +68,9 @@ def test_show_json_is_the_whole_run(mgk, finished_run):
     """Phases with their ledger rows, the matrix, times, status."""
     (row,) = mgk("show", finished_run, "--json").rows
     assert row["status"] == "finished"
-    assert [p["entry"]["merged"] for p in row["phases"]] == [p.merged for p in read_ledger(finished_run).phases]
+    assert [p["entry"]["merged"] for p in row["phases"]] == [
+        p.merged for p in read_ledger(finished_run).phases
+    ]
     assert row["retention"]["rows"][0]["name"] == "base"
     assert row["times"]["training"] > 0
 
@@ -148,7 +159,16 @@ def test_rebuild_of_the_whole_run_is_its_model(mgk, finished_run, tmp_path):
 
 def test_rebuild_without_and_scaled_phases_says_that_no_run_had_it(mgk, finished_run, tmp_path):
     """A model that never was is never presented with scores."""
-    ran = mgk("rebuild", finished_run, "--without", "plain_text", "--scale", "mcq=0.5", "--out", tmp_path / "m")
+    ran = mgk(
+        "rebuild",
+        finished_run,
+        "--without",
+        "plain_text",
+        "--scale",
+        "mcq=0.5",
+        "--out",
+        tmp_path / "m",
+    )
     assert ran.code == 0
     assert "base + medical_dictionary + 0.5·mcq" in ran.out
     assert "none of its scores are known" in ran.out
@@ -161,7 +181,10 @@ def test_rebuild_without_and_scaled_phases_says_that_no_run_had_it(mgk, finished
         (("--without", "plain"), "did you mean 'plain_text'?"),
         (("--scale", "mcq"), "expected PHASE=FACTOR"),
         (("--scale", "mcq=nan"), "expected PHASE=FACTOR"),
-        (("--until", "plain_text", "--without", "mcq"), "comes after the phase at which --until stops"),
+        (
+            ("--until", "plain_text", "--without", "mcq"),
+            "comes after the phase at which --until stops",
+        ),
     ],
 )
 def test_rebuild_refuses_what_cannot_be(mgk, finished_run, tmp_path, arguments, said):

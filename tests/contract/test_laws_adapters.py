@@ -38,12 +38,16 @@ def test_shipped_adapters_hold_to_every_law(type_, options, kinds):
     found = check_adapter(attach, type_, kinds=kinds)
     assert_hold(found)
     unheld = {r.law for r in found if r.ok is None}
-    assert unheld <= ({"additive deltas add up", "rows merge block by block"} if type_ == "dora" else set())
+    assert unheld <= (
+        {"additive deltas add up", "rows merge block by block"} if type_ == "dora" else set()
+    )
 
 
 def test_the_reference_adapter_holds_to_every_law():
     """And refuses the kinds that it does not know, which is no fault."""
-    found = check_adapter(lambda model, name: attach_dense(model, name), "dense", kinds=["linear", "conv2d"])
+    found = check_adapter(
+        lambda model, name: attach_dense(model, name), "dense", kinds=["linear", "conv2d"]
+    )
     assert_hold(found)
 
 
@@ -76,7 +80,9 @@ class Stale(DenseAdapter):
     kept: WeakKeyDictionary = WeakKeyDictionary()  # module → delta
 
     def merged_weight(self, name, weight, rows=None):
-        delta = self.kept.setdefault(self.places[name].module, self.parts[name].delta.detach().clone())
+        delta = self.kept.setdefault(
+            self.places[name].module, self.parts[name].delta.detach().clone()
+        )
         return weight + delta.to(weight.dtype)[rows or slice(None)]
 
 
@@ -170,7 +176,10 @@ def attach_tied(model, name):
     """Attach to every linear layer, without a look at ties."""
     parts, places = {}, {}
     for path, module in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
-        parts[f"{path}.weight"], places[f"{path}.weight"] = DensePart(module.weight), Target(f"{path}.weight", module)
+        parts[f"{path}.weight"], places[f"{path}.weight"] = (
+            DensePart(module.weight),
+            Target(f"{path}.weight", module),
+        )
         put(module, name, parts[f"{path}.weight"])
     adapter = DenseAdapter(name, parts, places)
     state_of(model).adapters.append(adapter)
@@ -237,14 +246,18 @@ def test_every_law_has_a_fault_that_it_catches():
 def test_a_law_is_called_alone_and_says_on_what():
     """The error carries the law's name and the figures."""
     subject = Subject(of(Half), lambda: make("linear", layers=2))
-    with pytest.raises(LawBroken, match="merged equals live: merged differs from live by") as caught:
+    with pytest.raises(
+        LawBroken, match="merged equals live: merged differs from live by"
+    ) as caught:
         adapters.merged_equals_live(subject)
     assert caught.value.law == "merged equals live"
 
 
 def test_an_adapter_that_refuses_every_model_has_shown_nothing():
     """No law held is no proof."""
-    assert broken_laws(lambda model, name: mgk.attach(model, "lora", name=name, rank=99)) == {"attaches"}
+    assert broken_laws(lambda model, name: mgk.attach(model, "lora", name=name, rank=99)) == {
+        "attaches"
+    }
 
 
 def test_an_adapter_that_raises_is_broken():

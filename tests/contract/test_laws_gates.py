@@ -58,7 +58,9 @@ def banded(ctx, before, after):
 def moody(count=None):
     """Refuses with other figures each time."""
     count = itertools.count()
-    return lambda ctx, before, after: verdict(not drop(before, after) >= -0.2, evidence={"call": next(count)})
+    return lambda ctx, before, after: verdict(
+        not drop(before, after) >= -0.2, evidence={"call": next(count)}
+    )
 
 
 def lenient(ctx, before, after):
@@ -90,7 +92,9 @@ def measure(bundle, probe):
     items = tuple(float(s / c) for s, c in (bundle.loss([item]) for item in probe.items))
     mean = math.fsum(items) / len(items)
     spread = math.sqrt(math.fsum((x - mean) ** 2 for x in items) / (len(items) - 1) / len(items))
-    return gates.Score(probe.name, probe.metric, mean, len(items), spread, probe.higher_is_better, per_item=items)
+    return gates.Score(
+        probe.name, probe.metric, mean, len(items), spread, probe.higher_is_better, per_item=items
+    )
 
 
 def with_dropout(bundle, probe):
@@ -130,7 +134,9 @@ def test_a_plain_evaluator_holds_to_every_law():
 @pytest.mark.parametrize("law", EVALUATORS)
 def test_one_fault_of_an_evaluator_breaks_exactly_its_law(law):
     """Each law catches what it is there for."""
-    assert {r.law for r in check_evaluator(EVALUATORS[law], standard_probes()[1]) if r.ok is False} == {law}
+    assert {
+        r.law for r in check_evaluator(EVALUATORS[law], standard_probes()[1]) if r.ok is False
+    } == {law}
 
 
 def test_every_law_of_gates_and_evaluators_has_a_fault_that_it_catches():

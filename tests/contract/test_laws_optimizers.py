@@ -39,7 +39,9 @@ REFERENCES = {
     ),
     "adamw": (
         {"lr": 0.01, "weight_decay": 0.01},
-        lambda ps: torch.optim.AdamW(trainable(ps), lr=0.01, weight_decay=0.01, foreach=False, fused=False),
+        lambda ps: torch.optim.AdamW(
+            trainable(ps), lr=0.01, weight_decay=0.01, foreach=False, fused=False
+        ),
     ),
 }
 
@@ -49,7 +51,9 @@ def test_shipped_optimizers_hold_to_every_law(type_):
     """Against torch's own loops, one parameter after the other."""
     options, reference = REFERENCES[type_]
     spec = structure_spec(HOOKS.plugins.registry, "optimizer", {"type": type_, **options})
-    found = check_optimizer(lambda ps: HOOKS.make_optimizer(Held(ps), spec), type_, reference=reference)
+    found = check_optimizer(
+        lambda ps: HOOKS.make_optimizer(Held(ps), spec), type_, reference=reference
+    )
     assert_hold(found)
     assert all(r.ok for r in found)
 
@@ -73,7 +77,9 @@ def unsteady(parameters):
     """Begins elsewhere each time."""
     optimizer = sgd(parameters)
     for parameter in trainable(parameters):
-        optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, next(COUNT) * 1e-5)
+        optimizer.state[parameter]["momentum_buffer"] = torch.full_like(
+            parameter, next(COUNT) * 1e-5
+        )
     return optimizer
 
 

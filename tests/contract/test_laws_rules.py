@@ -26,7 +26,9 @@ def exact(model, adapter, proposal):
 
 def short(model, adapter, proposal):
     """Merge a thousandth less than all."""
-    return exact(model, adapter, evolve(proposal, scale=0.999 if proposal.scale == 1.0 else proposal.scale))
+    return exact(
+        model, adapter, evolve(proposal, scale=0.999 if proposal.scale == 1.0 else proposal.scale)
+    )
 
 
 def whole(model, adapter, proposal):
@@ -41,7 +43,9 @@ def piecemeal(model, adapter, proposal):
         return exact(model, adapter, proposal)
     except (MergeError, KeyboardInterrupt) as error:
         said = str(error)
-        if proposal.refuse is None and not any(w in said for w in ("zero", "merged already", "not attached")):
+        if proposal.refuse is None and not any(
+            w in said for w in ("zero", "merged already", "not attached")
+        ):
             with torch.no_grad():
                 first.add_(1)
         raise
@@ -109,5 +113,7 @@ def test_every_law_of_rules_has_a_fault_that_it_catches():
 
 def test_a_proposal_that_refuses_is_a_refusal():
     """A rule that goes on all the same is found out."""
-    found = check_rule(lambda model, adapter, p: exact(model, adapter, Proposal(scale=p.scale, undo=p.undo)))
+    found = check_rule(
+        lambda model, adapter, p: exact(model, adapter, Proposal(scale=p.scale, undo=p.undo))
+    )
     assert {r.detail for r in found if r.ok is False} == {"a proposal that refuses was merged"}

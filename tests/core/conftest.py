@@ -23,6 +23,8 @@ def small(tmp_path):
 
     def run(out="run", until=None, sink=lambda event: None, **settings):
         overrides = SMALL | {k.replace("__", "."): v for k, v in settings.items()}
-        return run_pipeline("textmodel", out=tmp_path / out, overrides=overrides, until=until, sink=sink)
+        return run_pipeline(
+            "textmodel", out=tmp_path / out, overrides=overrides, until=until, sink=sink
+        )
 
     return run

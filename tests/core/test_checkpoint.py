@@ -85,7 +85,9 @@ def test_the_last_n_are_kept(tmp_path):
     assert len(list((tmp_path / "c").iterdir())) == 3
 
 
-@pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"])
+@pytest.mark.parametrize(
+    "name", ["adapter.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"]
+)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_one_is_named_and_the_one_before_is_taken(tmp_path, name, damage):
     """Whichever file, however damaged."""

@@ -51,12 +51,19 @@ def registry():
 
 def phase(name, **more):
     return Phase(
-        name, **({"data": {"type": "plain"}, "adapter": {"type": "low"}, "optimizer": {"type": "plain"}} | more)
+        name,
+        **(
+            {"data": {"type": "plain"}, "adapter": {"type": "low"}, "optimizer": {"type": "plain"}}
+            | more
+        ),
     )
 
 
 PIPELINE = Pipeline(
-    "demo", base={"type": "plain"}, phases=(phase("one"), phase("two")), defaults={"train": {"batch_size": 4}}
+    "demo",
+    base={"type": "plain"},
+    phases=(phase("one"), phase("two")),
+    defaults={"train": {"batch_size": 4}},
 )
 
 
@@ -104,7 +111,9 @@ def test_every_problem_is_told_at_once_with_file_line_and_key(registry, tmp_path
     ]
 
 
-@pytest.mark.parametrize("text", ["defaults.gate.plain=false", "phases.one.gate.own=false", "phases.two=false"])
+@pytest.mark.parametrize(
+    "text", ["defaults.gate.plain=false", "phases.one.gate.own=false", "phases.two=false"]
+)
 def test_what_was_declared_can_be_left_out(registry, text):
     """A known type, an entry of any name that is there, and a phase; nothing is left of them."""
     found = resolved(registry, sets=["phases.one.gate.own.type=plain", text]).config
@@ -129,11 +138,20 @@ def test_what_was_declared_can_be_left_out(registry, text):
         ("phases.one=3", "expected a table, or false to leave the phase out"),
         ("phases.on=false", "no such phase to leave out; did you mean 'one'?"),
         ("defaults.gate.plan=false", "there is no such gate to leave out; did you mean 'plain'?"),
-        ("phases.one.retention.plian=false", "there is no such retention to leave out; did you mean 'plain'?"),
-        ("phases.on.optimizer.lr=1e-4", "phases.on: no phase of this name is declared; did you mean 'one'?"),
+        (
+            "phases.one.retention.plian=false",
+            "there is no such retention to leave out; did you mean 'plain'?",
+        ),
+        (
+            "phases.on.optimizer.lr=1e-4",
+            "phases.on: no phase of this name is declared; did you mean 'one'?",
+        ),
         ("phases.one.data=3", "phases.one.data: expected a table"),
         ("phases.ones.data=true", "phases.ones.data: expected a table"),
-        ("phases.on.data.name=x", "phases.on: no phase of this name is declared; did you mean 'one'?"),
+        (
+            "phases.on.data.name=x",
+            "phases.on: no phase of this name is declared; did you mean 'one'?",
+        ),
     ],
 )
 def test_wrong_values_say_what_was_expected(registry, text, message):
@@ -145,9 +163,16 @@ def test_wrong_values_say_what_was_expected(registry, text, message):
 
 def test_entries_of_many_are_keyed_by_type_and_can_be_removed(registry):
     """retention.TYPE = true adds an entry, false takes an inherited one away."""
-    pipeline = Pipeline("d", base={"type": "plain"}, phases=(phase("one", retention={"plain": {"lr": 0.5}}),))
+    pipeline = Pipeline(
+        "d", base={"type": "plain"}, phases=(phase("one", retention={"plain": {"lr": 0.5}}),)
+    )
     assert resolved(registry, pipeline).config.phases[0].retention[0].lr == 0.5
-    assert resolved(registry, pipeline, sets=["phases.one.retention.plain=false"]).config.phases[0].retention == ()
+    assert (
+        resolved(registry, pipeline, sets=["phases.one.retention.plain=false"])
+        .config.phases[0]
+        .retention
+        == ()
+    )
 
 
 def test_a_phase_can_be_left_out(registry):
@@ -158,7 +183,12 @@ def test_a_phase_can_be_left_out(registry):
 def test_the_written_configuration_resolves_to_itself(registry, tmp_path):
     """run.toml, read back alone, gives the same configuration."""
     first = resolved(
-        registry, sets=["phases.one.adapter.rank=2", 'phases.two.adapter.pattern."a.b"=3', "phases.one.gate.plain=true"]
+        registry,
+        sets=[
+            "phases.one.adapter.rank=2",
+            'phases.two.adapter.pattern."a.b"=3',
+            "phases.one.gate.plain=true",
+        ],
     )
     file = tmp_path / "run.toml"
     file.write_text(to_toml(first))

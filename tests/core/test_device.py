@@ -21,7 +21,9 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("wanted", "asked", "found"), [(3, "2", 3), (0, "2", 2), (3, "", 3), (0, "1", 1)])
+@pytest.mark.parametrize(
+    ("wanted", "asked", "found"), [(3, "2", 3), (0, "2", 2), (3, "", 3), (0, "1", 1)]
+)
 def test_the_configuration_comes_before_the_environment(threads, monkeypatch, wanted, asked, found):
     """`run.threads`, then OMP_NUM_THREADS."""
     monkeypatch.setenv("OMP_NUM_THREADS", asked)

@@ -39,7 +39,9 @@ def test_peft_loads_it_onto_the_base(exported, finished_run):
     final.load_state_dict(read_tensors(finished_run / "model/model.safetensors"))
     with torch.no_grad():
         expected = final(x)
-    assert (found - expected).norm() / expected.norm() <= 2e-6  # fp32: three merges against one product
+    assert (
+        found - expected
+    ).norm() / expected.norm() <= 2e-6  # fp32: three merges against one product
 
 
 def test_a_rank_above_the_weights_side_becomes_the_product():

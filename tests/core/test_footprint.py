@@ -56,7 +56,9 @@ def test_what_is_gone_is_counted_no_more():
 def test_activations_are_those_that_autograd_keeps(tmp_path):
     """Linear in the batch, and at least each GELU's input and each adapted layer's input, in fp32."""
     session = opened(tmp_path)
-    adapter = session.hooks.attach_adapter(session.bundle.model, session.config.phases[0].adapter, "x")
+    adapter = session.hooks.attach_adapter(
+        session.bundle.model, session.config.phases[0].adapter, "x"
+    )
     small, large = (activations(session, session.data[0], n) for n in (16, 64))
     adapter.detach()
     assert large == pytest.approx(4 * small, rel=0.01)  # but for a scalar or two
@@ -91,7 +93,13 @@ def test_evaluation_grows_with_what_is_scored_together(tmp_path):
     assert found[2048] > 2 * found[512]
     assert found[8192] > 3 * found[2048]
     assert found[100_000] == found[8192]  # no more than 60 items of a probe
-    few = opened(tmp_path, *TINY, "defaults.evaluate.limit=4", "base.token_budget=8192", pipeline="korean-medical")
+    few = opened(
+        tmp_path,
+        *TINY,
+        "defaults.evaluate.limit=4",
+        "base.token_budget=8192",
+        pipeline="korean-medical",
+    )
     assert scoring(few) < found[2048]
 
 

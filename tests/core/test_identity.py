@@ -23,7 +23,8 @@ def test_every_change_is_named_with_both_values():
 
 
 @pytest.mark.parametrize(
-    ("accept", "left"), [(["a.x"], ["a.y", "b"]), (["a"], ["b"]), (["a", "b"], []), (["a."], ["a.x", "a.y", "b"])]
+    ("accept", "left"),
+    [(["a.x"], ["a.y", "b"]), (["a"], ["b"]), (["a", "b"], []), (["a."], ["a.x", "a.y", "b"])],
 )
 def test_changes_are_accepted_by_key_or_prefix(accept, left):
     """A prefix ends at a dot; what is not accepted is still refused."""
@@ -31,10 +32,16 @@ def test_changes_are_accepted_by_key_or_prefix(accept, left):
     if left:
         with pytest.raises(InputError) as error:
             compare(old, new, accept)
-        named = [line.split(":")[0].strip() for line in str(error.value).splitlines() if ": was" in line]
+        named = [
+            line.split(":")[0].strip() for line in str(error.value).splitlines() if ": was" in line
+        ]
         assert named == left
     else:
-        assert compare(old, new, accept) == ["a.x: was 1, is 2", "a.y: was 1, is 2", "b: was 1, is 2"]
+        assert compare(old, new, accept) == [
+            "a.x: was 1, is 2",
+            "a.y: was 1, is 2",
+            "b: was 1, is 2",
+        ]
 
 
 def test_a_long_value_is_cut_in_the_message():

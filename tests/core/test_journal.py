@@ -77,7 +77,9 @@ def test_any_flipped_bit_is_found(tmp_path_factory, at, bit):
     assert torn or f"{NAME}:{line}:" in said or f"{NAME}:{line + 1}:" in said
 
 
-@pytest.mark.parametrize("order", [(0, 1, 3, 4), (1, 0, 2, 3, 4), (0, 0, 1, 2, 3, 4), (0, 1, 2, 4, 3)])
+@pytest.mark.parametrize(
+    "order", [(0, 1, 3, 4), (1, 0, 2, 3, 4), (0, 0, 1, 2, 3, 4), (0, 1, 2, 4, 3)]
+)
 def test_lost_swapped_and_doubled_lines_are_found(store, order):
     """The chain breaks where a line is not the successor of the one before."""
     path = store.path(NAME)
@@ -87,7 +89,9 @@ def test_lost_swapped_and_doubled_lines_are_found(store, order):
         open_journal(store)
 
 
-@pytest.mark.parametrize("line", [b"[]\n", b"{}\n", b"[" * 100_000 + b"\n", b"\xff\xfe\n", b'{"event": 1}\n'])
+@pytest.mark.parametrize(
+    "line", [b"[]\n", b"{}\n", b"[" * 100_000 + b"\n", b"\xff\xfe\n", b'{"event": 1}\n']
+)
 def test_foreign_lines_are_refused(store, line):
     """A line that is none of ours is damage, also at the end."""
     with store.path(NAME).open("ab") as file:
@@ -109,7 +113,10 @@ def test_a_commit_is_known_at_every_instant(tmp_path):
     assert standing(store, journal) == "confirmed"
     before = store.path("ledger.json").read_bytes()
     commit(store, journal, ledger("b"), "committed", phase="x")
-    after, lines = store.path("ledger.json").read_bytes(), store.path(NAME).read_bytes().splitlines(keepends=True)
+    after, lines = (
+        store.path("ledger.json").read_bytes(),
+        store.path(NAME).read_bytes().splitlines(keepends=True),
+    )
     store.path(NAME).write_bytes(b"".join(lines[:-1]))
     assert settle(store, open_journal(store)).base == "b"
     assert open_journal(store).last("committed", phase="x") is not None

@@ -76,7 +76,9 @@ def test_what_a_plugin_raises_leaves_with_its_name_on_it():
         raise ZeroDivisionError("deep inside")
 
     hooks = Hooks(load_plugins(extra=[("demo", plugin(mgk_phase_enter=mgk_phase_enter))]))
-    with pytest.raises(PluginError, match=r"plugin 'demo'.*mgk_phase_enter: ZeroDivisionError: deep inside") as caught:
+    with pytest.raises(
+        PluginError, match=r"plugin 'demo'.*mgk_phase_enter: ZeroDivisionError: deep inside"
+    ) as caught:
         hooks.phase_enter(None)
     assert caught.value.plugin == "demo"
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
@@ -92,7 +94,9 @@ def test_a_plugin_reaches_no_plugin_that_its_run_leaves_out():
     demo = ("demo", plugin(mgk_phase_enter=mgk_phase_enter))
     with pytest.raises(ConfigError, match="'exact'"):
         Hooks(load_plugins(without=["merge"], extra=[demo])).phase_enter(None)
-    with pytest.raises(PluginError, match="mgk_merge"):  # with the plugin the rule is asked, and has nothing to merge
+    with pytest.raises(
+        PluginError, match="mgk_merge"
+    ):  # with the plugin the rule is asked, and has nothing to merge
         Hooks(load_plugins(extra=[demo])).phase_enter(None)
 
 
@@ -131,7 +135,9 @@ def test_tracing_prints_each_call(monkeypatch, capsys):
     """MGK_TRACE_HOOKS=1 tells each hook call on standard error."""
     monkeypatch.setenv("MGK_TRACE_HOOKS", "1")
     hooks = Hooks(load_plugins())
-    hooks.phase_enter(types.SimpleNamespace(specs=lambda cls: (), phase=types.SimpleNamespace(merge=None)))
+    hooks.phase_enter(
+        types.SimpleNamespace(specs=lambda cls: (), phase=types.SimpleNamespace(merge=None))
+    )
     assert "hook mgk_phase_enter: asked:" in capsys.readouterr().err
 
 

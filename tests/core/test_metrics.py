@@ -15,7 +15,9 @@ def score(probe, value, *, higher=True, items=(), stderr=0.0):
 
 
 def matrix(values, probes=("base", "a", "b"), higher=(True, True, True), taught=(None, 1, 2)):
-    return metrics.Retention(probes, tuple(f"r{i}" for i in range(len(values))), values, higher, taught)
+    return metrics.Retention(
+        probes, tuple(f"r{i}" for i in range(len(values))), values, higher, taught
+    )
 
 
 # rows: base, after a, after b
@@ -96,7 +98,9 @@ def test_mcnemar_counts_changed_items_only():
 
 def test_paired_standard_error_is_that_of_the_differences():
     """Differences 1, 2, 3, 2: mean 2, variance 2/3, standard error √(2/3/4)."""
-    found = metrics.paired(score("p", 0, items=[0.0, 0.5, 1.0, 4.0]), score("p", 0, items=[1.0, 2.5, 4.0, 6.0]))
+    found = metrics.paired(
+        score("p", 0, items=[0.0, 0.5, 1.0, 4.0]), score("p", 0, items=[1.0, 2.5, 4.0, 6.0])
+    )
     assert found.difference == pytest.approx(2.0)
     assert found.stderr == pytest.approx(math.sqrt(2 / 3 / 4))
 
@@ -104,7 +108,9 @@ def test_paired_standard_error_is_that_of_the_differences():
 @given(st.lists(st.floats(0.1, 5), min_size=1, max_size=12))
 def test_few_items_prove_little(gains):
     """n items that all gain are no more significant than n throws of one side, and one item has no error to show."""
-    found = metrics.paired(score("p", 0, items=[0.5] * len(gains)), score("p", 0, items=[0.5 + g for g in gains]))
+    found = metrics.paired(
+        score("p", 0, items=[0.5] * len(gains)), score("p", 0, items=[0.5 + g for g in gains])
+    )
     assert found.p >= 2.0 ** (1 - len(gains))
     assert math.isnan(found.stderr) == (len(gains) == 1)
 

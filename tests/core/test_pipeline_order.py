@@ -45,7 +45,9 @@ def test_two_phases_of_one_name_are_refused():
         Pipeline("p", base={}, phases=(Phase("a"), Phase("a")))
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a/b", "a.b", ".hidden", "x" * 65, "a\nb", "a\u202eb"])
+@pytest.mark.parametrize(
+    "name", ["", "../x", "a/b", "a.b", ".hidden", "x" * 65, "a\nb", "a\u202eb"]
+)
 def test_names_that_would_leave_a_folder_are_refused(name):
     """A phase's name is safe as a folder and as a key."""
     with pytest.raises(InputError, match="expected 1 to 64"):

@@ -22,7 +22,9 @@ def plan_of(*overrides, pipeline="textmodel"):
 def opened(place):
     """Return a session on the reference pipeline that has written nothing."""
     store = Store(place / "none")
-    return open_session(prepare(load_tree("textmodel", None, ["run.threads=1"])), store, Journal(store), Events())
+    return open_session(
+        prepare(load_tree("textmodel", None, ["run.threads=1"])), store, Journal(store), Events()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +63,16 @@ def test_momentum_and_adam_need_what_they_keep():
     """The optimizer's state is counted by asking it: Adam keeps two numbers a parameter, plain SGD none."""
     adam = plan_of(
         "defaults.optimizer.type='adamw'",
-        *(f"phases.{p}.optimizer.type='adamw'" for p in ("plain_text", "medical_dictionary", "mcq")),
+        *(
+            f"phases.{p}.optimizer.type='adamw'"
+            for p in ("plain_text", "medical_dictionary", "mcq")
+        ),
     )
     plain = plan_of()
     extra = adam.phases[0].disk["checkpoints"] - plain.phases[0].disk["checkpoints"]
-    assert 2 * 2 * 4 * 3584 <= extra <= 2 * (2 * 4 * 3584 + 256)  # two checkpoints; a step count per tensor
+    assert (
+        2 * 2 * 4 * 3584 <= extra <= 2 * (2 * 4 * 3584 + 256)
+    )  # two checkpoints; a step count per tensor
 
 
 def test_statistics_are_asked_of_the_method():
@@ -79,7 +86,10 @@ def test_statistics_are_asked_of_the_method():
 
 def test_hooks_name_their_plugins(plan):
     """Which plugin answers what, and no conflict where there is none."""
-    assert plan.hooks["mgk_attach_adapter"][-1:] == ("lora",) or "lora" in plan.hooks["mgk_attach_adapter"]
+    assert (
+        plan.hooks["mgk_attach_adapter"][-1:] == ("lora",)
+        or "lora" in plan.hooks["mgk_attach_adapter"]
+    )
     assert plan.phases[0].plugins["merge"] == "exact (merge)"
     assert plan.conflicts == ()
 

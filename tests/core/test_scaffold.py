@@ -16,7 +16,12 @@ def test_a_plugin_is_written_as_a_whole_distribution(tmp_path):
     """Metadata with its entry point, code that compiles, tests, README; no placeholder is left."""
     files = write_plugin("adapter", "my-gain", tmp_path / "x")
     names = {str(f.relative_to(tmp_path / "x")) for f in files}
-    assert {"pyproject.toml", "README.md", "mgk_my_gain/plugin.py", "tests/test_mgk_my_gain.py"} <= names
+    assert {
+        "pyproject.toml",
+        "README.md",
+        "mgk_my_gain/plugin.py",
+        "tests/test_mgk_my_gain.py",
+    } <= names
     project = tomllib.loads((tmp_path / "x/pyproject.toml").read_text())
     assert project["project"]["name"] == "mgk-my-gain"
     assert project["project"]["entry-points"]["mgk.plugins"] == {"my-gain": "mgk_my_gain.plugin"}
@@ -43,7 +48,24 @@ def test_names_become_modules_and_classes():
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/x", "X", "a b", "a--b", "-a", "a-", "1a", "class", "", "a" * 41, "mgk-", "mgk\n", "é", "a\u202e"]
+    "name",
+    [
+        "../x",
+        "/x",
+        "X",
+        "a b",
+        "a--b",
+        "-a",
+        "a-",
+        "1a",
+        "class",
+        "",
+        "a" * 41,
+        "mgk-",
+        "mgk\n",
+        "é",
+        "a\u202e",
+    ],
 )
 def test_a_name_that_can_be_none_is_refused(tmp_path, name):
     """Nothing is written anywhere."""
@@ -81,9 +103,22 @@ def test_its_own_tests_pass_at_once(tmp_path):
     pytest.importorskip("hatchling")
     write_plugin("adapter", "my-gain", tmp_path / "plugin")
     site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*install, "--target", str(site), str(tmp_path / "plugin")], check=True, timeout=120)
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
+    subprocess.run(
+        [*install, "--target", str(site), str(tmp_path / "plugin")], check=True, timeout=120
+    )
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
-    done = subprocess.run(tests, cwd=tmp_path / "plugin", env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        tests, cwd=tmp_path / "plugin", env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-3000:]

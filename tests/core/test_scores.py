@@ -38,7 +38,11 @@ def test_rows_hold_as_many_items_as_the_limits_say(tmp_path):
     rows = [e["scores"] for e in seen if e["event"] == "evaluation"]
     assert len(rows) == 4
     for row in rows:
-        assert {s["probe"]: s["n"] for s in row} == {"plain_text": 7, "medical_dictionary": 7, "mcq": 3}
+        assert {s["probe"]: s["n"] for s in row} == {
+            "plain_text": 7,
+            "medical_dictionary": 7,
+            "mcq": 3,
+        }
 
 
 def test_a_limit_of_no_probe_is_told(tmp_path):
@@ -52,13 +56,16 @@ def test_a_limit_of_no_probe_is_told(tmp_path):
 def test_a_limit_of_no_items_is_an_error():
     """Nothing measured is no measurement."""
     with pytest.raises(ConfigError, match="limits: expected at least 1 item, got 0 for 'mcq'"):
-        resolve(load_tree("textmodel", overrides={"defaults.evaluate.limits": {"mcq": 0}}), load_plugins().registry)
+        resolve(
+            load_tree("textmodel", overrides={"defaults.evaluate.limits": {"mcq": 0}}),
+            load_plugins().registry,
+        )
 
 
 def test_each_glob_is_told_once():
     """Phases share their defaults; the first phase stands for all."""
     tree = load_tree("textmodel", overrides={"defaults.evaluate.limits": {"x": 1}})
     phases = resolve(tree, load_plugins().registry).config.phases
-    assert list(unmatched_limits([Probe("y", "plain_text", "loss", (1,), higher_is_better=False)], phases)) == [
-        ("plain_text", "x")
-    ]
+    assert list(
+        unmatched_limits([Probe("y", "plain_text", "loss", (1,), higher_is_better=False)], phases)
+    ) == [("plain_text", "x")]

@@ -29,7 +29,11 @@ class Simple:
 def see(model, batch, weights, *, mask=None, gradients=True):
     seen = {}
     visit_layers(
-        Simple(model, mask), weights, [batch], lambda n, x, g: seen.__setitem__(n, (x, g)), gradients=gradients
+        Simple(model, mask),
+        weights,
+        [batch],
+        lambda n, x, g: seen.__setitem__(n, (x, g)),
+        gradients=gradients,
     )
     return seen
 
@@ -60,8 +64,12 @@ def test_an_output_changed_in_place_afterwards_does_not_change_its_gradient():
     torch.manual_seed(0)
     layers = [nn.Linear(5, 7), nn.Linear(7, 6), nn.Linear(6, 4)]
     x = torch.randn(9, 5)
-    outside = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]).requires_grad_(False)
-    inside = nn.Sequential(layers[0], nn.ReLU(inplace=True), layers[1], nn.ReLU(inplace=True), layers[2])
+    outside = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]).requires_grad_(
+        False
+    )
+    inside = nn.Sequential(
+        layers[0], nn.ReLU(inplace=True), layers[1], nn.ReLU(inplace=True), layers[2]
+    )
     names = ["0.weight", "2.weight", "4.weight"]
     expected, found = see(outside, x, names), see(inside, x, names)
     for name in names:

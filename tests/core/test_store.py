@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from mgk_core.contract.errors import EnvironmentFault, StoreError
 from mgk_core.record.disk import Disk, environment_told
 from mgk_core.record.json_numbers import finite, numbers
-from mgk_core.record.store import Store, check_header, json_text, read_json, read_metadata, read_tensors
+from mgk_core.record.store import (
+    Store,
+    check_header,
+    json_text,
+    read_json,
+    read_metadata,
+    read_tensors,
+)
 
 
 @pytest.fixture
@@ -87,7 +94,13 @@ def test_a_file_has_the_mode_of_any_other(store, tmp_path):
 def test_tensors_come_back_bit_for_bit(store):
     """Views, shared storage, empty and bf16 tensors, NaN included."""
     whole = torch.arange(12.0).reshape(3, 4)
-    tensors = {"whole": whole, "t": whole.t(), "row": whole[1], "empty": torch.empty(0, 3), "n": torch.tensor(math.nan)}
+    tensors = {
+        "whole": whole,
+        "t": whole.t(),
+        "row": whole[1],
+        "empty": torch.empty(0, 3),
+        "n": torch.tensor(math.nan),
+    }
     tensors["bf16"] = whole.to(torch.bfloat16)
     store.write_tensors("t.safetensors", tensors, {"key": "값"})
     found = read_tensors(store.root / "t.safetensors")
@@ -127,7 +140,8 @@ def test_a_huge_header_is_refused_by_its_length_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"{", "is damaged"), (b"[" * 200_000, "is damaged"), (b"\xff", "is damaged")]
+    ("content", "said"),
+    [(b"{", "is damaged"), (b"[" * 200_000, "is damaged"), (b"\xff", "is damaged")],
 )
 def test_damaged_json_is_named(tmp_path, content, said):
     """Cut short, nested without end, no UTF-8."""
@@ -140,14 +154,20 @@ def test_a_huge_or_foreign_json_is_not_read(tmp_path):
     """More bytes than any such file has, a folder, nothing at all."""
     with (tmp_path / "x.json").open("wb") as file:
         file.truncate(2**30)
-    for name, said in (("x.json", "expected at most"), (".", "is no file"), ("none", "no such file")):
+    for name, said in (
+        ("x.json", "expected at most"),
+        (".", "is no file"),
+        ("none", "no such file"),
+    ):
         with pytest.raises(StoreError, match=said):
             read_json(tmp_path / name)
 
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4)
+    ),
     max_leaves=20,
 )
 
@@ -162,7 +182,9 @@ def test_json_holds_any_number(value):
         assert back == value or (math.isnan(back) and math.isnan(value))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.EIO, errno.ENOTDIR])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.EIO, errno.ENOTDIR]
+)
 def test_what_the_system_refuses_is_told(tmp_path, number):
     """The file, the reason and the mend, whatever the reason."""
 
@@ -172,7 +194,9 @@ def test_what_the_system_refuses_is_told(tmp_path, number):
 
     with pytest.raises(StoreError) as error:
         Store(tmp_path, Refusing()).write_text("x", "y")
-    assert str(error.value).startswith(f"{tmp_path / 'x'}: cannot be written: {os.strerror(number)}; ")
+    assert str(error.value).startswith(
+        f"{tmp_path / 'x'}: cannot be written: {os.strerror(number)}; "
+    )
     assert "mgk resume" in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -188,7 +212,9 @@ def test_only_what_the_machine_refuses_is_its_fault():
 @given(
     st.recursive(
         st.floats() | st.integers(-5, 5) | st.booleans() | st.none(),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3)
+        ),
         max_leaves=8,
     ),
     st.sampled_from(["nan", "inf", "-inf", "a"]),

@@ -17,7 +17,9 @@ from mgk_core.testing.reference import attach_dense
 
 PARTS = st.lists(st.text("ab_0", min_size=1, max_size=3), min_size=1, max_size=4)
 NAMES = PARTS.map(".".join)
-GLOBS = st.text("ab.*?[]!-", min_size=1, max_size=6).filter(lambda g: any(sign in g for sign in "*?["))
+GLOBS = st.text("ab.*?[]!-", min_size=1, max_size=6).filter(
+    lambda g: any(sign in g for sign in "*?[")
+)
 
 
 class Block(nn.Module):
@@ -85,13 +87,17 @@ def test_all_linear_asks_for_the_kind_and_not_for_the_name(linear, name):
 def test_any_pattern_is_answered_or_refused(pattern, name):
     """No pattern that a user may write ends in another error than `InputError`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # re's, of a set that a later Python may read otherwise
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # re's, of a set that a later Python may read otherwise
         for written in (pattern, f"re:{pattern}"):
             with contextlib.suppress(InputError):
                 assert means(written, name) in (True, False)
 
 
-@pytest.mark.parametrize("expression", ["(", "[", "a{99999999999999999999}", "(" * 5000 + ")" * 5000])
+@pytest.mark.parametrize(
+    "expression", ["(", "[", "a{99999999999999999999}", "(" * 5000 + ")" * 5000]
+)
 def test_an_expression_that_is_none_is_refused(expression):
     """Also where re has another error for it than its own."""
     with pytest.raises(InputError, match=r"target pattern 're:.*not a regular expression"):
@@ -149,7 +155,9 @@ def test_a_tied_weight_is_refused_and_both_names_are_told():
     """Only where it is chosen: ``all-linear`` leaves a tied head alone."""
     model = Model(tied=True)
     assert list(choose_linear(model, ["all-linear"])) == ALL[:3]
-    with pytest.raises(InputError, match=r"target head: its weight is tied \(embed.weight, head.weight\)"):
+    with pytest.raises(
+        InputError, match=r"target head: its weight is tied \(embed.weight, head.weight\)"
+    ):
         choose_linear(model, ["*"])
 
 

@@ -66,7 +66,10 @@ def test_a_rolled_back_run_says_how_to_go_on(small, tmp_path):
 def test_scale_search_merges_a_part(small):
     """Where the whole delta is refused, smaller scales are tried in order and on record."""
     gate = {"phases.medical_dictionary.gate": {"max-drop": {"absolute": 4.0, "stderrs": 0.0}}}
-    result = small(**gate, **{"phases.medical_dictionary.recover": {"scale-search": {"scales": [0.6, 0.2, 0.02]}}})
+    result = small(
+        **gate,
+        **{"phases.medical_dictionary.recover": {"scale-search": {"scales": [0.6, 0.2, 0.02]}}},
+    )
     found = entry(result, "medical_dictionary")
     assert found.result == "committed"
     assert found.scale in (0.6, 0.2, 0.02)
@@ -92,13 +95,18 @@ def test_training_on_comes_back_to_the_gate(small):
     result = small(**REFUSING, **recover, sink=seen.append)
     steps = [e["step"] for e in seen if e["event"] == "step" and e["phase"] == "medical_dictionary"]
     assert max(steps) == 17
-    assert [a.method for a in entry(result, "medical_dictionary").attempts] == ["train-on", "keep-apart"]
+    assert [a.method for a in entry(result, "medical_dictionary").attempts] == [
+        "train-on",
+        "keep-apart",
+    ]
 
 
 def test_stop_rolls_back_at_once(small):
     """An explicit stop entry ends the recoveries."""
     with pytest.raises(GateRefused):
-        small(**REFUSING, **{"phases.medical_dictionary.recover": {"stop": True, "keep-apart": True}})
+        small(
+            **REFUSING, **{"phases.medical_dictionary.recover": {"stop": True, "keep-apart": True}}
+        )
 
 
 def test_methods_that_a_recovery_would_add_are_checked_before_the_run(small):
@@ -127,9 +135,14 @@ def test_a_merge_that_does_not_compute_what_ran_is_refused(small, tmp_path, monk
         return adapter
 
     monkeypatch.setattr(Hooks, "attach_adapter", wrong)
-    with pytest.raises((MergeError, PluginError), match="rounding explains at most|promises identity"):
+    with pytest.raises(
+        (MergeError, PluginError), match="rounding explains at most|promises identity"
+    ):
         small()
-    assert not (tmp_path / "run" / "ledger.json").exists() or read_ledger(tmp_path / "run").phases == []
+    assert (
+        not (tmp_path / "run" / "ledger.json").exists()
+        or read_ledger(tmp_path / "run").phases == []
+    )
 
 
 def test_a_rule_that_goes_on_to_change_weights_is_held_against_live_before(small, monkeypatch):
@@ -168,7 +181,11 @@ def test_an_interrupt_between_steps_is_resumable(small, tmp_path):
     whole = small("whole")
 
     def interrupt(event):
-        if event["event"] == "step" and event["phase"] == "medical_dictionary" and event["step"] == 10:
+        if (
+            event["event"] == "step"
+            and event["phase"] == "medical_dictionary"
+            and event["step"] == 10
+        ):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted, match="mgk resume"):
@@ -182,7 +199,11 @@ def test_one_phase_again_with_other_settings_in_a_new_directory(small, tmp_path)
     small()
     seen = []
     result = run_phase(
-        tmp_path / "run", "mcq", out=tmp_path / "again", overrides={"phases.mcq.optimizer.lr": 1e-3}, sink=seen.append
+        tmp_path / "run",
+        "mcq",
+        out=tmp_path / "again",
+        overrides={"phases.mcq.optimizer.lr": 1e-3},
+        sink=seen.append,
     )
     assert {e["phase"] for e in seen if e["event"] == "step"} == {"mcq"}
     first = read_ledger(tmp_path / "run")
@@ -202,7 +223,11 @@ def test_live_rows_are_told_where_asked_for(small):
     """evaluate.live scores every probe before the merge as well, and fp32 merging changes next to nothing."""
     seen = []
     small(sink=seen.append, phases__mcq__evaluate__live=True)
-    rows = {e["row"]: {s["probe"]: s["value"] for s in e["scores"]} for e in seen if e["event"] == "evaluation"}
+    rows = {
+        e["row"]: {s["probe"]: s["value"] for s in e["scores"]}
+        for e in seen
+        if e["event"] == "evaluation"
+    }
     for probe, value in rows["mcq"].items():
         assert rows["mcq (live)"][probe] == pytest.approx(value, rel=1e-4)
 

@@ -133,11 +133,20 @@ def mgk_gate(ctx, before, after):
     note("mgk_gate", phase=ctx.phase.name, before=len(before), after=after)
     if not ctx.phase.of(RefuseOnceSpec):
         return None
-    return Verdict(accept=not first, refusals=(Refusal("refuse-once", "the first one"),) if first else ())
+    return Verdict(
+        accept=not first, refusals=(Refusal("refuse-once", "the first one"),) if first else ()
+    )
 
 
 @hookimpl(wrapper=True)
 def mgk_recover(ctx, refusals, tried, spec):
     result = yield
-    note("mgk_recover", phase=ctx.phase.name, refusals=refusals, tried=tuple(tried), spec=spec, result=result)
+    note(
+        "mgk_recover",
+        phase=ctx.phase.name,
+        refusals=refusals,
+        tried=tuple(tried),
+        spec=spec,
+        result=result,
+    )
     return result

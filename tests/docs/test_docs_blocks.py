@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def blocks(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location("docs_blocks_under_test", ROOT / "docs" / "blocks.py")
+    spec = importlib.util.spec_from_file_location(
+        "docs_blocks_under_test", ROOT / "docs" / "blocks.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -48,7 +50,9 @@ def test_a_failing_block_is_named_with_its_line(blocks, tmp_path):
 def test_python_is_a_program_and_may_stand_inside_another(blocks, tmp_path):
     """A snippet takes the place of the line HERE in the file that surrounds it."""
     (tmp_path / "docs" / "snippets").mkdir(parents=True)
-    (tmp_path / "docs" / "snippets" / "around.py").write_text("x = 2\n# HERE\nassert x == 3\n", encoding="utf-8")
+    (tmp_path / "docs" / "snippets" / "around.py").write_text(
+        "x = 2\n# HERE\nassert x == 3\n", encoding="utf-8"
+    )
     assert run(blocks, tmp_path, "<!-- run inside=around.py -->\n```python\nx += 1\n```\n") == 1
     with pytest.raises(blocks.BlockError, match="AssertionError"):
         run(blocks, tmp_path, "<!-- run inside=around.py -->\n```python\nx += 2\n```\n")

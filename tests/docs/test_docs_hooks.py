@@ -17,7 +17,10 @@ from mgk_core.run.runner import run_pipeline
 
 ROOT = Path(__file__).parents[2]
 PHASES = ("plain_text", "medical_dictionary", "mcq")
-SMALL = {f"phases.{p}.train.steps": 4 for p in PHASES} | {"defaults.data.items": 16, "run.threads": 1}
+SMALL = {f"phases.{p}.train.steps": 4 for p in PHASES} | {
+    "defaults.data.items": 16,
+    "run.threads": 1,
+}
 
 
 class Seen:
@@ -45,7 +48,10 @@ def seen(tmp_path_factory):
     sys.path.insert(0, str(site))
     importlib.invalidate_caches()
     try:
-        settings = SMALL | {"defaults.gate": {"min-gain": False}, "phases.plain_text.gate": {"refuse-once": {}}}
+        settings = SMALL | {
+            "defaults.gate": {"min-gain": False},
+            "phases.plain_text.gate": {"refuse-once": {}},
+        }
         settings |= {"phases.plain_text.recover": {"scale-search": {"scales": [0.5]}}}
         run_pipeline("textmodel", out=site / "run", overrides=settings)
         return Seen(sys.modules["mgk_recorder"])
@@ -57,23 +63,36 @@ def seen(tmp_path_factory):
 @pytest.mark.parametrize("hook", hookspecs.spec_names())
 def test_a_hook_has_a_heading_and_a_test(hook):
     """A hook without a documented heading, or without a test of its own, cannot come in."""
-    headings = re.findall(r"^### (\w+)$", (ROOT / "docs/reference/hooks.md").read_text(), re.MULTILINE)
-    assert hook in headings, f"docs/reference/hooks.md has no heading '### {hook}'; run: python docs/generate.py"
+    headings = re.findall(
+        r"^### (\w+)$", (ROOT / "docs/reference/hooks.md").read_text(), re.MULTILINE
+    )
+    assert hook in headings, (
+        f"docs/reference/hooks.md has no heading '### {hook}'; run: python docs/generate.py"
+    )
     wanted = f"def test_hook_{hook.removeprefix('mgk_')}("
-    assert any(wanted in p.read_text() for p in (ROOT / "tests").rglob("test_*.py")), f"no {wanted}...) in tests/"
+    assert any(wanted in p.read_text() for p in (ROOT / "tests").rglob("test_*.py")), (
+        f"no {wanted}...) in tests/"
+    )
 
 
 def test_hook_register_specs(seen):
     """It is called once per plugin, before all else; what it registers is configuration from then on."""
     assert seen.order.count("mgk_register_specs") == 1
     assert seen.order[0] == "mgk_register_specs"
-    assert seen.of("mgk_register_specs", "registry")[0].find("gate", "refuse-once").plugin == "recorder"
+    assert (
+        seen.of("mgk_register_specs", "registry")[0].find("gate", "refuse-once").plugin
+        == "recorder"
+    )
 
 
 def test_hook_build_model(seen):
     """It is called once; the model is in evaluation mode and trains nothing."""
     (call,) = seen.of("mgk_build_model")
-    assert (call["spec"].type, call["device"], call["training"]) == ("reference", torch.device("cpu"), False)
+    assert (call["spec"].type, call["device"], call["training"]) == (
+        "reference",
+        torch.device("cpu"),
+        False,
+    )
     assert isinstance(call["result"], Bundle)
 
 
@@ -96,7 +115,11 @@ def test_hook_attach_adapter(seen):
 def test_hook_init_adapter(seen):
     """It comes after the attachment and sees the statistics of the phases before."""
     calls = seen.of("mgk_init_adapter")
-    assert [list(c["kept"]) for c in calls] == [[], ["plain_text"], ["plain_text", "medical_dictionary"]]
+    assert [list(c["kept"]) for c in calls] == [
+        [],
+        ["plain_text"],
+        ["plain_text", "medical_dictionary"],
+    ]
     assert calls[2]["kept"]["medical_dictionary"]["recorder/index"].tolist() == [1.0]
     assert seen.order.index("mgk_attach_adapter") < seen.order.index("mgk_init_adapter")
 
@@ -150,7 +173,9 @@ def test_hook_collect_statistics(seen):
 def test_hook_evaluate(seen):
     """Every probe is measured in row 0, for each proposal that was merged, and at no other time."""
     names = seen.of("mgk_evaluate", "probe")
-    assert len(names) == 3 * (1 + 4)  # three probes; row 0, two proposals of phase 0, one of each other phase
+    assert len(names) == 3 * (
+        1 + 4
+    )  # three probes; row 0, two proposals of phase 0, one of each other phase
     assert all(isinstance(s, Score) and s.n == 16 for s in seen.of("mgk_evaluate", "result"))
 
 
@@ -179,7 +204,11 @@ def test_hook_gate(seen):
 def test_hook_recover(seen):
     """It is called after a refusal, with the reason, for the entry whose turn it is."""
     (call,) = seen.of("mgk_recover")
-    assert (call["spec"].type, call["tried"], call["refusals"][0].reason) == ("scale-search", (), "the first one")
+    assert (call["spec"].type, call["tried"], call["refusals"][0].reason) == (
+        "scale-search",
+        (),
+        "the first one",
+    )
     assert isinstance(call["result"], Recovery)
     assert call["result"].proposal.scale == 0.5
 

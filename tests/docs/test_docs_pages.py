@@ -23,7 +23,9 @@ def load(name):
 
 blocks = load("blocks")
 PAGES = [pytest.param(p, id=str(p.relative_to(ROOT))) for p in blocks.pages()]
-FAST = [p for p in PAGES if any(b.action == "run" and not b.slow for b in blocks.blocks(p.values[0]))]
+FAST = [
+    p for p in PAGES if any(b.action == "run" and not b.slow for b in blocks.blocks(p.values[0]))
+]
 SLOW = [p for p in PAGES if any(b.slow for b in blocks.blocks(p.values[0]))]
 
 
@@ -73,7 +75,9 @@ def anchors(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_to_a_file_leads_somewhere(page):
     """Relative links name files and headings that exist."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in target:
             continue
@@ -97,7 +101,10 @@ def test_every_file_of_a_run_is_on_its_page(tmp_path):
     named = [n.replace("N-NAME", "*") for n in re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)]
     for path in run.rglob("*"):
         name = path.relative_to(run).as_posix()
-        known = any(fnmatch.fnmatch(name, n) or (n.endswith("/") and fnmatch.fnmatch(name, f"{n}*")) for n in named)
+        known = any(
+            fnmatch.fnmatch(name, n) or (n.endswith("/") and fnmatch.fnmatch(name, f"{n}*"))
+            for n in named
+        )
         assert path.is_dir() or known, f"docs/reference/run-directory.md does not name {name}"
 
 
@@ -106,4 +113,6 @@ def test_every_page_is_in_the_navigation():
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for page in (ROOT / "docs").rglob("*.md"):
         name = str(page.relative_to(ROOT / "docs"))
-        assert name in nav or name.startswith("decisions/"), f"mkdocs.yml: {name} is missing from nav"
+        assert name in nav or name.startswith("decisions/"), (
+            f"mkdocs.yml: {name} is missing from nav"
+        )

@@ -49,11 +49,25 @@ def fresh(tmp_path_factory):
             str(source),
         ]
         call(build, where=where, environment=environment)
-    call([sys.executable, "-m", "venv", "--without-pip", str(where / "venv")], where=where, environment=environment)
+    call(
+        [sys.executable, "-m", "venv", "--without-pip", str(where / "venv")],
+        where=where,
+        environment=environment,
+    )
     python = str(where / "venv" / "bin" / "python")
     site = next((where / "venv" / "lib").glob("python*")) / "site-packages"
     wheels = [str(p) for p in (where / "dist").glob("*.whl")]
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", *wheels]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "-q",
+        "--no-deps",
+        *wheels,
+    ]
     call(install, where=where, environment=environment)
     libraries = where / "libraries"
     libraries.mkdir()
@@ -103,7 +117,16 @@ def test_a_pipeline_runs_with_both(fresh, tmp_path):
         'extends = "korean-medical"\n[defaults.adapter]\ntype = "vera"\nrank = 16\n[phases.drug_safety]\nuse = "drug-safety"\n'
     )
     sets = [part for value in SMALL for part in ("--set", value)]
-    command = [str(where / "venv" / "bin" / "mgk"), "run", "--config", str(config), "--out", "run", "--quiet", *sets]
+    command = [
+        str(where / "venv" / "bin" / "mgk"),
+        "run",
+        "--config",
+        str(config),
+        "--out",
+        "run",
+        "--quiet",
+        *sets,
+    ]
     call(command, where=tmp_path, environment=environment)
     ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
     assert [(p["phase"], p["result"]) for p in ledger["phases"]] == [

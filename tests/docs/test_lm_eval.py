@@ -24,7 +24,9 @@ SETS = [
 @pytest.mark.slow
 def test_the_harness_counts_what_the_probe_counts(tmp_path):
     """Accuracy by whole log-likelihood is the same number of the 120 test questions in both."""
-    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install lm-eval")
+    pytest.importorskip(
+        "lm_eval", reason="lm-evaluation-harness is not installed: pip install lm-eval"
+    )
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -41,7 +43,9 @@ def test_the_harness_counts_what_the_probe_counts(tmp_path):
         "--include_path", folder, "--tasks", TASK, "--device", "cpu", "--batch_size", "8", "--output_path", "out",
     ]  # fmt: skip
     subprocess.run(harness, cwd=tmp_path, env=environment, check=True, timeout=900)
-    found = json.loads(next((tmp_path / "out").rglob("results_*.json")).read_text())["results"][TASK]["acc,none"]
+    found = json.loads(next((tmp_path / "out").rglob("results_*.json")).read_text())["results"][
+        TASK
+    ]["acc,none"]
     row = json.loads((tmp_path / "run" / "phases" / "0-mcq" / "scores.json").read_text())
     probe = next(s for s in _scores(row) if s["probe"] == "mcq-accuracy")
     assert (round(found * 120), probe["n"]) == (round(probe["extra"]["accuracy_whole"] * 120), 120)

@@ -15,7 +15,15 @@ import pytest
 from mgk_core.record.journal import open_journal
 from mgk_core.record.store import TEMPORARY, Store
 
-VOLATILE = {"seconds", "per_second", "rss", "rss_peak", "cuda_allocated", "cuda_reserved", "cuda_peak"}
+VOLATILE = {
+    "seconds",
+    "per_second",
+    "rss",
+    "rss_peak",
+    "cuda_allocated",
+    "cuda_reserved",
+    "cuda_peak",
+}
 """What of metrics.jsonl may differ between two runs: times, throughput, memory."""
 
 PHASES = ("plain_text", "medical_dictionary", "mcq")
@@ -49,7 +57,12 @@ def settings(**more):
     Dots as double underscores; ``PHASE`` stands for each phase.
     """
     table = SMALL | {k.replace("__", "."): str(v) for k, v in more.items()}
-    each = [(k.replace("PHASE", f"phases.{p}"), v) for k, v in table.items() for p in PHASES if "PHASE" in k]
+    each = [
+        (k.replace("PHASE", f"phases.{p}"), v)
+        for k, v in table.items()
+        for p in PHASES
+        if "PHASE" in k
+    ]
     return [f"{k}={v}" for k, v in [*each, *((k, v) for k, v in table.items() if "PHASE" not in k)]]
 
 
@@ -67,7 +80,11 @@ class Server:
         environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         script = Path(__file__).with_name("server.py")
         self.process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+            [sys.executable, str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
         )
         self("warm", scratch / "warm", set=settings())
 
@@ -120,7 +137,9 @@ def metrics(run):
     """Return the metrics of a run without what may differ."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     events = (json.loads(line) for line in lines)
-    return [{k: v for k, v in e.items() if k not in VOLATILE} for e in events if e["event"] != "time"]
+    return [
+        {k: v for k, v in e.items() if k not in VOLATILE} for e in events if e["event"] != "time"
+    ]
 
 
 def ended_alike(run, reference):
@@ -128,7 +147,11 @@ def ended_alike(run, reference):
     assert (run / "ledger.json").read_bytes() == (reference / "ledger.json").read_bytes()
     assert (run / "retention.json").read_bytes() == (reference / "retention.json").read_bytes()
     assert metrics(run) == metrics(reference)
-    left = [str(p) for p in run.rglob("*") if p.name.startswith(TEMPORARY) or p.name in {".lock", "checkpoint"}]
+    left = [
+        str(p)
+        for p in run.rglob("*")
+        if p.name.startswith(TEMPORARY) or p.name in {".lock", "checkpoint"}
+    ]
     assert left == []
     assert files_of(run) == files_of(reference)
     journal = open_journal(Store(run), repair=False)

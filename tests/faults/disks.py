@@ -123,7 +123,9 @@ class Forgetting(Counting):
     would be left is written below ``out``.
     """
 
-    def __init__(self, root: Path, out: Path, at: set[int], *, keep: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self, root: Path, out: Path, at: set[int], *, keep: float = 0.0, seed: int = 0
+    ) -> None:
         super().__init__()
         self.root, self.out, self.at, self.keep = root, out, at, keep
         self.random = random.Random(seed)
@@ -174,7 +176,11 @@ class Forgetting(Counting):
         """Write one folder as it would be found: durable entries, and by chance some that are not."""
         target.mkdir(parents=True)
         durable = dict(self.entries.get(inode, {}))
-        present = {p.name: p for p in real.iterdir()} if real.is_dir() and real.stat().st_ino == inode else {}
+        present = (
+            {p.name: p for p in real.iterdir()}
+            if real.is_dir() and real.stat().st_ino == inode
+            else {}
+        )
         for name, path in present.items():
             if durable.get(name) != path.stat().st_ino and self.random.random() < self.keep:
                 durable[name] = path.stat().st_ino

@@ -51,7 +51,10 @@ def warm(request: dict[str, Any]) -> dict[str, Any]:
         identity.code_digest = functools.cache(identity.code_digest)
     config = request.get("config")
     run_pipeline(
-        None if config else "textmodel", out=Path(request["out"]), config=config, overrides=request.get("set", [])
+        None if config else "textmodel",
+        out=Path(request["out"]),
+        config=config,
+        overrides=request.get("set", []),
     )
     gc.collect()
     gc.freeze()
@@ -105,7 +108,9 @@ def _be_child(request: dict[str, Any], scratch: Path) -> None:
         traceback.print_exc()
         said |= {"error": type(error).__name__, "code": 99, "message": str(error)}
     for name in request.get("limits", {}):
-        resource.setrlimit(getattr(resource, name), (resource.getrlimit(getattr(resource, name))[1],) * 2)
+        resource.setrlimit(
+            getattr(resource, name), (resource.getrlimit(getattr(resource, name))[1],) * 2
+        )
     if isinstance(disk, disks.Counting):
         said |= {"count": disk.count, "names": disk.names}
     said["told"] = [e for e in told if e["event"] in request.get("tell", ("note",))]
@@ -142,12 +147,20 @@ def _work(request: dict[str, Any], disk: Disk, told: list[dict[str, Any]]) -> st
     if request["do"] == "run":
         config = request.get("config")
         pipeline = None if config else "textmodel"
-        result = run_pipeline(pipeline, out=out, config=config, overrides=request.get("set", []), **options)
+        result = run_pipeline(
+            pipeline, out=out, config=config, overrides=request.get("set", []), **options
+        )
     elif request["do"] == "resume":
         result = resume_run(out, accept=request.get("accept", ()), **options)
     else:
         options.pop("until")
-        result = run_phase(Path(request["of"]), request["phase"], out=out, overrides=request.get("set", []), **options)
+        result = run_phase(
+            Path(request["of"]),
+            request["phase"],
+            out=out,
+            overrides=request.get("set", []),
+            **options,
+        )
     return result.ledger.head
 
 

@@ -98,7 +98,9 @@ def test_an_accepted_change_goes_on_and_is_recorded(server, stopped):
     assert key not in answer["message"]
     answer = server.resume(stopped, accept=["config.phases.mcq"], until="medical_dictionary")
     assert answer["code"] == 0, answer["message"]
-    assert any(f"accepted change: {key}: was 0.0003, is 0.0004" in e["text"] for e in answer["told"])
+    assert any(
+        f"accepted change: {key}: was 0.0003, is 0.0004" in e["text"] for e in answer["told"]
+    )
     event = open_journal(Store(stopped)).last("accepted")
     assert [c.split(":")[0] for c in event["changes"]] == [key, "config.phases.mcq.train.steps"]
     assert server.resume(stopped)["code"] == 0
@@ -106,9 +108,7 @@ def test_an_accepted_change_goes_on_and_is_recorded(server, stopped):
 
 def test_changed_code_of_a_plugin_is_refused(server, places, plugin):
     """Code that may change what a run computes is part of the run; other plugins' code is not."""
-    acting = (
-        "from mgk_core.contract.hookspecs import hookimpl\n\n@hookimpl\ndef mgk_loss_terms(ctx):\n    return None\n"
-    )
+    acting = "from mgk_core.contract.hookspecs import hookimpl\n\n@hookimpl\ndef mgk_loss_terms(ctx):\n    return None\n"
     looking = acting.replace("mgk_loss_terms", "mgk_observers")
     for source, matters in ((acting, True), (looking, False)):
         run, path = next(places), plugin(source)

@@ -35,7 +35,11 @@ def small(tmp_path):
     place.mkdir()
 
     def mount(options):
-        return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True, check=False)
+        return subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place],
+            capture_output=True,
+            check=False,
+        )
 
     if mount("size=60k").returncode:
         pytest.skip("may not mount a file system")
@@ -47,14 +51,18 @@ def test_a_file_system_that_is_full_or_read_only(server, whole, go_on, same_end,
     """The real thing: no space, then space again, then no writing at all."""
     place, remount = small
     run = place / "run"
-    assert_told(server.run(run), "cannot be written: No space left on device; free some space", str(run))
+    assert_told(
+        server.run(run), "cannot be written: No space left on device; free some space", str(run)
+    )
     assert not list(run.rglob(".tmp-*"))
     assert_told(server.resume(run), "No space left on device")
     remount("size=3m")
     go_on(run)
     same_end(run, whole[0])
     remount("ro")
-    assert_told(server.run(place / "other"), "Read-only file system; choose a directory that can be written")
+    assert_told(
+        server.run(place / "other"), "Read-only file system; choose a directory that can be written"
+    )
     assert_told(server.resume(run), "Read-only file system")
     remount("rw")
 

@@ -53,7 +53,9 @@ def test_every_file_is_found(server, whole, stopped, same_end, places, counted, 
     """Verification names the file; resume refuses and names it, leaves it out and says so, or has no use for it."""
     run = stopped if which == "stopped" else whole[0]
     names = every(run)
-    count = counted("files damaged, found and named", len(names), f"{damage}, of a {HOW[which]} run")
+    count = counted(
+        "files damaged, found and named", len(names), f"{damage}, of a {HOW[which]} run"
+    )
     for name in names:
         copy = next(places)
         path = damaged(run, copy, name, damage)
@@ -62,14 +64,18 @@ def test_every_file_is_found(server, whole, stopped, same_end, places, counted, 
         answer = server.resume(copy)
         told = [e["text"] for e in answer["told"]]
         named = answer.get("message", "") if answer["code"] else "\n".join(told)
-        if str(path) not in named and name not in named:  # then it counts for nothing, and is made anew
+        if (
+            str(path) not in named and name not in named
+        ):  # then it counts for nothing, and is made anew
             assert name.startswith("phases/1-medical_dictionary/"), name
             same_end(copy, whole[0])
         count.right += 1
         shutil.rmtree(copy)
 
 
-def test_a_damaged_checkpoint_is_left_out_and_the_end_is_the_same(server, stopped, whole, same_end, places):
+def test_a_damaged_checkpoint_is_left_out_and_the_end_is_the_same(
+    server, stopped, whole, same_end, places
+):
     """The one before it is used, or the phase begun anew: told, on record, and the same bits at the end."""
     folder = "phases/1-medical_dictionary/checkpoint"
     steps = sorted(p.name for p in (stopped / folder).iterdir())
@@ -81,7 +87,9 @@ def test_a_damaged_checkpoint_is_left_out_and_the_end_is_the_same(server, stoppe
             path.write_bytes(flipped(path.read_bytes()))
         answer = server.resume(run)
         assert answer["code"] == 0, answer["message"]
-        assert sum("is damaged and was left out" in e["text"] for e in answer["told"]) == len(victims)
+        assert sum("is damaged and was left out" in e["text"] for e in answer["told"]) == len(
+            victims
+        )
         same_end(run, whole[0])
 
 

@@ -40,7 +40,9 @@ def trains_last(event):
 
 
 @pytest.mark.parametrize(
-    ("moment", "overrides"), [(loads_data, [LONG]), (trains_last, ENDLESS)], ids=["loading", "training"]
+    ("moment", "overrides"),
+    [(loads_data, [LONG]), (trains_last, ENDLESS)],
+    ids=["loading", "training"],
 )
 def test_a_removed_run_directory_is_said_to_be_gone(tmp_path, moment, overrides):
     """An error of the environment that names it; it is not made anew with a part of the files."""
@@ -59,7 +61,10 @@ def test_a_moved_run_goes_on_from_where_it_is(tmp_path):
     few = [f"phases.{p}.train.steps=3" for p in ("plain_text", "medical_dictionary")]
     gate = "defaults.gate.min-gain=false"
     taken_away(
-        run, moved, trains_last, ["phases.mcq.train.steps=20000", "phases.mcq.train.checkpoint_steps=500", gate, *few]
+        run,
+        moved,
+        trains_last,
+        ["phases.mcq.train.steps=20000", "phases.mcq.train.checkpoint_steps=500", gate, *few],
     )
     code, said = taken_away(moved, run, trains_last, [], command="resume")
     assert code == 3

@@ -23,7 +23,9 @@ def operations(total, wanted):
     return [(1 + int(i * step), WHEN[i % len(WHEN)]) for i in range(wanted)]
 
 
-def test_killed_at_operations_of_the_store_and_journal(server, whole, go_on, same_end, kills, places, counted):
+def test_killed_at_operations_of_the_store_and_journal(
+    server, whole, go_on, same_end, kills, places, counted
+):
     """SIGKILL before, after or in the middle of a write: resume ends as if nothing had been."""
     reference, operated = whole
     points = operations(operated["count"], kills * 3 // 4)
@@ -63,7 +65,9 @@ def test_killed_again_while_it_goes_on(server, whole, go_on, same_end, places):
     draw, run = random.Random(1), next(places)
     server.run(run, disk={"kind": "Killing", "at": operated["count"] // 4, "when": "after"})
     for _ in range(4):
-        server.resume(run, disk={"kind": "Killing", "at": draw.randint(5, 40), "when": draw.choice(WHEN)})
+        server.resume(
+            run, disk={"kind": "Killing", "at": draw.randint(5, 40), "when": draw.choice(WHEN)}
+        )
     go_on(run)
     same_end(run, reference)
     events = [e["event"] for e in open_journal(Store(run)).events]
@@ -93,7 +97,9 @@ def test_a_stale_lock_is_recognised(server, places):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
-def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(server, whole, go_on, same_end, places, number):
+def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(
+    server, whole, go_on, same_end, places, number
+):
     """A signal, a job scheduler's notice (SIGUSR1) among them: the step is finished, a checkpoint written,
     exit code 130 with the command to go on.
     """
@@ -103,11 +109,15 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(server, whole, go_on
     assert f"mgk resume {run}" in answer["message"]
     assert (run / "phases/0-plain_text/checkpoint/step-00000003/state.json").exists()
     answer = go_on(run)
-    assert any("goes on after step 3 of 7; the next batch's loss is" in e["text"] for e in answer["told"])
+    assert any(
+        "goes on after step 3 of 7; the next batch's loss is" in e["text"] for e in answer["told"]
+    )
     same_end(run, whole[0])
 
 
-def test_time_that_is_up_finishes_the_step_and_leaves_a_checkpoint(server, whole, go_on, same_end, places):
+def test_time_that_is_up_finishes_the_step_and_leaves_a_checkpoint(
+    server, whole, go_on, same_end, places
+):
     """`--minutes`: like a signal, before a limit kills the process; again and again, to the same end."""
     reference, operated = whole
     run, codes = next(places), []

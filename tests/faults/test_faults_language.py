@@ -66,7 +66,9 @@ def test_residuals_survive_kills(server, language, given, same_end, kills, place
         answer = server("run", run, config=str(given / "c.toml"), disk=disk)
         assert answer["signal"] == signal.SIGKILL, answer
         begun = (run / "run.toml").exists()
-        answer = server("resume", run) if begun else server("run", run, config=str(given / "c.toml"))
+        answer = (
+            server("resume", run) if begun else server("run", run, config=str(given / "c.toml"))
+        )
         assert answer["code"] == 0, answer["message"]
         same_end(run, reference)
         shutil.rmtree(run)
@@ -100,16 +102,18 @@ def swap(path):
 def test_what_the_user_changed_is_named_with_both_values(server, given, places, file, change, key):
     """A changed base, tokenizer or file of data is refused by name; put back, the run goes on."""
     run, path = next(places), given / file
-    answer = server("run", run, config=str(given / "c.toml"), signal_at={"step": int(signal.SIGTERM)})
+    answer = server(
+        "run", run, config=str(given / "c.toml"), signal_at={"step": int(signal.SIGTERM)}
+    )
     assert answer["code"] == 130
     kept = path.read_bytes()
     try:
         change(path)
         answer = server("resume", run)
         assert answer["code"] == 2
-        assert any(line.strip().startswith(f"{key}: was ") for line in answer["message"].splitlines()), answer[
-            "message"
-        ]
+        assert any(
+            line.strip().startswith(f"{key}: was ") for line in answer["message"].splitlines()
+        ), answer["message"]
     finally:
         path.write_bytes(kept)
     assert server("resume", run)["code"] == 0
@@ -119,11 +123,17 @@ def test_every_file_of_its_run_is_held(language, counted):
     """Model, tokenizer, residuals, statistics: a flipped bit in any of them is found and named."""
     run, _ = language
     files = sorted(p for p in run.rglob("*") if p.is_file())
-    assert {"residual.safetensors", "statistics.safetensors", "tokenizer.json"} <= {p.name for p in files}
-    count = counted("files damaged, found and named", len(files), "flipped, of a language model's run")
+    assert {"residual.safetensors", "statistics.safetensors", "tokenizer.json"} <= {
+        p.name for p in files
+    }
+    count = counted(
+        "files damaged, found and named", len(files), "flipped, of a language model's run"
+    )
     for path in files:
         kept = path.read_bytes()
-        path.write_bytes(kept[: len(kept) // 2] + bytes([kept[len(kept) // 2] ^ 4]) + kept[len(kept) // 2 + 1 :])
+        path.write_bytes(
+            kept[: len(kept) // 2] + bytes([kept[len(kept) // 2] ^ 4]) + kept[len(kept) // 2 + 1 :]
+        )
         found = [f.path for f in audit(run).findings if not f.harmless]
         path.write_bytes(kept)
         assert path.relative_to(run).as_posix() in found, (path, found)

@@ -28,7 +28,10 @@ def test_a_step_that_does_not_fit_is_told(server, places):
     answer = server.run(run, settings=WIDE, limits={"RLIMIT_AS": ROOM}, until="plain_text")
     assert answer["code"] == 3, answer
     message = answer["message"]
-    assert re.search(r"out of memory in step 1 of phase 'plain_text', with 4096 examples in memory at once", message)
+    assert re.search(
+        r"out of memory in step 1 of phase 'plain_text', with 4096 examples in memory at once",
+        message,
+    )
     assert re.search(r"[\d,.]+ MiB were being allocated", message)
     assert "'mgk resume RUN --auto-batch'" in message
     assert "or lower phases.plain_text.train.micro_batch" in message
@@ -36,7 +39,9 @@ def test_a_step_that_does_not_fit_is_told(server, places):
     config.write_text(config.read_text().replace("micro_batch = 4096", "micro_batch = 256"))
     refused = server.resume(run, until="plain_text")
     assert "config.phases.plain_text.train.micro_batch: was 4096, is 256" in refused["message"]
-    keys = [f"config.phases.{p}.train.micro_batch" for p in ("plain_text", "medical_dictionary", "mcq")]
+    keys = [
+        f"config.phases.{p}.train.micro_batch" for p in ("plain_text", "medical_dictionary", "mcq")
+    ]
     assert server.resume(run, until="plain_text", accept=keys)["code"] == 0
 
 
@@ -44,13 +49,22 @@ def test_auto_batch_halves_until_it_fits(server, places):
     """The same batch in smaller parts; told, on record, and the same step up to rounding."""
     free, tight = next(places), next(places)
     settings = WIDE | {"run__auto_batch": "true"}
-    answer = server.run(tight, settings=settings, limits={"RLIMIT_AS": ROOM}, until="plain_text", tell=["note", "step"])
+    answer = server.run(
+        tight,
+        settings=settings,
+        limits={"RLIMIT_AS": ROOM},
+        until="plain_text",
+        tell=["note", "step"],
+    )
     assert answer["code"] == 0, answer["message"]
     halved = [e for e in open_journal(Store(tight)).events if e["event"] == "auto_batch"]
     sizes = [e["micro_batch"] for e in halved]
     assert sizes == [4096 >> (i + 1) for i in range(len(sizes))]
     assert len(sizes) >= 1
-    assert any(f"{sizes[-1]} examples in memory at once from here on" in e.get("text", "") for e in answer["told"])
+    assert any(
+        f"{sizes[-1]} examples in memory at once from here on" in e.get("text", "")
+        for e in answer["told"]
+    )
     whole = server.run(free, settings=settings, until="plain_text", tell=["step"])
     losses = [[e["loss"] for e in a["told"] if e["event"] == "step"] for a in (answer, whole)]
     # Sums of 4096 positive terms in another order: at most n·eps apart, relatively.
@@ -78,7 +92,9 @@ def test_a_step_that_does_not_fit_on_the_device(server, places):
     run, settings = next(places), WIDE | {"run__device": '"cuda"'}
     answer = server.run(run, settings=settings, cuda_room=ROOM, until="plain_text")
     assert answer["code"] == 3, answer
-    assert re.search(r"out of memory in step 1 of phase 'plain_text', with 4096 examples", answer["message"])
+    assert re.search(
+        r"out of memory in step 1 of phase 'plain_text', with 4096 examples", answer["message"]
+    )
     assert "MiB were being allocated" in answer["message"]
     answer = server.resume(run, cuda_room=ROOM, until="plain_text", auto_batch=True)
     assert answer["code"] == 0, answer["message"]

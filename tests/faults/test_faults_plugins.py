@@ -40,7 +40,10 @@ def test_a_plugin_that_raises_is_named(server, whole, same_end, places, plugin, 
     assert "'zz-faulty'" in answer["message"]
     assert "planted" in answer["message"]
     if hook != "mgk_register_specs":  # told as a plugin that is broken
-        assert f"'zz-faulty' (zz-faulty 1.2) raised in {hook}: RuntimeError: planted" in answer["message"]
+        assert (
+            f"'zz-faulty' (zz-faulty 1.2) raised in {hook}: RuntimeError: planted"
+            in answer["message"]
+        )
     if not run.exists():
         assert hook in NEVER_BEGAN
         count.right += 1

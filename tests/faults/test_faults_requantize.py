@@ -56,9 +56,15 @@ def test_packed_weights_survive_kills(server, packed, same_end, kills, places, c
     """Killed while a transition writes, the run packs again, to the same digests, residuals and model."""
     config, reference, operated = packed
     assert (reference / "phases/1-two/residual.safetensors").exists()
-    points = [i + 1 for i, name in enumerate(operated["names"]) if any(part in name for part in TRANSITION)]
+    points = [
+        i + 1
+        for i, name in enumerate(operated["names"])
+        if any(part in name for part in TRANSITION)
+    ]
     points = points[:: max(1, len(points) // max(4, kills // 4))]
-    count = counted("kills resumed with equal digests", len(points), "of a base that is packed anew")
+    count = counted(
+        "kills resumed with equal digests", len(points), "of a base that is packed anew"
+    )
     for i, at in enumerate(points):
         run = next(places)
         disk = {"kind": "Killing", "at": at, "when": ("before", "after", "half")[i % 3]}

@@ -35,7 +35,9 @@ def test_recoveries_and_transforms_survive_kills(server, rich, same_end, kills, 
         run, at = next(places), 1 + int(operated["count"] * (i + 0.5) / wanted)
         disk = {"kind": "Killing", "at": at, "when": ("before", "after", "half")[i % 3]}
         assert server.run(run, settings=RICH, disk=disk)["signal"] == signal.SIGKILL
-        answer = server.resume(run) if (run / "run.toml").exists() else server.run(run, settings=RICH)
+        answer = (
+            server.resume(run) if (run / "run.toml").exists() else server.run(run, settings=RICH)
+        )
         assert answer["code"] == 0, answer["message"]
         same_end(run, reference)
         shutil.rmtree(run)
@@ -48,6 +50,10 @@ def test_what_is_tried_is_on_record(rich):
 
     entries = {e.phase: e for e in read_ledger(rich[0]).phases}
     assert entries["medical_dictionary"].result == "kept_apart"
-    assert [a.method for a in entries["medical_dictionary"].attempts] == ["train-on", "scale-search", "keep-apart"]
+    assert [a.method for a in entries["medical_dictionary"].attempts] == [
+        "train-on",
+        "scale-search",
+        "keep-apart",
+    ]
     assert entries["mcq"].result == "committed"
     assert entries["mcq"].transforms

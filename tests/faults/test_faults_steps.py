@@ -42,9 +42,9 @@ def test_bad_steps_survive_a_kill(server, places, plugin, same_end):
     reference, run = next(places), next(places)
     counted = server.run(reference, path=[path], settings=settings, disk={"kind": "Counting"})
     at = [i for i, n in enumerate(counted["names"], 1) if n == "rename step-00000002"][2]
-    assert server.run(run, path=[path], settings=settings, disk={"kind": "Killing", "at": at, "when": "after"})[
-        "signal"
-    ]
+    assert server.run(
+        run, path=[path], settings=settings, disk={"kind": "Killing", "at": at, "when": "after"}
+    )["signal"]
     assert server.resume(run, path=[path])["code"] == 0
     same_end(run, reference)
 
@@ -91,7 +91,10 @@ def mgk_load_data(spec, bundle):
     ("settings", "said"),
     [
         ({"phases__mcq__optimizer__lr": "1e30"}, "the first layer with a non-finite output is"),
-        ({"phases__mcq__data__noise_std": "1e38"}, "every layer is finite, and the loss is the first that is not"),
+        (
+            {"phases__mcq__data__noise_std": "1e38"},
+            "every layer is finite, and the loss is the first that is not",
+        ),
     ],
 )
 def test_the_layer_that_went_bad_is_named(server, places, settings, said):
@@ -103,7 +106,10 @@ def test_the_layer_that_went_bad_is_named(server, places, settings, said):
 
 def test_an_adapter_that_gives_nothing_finite_is_not_merged(server, places):
     """Every step was finite and the last outputs are not: told before the merge, with what to lower."""
-    settings = {"phases__mcq__optimizer": '{type = "sgd", lr = 1e30}', "phases__mcq__train__steps": 1}
+    settings = {
+        "phases__mcq__optimizer": '{type = "sgd", lr = 1e30}',
+        "phases__mcq__train__steps": 1,
+    }
     answer = server.run(next(places), settings=settings)
     assert answer["code"] == 2, answer
     assert "phase 'mcq': after training the outputs are not finite" in answer["message"]
@@ -112,13 +118,21 @@ def test_an_adapter_that_gives_nothing_finite_is_not_merged(server, places):
 
 def test_data_that_is_not_finite_is_told_apart(server, places, plugin):
     """Where the first layer's input is not finite already, the data is to blame, and named."""
-    answer = server.run(next(places), path=[plugin(BROKEN_ROWS)], settings={"defaults__train__max_bad_steps": 2})
+    answer = server.run(
+        next(places), path=[plugin(BROKEN_ROWS)], settings={"defaults__train__max_bad_steps": 2}
+    )
     assert answer["code"] == 2, answer
-    assert "'layer1', whose input is not finite either: look at the data of that step" in answer["message"]
+    assert (
+        "'layer1', whose input is not finite either: look at the data of that step"
+        in answer["message"]
+    )
 
 
 def test_a_base_that_gives_nothing_finite_is_not_the_adapters_fault(server, places):
     """Verification batches that the bare base answers with NaN are told before training."""
     answer = server.run(next(places), settings={"phases__mcq__data__spread": "1e39"})
     assert answer["code"] == 2, answer
-    assert "phase 'mcq': the base's outputs on the verification batches are not finite" in answer["message"]
+    assert (
+        "phase 'mcq': the base's outputs on the verification batches are not finite"
+        in answer["message"]
+    )

@@ -21,7 +21,11 @@ def test_a_closed_terminal(tmp_path, hang_up):
     """Writing to it fails from then on: the run goes on to its end, or at the hang-up to a checkpoint."""
     run = tmp_path / "run"
     ours, theirs = os.openpty()
-    few = [x for p in ("plain_text", "medical_dictionary") for x in ("--set", f"phases.{p}.train.steps=2")]
+    few = [
+        x
+        for p in ("plain_text", "medical_dictionary")
+        for x in ("--set", f"phases.{p}.train.steps=2")
+    ]
     more = ["--set", "phases.mcq.train.steps=3000", "--set", "defaults.train.log_every=1"]
     gate = ["--set", "defaults.gate.min-gain=false", "--set", "run.threads=1"]
     process = subprocess.Popen(

@@ -80,7 +80,9 @@ def seeds(folder: Path) -> Path:
         "c.toml": b'extends = "textmodel"\n[run]\nseed = 1\n[phases.mcq]\nadapter = {rank = 2, targets = ["layer1"]}\n',
         "journal.jsonl": (journal / "journal.jsonl").read_bytes(),
         "ledger.json": Ledger(base="0", base_spec={}, environment={}).text().encode(),
-        "state.json": json.dumps({"step": 1, "pending": [[0.0]], "files": {}, "hash": "0"}).encode(),
+        "state.json": json.dumps(
+            {"step": 1, "pending": [[0.0]], "files": {}, "hash": "0"}
+        ).encode(),
         "t.safetensors": (journal / "t.safetensors").read_bytes(),
         "x.csv": 'term,text\n"a, b",글\n'.encode(),
         "x.tsv": b"term\ttext\na\tb\n",

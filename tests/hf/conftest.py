@@ -36,9 +36,13 @@ def family(name, seed=0):
             t.Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=9, max_window_layers=1)
         ),
         "mistral": lambda: t.MistralForCausalLM(t.MistralConfig(**SIZES, sliding_window=9)),
-        "gpt2": lambda: t.GPT2LMHeadModel(t.GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4)),
+        "gpt2": lambda: t.GPT2LMHeadModel(
+            t.GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4)
+        ),
         "granite": lambda: t.GraniteForCausalLM(t.GraniteConfig(**SIZES, logits_scaling=8.0)),
-        "gemma2": lambda: t.Gemma2ForCausalLM(t.Gemma2Config(**SIZES, head_dim=16, sliding_window=9)),
+        "gemma2": lambda: t.Gemma2ForCausalLM(
+            t.Gemma2Config(**SIZES, head_dim=16, sliding_window=9)
+        ),
         "gemma3-multimodal": lambda: t.Gemma3ForConditionalGeneration(multimodal_config()),
     }
     with torch.random.fork_rng(devices=[]):
@@ -58,7 +62,9 @@ def multimodal_config():
 
     vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
               "image_size": 28, "patch_size": 14}  # fmt: skip
-    return Gemma3Config(text_config=tiny_config(VOCABULARY).to_dict(), vision_config=vision, mm_tokens_per_image=4)
+    return Gemma3Config(
+        text_config=tiny_config(VOCABULARY).to_dict(), vision_config=vision, mm_tokens_per_image=4
+    )
 
 
 @pytest.fixture(scope="session")

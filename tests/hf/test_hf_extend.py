@@ -42,7 +42,9 @@ def untied(vocabulary):
 def test_words_that_stand_most_often_in_most_pieces_are_chosen(base):
     """The beginnings of words that save most come first, with the blank before them and without particles."""
     _, tokenizer = base
-    texts = ["이 당뇨병은 저 당뇨병과 그 당뇨병을 본다. 이 인슐린은 저 인슐린과 그 인슐린을 쓴다."] * 2
+    texts = [
+        "이 당뇨병은 저 당뇨병과 그 당뇨병을 본다. 이 인슐린은 저 인슐린과 그 인슐린을 쓴다."
+    ] * 2
     chosen = choose(texts, tokenizer, 2)
     assert set(chosen) == {" 당뇨병", " 인슐린"}
     assert choose(texts, tokenizer, 50)[:2] == chosen
@@ -58,10 +60,15 @@ def test_choosing_takes_what_saves_most_at_each_step(base):
     for word, n in words.items():
         starts.update({word[:k]: n for k in range(2 + word.startswith(" "), len(word) + 1)})
     often = [c for c, n in sorted(starts.items()) if n >= 3]
-    saved = {(c, w): size(w) - 1 - size(w[len(c) :]) for c in often for w in words if w.startswith(c)}
+    saved = {
+        (c, w): size(w) - 1 - size(w[len(c) :]) for c in often for w in words if w.startswith(c)
+    }
     best, expected = dict.fromkeys(words, 0), []
     for _ in range(4):
-        gains = {c: sum(n * max(0, saved.get((c, w), 0) - best[w]) for w, n in words.items()) for c in often}
+        gains = {
+            c: sum(n * max(0, saved.get((c, w), 0) - best[w]) for w, n in words.items())
+            for c in often
+        }
         top = max(often, key=lambda c: gains[c])
         if gains[top] == 0:
             break
@@ -77,7 +84,10 @@ def test_new_rows_begin_as_the_mean_of_their_pieces(base, tied):
     model, tokenizer = base
     model = model if tied else untied(len(tokenizer))
     size = len(tokenizer)
-    old = [m.weight.detach().clone() for m in (model.get_input_embeddings(), model.get_output_embeddings())]
+    old = [
+        m.weight.detach().clone()
+        for m in (model.get_input_embeddings(), model.get_output_embeddings())
+    ]
     pieces = tokenizer("당뇨병", add_special_tokens=False)["input_ids"]
     made = extend(model, tokenizer, ["당뇨병", "인슐린"], CORPUS)
     assert (made.tokens, made.start) == (("당뇨병", "인슐린"), size)
@@ -124,7 +134,10 @@ def test_only_the_new_rows_are_trained(base, policy):
     model.requires_grad_(False).eval()
     network = take_apart(model)
     before = {n: t.detach().clone() for n, t in model.state_dict().items()}
-    sequences = [[tokenizer.bos_token_id, *tokenizer(t, add_special_tokens=False)["input_ids"]] for t in CORPUS]
+    sequences = [
+        [tokenizer.bos_token_id, *tokenizer(t, add_special_tokens=False)["input_ids"]]
+        for t in CORPUS
+    ]
     first = train_rows(network, sequences, start=made.start, count=3, steps=1, lr=1e-12, seed=0)
     last = train_rows(network, sequences, start=made.start, count=3, steps=30, lr=2e-2, seed=0)
     assert last < first - 0.05
@@ -145,7 +158,9 @@ def test_training_is_the_same_twice(base):
         made = extend(model, tokenizer, ["당뇨병"])
         sequences = [[2, *tokenizer(t, add_special_tokens=False)["input_ids"]] for t in CORPUS]
         state = torch.get_rng_state()
-        train_rows(take_apart(model), sequences, start=made.start, count=1, steps=3, lr=1e-2, seed=1)
+        train_rows(
+            take_apart(model), sequences, start=made.start, count=1, steps=3, lr=1e-2, seed=1
+        )
         assert torch.equal(torch.get_rng_state(), state)
         digests.append(tensor_digest(model.get_input_embeddings().weight))
     assert digests[0] == digests[1]
@@ -156,7 +171,9 @@ def test_texts_without_a_new_token_teach_nothing(base):
     model, tokenizer = base
     made = extend(model, tokenizer, ["당뇨병"])
     with pytest.raises(InputError, match="no text holds a new token"):
-        train_rows(take_apart(model), [[2, 5, 6]], start=made.start, count=1, steps=1, lr=1e-2, seed=0)
+        train_rows(
+            take_apart(model), [[2, 5, 6]], start=made.start, count=1, steps=1, lr=1e-2, seed=0
+        )
 
 
 def test_a_base_is_prepared_before_its_first_use(tmp_path):
@@ -165,11 +182,20 @@ def test_a_base_is_prepared_before_its_first_use(tmp_path):
     words.write_text("심근경색\n", encoding="utf-8")
     texts.write_text("\n".join(CORPUS * 3), encoding="utf-8")
     plain = build(HfSpec(type="hf", id="tiny-gemma"), torch.device("cpu"))
-    spec = HfSpec(type="hf", id="tiny-gemma", new_tokens=str(words), new_tokens_from=(str(texts),), new_tokens_count=2)
+    spec = HfSpec(
+        type="hf",
+        id="tiny-gemma",
+        new_tokens=str(words),
+        new_tokens_from=(str(texts),),
+        new_tokens_count=2,
+    )
     bundle = build(evolve(spec, new_tokens_steps=2), torch.device("cpu"))
     entry = bundle.preparation
     assert plain.preparation == {}
-    assert (entry["base"], entry["prepared"]) == (base_digest(plain.model), base_digest(bundle.model))
+    assert (entry["base"], entry["prepared"]) == (
+        base_digest(plain.model),
+        base_digest(bundle.model),
+    )
     assert (entry["tokens"], entry["first_id"], entry["steps"]) == (3, len(plain.tokenizer), 2)
     assert entry["corpus_tokens"]["after"] < entry["corpus_tokens"]["before"]
     assert bundle.notes[0].startswith("3 tokens added to the vocabulary; the corpus takes")

@@ -32,7 +32,9 @@ def reference(linear, hidden, labels, softcap=None, scale=1.0):
 
 def bound(linear, hidden):
     """What fp32 may lose in a logit: √D roundings of products of this size, a few times over."""
-    size = float(hidden.detach().norm(dim=1).max() * linear.weight.detach().float().norm(dim=1).max())
+    size = float(
+        hidden.detach().norm(dim=1).max() * linear.weight.detach().float().norm(dim=1).max()
+    )
     return 8 * torch.finfo(torch.float32).eps * size * D**0.5
 
 
@@ -69,7 +71,9 @@ def test_trainable_head_takes_the_plain_path():
     head = Head(linear)
     assert not head.fast
     got = torch.autograd.grad(head.nll(hidden, labels), [hidden, linear.weight, linear.bias])
-    expected = torch.autograd.grad(reference(linear, hidden, labels), [hidden, linear.weight, linear.bias])
+    expected = torch.autograd.grad(
+        reference(linear, hidden, labels), [hidden, linear.weight, linear.bias]
+    )
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b.float(), rtol=1e-4, atol=1e-4)
 
@@ -129,7 +133,11 @@ def test_full_logits_never_exist(monkeypatch):
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
-            sizes.extend(t.numel() for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, torch.Tensor))
+            sizes.extend(
+                t.numel()
+                for t in (out if isinstance(out, tuple) else (out,))
+                if isinstance(t, torch.Tensor)
+            )
             return out
 
     monkeypatch.setattr(module, "BLOCK_BYTES", 4 * N * 512)

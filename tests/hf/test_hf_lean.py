@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mgk_hf.lean import LeanGated, LeanNorm, kept_narrow, kept_whole, make_lean
+from mgk_hf.cpu.lean import LeanGated, LeanNorm, kept_narrow, kept_whole, make_lean
 
 BF16 = 2.0**-9  # half a unit in the last place of a bf16 number, relative to it
 
@@ -45,7 +45,9 @@ def gradient(module, x):
     return y.detach(), torch.autograd.grad((y * weights).sum(), x)[0]
 
 
-@pytest.mark.parametrize("make", [Norm, lambda: Gated(nn.GELU(approximate="tanh"))], ids=["norm", "gated"])
+@pytest.mark.parametrize(
+    "make", [Norm, lambda: Gated(nn.GELU(approximate="tanh"))], ids=["norm", "gated"]
+)
 def test_a_lean_module_computes_what_it_replaces(make):
     """Values and gradients agree to fp32's rounding; the class says what it is."""
     torch.manual_seed(0)
@@ -57,7 +59,9 @@ def test_a_lean_module_computes_what_it_replaces(make):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
 
 
-@pytest.mark.parametrize("module", [Scaled(), Gated(nn.SiLU()), Gated(nn.GELU())], ids=["scaled", "silu", "erf"])
+@pytest.mark.parametrize(
+    "module", [Scaled(), Gated(nn.SiLU()), Gated(nn.GELU())], ids=["scaled", "silu", "erf"]
+)
 def test_a_module_that_computes_something_else_is_left_alone(module):
     """Modules are taken by what they compute, not by the names of their attributes."""
     cls = type(module)
@@ -82,7 +86,9 @@ def test_narrow_activations_take_half_the_bytes_and_round_the_gradient_only():
     assert torch.equal(y.detach(), value)
     assert not all(torch.equal(a, b) for a, b in zip(narrow, wide, strict=True))
     for mine, theirs in zip(narrow, wide, strict=True):
-        assert (mine - theirs).norm() < 8 * 4 * BF16 * theirs.norm()  # two factors a layer are rounded
+        assert (
+            mine - theirs
+        ).norm() < 8 * 4 * BF16 * theirs.norm()  # two factors a layer are rounded
 
 
 def test_a_tensor_that_many_ask_for_is_kept_once():

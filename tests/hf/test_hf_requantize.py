@@ -40,7 +40,9 @@ IDS = tuple(range(5, 25))
 
 def attached(bundle, phase, size=0.02):
     """Return a phase's adapter that has learnt something, the same each time."""
-    adapter = mgk.attach(bundle.model, "lora", name=f"p{phase}", rank=3, alpha=5.0, targets=TARGETS[phase])
+    adapter = mgk.attach(
+        bundle.model, "lora", name=f"p{phase}", rank=3, alpha=5.0, targets=TARGETS[phase]
+    )
     generator = torch.Generator().manual_seed(phase)
     for parameter in adapter.parameters():
         parameter.data.add_(torch.randn(parameter.shape, generator=generator) * size)
@@ -63,13 +65,19 @@ def folded(bundle, adapter, rule, **more):
 def masters(bundle):
     """Return packed weight + residual by name, in float64."""
     kept = state_of(bundle.model).residuals
-    return {p.name: dequantize(p.module).double() + kept.get(p.name, torch.zeros(())) for p in packed_in(bundle.model)}
+    return {
+        p.name: dequantize(p.module).double() + kept.get(p.name, torch.zeros(()))
+        for p in packed_in(bundle.model)
+    }
 
 
 def plain_masters(bundle):
     """The same where the weights are plain."""
     kept = state_of(bundle.model).residuals
-    return {n: w.double() + kept.get(n, torch.zeros(())) for n, w in base_state_dict(bundle.model).items()}
+    return {
+        n: w.double() + kept.get(n, torch.zeros(()))
+        for n, w in base_state_dict(bundle.model).items()
+    }
 
 
 @pytest.fixture
@@ -103,8 +111,13 @@ def test_the_master_is_that_of_the_same_merges_in_full_precision(opened, saved, 
         found = masters(bundle) if phase < 2 else plain_masters(bundle)
         for name, weight in expected.items():
             unit = torch.finfo(torch.float32).eps * float(weight.abs().max())
-            assert float((found[name] - weight).abs().max()) <= 2 * (phase + 1) * unit, (phase, name)
-            if phase < 2 and name in adapter.targets():  # and the packed weight alone is far from it
+            assert float((found[name] - weight).abs().max()) <= 2 * (phase + 1) * unit, (
+                phase,
+                name,
+            )
+            if (
+                phase < 2 and name in adapter.targets()
+            ):  # and the packed weight alone is far from it
                 held = state_of(bundle.model).residuals[name]
                 assert float(held.abs().max()) > 1000 * unit
     assert (state_of(bundle.model).residuals == {}) == (around == "float32")
@@ -177,7 +190,9 @@ def test_undoing_brings_packed_weights_and_residuals_back(opened, kind, rule, ar
         kept = {n: t.clone() for n, t in state_of(bundle.model).residuals.items()}
         report = fold(bundle, adapter, rule)
         with adapter.disabled():
-            outputs_on(bundle, [batch])  # bitsandbytes moves the scales of 8 bits in the first forward pass
+            outputs_on(
+                bundle, [batch]
+            )  # bitsandbytes moves the scales of 8 bits in the first forward pass
         assert base_digest(bundle.model) != digest
         report.undo.restore()
         broken = adapter.parameters()[-1]
@@ -254,10 +269,14 @@ def ran(saved, tmp_path, monkeypatch):
     monkeypatch.setenv("MGK_CACHE", str(tmp_path / "cache"))
     saved("gemma3")
 
-    def run(name="run", *, kind="nf4", rule="original", lr=1e-3, gain="false", overrides=(), sink=ignore):
+    def run(
+        name="run", *, kind="nf4", rule="original", lr=1e-3, gain="false", overrides=(), sink=ignore
+    ):
         text = CONFIG.format(given=tmp_path, kind=kind, rule=rule, lr=lr, gain=gain)
         for phase, word in (("one", "당뇨병"), ("two", "고혈압"), ("three", "폐렴")):
-            lines = [json.dumps({"text": f"{word} {i} 혈당"}, ensure_ascii=False) for i in range(16)]
+            lines = [
+                json.dumps({"text": f"{word} {i} 혈당"}, ensure_ascii=False) for i in range(16)
+            ]
             (tmp_path / f"{phase}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
             text += PHASE.format(given=tmp_path, name=phase)
         config = tmp_path / "c.toml"
@@ -297,7 +316,10 @@ def test_the_record_says_what_was_held_against_what(ran, monkeypatch):
         (False, False, True), (False, False, True), (False, True, True),
     ]  # fmt: skip
     assert all(e.kept_total == pytest.approx(1, abs=1e-3) for e in ledger.phases)
-    assert sorted(p.parent.name for p in run.glob("phases/*/residual.safetensors")) == ["0-one", "1-two"]
+    assert sorted(p.parent.name for p in run.glob("phases/*/residual.safetensors")) == [
+        "0-one",
+        "1-two",
+    ]
     assert any(
         "full precision (requantize)" in w
         for w in json.loads((run / "phases/2-three/merge.json").read_text())["warnings"]
@@ -316,7 +338,11 @@ def test_the_record_says_what_was_held_against_what(ran, monkeypatch):
 def test_a_base_in_bfloat16_goes_through_all_phases(ran, again):
     """As it is loaded on a GPU: held against live in each phase, nothing of a delta lost, and its row measured."""
     run = ran(
-        overrides=("base.dtype=bfloat16", f"defaults.merge.requantize={again}", "defaults.merge.type=dequantized")
+        overrides=(
+            "base.dtype=bfloat16",
+            f"defaults.merge.requantize={again}",
+            "defaults.merge.type=dequantized",
+        )
     )
     ledger = read_ledger(run)
     assert [e.result for e in ledger.phases] == ["committed"] * 3
@@ -331,7 +357,9 @@ def test_the_console_tells_of_training_before_what_came_of_it(ran):
     """The rule has merged compared before it reports the merge; the lines stand in the order of what was done."""
     teller, lines = Teller(), []
     ran(sink=lambda event: lines.extend(said.text for said in teller(event)))
-    found = [" ".join(line.split()[:2]) for line in lines if line.startswith(("trained ", "merged "))]
+    found = [
+        " ".join(line.split()[:2]) for line in lines if line.startswith(("trained ", "merged "))
+    ]
     packed = ["trained 4", "merged against", "merged (original):", "merged into"]
     assert found == packed * 3
 
@@ -361,10 +389,14 @@ def test_what_packing_costs_goes_through_the_gate(ran):
 
 def test_a_refused_phase_leaves_the_packed_base_bit_for_bit(ran):
     """Refused in the second phase and kept apart, the third trains on what the first left, and is built again so."""
-    run = ran(overrides=["phases.two.gate.min-gain={absolute=1e9}", "phases.two.recover.keep-apart=true"])
+    run = ran(
+        overrides=["phases.two.gate.min-gain={absolute=1e9}", "phases.two.recover.keep-apart=true"]
+    )
     one, two, three = read_ledger(run).phases
     assert (two.result, two.merged) == ("kept_apart", one.merged)
-    assert three.result == "committed"  # training holds the base against that digest before it merges
+    assert (
+        three.result == "committed"
+    )  # training holds the base against that digest before it merges
     found = audit(run)
     audit_weights(found)
     assert found.sound
@@ -374,7 +406,10 @@ def test_packing_anew_what_is_not_packed_is_refused_before_the_first_step(ran, t
     """Base in full precision, or unpacked by a phase before: an error that names the key and says what to set."""
     with pytest.raises(InputError, match=r"phases\.one\.merge\.requantize.*set base\.quantize"):
         ran("none", kind="none")
-    with pytest.raises(InputError, match=r"phases\.two\.merge\.requantize.*leave requantize on in the phases before"):
+    with pytest.raises(
+        InputError,
+        match=r"phases\.two\.merge\.requantize.*leave requantize on in the phases before",
+    ):
         ran("mixed", overrides=["phases.one.merge.requantize=false"])
     assert [e.phase for e in read_ledger(tmp_path / "mixed").phases] == ["one"]
     assert not (tmp_path / "mixed/phases/1-two/checkpoint").exists()

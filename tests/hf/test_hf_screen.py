@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from mgk_hf import screen as module
+from mgk_hf.cpu import screen as module
+from mgk_hf.cpu.screen import Screen
 from mgk_hf.head import Head
 from mgk_hf.precision import WideLinear
-from mgk_hf.screen import Screen
 
 N, D, V = 60, 64, 3 * module.BLOCK + 77
 
@@ -61,7 +61,9 @@ def test_a_flat_distribution_is_computed_whole_in_bounded_memory(setup, monkeypa
     together = module.Found.together
     monkeypatch.setattr(module, "NOTES", N * module.BLOCK // 2)
     monkeypatch.setattr(
-        module.Found, "together", staticmethod(lambda p: held.append(sum(len(f.z) for f in p)) or together(p))
+        module.Found,
+        "together",
+        staticmethod(lambda p: held.append(sum(len(f.z) for f in p)) or together(p)),
     )
     (exact, g), (screened, s) = both(linear, hidden, labels, screen)
     assert torch.equal(screened, exact)
@@ -79,7 +81,9 @@ def test_what_was_noted_before_the_maximum_was_known_is_let_go(setup, monkeypatc
     calls = []
     together = module.Found.together
     monkeypatch.setattr(
-        module.Found, "together", staticmethod(lambda p: calls.append([len(f.z) for f in p]) or together(p))
+        module.Found,
+        "together",
+        staticmethod(lambda p: calls.append([len(f.z) for f in p]) or together(p)),
     )
     roomy = both(linear, hidden, labels, screen)[1]
     assert len(calls) == 1

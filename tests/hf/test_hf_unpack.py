@@ -52,11 +52,15 @@ def test_dequantized_adds_the_delta_to_what_the_packed_weight_stands_for(opened,
     """
     bundle, adapter, _ = opened(kind)
     before = {f"{n}.weight": dequantize(m) for n, m in bundle.model.named_modules() if is_packed(m)}
-    expected = {n: adapter.merged_weight(n, w) if n in adapter.targets() else w for n, w in before.items()}
+    expected = {
+        n: adapter.merged_weight(n, w) if n in adapter.targets() else w for n, w in before.items()
+    }
     report = mgk.merge(bundle.model, adapter, rule="dequantized")
     assert report.rule == "dequantized"
     assert not is_quantized(bundle.model)
-    assert {base_state_dict(bundle.model)[name].dtype for name in expected} == {getattr(torch, around)}
+    assert {base_state_dict(bundle.model)[name].dtype for name in expected} == {
+        getattr(torch, around)
+    }
     for name, weight in expected.items():
         torch.testing.assert_close(whole(bundle)[name], weight, rtol=1e-6, atol=1e-7)
 
@@ -79,7 +83,10 @@ def test_merged_is_what_was_live_on_nf4(opened, around):
 def whole(bundle):
     """Return every weight by its name, fp32, its residual added."""
     residuals = state_of(bundle.model).residuals
-    return {n: w.float() + residuals.get(n, torch.zeros(())) for n, w in base_state_dict(bundle.model).items()}
+    return {
+        n: w.float() + residuals.get(n, torch.zeros(()))
+        for n, w in base_state_dict(bundle.model).items()
+    }
 
 
 def bundle_merge(bundle, adapter, rule):
@@ -95,7 +102,9 @@ def test_int8_says_that_it_was_not_held_against_live(opened):
     assert any("not exact" in w for w in report.warnings)
 
 
-@pytest.mark.parametrize(("kind", "share"), [("int8", 1.0), ("nf4", 0.05)])  # int8 rounds activations too
+@pytest.mark.parametrize(
+    ("kind", "share"), [("int8", 1.0), ("nf4", 0.05)]
+)  # int8 rounds activations too
 def test_dequantized_is_nearer_to_live_than_original(opened, kind, share):
     """What the adapter was trained beside are the numbers that the packed weights stand for."""
     bundle, adapter, batch = opened(kind)

@@ -16,7 +16,14 @@ from mgk_lora.spec import DoraSpec, LoraSpec
 def put_on():
     """Return a maker of adapters: model, then the keys of the type; everything is adapted unless said otherwise."""
 
-    def make(model: torch.nn.Module, name: str = "adapter", *, type: str = "lora", seed: int = 0, **options: Any):
+    def make(
+        model: torch.nn.Module,
+        name: str = "adapter",
+        *,
+        type: str = "lora",
+        seed: int = 0,
+        **options: Any,
+    ):
         cls = DoraSpec if type == "dora" else LoraSpec
         spec = cls(type=type, **{"rank": 3, "alpha": 5.0, "targets": ("*",), **options})
         with torch.random.fork_rng(devices=[]):

@@ -25,7 +25,11 @@ def merged_model(case, adapter):
         for n, t in adapter.targets().items()
     }
     with adapter.disabled():
-        bare = make(case.kind, layers=3 if len(case.model) > 3 else 1, dtype=next(case.model.parameters()).dtype).model
+        bare = make(
+            case.kind,
+            layers=3 if len(case.model) > 3 else 1,
+            dtype=next(case.model.parameters()).dtype,
+        ).model
     bare.load_state_dict({**base_state_dict(case.model), **new})
     return bare
 
@@ -106,7 +110,10 @@ def test_several_adapters_are_all_active(put_on):
     case = make("linear", dtype=torch.float64)
     x = case.inputs(1)
     base = case.model(x)
-    first, second = put_on(case.model, "a.1", rank=2), put_on(case.model, "b", rank=4, alpha=3.0, seed=1)
+    first, second = (
+        put_on(case.model, "a.1", rank=2),
+        put_on(case.model, "b", rank=4, alpha=3.0, seed=1),
+    )
     shake(first, seed=1)
     shake(second, seed=2)
     both = case.model(x)
@@ -187,7 +194,9 @@ def test_autocast_chooses_the_dtype(put_on):
     with torch.autocast("cpu", torch.bfloat16):
         output = case.model(x)
     assert output.dtype == torch.bfloat16
-    torch.testing.assert_close(output.float(), case.model(x), rtol=0.05, atol=0.05)  # bf16 has 8 bits
+    torch.testing.assert_close(
+        output.float(), case.model(x), rtol=0.05, atol=0.05
+    )  # bf16 has 8 bits
 
 
 def test_torchs_fused_encoder_layer_does_not_pass_the_adapter_by(put_on):

@@ -50,7 +50,11 @@ CASES = {
     "plain": ({}, {}, ALL),
     "rslora": ({"rslora": True}, {"use_rslora": True}, ALL),
     "dora": ({"type": "dora"}, {"use_dora": True}, ALL),
-    "dora rslora": ({"type": "dora", "rslora": True}, {"use_dora": True, "use_rslora": True}, ("gpt", "block.fc")),
+    "dora rslora": (
+        {"type": "dora", "rslora": True},
+        {"use_dora": True, "use_rslora": True},
+        ("gpt", "block.fc"),
+    ),
     "bias": ({"bias": True}, {"lora_bias": True}, BIASED),
     "patterns": (
         {"rank_pattern": {"block.fc": 2}, "alpha_pattern": {"gpt": 9.0}},
@@ -63,20 +67,29 @@ CASES = {
 
 def by_peft(net, options, targets):
     """Wrap a copy of ``net`` with PEFT's LoRA, random factors."""
-    config = peft.LoraConfig(**{"r": 3, "lora_alpha": 5.0, "target_modules": list(targets), **options})
+    config = peft.LoraConfig(
+        **{"r": 3, "lora_alpha": 5.0, "target_modules": list(targets), **options}
+    )
     torch.manual_seed(1)
     model = peft.get_peft_model(copy.deepcopy(net), config)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             scale = 1 + 0.2 * torch.randn_like(parameter) if "magnitude" in name else None
-            parameter.data = parameter.data * scale if scale is not None else 0.2 * torch.randn_like(parameter)
+            parameter.data = (
+                parameter.data * scale if scale is not None else 0.2 * torch.randn_like(parameter)
+            )
     return model.eval()
 
 
 def in_mgk(name):
     """Return mgk's name of one of PEFT's parameters: weight/part."""
     module, _, rest = name.removeprefix("base_model.model.").partition(".lora_")
-    part = {"A": "a", "B": "b", "e": "a" if rest.startswith("embedding_A") else "b", "m": "magnitude"}[rest[0]]
+    part = {
+        "A": "a",
+        "B": "b",
+        "e": "a" if rest.startswith("embedding_A") else "b",
+        "m": "magnitude",
+    }[rest[0]]
     return f"{module}.weight/{'bias' if rest.endswith('bias') else part}"
 
 
@@ -100,8 +113,15 @@ def test_forward_gradients_and_merged_weights_are_those_of_peft(case, put_on, tm
     parameters = {n: p for n, p in other.named_parameters() if p.requires_grad}
     gradients = torch.autograd.grad(reference.square().sum(), list(parameters.values()))
     total = {in_mgk(name): gradient for name, gradient in zip(parameters, gradients, strict=True)}
-    names = [f"{w}/{n}" for w in adapter.targets() if "bias" not in w for n, _ in adapter.pair(w).named_parameters()]
-    own = dict(zip(names, torch.autograd.grad(mine.square().sum(), adapter.parameters()), strict=True))
+    names = [
+        f"{w}/{n}"
+        for w in adapter.targets()
+        if "bias" not in w
+        for n, _ in adapter.pair(w).named_parameters()
+    ]
+    own = dict(
+        zip(names, torch.autograd.grad(mine.square().sum(), adapter.parameters()), strict=True)
+    )
     assert own.keys() == total.keys()
     for name, gradient in own.items():
         # forward and back through all layers, and the square doubles a relative error
@@ -170,12 +190,17 @@ def test_attention_is_that_of_peft_but_for_a_delta_that_peft_adds_twice(put_on):
 
 def test_target_modules_are_short_where_that_is_exact(put_on, tmp_path):
     """Last parts of names where they mean exactly the adapted modules, else a regular expression."""
-    net = nn.ModuleDict({"a": nn.ModuleDict({"q": nn.Linear(4, 3)}), "b": nn.ModuleDict({"q": nn.Linear(4, 3)})})
+    net = nn.ModuleDict(
+        {"a": nn.ModuleDict({"q": nn.Linear(4, 3)}), "b": nn.ModuleDict({"q": nn.Linear(4, 3)})}
+    )
     for name, targets, expected in (("x", ("q",), ["q"]), ("y", ("a.q",), r"a\.q")):
         adapter = put_on(net, name, targets=targets)
         (tmp_path / name).mkdir()
         save_peft(adapter, tmp_path / name)
-        assert json.loads((tmp_path / name / "adapter_config.json").read_text())["target_modules"] == expected
+        assert (
+            json.loads((tmp_path / name / "adapter_config.json").read_text())["target_modules"]
+            == expected
+        )
 
 
 def test_what_peft_has_not_is_saved_in_a_format_of_its_own(put_on, tmp_path):

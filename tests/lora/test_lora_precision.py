@@ -12,7 +12,9 @@ class Rounded(nn.Linear):
     computes = nn.Linear
 
     def forward(self, input):
-        return nn.functional.linear(input.to(torch.bfloat16), self.weight.to(torch.bfloat16)).float()
+        return nn.functional.linear(
+            input.to(torch.bfloat16), self.weight.to(torch.bfloat16)
+        ).float()
 
 
 class Foreign(nn.Linear):

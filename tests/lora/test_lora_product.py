@@ -18,7 +18,8 @@ def plain(output, x, a, b, scale):
 
 
 @pytest.mark.parametrize(
-    "wanted", [(True,) * 4, (False, False, True, True), (True, True, False, True), (True, True, True, False)]
+    "wanted",
+    [(True,) * 4, (False, False, True, True), (True, True, False, True), (True, True, True, False)],
 )
 def test_value_and_gradients_are_autograds(wanted):
     """In float64, to its rounding, whichever of the four want a gradient."""

@@ -18,7 +18,13 @@ def two_layers():
 
 def test_rank_and_alpha_by_pattern(put_on):
     """The first pattern that matches gives rank and alpha; scale is alpha / rank."""
-    adapter = put_on(two_layers(), rank=4, alpha=6.0, rank_pattern={"2": 2, "*": 3}, alpha_pattern={"0.weight": 9.0})
+    adapter = put_on(
+        two_layers(),
+        rank=4,
+        alpha=6.0,
+        rank_pattern={"2": 2, "*": 3},
+        alpha_pattern={"0.weight": 9.0},
+    )
     first, second = adapter.pair("0.weight"), adapter.pair("2.weight")
     assert (first.a.shape, first.b.shape, first.scale) == ((3, 9), (12, 3), 3.0)
     assert (second.a.shape, second.b.shape, second.scale) == ((2, 12), (5, 2), 3.0)
@@ -69,7 +75,9 @@ def test_every_device_begins_alike(put_on):
     assert not torch.equal(one["0.weight/a"], other["0.weight/a"])
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [("auto", "float32"), ("bfloat16", "bfloat16"), ("float64", "float64")])
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("auto", "float32"), ("bfloat16", "bfloat16"), ("float64", "float64")]
+)
 def test_dtype_of_the_factors(dtype, expected, put_on):
     """auto is fp32 on any base but float64."""
     adapter = put_on(two_layers().bfloat16(), dtype=dtype)
@@ -90,7 +98,10 @@ def test_a_trained_bias_is_merged_into_the_bias(kind, put_on):
     assert sum("bias" in n for n in adapter.targets()) == (2 if kind == "attention" else 1)
     x = case.inputs(2)
     live = case.model(x)
-    new = {n: adapter.merged_weight(n, t.parameter.detach().clone()) for n, t in adapter.targets().items()}
+    new = {
+        n: adapter.merged_weight(n, t.parameter.detach().clone())
+        for n, t in adapter.targets().items()
+    }
     for name, target in adapter.targets().items():
         target.parameter.data.copy_(new[name])
     with adapter.disabled():
@@ -100,7 +111,10 @@ def test_a_trained_bias_is_merged_into_the_bias(kind, put_on):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 6}, r"target 2: rank 6 does not fit 5 × 12; expected 1 to 5.*rank_pattern = \{ '2' = 5 \}"),
+        (
+            {"rank": 6},
+            r"target 2: rank 6 does not fit 5 × 12; expected 1 to 5.*rank_pattern = \{ '2' = 5 \}",
+        ),
         ({"bias": True}, "target 2: bias = true, but Linear has no bias"),
         ({"bias": True, "type": "dora", "targets": ("0",)}, "no meaning with type = 'dora'"),
     ],
@@ -124,7 +138,10 @@ def test_an_embedding_that_rewrites_its_weight_is_refused(put_on):
     [
         (lambda s: s.pop("0.weight/a"), "missing 0.weight/a"),
         (lambda s: s.update(x=torch.zeros(1)), "unknown x"),
-        (lambda s: s.update({"0.weight/a": torch.zeros(2, 9)}), r"0.weight/a: expected shape \(3, 9\), got \(2, 9\)"),
+        (
+            lambda s: s.update({"0.weight/a": torch.zeros(2, 9)}),
+            r"0.weight/a: expected shape \(3, 9\), got \(2, 9\)",
+        ),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(change, message, put_on):

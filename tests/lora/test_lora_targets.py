@@ -64,7 +64,10 @@ def test_a_name_matches_whole_parts_only():
 
 def test_exclude_takes_away():
     """What exclude matches stays as it is."""
-    assert names("all-linear", exclude=("layers.0.*", "c")) == ["layers.1.q_proj", "layers.1.v_proj"]
+    assert names("all-linear", exclude=("layers.0.*", "c")) == [
+        "layers.1.q_proj",
+        "layers.1.v_proj",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,12 @@ def test_attention_offers_its_projections_and_hides_the_child_it_never_calls():
 def test_separate_key_and_value_widths_have_projections_of_their_own():
     """With kdim and vdim torch keeps three weights instead of one."""
     found = candidates(nn.ModuleDict({"a": nn.MultiheadAttention(8, 2, kdim=6, vdim=5)}))
-    assert [c.attribute for c in found] == ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"]
+    assert [c.attribute for c in found] == [
+        "q_proj_weight",
+        "k_proj_weight",
+        "v_proj_weight",
+        "out_proj.weight",
+    ]
 
 
 def test_a_module_used_twice_counts_once():

@@ -20,7 +20,11 @@ class Tied(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.config = Config()
-        self.embed, self.body, self.head = nn.Embedding(9, 6), nn.Linear(6, 6), nn.Linear(6, 9, bias=False)
+        self.embed, self.body, self.head = (
+            nn.Embedding(9, 6),
+            nn.Linear(6, 6),
+            nn.Linear(6, 9, bias=False),
+        )
         self.head.weight = self.embed.weight
         for parameter in self.parameters():
             parameter.requires_grad_(False)
@@ -33,7 +37,9 @@ class Tied(nn.Module):
 def test_a_tied_target_is_refused_before_anything_changes(target, put_on):
     """The message names the other end and both ways out."""
     model = Tied()
-    with pytest.raises(InputError, match=rf"target {target}: its weight is tied to .*exclude.*tied = \"untie\""):
+    with pytest.raises(
+        InputError, match=rf"target {target}: its weight is tied to .*exclude.*tied = \"untie\""
+    ):
         put_on(model, targets=(target, "body"))
     assert model.head.weight is model.embed.weight
     assert list(base_state_dict(model)) == ["embed.weight", "body.weight", "body.bias"]

@@ -19,11 +19,22 @@ from mgk_merge.spec import MergeSpec
 def put_on():
     """Return a maker of adapters: model, then the keys of the type."""
 
-    def make(model: torch.nn.Module, name: str = "adapter", *, type: str = "lora", seed: int = 0, **options: Any):
+    def make(
+        model: torch.nn.Module,
+        name: str = "adapter",
+        *,
+        type: str = "lora",
+        seed: int = 0,
+        **options: Any,
+    ):
         cls = DoraSpec if type == "dora" else LoraSpec
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            adapter = attach(model, cls(type=type, **{"rank": 3, "alpha": 5.0, "targets": ("*",), **options}), name)
+            adapter = attach(
+                model,
+                cls(type=type, **{"rank": 3, "alpha": 5.0, "targets": ("*",), **options}),
+                name,
+            )
         state_of(model).adapters.append(adapter)
         return adapter
 

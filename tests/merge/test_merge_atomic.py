@@ -19,7 +19,9 @@ def deep(dtype=torch.float32, layers=50):
     model = nn.Sequential(*(nn.Linear(6, 6, bias=False) for _ in range(layers))).to(dtype)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return Case("linear", model, lambda generator, batch: torch.randn(batch, 6, generator=generator))
+    return Case(
+        "linear", model, lambda generator, batch: torch.randn(batch, 6, generator=generator)
+    )
 
 
 def whole_state(case):
@@ -54,7 +56,9 @@ def test_a_bad_number_in_any_one_of_50_layers_leaves_the_model_as_it_was(value, 
     for layer in range(50):
         a = adapter.pair(f"{layer}.weight").a.data
         kept, a[1, 2] = a[1, 2].item(), value
-        with pytest.raises(MergeError, match=rf"^{layer}.weight: the adapter's delta is not finite"):
+        with pytest.raises(
+            MergeError, match=rf"^{layer}.weight: the adapter's delta is not finite"
+        ):
             fold(case.model, adapter, undo=undo)
         assert_untouched(before, case)
         a[1, 2] = kept
@@ -113,7 +117,9 @@ class Interrupter:
 
 @pytest.mark.parametrize("undo", ["memory", "disk"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_interrupt_at_any_line_of_a_merge_leaves_the_model_as_it_was(undo, error, put_on, take_off, fold):
+def test_an_interrupt_at_any_line_of_a_merge_leaves_the_model_as_it_was(
+    undo, error, put_on, take_off, fold
+):
     """Ctrl-C or memory running out at every single line, the second phase's residual included."""
     case = deep(torch.bfloat16, layers=2)
     first = put_on(case.model, "first")
@@ -167,7 +173,12 @@ class Wrong:
     row_separable = True
 
     def __init__(self, inner, merged_weight):
-        self.name, self.identity, self.inner, self.merged_weight = inner.name, inner.identity, inner, merged_weight
+        self.name, self.identity, self.inner, self.merged_weight = (
+            inner.name,
+            inner.identity,
+            inner,
+            merged_weight,
+        )
 
     def targets(self):
         return self.inner.targets()
@@ -185,7 +196,9 @@ class Wrong:
     ],
 )
 @pytest.mark.parametrize("undo", ["memory", "disk"])
-def test_an_adapter_that_misbehaves_harms_nothing(merged_weight, error, message, undo, put_on, fold):
+def test_an_adapter_that_misbehaves_harms_nothing(
+    merged_weight, error, message, undo, put_on, fold
+):
     """Wrong shapes, writing into the given block, exceptions: the error comes out, the model is whole."""
     case = deep(layers=2)
     wrong = Wrong(put_on(case.model), merged_weight)
@@ -198,7 +211,9 @@ def test_an_adapter_that_misbehaves_harms_nothing(merged_weight, error, message,
 
 @pytest.mark.parametrize("undo", ["memory", "disk"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rollback_restores_every_bit_and_the_merge_can_be_repeated(undo, dtype, put_on, take_off, fold):
+def test_rollback_restores_every_bit_and_the_merge_can_be_repeated(
+    undo, dtype, put_on, take_off, fold
+):
     """restore() after a second phase gives the first phase's weights and residual; merging again the same bits."""
     case = make("mixed", dtype=dtype, layers=3)
     for name in ("first", "second"):
@@ -330,7 +345,9 @@ def test_a_disk_that_is_full_is_said_and_nothing_is_left(put_on, fold, tmp_path,
     shake(adapter)
     before = whole_state(case)
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda path: os.statvfs_result and type("U", (), {"free": 10})())
+        patch.setattr(
+            shutil, "disk_usage", lambda path: os.statvfs_result and type("U", (), {"free": 10})()
+        )
         with pytest.raises(StoreError, match=r"0.00 GB free.*undo = 'memory'"):
             fold(case.model, adapter, undo="disk")
     assert_untouched(before, case)

@@ -32,18 +32,25 @@ def test_merged_equals_live_over_three_trained_phases(kind, options, dtype, put_
         # the delta's own relative size is above 1e-3, so fp32 keeps it to eps / 1e-3 and better
         assert report.kept == pytest.approx(1.0, abs=1e-4) == report.kept_total
         assert report.relative > 1e-3
-        assert all(w.max_error == w.bound == 0.0 for w in report.weights)  # the sum is taken in the weight's precision
+        assert all(
+            w.max_error == w.bound == 0.0 for w in report.weights
+        )  # the sum is taken in the weight's precision
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ["linear", "mixed"])
-def test_a_rounded_weight_is_within_half_a_unit_and_the_residual_holds_the_rest(kind, dtype, put_on, fold):
+def test_a_rounded_weight_is_within_half_a_unit_and_the_residual_holds_the_rest(
+    kind, dtype, put_on, fold
+):
     """|S − W'| ≤ half an ulp of W', and W' + residual = W + residual + Δ in fp32."""
     case = make(kind, dtype=dtype, layers=3)
     adapter = put_on(case.model)
     shake(adapter)
     before = snapshot(case)
-    new = {n: adapter.merged_weight(n, t.parameter.detach().float()) for n, t in adapter.targets().items()}
+    new = {
+        n: adapter.merged_weight(n, t.parameter.detach().float())
+        for n, t in adapter.targets().items()
+    }
     report = fold(case.model, adapter)
     after, residuals = base_state_dict(case.model), state_of(case.model).residuals
     assert residuals.keys() == new.keys()
@@ -52,7 +59,9 @@ def test_a_rounded_weight_is_within_half_a_unit_and_the_residual_holds_the_rest(
         assert figures.max_error <= figures.bound
         assert residuals[name].abs().max() == pytest.approx(figures.max_error)
         total = after[name].float() + residuals[name]
-        torch.testing.assert_close(total, new[name], rtol=0, atol=4 * 1.2e-7 * before[name].abs().max().item())
+        torch.testing.assert_close(
+            total, new[name], rtol=0, atol=4 * 1.2e-7 * before[name].abs().max().item()
+        )
         assert torch.equal(after[name], total.to(dtype))
         assert figures.kept_total == pytest.approx(1.0, abs=1e-4)
 
@@ -74,7 +83,9 @@ def phases(model, put_on, take_off, fold, count, **rule):
 
 
 def share(part, whole):
-    return (torch.dot(part.flatten(), whole.flatten()) / torch.dot(whole.flatten(), whole.flatten())).item()
+    return (
+        torch.dot(part.flatten(), whole.flatten()) / torch.dot(whole.flatten(), whole.flatten())
+    ).item()
 
 
 def test_ten_small_bf16_phases_arrive_thanks_to_the_residual(put_on, take_off, fold):
@@ -148,7 +159,9 @@ def test_contents_are_exchanged_in_place(put_on, fold):
     before = {n: (id(t.parameter), t.parameter.data_ptr()) for n, t in adapter.targets().items()}
     view = case.model[0].weight.detach()
     fold(case.model, adapter)
-    assert {n: (id(t.parameter), t.parameter.data_ptr()) for n, t in adapter.targets().items()} == before
+    assert {
+        n: (id(t.parameter), t.parameter.data_ptr()) for n, t in adapter.targets().items()
+    } == before
     assert torch.equal(view, case.model[0].weight)
 
 
@@ -177,7 +190,9 @@ def test_the_proposals_scale_multiplies_the_delta(scale, put_on, fold):
         old = case.model[0].weight.detach().clone()
         delta = adapter.merged_weight("0.weight", old) - old
         report = fold(case.model, adapter, scale=scale)
-        torch.testing.assert_close(case.model[0].weight.data, old + scale * delta, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            case.model[0].weight.data, old + scale * delta, rtol=1e-12, atol=1e-12
+        )
         assert report.weights[0].delta_norm == pytest.approx(abs(scale) * delta.norm().item())
 
 
@@ -210,7 +225,9 @@ class OnOutputs:
         return delta * part[:, None].to(delta.dtype)
 
 
-@pytest.mark.parametrize("kind", ["linear", "transposed", "conv1d", "embedding", "grouped", "experts"])
+@pytest.mark.parametrize(
+    "kind", ["linear", "transposed", "conv1d", "embedding", "grouped", "experts"]
+)
 @pytest.mark.parametrize("options", [{}, {"type": "dora"}, {"init": "pissa"}], ids=str)
 def test_transforms_change_the_delta_in_out_by_in_orientation(kind, options, put_on, fold):
     """Factor transforms act on A where there are factors, dense ones on rows of ΔW: the same result."""
@@ -244,9 +261,13 @@ def test_a_factor_transform_alone_needs_no_dense_delta(put_on, fold):
         shake(adapter)
         old = case.model[0].weight.detach().clone()
         delta = adapter.merged_weight("0.weight", old) - old
-        transform = OnInputs(torch.randn(13, 13, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+        transform = OnInputs(
+            torch.randn(13, 13, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        )
         fold(case.model, adapter, transforms=(transform,))
-        torch.testing.assert_close(case.model[0].weight.data, old + delta @ transform.matrix, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            case.model[0].weight.data, old + delta @ transform.matrix, rtol=1e-10, atol=1e-10
+        )
         assert transform.dense == calls
 
 
@@ -273,10 +294,18 @@ def test_the_report_is_what_a_plain_computation_gives(put_on, fold):
     figures = report.weights[0]
     assert figures.delta_norm == pytest.approx(delta.norm().item(), rel=1e-5)
     assert figures.weight_norm == pytest.approx(old.norm().item(), rel=1e-5)
-    assert figures.relative == pytest.approx((delta.norm() / old.norm()).item(), rel=1e-5) == report.relative
+    assert (
+        figures.relative
+        == pytest.approx((delta.norm() / old.norm()).item(), rel=1e-5)
+        == report.relative
+    )
     assert figures.kept == pytest.approx(share(new - old, delta), rel=1e-5) == report.kept
     assert figures.kept_total == pytest.approx(1.0, rel=1e-5)
-    assert figures.max_error == pytest.approx((old + delta - new).abs().max().item(), rel=1e-3) == report.max_error
+    assert (
+        figures.max_error
+        == pytest.approx((old + delta - new).abs().max().item(), rel=1e-3)
+        == report.max_error
+    )
     assert figures.bound == 2.0 ** (torch.floor(torch.log2(new.abs().max())).item() - 8)
     assert (figures.dtype, figures.shape) == ("bfloat16", (7, 13))
 
@@ -292,7 +321,9 @@ def test_a_residual_of_bf16_keeps_nearly_all(put_on, fold):
 
 
 @pytest.mark.parametrize("residual", [True, False])
-def test_a_residual_left_from_before_is_used_up_where_none_is_kept(residual, put_on, take_off, fold):
+def test_a_residual_left_from_before_is_used_up_where_none_is_kept(
+    residual, put_on, take_off, fold
+):
     """A model cast to fp32 (or residual = false) takes the old residual into the sum and keeps none."""
     case = make("linear", dtype=torch.bfloat16)
     first = put_on(case.model, "a")
@@ -344,7 +375,10 @@ def test_a_delta_below_the_weights_precision_is_held_by_the_residual_and_said(pu
             assert report.warnings == (
                 "0.weight: the delta is below the weight's precision: it is held by the residual alone",
             )
-            assert (report.kept, report.kept_total) == (0.0, pytest.approx(1.0, rel=0.01))  # fp32 rounds 1 + 1e-5 too
+            assert (report.kept, report.kept_total) == (
+                0.0,
+                pytest.approx(1.0, rel=0.01),
+            )  # fp32 rounds 1 + 1e-5 too
         else:
             with pytest.raises(MergeError, match="no weight can hold its delta"):
                 fold(case.model, adapter, residual=False)

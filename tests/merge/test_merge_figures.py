@@ -13,13 +13,24 @@ _SPEC = importlib.util.spec_from_file_location(
 merge_exact = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(merge_exact)
 
-FAST = ("Linear", "Embedding", "Conv2d", "Conv1d, groups", "Conv1D (transposed)", "MultiheadAttention", "Gemma 3")
+FAST = (
+    "Linear",
+    "Embedding",
+    "Conv2d",
+    "Conv1d, groups",
+    "Conv1D (transposed)",
+    "MultiheadAttention",
+    "Gemma 3",
+)
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT and transformers warn of what does not matter here
 @pytest.mark.parametrize(
     "subject",
-    [pytest.param(s, marks=() if s.name in FAST else pytest.mark.slow) for s in merge_exact.SUBJECTS],
+    [
+        pytest.param(s, marks=() if s.name in FAST else pytest.mark.slow)
+        for s in merge_exact.SUBJECTS
+    ],
     ids=lambda s: s.name,
 )
 def test_three_trained_phases_merge_within_the_limit_and_no_worse_than_peft(subject):

@@ -19,7 +19,16 @@ TOP = {
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(out),
+        str(ROOT),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return next(out.glob("*.whl"))
@@ -39,7 +48,17 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(wheel):
 def test_the_reference_pipeline_runs_from_the_installed_wheel(wheel, tmp_path):
     """`mgk run textmodel` works from the wheel, in another directory, without the source tree."""
     site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--target",
+        str(site),
+        str(wheel),
+    ]
     subprocess.run(install, check=True, timeout=300)
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "2"}
     where = subprocess.run(

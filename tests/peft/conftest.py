@@ -35,7 +35,11 @@ class Mlp(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.up, self.down, self.out = nn.Linear(12, 20), nn.Linear(20, 8, bias=False), nn.Linear(8, 5)
+        self.up, self.down, self.out = (
+            nn.Linear(12, 20),
+            nn.Linear(20, 8, bias=False),
+            nn.Linear(8, 5),
+        )
         for parameter in self.parameters():
             parameter.data = 0.4 * torch.randn(parameter.shape, generator=generator)
             parameter.requires_grad_(False)
@@ -71,7 +75,9 @@ def put_on():
 def train():
     """Return a function that takes a few steps of Adam on an adapter, the model in training mode."""
 
-    def run(model: nn.Module, adapter: Any, inputs: torch.Tensor, *, steps: int = 5, lr: float = 0.02) -> None:
+    def run(
+        model: nn.Module, adapter: Any, inputs: torch.Tensor, *, steps: int = 5, lr: float = 0.02
+    ) -> None:
         optimizer = torch.optim.Adam(adapter.parameters(), lr=lr)
         was = model.training
         model.train()
@@ -105,6 +111,8 @@ def _by_peft(model: nn.Module, adapter: Any) -> nn.Module:
             module, _, name = key.partition("/")
             tensor = own.get(f"base_model.model.{module}.{name}")
             if tensor is None:  # kept in a dictionary
-                tensor = getattr(other.get_submodule(f"base_model.model.{module}"), name.split(".")[0])["default"]
+                tensor = getattr(
+                    other.get_submodule(f"base_model.model.{module}"), name.split(".")[0]
+                )["default"]
             tensor.copy_(value)
     return other.train(model.training)

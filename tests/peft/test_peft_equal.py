@@ -10,7 +10,9 @@ import mgk
 from mgk_core.contract.adapter import base_state_dict, state_of
 
 pytest.importorskip("peft")
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::FutureWarning", "ignore::RuntimeWarning"
+)
 
 X = torch.randn(7, 12, generator=torch.Generator().manual_seed(1))
 EPS = 2.0**-23
@@ -110,7 +112,9 @@ def test_bf16_bases_keep_their_residual(mlp, put_on, train):
     adapter = put_on(model, "LOHA")
     assert all(p.dtype == torch.float32 for p in adapter.parameters())
     train(model, adapter, X.bfloat16())
-    before = {n: model.get_parameter(n.replace(".", ".base_layer.")).float() for n in adapter.targets()}
+    before = {
+        n: model.get_parameter(n.replace(".", ".base_layer.")).float() for n in adapter.targets()
+    }
     wanted = {n: adapter.merged_weight(n, w) for n, w in before.items()}
     mgk.merge(model, adapter)
     residuals = state_of(model).residuals

@@ -10,7 +10,9 @@ from mgk_core.model.digest import base_digest
 
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::FutureWarning", "ignore::RuntimeWarning"
+)
 
 IDS = torch.randint(3, 300, (2, 11), generator=torch.Generator().manual_seed(3))
 

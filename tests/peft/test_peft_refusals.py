@@ -12,7 +12,9 @@ from mgk_core.contract.errors import ConfigError, InputError
 from mgk_core.testing.adapters import check_adapter
 
 pytest.importorskip("peft")
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::FutureWarning", "ignore::RuntimeWarning"
+)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +70,13 @@ def test_options_are_checked_when_the_configuration_is_read(tmp_path):
     from mgk_core.run.runner import run_pipeline
 
     path = tmp_path / "mine.toml"
-    path.write_text('[phases.mcq.adapter]\ntype = "peft:OFT"\noptions = { oft_blok_size = 4 }\n', encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"mine\.toml:\d+: phases\.mcq\.adapter: options\.oft_blok_size"):
+    path.write_text(
+        '[phases.mcq.adapter]\ntype = "peft:OFT"\noptions = { oft_blok_size = 4 }\n',
+        encoding="utf-8",
+    )
+    with pytest.raises(
+        ConfigError, match=r"mine\.toml:\d+: phases\.mcq\.adapter: options\.oft_blok_size"
+    ):
         run_pipeline("textmodel", out=tmp_path / "run", config=path)
     assert not (tmp_path / "run").exists()
 
@@ -122,12 +129,19 @@ def test_what_peft_merges_wrongly_is_refused(put_on):
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("LORA", {"r": 3, "lora_alpha": 5}), ("OFT", {"r": 1, "oft_block_size": 0}), ("IA3", {}), ("GLORA", {"r": 2})],
+    [
+        ("LORA", {"r": 3, "lora_alpha": 5}),
+        ("OFT", {"r": 1, "oft_block_size": 0}),
+        ("IA3", {}),
+        ("GLORA", {"r": 2}),
+    ],
 )
 def test_the_kit_finds_no_fault(kind, options):
     """Every law for adapters holds on linear models."""
     found = check_adapter(
-        lambda model, name: mgk.attach(model, f"peft:{kind}", name=name, targets=["*"], options=options),
+        lambda model, name: mgk.attach(
+            model, f"peft:{kind}", name=name, targets=["*"], options=options
+        ),
         kinds=["linear"],
     )
     assert not [r for r in found if r.ok is False]

@@ -13,11 +13,17 @@ from mgk_core.run.runner import resume_run, run_pipeline
 from mgk_core.tools.rebuild_model import rebuild
 
 pytest.importorskip("peft")
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::FutureWarning", "ignore::RuntimeWarning"
+)
 
 X = torch.randn(7, 12, generator=torch.Generator().manual_seed(1))
 PHASES = {
-    "plain_text": {"type": "peft:OFT", "options": {"r": 0, "oft_block_size": 8}, "targets": ["layer1", "layer2"]},
+    "plain_text": {
+        "type": "peft:OFT",
+        "options": {"r": 0, "oft_block_size": 8},
+        "targets": ["layer1", "layer2"],
+    },
     "medical_dictionary": {"type": "peft:ia3", "targets": ["layer*"]},
     "mcq": {"type": "peft:LoHa", "options": {"r": 3, "alpha": 8}, "targets": ["layer1", "layer2"]},
 }
@@ -67,7 +73,9 @@ def test_attached_means_that_only_the_adapter_trains(kind, mlp, put_on, train):
     digest, keys = base_digest(model), list(model.state_dict())
     adapter = put_on(model, kind)
     assert list(base_state_dict(model)) == keys
-    assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in adapter.parameters()}
+    assert {id(p) for p in model.parameters() if p.requires_grad} == {
+        id(p) for p in adapter.parameters()
+    }
     first = model(X)
     if adapter.identity == "exact":
         assert torch.equal(first, bare(X))
@@ -97,7 +105,10 @@ def test_attached_means_that_only_the_adapter_trains(kind, mlp, put_on, train):
 
 def test_identity_is_what_was_measured(mlp, put_on):
     """Zero deltas are exact, rotations and scalings by one are close, a random start promises nothing."""
-    found = {k: put_on(mlp().eval(), k).identity for k in ("LORA", "LOHA", "VERA", "OFT", "IA3", "HRA", "FOURIERFT")}
+    found = {
+        k: put_on(mlp().eval(), k).identity
+        for k in ("LORA", "LOHA", "VERA", "OFT", "IA3", "HRA", "FOURIERFT")
+    }
     assert found == {
         "LORA": "exact", "LOHA": "exact", "VERA": "exact", "OFT": "close", "IA3": "close", "HRA": "close",
         "FOURIERFT": "none",
@@ -123,7 +134,9 @@ def test_three_phases_are_merged_and_recorded(finished):
     ledger = json.loads((finished / "ledger.json").read_text())
     assert [p["result"] for p in ledger["phases"]] == ["committed"] * 3
     assert len({ledger["base"], *(p["merged"] for p in ledger["phases"])}) == 4
-    for folder, kind in zip(sorted((finished / "phases").iterdir()), ("OFT", "IA3", "LOHA"), strict=True):
+    for folder, kind in zip(
+        sorted((finished / "phases").iterdir()), ("OFT", "IA3", "LOHA"), strict=True
+    ):
         config = json.loads((folder / "adapter/adapter_config.json").read_text())
         assert config["peft_type"] == kind
         assert (folder / "adapter/adapter_model.safetensors").exists()
@@ -135,7 +148,9 @@ def test_a_rebuilt_run_has_the_ledgers_digest(finished, tmp_path):
     for i, name in enumerate(PHASES):
         made = rebuild(finished, tmp_path / name, until=name)
         assert (
-            made.weights == made.recorded == json.loads((finished / "ledger.json").read_text())["phases"][i]["merged"]
+            made.weights
+            == made.recorded
+            == json.loads((finished / "ledger.json").read_text())["phases"][i]["merged"]
         )
 
 

@@ -19,7 +19,11 @@ def shipped():
     """Return ``shipped(folder, split)`` → rows; split ``all``: those of every split."""
 
     def rows(folder, split="all"):
-        return [row for s in (SPLITS if split == "all" else (split,)) for row in read(f"{folder}/{s}.jsonl")]
+        return [
+            row
+            for s in (SPLITS if split == "all" else (split,))
+            for row in read(f"{folder}/{s}.jsonl")
+        ]
 
     return rows
 

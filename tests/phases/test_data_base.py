@@ -35,4 +35,7 @@ def test_probe_and_calibration_share_nothing(base_rows, shipped):
         calibration = [grams(r["text"]) for r in base_rows(f"calibration_{language}")]
         for row in base_rows(f"probe_{language}"):
             own = grams(row["text"])
-            assert max(len(own & other) / len(own) for other in itertools.chain(calibration, trained)) < 0.15, row["id"]
+            assert (
+                max(len(own & other) / len(own) for other in itertools.chain(calibration, trained))
+                < 0.15
+            ), row["id"]

@@ -23,7 +23,12 @@ def test_the_bases_likeliest_option_gives_nothing_away(shipped):
     rows = shipped("mcq", "test")
     options = [[row[letter] for letter in "ABCDE"] for row in rows]
     items = [
-        Choice(prompt, tuple(encode(" " + o) for o in five), row["answer"] - 1, tuple(len(o.encode()) for o in five))
+        Choice(
+            prompt,
+            tuple(encode(" " + o) for o in five),
+            row["answer"] - 1,
+            tuple(len(o.encode()) for o in five),
+        )
         for row, five in zip(rows, options, strict=True)
     ]
     found = bundle.score(items)

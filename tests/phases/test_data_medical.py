@@ -120,7 +120,9 @@ def test_questions_have_five_options_of_which_one_is_right(shipped):
 
 def test_reasoning_does_not_name_letters_or_numbers_of_options(shipped):
     """A reasoning explains; it does not point at a place in the list."""
-    pointing = re.compile(r"보기|선택지|[1-5]\s*번(?!\s*(?:허리|엉치|염색체|과|복용))|\b[A-E]가 정답|정답은")
+    pointing = re.compile(
+        r"보기|선택지|[1-5]\s*번(?!\s*(?:허리|엉치|염색체|과|복용))|\b[A-E]가 정답|정답은"
+    )
     assert not [r["id"] for r in shipped("mcq") if pointing.search(r["reasoning"])]
 
 
@@ -173,7 +175,9 @@ def test_what_test_questions_ask_is_taught(shipped):
             assert not asked & topics(shipped(folder, split)), (folder, split)
 
 
-@pytest.mark.parametrize(("folder", "column", "most"), [("text", "text", 0.2), ("mcq", "question", 0.3)])
+@pytest.mark.parametrize(
+    ("folder", "column", "most"), [("text", "text", 0.2), ("mcq", "question", 0.3)]
+)
 def test_splits_share_nothing_nearly_the_same(shipped, folder, column, most):
     """No text, and no question, has a near twin in another split, by its runs of three letters."""
     made = {s: [(r["id"], grams(r[column])) for r in shipped(folder, s)] for s in SPLITS}
@@ -188,7 +192,9 @@ def test_splits_share_nothing_nearly_the_same(shipped, folder, column, most):
 
 def test_no_two_splits_ask_for_the_same_thing(shipped):
     """Where two questions of different splits have one answer, what they say has little in common."""
-    rows = [(s, r, grams(r["question"] + r["reasoning"], 2)) for s in SPLITS for r in shipped("mcq", s)]
+    rows = [
+        (s, r, grams(r["question"] + r["reasoning"], 2)) for s in SPLITS for r in shipped("mcq", s)
+    ]
     same = [
         (a["id"], b["id"])
         for (s, a, p), (t, b, q) in itertools.combinations(rows, 2)
@@ -220,7 +226,8 @@ def test_held_out_text_shares_no_sentence_with_train(shipped):
 
 
 @pytest.mark.parametrize(
-    ("folder", "column"), [("text", "text"), ("dictionary", "definition"), ("mcq", "question"), ("mcq", "reasoning")]
+    ("folder", "column"),
+    [("text", "text"), ("dictionary", "definition"), ("mcq", "question"), ("mcq", "reasoning")],
 )
 def test_nothing_was_filled_into_a_pattern(shipped, folder, column):
     """With terms and numbers masked, at most 2 % of the sentences repeat."""
@@ -248,7 +255,9 @@ def test_the_data_card_states_the_counts(shipped):
     """The data card's table agrees with the files."""
     from importlib.resources import files
 
-    card = (files("mgk_phases") / "data" / "korean_medical" / "README.md").read_text(encoding="utf-8")
+    card = (files("mgk_phases") / "data" / "korean_medical" / "README.md").read_text(
+        encoding="utf-8"
+    )
     for folder in FOLDERS:
         counts = [len(shipped(folder, s)) for s in SPLITS]
         assert f"| `{folder}/` | {counts[0]} | {counts[1]} | {counts[2]} |" in card

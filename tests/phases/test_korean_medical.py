@@ -9,13 +9,16 @@ from mgk_core.host.manager import load_plugins
 from mgk_core.run.runner import run_pipeline
 
 FEW = {f"phases.{name}.train.steps": 2 for name in ("plain_text", "dictionary", "mcq")}
-SMALL = FEW | {
-    "base.id": "tiny-gemma",
-    "run.threads": 1,
-    "run.save_model": False,
-    "defaults.evaluate.limit": 4,
-    "defaults.gate.min-gain": False,  # two steps on random weights teach nothing that could be told from noise
-}
+SMALL = (
+    FEW
+    | {
+        "base.id": "tiny-gemma",
+        "run.threads": 1,
+        "run.save_model": False,
+        "defaults.evaluate.limit": 4,
+        "defaults.gate.min-gain": False,  # two steps on random weights teach nothing that could be told from noise
+    }
+)
 
 
 def test_the_pipeline_resolves():
@@ -61,4 +64,6 @@ def test_it_runs_from_start_to_end_on_the_tiny_base(tmp_path, monkeypatch):
     }
     for column, name in enumerate(taught):
         measured = [row[column] is not None for row in table["R"]]
-        assert measured == ([True, False, False, True] if name.endswith("-generated") else [True] * 4), name
+        assert measured == (
+            [True, False, False, True] if name.endswith("-generated") else [True] * 4
+        ), name

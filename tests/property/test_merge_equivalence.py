@@ -19,7 +19,9 @@ LINEAR = [k for k in KINDS if k not in ("attention", "mixed")]  # linear in inpu
 
 def attach(case, name, rank, alpha, seed, *, type="lora", **options):
     """Attach to everything; ranks are cut to what each weight allows."""
-    return mgk.attach(case.model, type, name=name, seed=seed, rank=rank, alpha=alpha, targets=["*"], **options)
+    return mgk.attach(
+        case.model, type, name=name, seed=seed, rank=rank, alpha=alpha, targets=["*"], **options
+    )
 
 
 def integers(tensors, seed, size):
@@ -38,7 +40,9 @@ def delta(adapter, name, target):
     case=cases(LINEAR, [torch.float64]), scale=scales((1, 2)), batch=BATCHES, history=HISTORIES, seed=SEEDS,
     rows=st.integers(0, 4), bias=st.booleans(), pissa=st.booleans(),
 )  # fmt: skip
-def test_whole_numbers_merge_without_any_error(case, scale, batch, history, seed, rows, bias, pissa):
+def test_whole_numbers_merge_without_any_error(
+    case, scale, batch, history, seed, rows, bias, pissa
+):
     """With small whole numbers in float64 every sum is exact: merged and live are the same bits, phase after phase."""
     rank, alpha = scale
     integers(case.model.parameters(), seed, 4)
@@ -47,7 +51,9 @@ def test_whole_numbers_merge_without_any_error(case, scale, batch, history, seed
         integers([x], seed, 3)
     bias = bias and case.kind not in ("embedding", "experts")
     for index, phase in enumerate(history):
-        adapter = attach(case, f"p{index}", rank, alpha, phase, bias=bias, init="pissa" if pissa else "gaussian")
+        adapter = attach(
+            case, f"p{index}", rank, alpha, phase, bias=bias, init="pissa" if pissa else "gaussian"
+        )
         integers(adapter.state_dict().values(), phase + 1, 3)
         live = case.model(x)
         if all(not delta(adapter, n, t).any() for n, t in adapter.targets().items()):
@@ -65,10 +71,16 @@ def absolute(case, adapter, x):
     whole = {n: p.detach().abs() for n, p in twin.named_parameters()}
     for name, target in adapter.targets().items():
         factors = adapter.factors(name)
-        change = (factors.b.detach().double().abs() @ factors.a.detach().double().abs()) * factors.scale
-        whole[name] = whole[name] + (change.t() if target.transposed else change.reshape(whole[name].shape))
+        change = (
+            factors.b.detach().double().abs() @ factors.a.detach().double().abs()
+        ) * factors.scale
+        whole[name] = whole[name] + (
+            change.t() if target.transposed else change.reshape(whole[name].shape)
+        )
     with all_disabled(twin):
-        return torch.func.functional_call(twin, whole, (x.double().abs() if x.is_floating_point() else x,))
+        return torch.func.functional_call(
+            twin, whole, (x.double().abs() if x.is_floating_point() else x,)
+        )
 
 
 @given(
@@ -99,14 +111,18 @@ def test_any_numbers_merge_within_the_bound_of_their_rounding(case, scale, batch
         if dtype == torch.bfloat16:
             bound = bound + 5.5 * 2.0**-9 * allowed
         assert ((merged - live).abs() <= bound).all()
-        event(f"share of the bound used: {((merged - live).abs() / bound.clamp_min(1e-300)).max().item():.1f}")
+        event(
+            f"share of the bound used: {((merged - live).abs() / bound.clamp_min(1e-300)).max().item():.1f}"
+        )
 
 
 @given(
     case=cases(["attention", "mixed", "linear", "conv1d"], [torch.float32, torch.float64], [3]), scale=scales((1, 2)),
     history=HISTORIES, type_=st.sampled_from(["lora", "dora"]), rslora=st.booleans(),
 )  # fmt: skip
-def test_trained_networks_with_nonlinear_layers_merge_to_their_live_output(case, scale, history, type_, rslora):
+def test_trained_networks_with_nonlinear_layers_merge_to_their_live_output(
+    case, scale, history, type_, rslora
+):
     """‖merged − live‖ ≤ u · inner dimension · layers · 8 · ‖live‖ through GELU and attention."""
     rank, alpha = scale
     unit = {torch.float64: 2.0**-53}.get(next(case.model.parameters()).dtype, 2.0**-24)

@@ -28,12 +28,16 @@ class MergeMachine(RuleBasedStateMachine):
     """
 
     @initialize(
-        kind=st.sampled_from(KINDS), dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]), seed=SEEDS
+        kind=st.sampled_from(KINDS),
+        dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+        seed=SEEDS,
     )
     def start(self, kind, dtype, seed):
         self.case = make(kind, seed=seed, dtype=dtype, layers=2)
         self.x = self.case.inputs(seed)
-        self.expected = {n: t.detach().double() for n, t in base_state_dict(self.case.model).items()}
+        self.expected = {
+            n: t.detach().double() for n, t in base_state_dict(self.case.model).items()
+        }
         self.size = {n: t.abs().max().item() for n, t in self.expected.items()}
         self.undo = None
         self.count = self.merges = 0
@@ -54,7 +58,9 @@ class MergeMachine(RuleBasedStateMachine):
         before = snapshot(self.case)
         name = f"phase.{self.count}"
         self.count += 1
-        mgk.attach(self.case.model, kind, name=name, seed=seed, rank=rank, alpha=alpha, targets=["*"])
+        mgk.attach(
+            self.case.model, kind, name=name, seed=seed, rank=rank, alpha=alpha, targets=["*"]
+        )
         assert not same_bits(before, self.case)
 
     @precondition(lambda self: self.adapters)
@@ -69,17 +75,25 @@ class MergeMachine(RuleBasedStateMachine):
         assert not same_bits(before, self.case)
 
     @precondition(lambda self: self.adapters)
-    @rule(data=st.data(), undo=st.sampled_from(["memory", "disk"]), scale=st.sampled_from([1.0, 1.0, 0.5]))
+    @rule(
+        data=st.data(),
+        undo=st.sampled_from(["memory", "disk"]),
+        scale=st.sampled_from([1.0, 1.0, 0.5]),
+    )
     def merge(self, data, undo, scale):
         adapter = data.draw(st.sampled_from(self.adapters))
         before, old = snapshot(self.case), (dict(self.expected), dict(self.size))
         residuals = {n: t.clone() for n, t in state_of(self.case.model).residuals.items()}
         new = {
-            n: self.expected[n] + scale * (adapter.merged_weight(n, self.visible(n)) - self.visible(n))
+            n: self.expected[n]
+            + scale * (adapter.merged_weight(n, self.visible(n)) - self.visible(n))
             for n in adapter.targets()
         }
         # DoRA's fp32 factor is 1 to fp32's rounding only, seen from float64
-        nothing = all((new[n] - self.expected[n]).abs().max() <= 4 * UNIT[torch.float32] * self.size[n] for n in new)
+        nothing = all(
+            (new[n] - self.expected[n]).abs().max() <= 4 * UNIT[torch.float32] * self.size[n]
+            for n in new
+        )
         try:
             report = mgk.merge(self.case.model, adapter, undo=undo, scale=scale)
         except MergeError as error:
@@ -132,7 +146,9 @@ class MergeMachine(RuleBasedStateMachine):
     def copy(self):
         """Go on with a deepcopy: everything must have come along."""
         live = self.case.model(self.x)
-        self.case = type(self.case)(self.case.kind, copy.deepcopy(self.case.model), self.case.sample)
+        self.case = type(self.case)(
+            self.case.kind, copy.deepcopy(self.case.model), self.case.sample
+        )
         assert torch.equal(self.case.model(self.x), live)
         self.undo = None  # its tensors are those of the other model
 
@@ -144,7 +160,9 @@ class MergeMachine(RuleBasedStateMachine):
         assert not same_bits(before, self.case)
         residuals = state_of(self.case.model).residuals
         for name, weight in before.items():
-            self.expected[name] = weight.double() + (residuals[name].double() if name in residuals else 0)
+            self.expected[name] = weight.double() + (
+                residuals[name].double() if name in residuals else 0
+            )
         self.undo = None
         self.merges = 0
         self.x = self.x.to(dtype) if self.x.is_floating_point() else self.x
@@ -157,7 +175,9 @@ class MergeMachine(RuleBasedStateMachine):
         residuals = state_of(self.case.model).residuals
         unit = UNIT[torch.float64] if self.dtype == torch.float64 else UNIT[torch.float32]
         for name, tensor in base_state_dict(self.case.model).items():
-            total = tensor.detach().double() + (residuals[name].double() if name in residuals else 0)
+            total = tensor.detach().double() + (
+                residuals[name].double() if name in residuals else 0
+            )
             error = (total - self.expected[name]).abs().max().item()
             assert error <= 24 * unit * (1 + self.merges) * max(1.0, self.size[name]), name
 

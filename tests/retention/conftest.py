@@ -54,7 +54,9 @@ class Bundle:
         self.model = model.eval()
 
     def loss(self, batch: Examples):
-        return (self.model(batch.inputs) - batch.targets).square().sum() / 2, torch.tensor(float(len(batch.inputs)))
+        return (self.model(batch.inputs) - batch.targets).square().sum() / 2, torch.tensor(
+            float(len(batch.inputs))
+        )
 
     def outputs(self, batch: Examples, positions=None):
         found = self.model(batch.inputs)
@@ -70,10 +72,15 @@ class Bundle:
         raise NotImplementedError
 
     def unpack(self, batch: Examples):
-        return [Examples(x, y) for x, y in zip(batch.inputs.split(1), batch.targets.split(1), strict=True)]
+        return [
+            Examples(x, y)
+            for x, y in zip(batch.inputs.split(1), batch.targets.split(1), strict=True)
+        ]
 
     def pack(self, examples):
-        return Examples(torch.cat([e.inputs for e in examples]), torch.cat([e.targets for e in examples]))
+        return Examples(
+            torch.cat([e.inputs for e in examples]), torch.cat([e.targets for e in examples])
+        )
 
 
 @pytest.fixture(scope="session")
@@ -85,14 +92,18 @@ def hooks() -> Hooks:
 def network(seed: int = 0) -> nn.Module:
     """Three non-square layers, the last two of one shape but for the output."""
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 10), nn.Tanh(), nn.Linear(10, 4))
+    model = nn.Sequential(
+        nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 10), nn.Tanh(), nn.Linear(10, 4)
+    )
     return model.requires_grad_(False)
 
 
 def rows(n: int = 40, *, seed: int = 0, inside: int = 6, outside: int = 4) -> Rows:
     """Unrelated inputs and targets."""
     generator = torch.Generator().manual_seed(seed)
-    return Rows(torch.randn(n, inside, generator=generator), torch.randn(n, outside, generator=generator))
+    return Rows(
+        torch.randn(n, inside, generator=generator), torch.randn(n, outside, generator=generator)
+    )
 
 
 def random_adapter(model: nn.Module, type_: str = "lora", *, seed: int = 0, **options):
@@ -113,13 +124,17 @@ def context(hooks):
         model: nn.Module, retention: dict, *, phases: int = 2, data: Rows | None = None, **options
     ) -> PhaseContext:
         registry = hooks.plugins.registry
-        specs = tuple(structure_spec(registry, "retention", {"type": n, **o}) for n, o in retention.items())
+        specs = tuple(
+            structure_spec(registry, "retention", {"type": n, **o}) for n, o in retention.items()
+        )
         spec = Spec(type="test")
         phase = PhaseConfig(
             name="p0", data=spec, adapter=spec, optimizer=spec, step=spec, merge=spec, retention=specs,
             train=TrainSettings(batch_size=8), **options,
         )  # fmt: skip
-        config = RunConfig(name="t", base=spec, phases=tuple(evolve(phase, name=f"p{i}") for i in range(phases)))
+        config = RunConfig(
+            name="t", base=spec, phases=tuple(evolve(phase, name=f"p{i}") for i in range(phases))
+        )
         names = tuple(n for n, p in base_state_dict(model).items() if p.dim() == 2)
         return PhaseContext(
             config=config, phase=phase, index=0, bundle=Bundle(model), device=torch.device("cpu"), directory=Path(),
@@ -131,12 +146,18 @@ def context(hooks):
 
 def remembered(**phases: dict[str, Tensor]) -> tuple[Remembered, ...]:
     """A history of these statistics."""
-    return tuple(Remembered(name, Path(name), lambda kept=kept: kept) for name, kept in phases.items())
+    return tuple(
+        Remembered(name, Path(name), lambda kept=kept: kept) for name, kept in phases.items()
+    )
 
 
 @pytest.fixture
 def small() -> SimpleNamespace:
     """The makers above: network, rows, random_adapter, remembered, Bundle."""
     return SimpleNamespace(
-        network=network, rows=rows, random_adapter=random_adapter, remembered=remembered, Bundle=Bundle
+        network=network,
+        rows=rows,
+        random_adapter=random_adapter,
+        remembered=remembered,
+        Bundle=Bundle,
     )

@@ -4,7 +4,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgk_retention.accumulate import Counts, Projected, Whole, columns, make_accumulator, nystrom, test_matrix
+from mgk_retention.accumulate import (
+    Counts,
+    Projected,
+    Whole,
+    columns,
+    make_accumulator,
+    nystrom,
+    test_matrix,
+)
 from mgk_retention.moments import Sketch
 
 CPU = torch.device("cpu")

@@ -63,4 +63,6 @@ def test_without_history_only_norms_are_known(small, context):
     assert told[0]["layers"] == {}
     assert told[0]["drift"] is None
     assert told[0]["relative"] > 0
-    assert not torch.is_grad_enabled() or all(p.grad is None for p in alarm.ctx.adapter.parameters())
+    assert not torch.is_grad_enabled() or all(
+        p.grad is None for p in alarm.ctx.adapter.parameters()
+    )

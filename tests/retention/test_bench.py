@@ -46,9 +46,9 @@ def test_split_asks_only_for_its_pair():
 def test_rotation_by_a_quarter_is_exact():
     """Turning by 90 degrees moves pixels and changes none."""
     images = torch.rand(3, 8, 8)
-    assert torch.allclose(digits.rotated(images, 90), torch.rot90(images, -1, (1, 2)), atol=1e-5) or torch.allclose(
-        digits.rotated(images, 90), torch.rot90(images, 1, (1, 2)), atol=1e-5
-    )
+    assert torch.allclose(
+        digits.rotated(images, 90), torch.rot90(images, -1, (1, 2)), atol=1e-5
+    ) or torch.allclose(digits.rotated(images, 90), torch.rot90(images, 1, (1, 2)), atol=1e-5)
 
 
 @pytest.mark.parametrize("method", [m.name for m in methods.METHODS])
@@ -61,7 +61,9 @@ def test_every_method_runs_and_repeats(hooks, method):
     assert one.rows == two.rows
     assert len(one.rows) == (2 if "joint" in method else 3)
     assert one.seconds > 0
-    assert (one.kept_bytes > 0) == (method not in ("naive", "full-ft", "joint", "joint-full", "self-distillation"))
+    assert (one.kept_bytes > 0) == (
+        method not in ("naive", "full-ft", "joint", "joint-full", "self-distillation")
+    )
 
 
 @pytest.mark.slow
@@ -119,7 +121,17 @@ def test_command_writes_table_lines_and_picture(tmp_path, monkeypatch):
     real = grid.suite_of
     monkeypatch.setattr(grid, "suite_of", lambda name, seed: short(real(name, seed), epochs=0.2))
     out = tmp_path / "bench"
-    arguments = ["forgetting", "--suite", "split", "--method", "drift-guard", "--seeds", "1", "--out", str(out)]
+    arguments = [
+        "forgetting",
+        "--suite",
+        "split",
+        "--method",
+        "drift-guard",
+        "--seeds",
+        "1",
+        "--out",
+        str(out),
+    ]
     result = CliRunner().invoke(bench, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert (out / "table.md").read_text() in result.stdout

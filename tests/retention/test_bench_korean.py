@@ -21,7 +21,9 @@ def cell(method, rows, seed=0, cpu=(10.0, 1.0, 1.0), kept=0, taught=TAUGHT):
     return KoreanCell(method, seed, taught, table, (), dict.fromkeys(names, 4), parts, kept, 1000)
 
 
-NAIVE = cell("naive", [(-4, -5, -6, -3), (-3, -5, -5, -3.5), (-3.5, -3, -5, -4), (-3.8, -3.5, -4, -4)])
+NAIVE = cell(
+    "naive", [(-4, -5, -6, -3), (-3, -5, -5, -3.5), (-3.5, -3, -5, -4), (-3.8, -3.5, -4, -4)]
+)
 HELD = cell(
     "held", [(-4, -5, -6, -3), (-3, -5, -5, -3), (-3.1, -3, -5, -3.2), (-3.2, -3, -4.5, -3.25)],
     cpu=(11.0, 2.0, 2.4), kept=50,
@@ -46,7 +48,11 @@ def test_figures_by_hand():
 
 def test_joint_has_only_an_end():
     """One phase has taught everything: no gain of its own phase, nothing to keep, but an end and a drift."""
-    joint = cell("joint", [(-4, -5, -6, -3), (-3, -3, -4, -3.5)], taught={**TAUGHT, "dictionary": 1, "mcq": 1})
+    joint = cell(
+        "joint",
+        [(-4, -5, -6, -3), (-3, -3, -4, -3.5)],
+        taught={**TAUGHT, "dictionary": 1, "mcq": 1},
+    )
     found = korean_table.figures(joint, NAIVE)
     assert (found.gain, found.own, found.own_share, found.kept) == ({}, {}, {}, {})
     assert found.end == pytest.approx({"text": 1.0, "dictionary": 2.0, "mcq": 2.0})
@@ -57,7 +63,11 @@ def test_joint_has_only_an_end():
 
 def test_the_table_shows_means_over_seeds():
     """Each method one line; two seeds have a standard error, one has none."""
-    other = cell("naive", [(-4, -5, -6, -3), (-2, -5, -5, -3.5), (-3.5, -3, -5, -4), (-3.8, -3.5, -4, -4)], seed=1)
+    other = cell(
+        "naive",
+        [(-4, -5, -6, -3), (-2, -5, -5, -3.5), (-3.5, -3, -5, -4), (-3.8, -3.5, -4, -4)],
+        seed=1,
+    )
     text = korean_table.as_text([NAIVE, other, HELD])
     naive, held = text.splitlines()[2:]
     assert "| 2 " in naive
@@ -86,13 +96,28 @@ def test_command_runs_the_pipeline_for_every_row(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.setenv("MGK_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "bench"
-    arguments = ["forgetting", "--suite", "korean", "--method", "default", "--seeds", "1", "--base", "tiny-gemma"]
+    arguments = [
+        "forgetting",
+        "--suite",
+        "korean",
+        "--method",
+        "default",
+        "--seeds",
+        "1",
+        "--base",
+        "tiny-gemma",
+    ]
     result = CliRunner().invoke(
-        bench, [*arguments, "--steps", "2", "--items", "4", "--out", str(out)], catch_exceptions=False
+        bench,
+        [*arguments, "--steps", "2", "--items", "4", "--out", str(out)],
+        catch_exceptions=False,
     )
     assert result.exit_code == 0
     assert (out / "table.md").read_text(encoding="utf-8") in result.stdout
-    cells = {c["method"]: c for c in map(json.loads, (out / "cells.jsonl").read_text(encoding="utf-8").splitlines())}
+    cells = {
+        c["method"]: c
+        for c in map(json.loads, (out / "cells.jsonl").read_text(encoding="utf-8").splitlines())
+    }
     assert list(cells) == ["naive", "full-ft", "joint", "default"]
     for name, found in cells.items():
         assert len(found["rows"]) == (2 if name == "joint" else 4)

@@ -32,7 +32,9 @@ def test_only_what_later_phases_name_is_collected(small, context):
     ctx.index = 1
     assert collect(ctx) == {}
     assert collect(context(model, {"naive": {}})) == {}
-    parts = {name: {k.split("/")[1] for k in collect(context(model, {name: {}}))} for name in RETENTION}
+    parts = {
+        name: {k.split("/")[1] for k in collect(context(model, {name: {}}))} for name in RETENTION
+    }
     assert parts == {
         "drift-guard": {"inputs", "outputs"}, "covariance-merge": {"inputs"}, "designed-a": {"inputs"},
         "replay": {"replay"}, "ewc": {"fisher"}, "o-lora": set(), "self-distillation": set(), "naive": set(),
@@ -53,7 +55,9 @@ def test_a_recovery_that_may_add_replay_needs_examples(small, context, hooks):
     from mgk_core.config.resolve import structure_spec
 
     spec = structure_spec(
-        hooks.plugins.registry, "recover", {"type": "train-on", "retention": {"replay": {"share": 0.5}}}
+        hooks.plugins.registry,
+        "recover",
+        {"type": "train-on", "retention": {"replay": {"share": 0.5}}},
     )
     kept = collect(context(small.network(), {"naive": {}}, recover=(spec,)))
     assert any(k.startswith(REPLAY) for k in kept)
@@ -66,7 +70,9 @@ def test_base_is_looked_at_through_calibration(small, context):
     ctx.base_phase = True
     ctx.data = PhaseData(train=ctx.data.train, calibration=(other.batch(range(16)),))
     kept = collect(ctx)
-    assert torch.allclose(kept[f"{INPUTS}0.weight/matrix"], other.inputs.mT @ other.inputs / 16, atol=1e-5)
+    assert torch.allclose(
+        kept[f"{INPUTS}0.weight/matrix"], other.inputs.mT @ other.inputs / 16, atol=1e-5
+    )
 
 
 def test_looking_ends_after_max_tokens(small, context):
@@ -102,7 +108,10 @@ def test_shared_inputs_are_kept_once(small, context):
 def test_sketches_are_small_and_close(small, context):
     """A sketch of all directions is the whole moment up to bf16's rounding of its factor."""
     model = small.network()
-    whole = Past(small.remembered(base=collect(context(model, {"drift-guard": {"sketch": 0}}))), torch.device("cpu"))
+    whole = Past(
+        small.remembered(base=collect(context(model, {"drift-guard": {"sketch": 0}}))),
+        torch.device("cpu"),
+    )
     kept = collect(context(model, {"drift-guard": {"sketch": 10}}))
     assert kept[f"{INPUTS}2.weight/factor"].dtype == torch.bfloat16
     sketched = Past(small.remembered(base=kept), torch.device("cpu"))
@@ -117,7 +126,9 @@ def test_nan_in_old_data_is_told(small, context):
     """Statistics that are not finite are refused with the weight's name."""
     data = small.rows()
     data.inputs[3, 2] = float("nan")
-    with pytest.raises(InputError, match=r"0\.weight: its inputs or gradients on old data are not finite"):
+    with pytest.raises(
+        InputError, match=r"0\.weight: its inputs or gradients on old data are not finite"
+    ):
         collect(context(small.network(), {"drift-guard": {}}, data=data))
 
 

@@ -27,11 +27,16 @@ def test_result_minimises_the_objective(d, r, strength, ridge, seed):
     found = damping(Dense(c_new), Dense(c_old), strength, ridge).right(a)
     rho = ridge * float((c_new + strength * c_old).trace()) / d
     gradient = (found - a) @ c_new + strength * found @ c_old + rho * found
-    assert gradient.norm() <= 1e-9 * (1 + strength) * float(a.norm()) * float(c_new.norm() + c_old.norm())
+    assert gradient.norm() <= 1e-9 * (1 + strength) * float(a.norm()) * float(
+        c_new.norm() + c_old.norm()
+    )
 
 
 @given(
-    d=st.integers(2, 9), k=st.integers(0, 5), tail=st.sampled_from(["isotropic", "diagonal"]), seed=st.integers(0, 99)
+    d=st.integers(2, 9),
+    k=st.integers(0, 5),
+    tail=st.sampled_from(["isotropic", "diagonal"]),
+    seed=st.integers(0, 99),
 )
 def test_woodbury_equals_the_dense_inverse(d, k, tail, seed):
     """For sketches no (d, d) matrix is inverted, with the same result."""
@@ -45,7 +50,10 @@ def test_woodbury_equals_the_dense_inverse(d, k, tail, seed):
 
 def test_old_directions_go_and_new_ones_stay():
     """A delta on inputs that only old data has vanishes; on inputs that only new data has it stays."""
-    new, old = torch.diag(torch.tensor([1.0, 1.0, 0.0, 0.0])), torch.diag(torch.tensor([0.0, 0.0, 1.0, 1.0]))
+    new, old = (
+        torch.diag(torch.tensor([1.0, 1.0, 0.0, 0.0])),
+        torch.diag(torch.tensor([0.0, 0.0, 1.0, 1.0])),
+    )
     found = damping(Dense(new), Dense(old), 1.0, 1e-6).right(torch.ones(1, 4))
     assert torch.allclose(found, torch.tensor([[1.0, 1.0, 0.0, 0.0]]), atol=1e-5)
 

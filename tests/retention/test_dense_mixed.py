@@ -44,7 +44,10 @@ def test_dense_targets_by_name():
     """Names and regular expressions choose; what matches nothing, and no target at all, is an error."""
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     assert list(mgk.attach(model, "dense", targets=["1"]).targets()) == ["1.weight"]
-    assert list(mgk.attach(model, "dense", name="second", targets=["re:[0-1]"]).targets()) == ["0.weight", "1.weight"]
+    assert list(mgk.attach(model, "dense", name="second", targets=["re:[0-1]"]).targets()) == [
+        "0.weight",
+        "1.weight",
+    ]
     with pytest.raises(InputError, match=r"adapter\.targets is empty"):
         mgk.attach(nn.Linear(3, 4), "dense", targets=[])
     with pytest.raises(InputError, match="matches no linear module"):
@@ -67,7 +70,9 @@ def test_a_mixed_row_is_a_whole_batch(small):
 def test_a_mixed_digest_knows_its_parts(small):
     """Other sizes or counts are other data, for a run that goes on."""
     bundle, data = small.Bundle(small.network()), small.rows(6)
-    digests = {MixedRows(bundle, {"one": (data, size, n)}).digest for size, n in ((3, 2), (2, 2), (3, 4))}
+    digests = {
+        MixedRows(bundle, {"one": (data, size, n)}).digest for size, n in ((3, 2), (2, 2), (3, 4))
+    }
     assert len(digests) == 3
 
 
@@ -80,12 +85,19 @@ def test_mixed_loads_each_part_by_its_plugin(monkeypatch, hooks, small):
 
         def load_data(self, spec, bundle):
             parts[spec.type] = PhaseData(
-                train=small.rows(6), dev=(spec.type,), verify=("v1", "v2"), calibration=(spec.type,), notes=("read",)
+                train=small.rows(6),
+                dev=(spec.type,),
+                verify=("v1", "v2"),
+                calibration=(spec.type,),
+                notes=("read",),
             )
             return parts[spec.type]
 
     monkeypatch.setattr(mixed, "calling", Fake)
-    tables = {name: {"data": {"type": name}, "batch_size": 2, "batches": 3} for name in ("text", "dictionary")}
+    tables = {
+        name: {"data": {"type": name}, "batch_size": 2, "batches": 3}
+        for name in ("text", "dictionary")
+    }
     found = mixed.load(MixedSpec(type="mixed", parts=tables), small.Bundle(small.network()))
     assert len(found.train) == 6
     assert found.dev == found.calibration == ("text", "dictionary")
@@ -103,7 +115,11 @@ def test_mixed_reaches_no_plugin_that_its_run_leaves_out(small):
 
 @pytest.mark.parametrize(
     "part",
-    [{"data": {}, "batch_size": 2}, {"data": {}, "batch_size": 0, "batches": 1}, {"batch_size": 1, "batches": 1}],
+    [
+        {"data": {}, "batch_size": 2},
+        {"data": {}, "batch_size": 0, "batches": 1},
+        {"batch_size": 1, "batches": 1},
+    ],
 )
 def test_a_part_says_all_that_it_needs(hooks, part):
     """A part without data, size or count is an error that names it."""

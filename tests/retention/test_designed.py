@@ -32,7 +32,10 @@ def test_first_direction_has_the_best_ratio(d, seed, strength):
 
 def test_old_directions_are_avoided():
     """Where old inputs live, A lets nothing through, if new inputs live elsewhere too."""
-    new, old = torch.diag(torch.tensor([3.0, 2.0, 1.0, 1.0])), torch.diag(torch.tensor([9.0, 0.0, 0.0, 0.0]))
+    new, old = (
+        torch.diag(torch.tensor([3.0, 2.0, 1.0, 1.0])),
+        torch.diag(torch.tensor([9.0, 0.0, 0.0, 0.0])),
+    )
     found = directions(Dense(new), Dense(old), 2, 100.0, 1e-4)
     assert found[:, 0].abs().max() < 1e-3
     assert torch.allclose(found.norm(dim=1), torch.ones(2, dtype=found.dtype))

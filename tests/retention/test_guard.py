@@ -33,7 +33,9 @@ def history_of(small, context, model, retention, phases=2):
     """Statistics of several old phases, each with inputs of its own."""
     kept = {}
     for number in range(phases):
-        ctx = context(model, retention, data=small.rows(seed=number, inside=_inside(model), outside=4))
+        ctx = context(
+            model, retention, data=small.rows(seed=number, inside=_inside(model), outside=4)
+        )
         kept[f"old{number}"] = collect(ctx)
     return small.remembered(**kept)
 
@@ -89,7 +91,10 @@ def test_layers_of_one_shape_share_a_product(small, context):
     assert sorted(len(s.names) for s in whole.stacks) == [1, 2]
     parts = 0.0
     for name in ctx.adapter.targets():
-        kept = {n: {k: v for k, v in r.read().items() if f"/{name}/" in k} for n, r in zip("ab", history, strict=True)}
+        kept = {
+            n: {k: v for k, v in r.read().items() if f"/{name}/" in k}
+            for n, r in zip("ab", history, strict=True)
+        }
         parts += make_guard(ctx, Past(small.remembered(**kept), ctx.device), spec)(0).item()
     assert whole(0).item() == pytest.approx(parts, rel=1e-5)
 
@@ -123,7 +128,10 @@ def test_untrained_lora_costs_nothing(small, context):
     term = guard_term(ctx, Past(history, ctx.device), ctx.specs(DriftGuardSpec)[0])
     value = term(0)
     assert value.item() == 0
-    assert all((g == 0).all() for g in torch.autograd.grad(value, ctx.adapter.parameters(), materialize_grads=True))
+    assert all(
+        (g == 0).all()
+        for g in torch.autograd.grad(value, ctx.adapter.parameters(), materialize_grads=True)
+    )
 
 
 def test_notes_say_what_is_held_and_what_is_not(small, context):
@@ -164,5 +172,7 @@ def test_packed_weights_are_told_before_the_first_step():
     packed = nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
     module = nn.Module()
     module.weight = packed
-    with pytest.raises(InputError, match=r"layer\.weight: its numbers are packed \(torch\.uint8\).*base\.quantize"):
+    with pytest.raises(
+        InputError, match=r"layer\.weight: its numbers are packed \(torch\.uint8\).*base\.quantize"
+    ):
         base_weight(Target("layer.weight", module, "weight"))

@@ -6,8 +6,15 @@ from mgk_core.contract.errors import InputError
 from mgk_retention.heatmap import colours, heatmap
 
 TABLE = {
-    "probes": [{"name": "정답률", "higher_is_better": True}, {"name": "ppl", "higher_is_better": False}],
-    "rows": [{"name": "base", "mark": ""}, {"name": "text", "mark": ""}, {"name": "mcq", "mark": "kept apart"}],
+    "probes": [
+        {"name": "정답률", "higher_is_better": True},
+        {"name": "ppl", "higher_is_better": False},
+    ],
+    "rows": [
+        {"name": "base", "mark": ""},
+        {"name": "text", "mark": ""},
+        {"name": "mcq", "mark": "kept apart"},
+    ],
     "R": [[0.2, 10.0], [0.6, 30.0], [None, 5.0]],
 }
 

@@ -12,7 +12,9 @@ EPS = torch.finfo(torch.float64).eps
 
 def psd(d: int, *, seed: int, rank: int | None = None) -> torch.Tensor:
     """A random second moment in float64."""
-    x = torch.randn(rank or 2 * d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(
+        rank or 2 * d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     return x.mT @ x / len(x)
 
 
@@ -32,11 +34,16 @@ def test_sketch_answers_as_its_matrix(d, k, n, seed):
     assert (m.right(x) - whole.right(x)).norm() <= bound
     assert abs(float(m.trace() - whole.trace())) <= bound + 50 * d * EPS * float(whole.trace())
     changed = m.scaled(3.0).plus_identity(0.5).dense()
-    assert torch.allclose(changed, whole.scaled(3.0).plus_identity(0.5).dense(), rtol=1e-12, atol=1e-12)
+    assert torch.allclose(
+        changed, whole.scaled(3.0).plus_identity(0.5).dense(), rtol=1e-12, atol=1e-12
+    )
 
 
 @given(
-    d=st.integers(2, 12), k=st.integers(0, 12), tail=st.sampled_from(["isotropic", "diagonal"]), seed=st.integers(0, 99)
+    d=st.integers(2, 12),
+    k=st.integers(0, 12),
+    tail=st.sampled_from(["isotropic", "diagonal"]),
+    seed=st.integers(0, 99),
 )
 def test_sketching_keeps_trace_and_top(d, k, tail, seed):
     """A sketch has the matrix's trace; along kept eigenvectors an isotropic one has its values."""
@@ -48,18 +55,27 @@ def test_sketching_keeps_trace_and_top(d, k, tail, seed):
     if tail == "isotropic" and k:
         values, vectors = torch.linalg.eigh(matrix)
         top = vectors[:, -k:]
-        assert torch.allclose(top.mT @ m.dense() @ top, values[-k:].diag(), atol=1e-9 * float(values[-1]))
-
-
-@given(d=st.integers(2, 12), tail=st.sampled_from(["isotropic", "diagonal"]), seed=st.integers(0, 99))
-def test_sketch_of_all_eigenvectors_is_exact(d, tail, seed):
-    """With k = d nothing is lost."""
-    matrix = psd(d, seed=seed)
-    assert torch.allclose(sketched(matrix, d, tail).dense(), matrix, atol=1e-10 * float(matrix.norm()))
+        assert torch.allclose(
+            top.mT @ m.dense() @ top, values[-k:].diag(), atol=1e-9 * float(values[-1])
+        )
 
 
 @given(
-    d=st.integers(3, 12), k=st.integers(1, 4), tail=st.sampled_from(["isotropic", "diagonal"]), seed=st.integers(0, 99)
+    d=st.integers(2, 12), tail=st.sampled_from(["isotropic", "diagonal"]), seed=st.integers(0, 99)
+)
+def test_sketch_of_all_eigenvectors_is_exact(d, tail, seed):
+    """With k = d nothing is lost."""
+    matrix = psd(d, seed=seed)
+    assert torch.allclose(
+        sketched(matrix, d, tail).dense(), matrix, atol=1e-10 * float(matrix.norm())
+    )
+
+
+@given(
+    d=st.integers(3, 12),
+    k=st.integers(1, 4),
+    tail=st.sampled_from(["isotropic", "diagonal"]),
+    seed=st.integers(0, 99),
 )
 def test_compressing_keeps_the_trace(d, k, tail, seed):
     """Fewer columns, the same trace, still positive semi-definite."""

@@ -16,16 +16,22 @@ def test_o_lora_is_the_overlap_with_every_old_a(small, context):
     ctx = context(small.network(), {"o-lora": {}})
     ctx.adapter = small.random_adapter(ctx.model)
     old = [
-        {f"{FACTORS}{n}": torch.randn(2, p.shape[1]) for n, p in ctx.model.named_parameters() if n in ctx.targets}
+        {
+            f"{FACTORS}{n}": torch.randn(2, p.shape[1])
+            for n, p in ctx.model.named_parameters()
+            if n in ctx.targets
+        }
         for _ in range(2)
     ]
     past = Past(small.remembered(a=old[0], b=old[1]), CPU)
     expected = sum(
-        (kept[f"{FACTORS}{n}"] @ ctx.adapter.factors(n).a.mT).square().sum().item() for n in ctx.targets for kept in old
+        (kept[f"{FACTORS}{n}"] @ ctx.adapter.factors(n).a.mT).square().sum().item()
+        for n in ctx.targets
+        for kept in old
     )
-    assert olora_term(ctx, past, OloraSpec(type="o-lora", strength=0.25))(0).item() == pytest.approx(
-        0.25 * expected, rel=1e-5
-    )
+    assert olora_term(ctx, past, OloraSpec(type="o-lora", strength=0.25))(
+        0
+    ).item() == pytest.approx(0.25 * expected, rel=1e-5)
     assert olora_term(ctx, Past((), CPU), OloraSpec(type="o-lora")) is None
 
 
@@ -33,7 +39,9 @@ def test_o_lora_is_the_overlap_with_every_old_a(small, context):
 def test_ewc_is_the_fisher_weighted_square(small, context, type_):
     """strength / 2 · Σ F ΔW² over two old phases, for factors and for dense deltas."""
     model = small.network()
-    kept = {f"p{i}": collect(context(model, {"ewc": {}}, data=small.rows(seed=i))) for i in range(2)}
+    kept = {
+        f"p{i}": collect(context(model, {"ewc": {}}, data=small.rows(seed=i))) for i in range(2)
+    }
     ctx = context(model, {"ewc": {}})
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     ctx.adapter = small.random_adapter(model, type_)

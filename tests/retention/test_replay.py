@@ -34,7 +34,9 @@ def test_share_and_seed_decide_what_is_kept(small, context):
     ctx = context(small.network(), {"replay": {}}, data=data)
 
     def kept(share):
-        found = keep_examples(ctx, ReplaySpec(type="replay", share=share))[f"{REPLAY}inputs/values"].view(-1, 6)
+        found = keep_examples(ctx, ReplaySpec(type="replay", share=share))[
+            f"{REPLAY}inputs/values"
+        ].view(-1, 6)
         return [int((data.inputs == row).all(1).nonzero()) for row in found]
 
     assert len(kept(0.25)) == len(set(kept(0.25))) == 100
@@ -49,7 +51,10 @@ def test_calibration_stands_for_the_base(small, context):
     """For the base, examples come from the calibration batches."""
     ctx = context(small.network(), {"replay": {}})
     known = small.rows(30, seed=9)
-    ctx.base_phase, ctx.data = True, PhaseData(train=ctx.data.train, calibration=(known.batch(range(30)),))
+    ctx.base_phase, ctx.data = (
+        True,
+        PhaseData(train=ctx.data.train, calibration=(known.batch(range(30)),)),
+    )
     found = collect(ctx)[f"{REPLAY}inputs/values"].view(-1, 6)
     assert sorted(found[:, 0].tolist()) == sorted(known.inputs[:, 0].tolist())
 
@@ -94,7 +99,12 @@ def test_examples_that_are_seen_too_often_are_told(small, context, past, batch, 
     ctx = context(small.network(), {"replay": {}})
     for _ in range(2):
         replay_term(ctx, past, ReplaySpec(type="replay", batch=batch))
-    steps = steps_of(len(ctx.data.train), ctx.phase.train.batch_size, ctx.phase.train.epochs, ctx.phase.train.steps)
+    steps = steps_of(
+        len(ctx.data.train),
+        ctx.phase.train.batch_size,
+        ctx.phase.train.epochs,
+        ctx.phase.train.steps,
+    )
     assert kept_batches(ctx, past, batch, "replay").times(steps) == steps * batch / 2 / 20
     told = [note for note in ctx.notes if "learnt by heart" in note]
     assert len(told) == (steps * batch / 40 > 4)
@@ -108,7 +118,8 @@ def test_without_anything_kept_there_is_no_term(small, context):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"distance": "squared"}, {"level": "layers"}, {"on": "kept"}, {"on": "calibration"}]
+    "options",
+    [{}, {"distance": "squared"}, {"level": "layers"}, {"on": "kept"}, {"on": "calibration"}],
 )
 def test_the_teacher_is_the_base(small, context, past, options):
     """An untrained adapter is at distance zero from its base; a trained one is not, and feels it."""
@@ -116,8 +127,12 @@ def test_the_teacher_is_the_base(small, context, past, options):
 
     for trained in (False, True):
         ctx = context(small.network(), {"naive": {}})
-        ctx.data = PhaseData(train=ctx.data.train, calibration=(small.rows(8, seed=4).batch(range(8)),))
-        ctx.adapter = small.random_adapter(ctx.model) if trained else mgk.attach(ctx.model, "lora", rank=2)
+        ctx.data = PhaseData(
+            train=ctx.data.train, calibration=(small.rows(8, seed=4).batch(range(8)),)
+        )
+        ctx.adapter = (
+            small.random_adapter(ctx.model) if trained else mgk.attach(ctx.model, "lora", rank=2)
+        )
         value = distil_term(ctx, past, DistilSpec(type="self-distillation", **options))(0)
         assert (value.item() > 1e-4) if trained else abs(value.item()) < 1e-6
         gradients = torch.autograd.grad(value, ctx.adapter.parameters(), allow_unused=True)
@@ -130,7 +145,9 @@ def test_kl_of_outputs_is_torchs(small, context, past):
     ctx.adapter = small.random_adapter(ctx.model)
     batch = small.rows(8, seed=4).batch(range(8))
     ctx.data = PhaseData(train=ctx.data.train, calibration=(batch,))
-    value = distil_term(ctx, past, DistilSpec(type="self-distillation", on="calibration", strength=2.0))(0)
+    value = distil_term(
+        ctx, past, DistilSpec(type="self-distillation", on="calibration", strength=2.0)
+    )(0)
     student = ctx.bundle.outputs(batch).softmax(-1)
     with ctx.adapter.disabled():
         teacher = ctx.bundle.outputs(batch).softmax(-1)
@@ -158,7 +175,11 @@ class Parrot:
 def test_self_generated_replay_keeps_only_the_first_tokens():
     """Of an example its beginning remains; what follows is the model's own, and all of it is learnt."""
     texts = [Tokens((3, 4, 5, 6, 7), (-100, -100, -100, 6, 7))]
-    made = generated(Parrot(), texts, ReplaySpec(type="replay", source="generated", prompt_tokens=2, new_tokens=3))
+    made = generated(
+        Parrot(),
+        texts,
+        ReplaySpec(type="replay", source="generated", prompt_tokens=2, new_tokens=3),
+    )
     assert made == [Tokens((3, 4, 4, 4, 4), (3, 4, 4, 4, 4))]
 
 

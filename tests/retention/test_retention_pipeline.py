@@ -27,7 +27,13 @@ def pipeline(retention, **slots):
         "adapter": {"type": "lora", "rank": 8, "alpha": 16, "targets": ["layer1", "layer2", "layer3"]},
         "step": {"type": "standard"}, "merge": {"type": "exact"}, "retention": retention, **slots,
     }  # fmt: skip
-    return Pipeline(name="three", base={"type": "reference"}, phases=phases, defaults=defaults, run={"threads": 1})
+    return Pipeline(
+        name="three",
+        base={"type": "reference"},
+        phases=phases,
+        defaults=defaults,
+        run={"threads": 1},
+    )
 
 
 def outcome(tmp_path, retention, **slots):
@@ -49,7 +55,11 @@ def test_naive_forgets_and_is_labelled(naive):
     kept, gained, run = naive
     assert kept < 0.9
     assert gained > 0.3
-    notes = [n for entry in json.loads((run / "ledger.json").read_text())["phases"] for n in entry["notes"]]
+    notes = [
+        n
+        for entry in json.loads((run / "ledger.json").read_text())["phases"]
+        for n in entry["notes"]
+    ]
     assert notes.count("naive: no protection against forgetting") == 3
     assert not list(run.glob("phases/*/statistics.safetensors"))
 
@@ -61,7 +71,11 @@ def test_naive_forgets_and_is_labelled(naive):
         {"drift-guard": {"sketch": 0}},
         {"replay": {"share": 0.25}},
         {"covariance-merge": {"sketch": 0, "strength": 0.1}},
-        {"drift-guard": {"strength": 3.0}, "replay": {"share": 0.25}, "covariance-merge": {"strength": 0.01}},
+        {
+            "drift-guard": {"strength": 3.0},
+            "replay": {"share": 0.25},
+            "covariance-merge": {"strength": 0.01},
+        },
     ],
     ids="+".join,
 )

@@ -29,7 +29,11 @@ def make_phase(hooks: Hooks, tmp_path: Path) -> MakePhase:
     """Return a maker of step contexts: (phase's overrides, terms, optimizer class and its options)."""
 
     def make(
-        table: dict[str, Any] | None = None, *, terms: Any = (), optimizer: Any = None, steps: int = 60
+        table: dict[str, Any] | None = None,
+        *,
+        terms: Any = (),
+        optimizer: Any = None,
+        steps: int = 60,
     ) -> StepContext:
         overrides = {"phases.plain_text": table or {}}
         config = resolve(load_tree("textmodel", overrides=overrides), hooks.plugins.registry).config
@@ -49,7 +53,11 @@ def make_phase(hooks: Hooks, tmp_path: Path) -> MakePhase:
             data=hooks.load_data(phase.data, bundle),
             steps=steps,
         )
-        ctx.optimizer = optimizer(adapter.parameters()) if optimizer else hooks.make_optimizer(adapter, phase.optimizer)
+        ctx.optimizer = (
+            optimizer(adapter.parameters())
+            if optimizer
+            else hooks.make_optimizer(adapter, phase.optimizer)
+        )
         return StepContext(ctx, tuple(t(adapter) for t in terms))
 
     return make
@@ -58,4 +66,6 @@ def make_phase(hooks: Hooks, tmp_path: Path) -> MakePhase:
 @pytest.fixture
 def batches() -> Callable[[StepContext, int], list[Any]]:
     """Return n batches of sixteen of a phase's training data."""
-    return lambda ctx, n: [ctx.phase.data.train.batch(list(range(16 * i, 16 * i + 16))) for i in range(n)]
+    return lambda ctx, n: [
+        ctx.phase.data.train.batch(list(range(16 * i, 16 * i + 16))) for i in range(n)
+    ]

@@ -65,7 +65,9 @@ def test_no_key_is_left_out() -> None:
     ],
     ids=str,
 )
-def test_wrong_values_are_refused_when_they_are_read(make_phase: Any, table: dict[str, Any], message: str) -> None:
+def test_wrong_values_are_refused_when_they_are_read(
+    make_phase: Any, table: dict[str, Any], message: str
+) -> None:
     """The message names the key and what was expected."""
     with pytest.raises(ConfigError, match=message):
         make_phase({"optimizer": table})
@@ -88,7 +90,9 @@ def test_frozen_parameters_are_left_out(make_phase: Any, batches: Any) -> None:
     ctx.phase.optimizer = make_optimizer(ctx.phase.adapter, ctx.phase.phase.optimizer)
     before = [p.detach().clone() for p in ctx.phase.adapter.parameters()]
     StandardStep(ctx)(batches(ctx, 1), 0)
-    moved = [not torch.equal(a, b) for a, b in zip(before, ctx.phase.adapter.parameters(), strict=True)]
+    moved = [
+        not torch.equal(a, b) for a, b in zip(before, ctx.phase.adapter.parameters(), strict=True)
+    ]
     assert moved == [False, True, False, True]
 
 

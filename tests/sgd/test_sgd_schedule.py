@@ -41,7 +41,14 @@ def test_ends_at_the_floor(kind: str) -> None:
 
 def test_known_values() -> None:
     """Warm-up counts from 1/n; half-way linear is 1/2 and cosine 1/2, at a quarter (1 + √½) / 2."""
-    assert [Schedule(8, "constant", 4).factor(i) for i in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert [Schedule(8, "constant", 4).factor(i) for i in range(6)] == [
+        0.25,
+        0.5,
+        0.75,
+        1.0,
+        1.0,
+        1.0,
+    ]
     assert Schedule(100, "linear").factor(50) == pytest.approx(0.5)
     assert Schedule(100, "cosine").factor(50) == pytest.approx(0.5)
     assert Schedule(100, "cosine").factor(25) == pytest.approx((1 + math.sqrt(0.5)) / 2)

@@ -23,7 +23,9 @@ OPTIMIZERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_resumed_phase_ends_in_the_same_bits(make_phase: Any, batches: Any, tmp_path: Path, name: str) -> None:
+def test_a_resumed_phase_ends_in_the_same_bits(
+    make_phase: Any, batches: Any, tmp_path: Path, name: str
+) -> None:
     """Through safetensors, half a phase and the other half are the whole phase."""
     whole, first, second = (make_phase(optimizer=OPTIMIZERS[name]) for _ in range(3))
     data = batches(whole, 10)

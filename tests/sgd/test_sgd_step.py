@@ -38,11 +38,15 @@ def train(ctx: Any, batches: list[Any], **options: Any) -> list[torch.Tensor]:
     return values(ctx)
 
 
-def bare_loop(ctx: Any, batches: list[Any], optimizer: torch.optim.Optimizer, clip: float | None = None) -> None:
+def bare_loop(
+    ctx: Any, batches: list[Any], optimizer: torch.optim.Optimizer, clip: float | None = None
+) -> None:
     """Train as one would without mgk: backward of the mean loss, the optimizer's own step."""
     for batch in batches:
         optimizer.zero_grad()
-        loss = mse_loss(ctx.phase.model(batch.inputs), batch.targets, reduction="sum") / len(batch.inputs)
+        loss = mse_loss(ctx.phase.model(batch.inputs), batch.targets, reduction="sum") / len(
+            batch.inputs
+        )
         loss.backward()
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(ctx.phase.adapter.parameters(), clip)
@@ -50,7 +54,9 @@ def bare_loop(ctx: Any, batches: list[Any], optimizer: torch.optim.Optimizer, cl
 
 
 @pytest.mark.parametrize("options", SGDS, ids=str)
-def test_sgd_is_torchs_sgd_bit_for_bit(make_phase: Any, batches: Any, options: dict[str, Any]) -> None:
+def test_sgd_is_torchs_sgd_bit_for_bit(
+    make_phase: Any, batches: Any, options: dict[str, Any]
+) -> None:
     """Dividing by the count of 16 is exact in binary, so nothing may differ from torch's own loop."""
     table = {"optimizer": {"type": "sgd", "lr": 1e-3, **options}, "step": AUTOGRAD}
     ours, theirs = make_phase(table), make_phase(table)
@@ -60,12 +66,16 @@ def test_sgd_is_torchs_sgd_bit_for_bit(make_phase: Any, batches: Any, options: d
     assert all(torch.equal(a, b) for a, b in zip(found, values(theirs), strict=True))
 
 
-def adamw_by_hand(p: Any, grads: list[Any], lr: float, betas: tuple[float, float], eps: float, decay: float) -> Any:
+def adamw_by_hand(
+    p: Any, grads: list[Any], lr: float, betas: tuple[float, float], eps: float, decay: float
+) -> Any:
     """Loshchilov & Hutter's update in float64."""
     p, m, v = p.double(), 0.0, 0.0
     for t, g in enumerate(grads, start=1):
         m, v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g**2
-        p = p * (1 - lr * decay) - lr * (m / (1 - betas[0] ** t)) / ((v / (1 - betas[1] ** t)).sqrt() + eps)
+        p = p * (1 - lr * decay) - lr * (m / (1 - betas[0] ** t)) / (
+            (v / (1 - betas[1] ** t)).sqrt() + eps
+        )
     return p
 
 
@@ -149,13 +159,20 @@ def test_loss_terms_count_once_per_step(make_phase: Any, batches: Any) -> None:
     plain, with_term = make_phase({"step": AUTOGRAD}), make_phase({"step": AUTOGRAD}, terms=[decay])
     start = values(plain)
     batch = batches(plain, 1)[0]
-    halves = [with_term.phase.data.train.batch(list(range(8))), with_term.phase.data.train.batch(list(range(8, 16)))]
+    halves = [
+        with_term.phase.data.train.batch(list(range(8))),
+        with_term.phase.data.train.batch(list(range(8, 16))),
+    ]
     StandardStep(plain)([batch], 2)
     out = StandardStep(with_term)(halves, 2)
     lr = plain.phase.phase.optimizer.lr
-    assert float(out.terms) == pytest.approx(1.5 * sum(float((p**2).sum()) for p in start), rel=1e-5)
+    assert float(out.terms) == pytest.approx(
+        1.5 * sum(float((p**2).sum()) for p in start), rel=1e-5
+    )
     for a, b, p in zip(values(with_term), values(plain), start, strict=True):
-        assert torch.allclose(a, b - lr * 3 * p, atol=1e-8, rtol=1e-5)  # two ways of summing, each once rounded
+        assert torch.allclose(
+            a, b - lr * 3 * p, atol=1e-8, rtol=1e-5
+        )  # two ways of summing, each once rounded
 
 
 def test_clipping_is_torchs(make_phase: Any, batches: Any) -> None:
@@ -163,7 +180,12 @@ def test_clipping_is_torchs(make_phase: Any, batches: Any) -> None:
     table = {"optimizer": {"type": "sgd", "lr": 1e-3, "clip": 0.5}, "step": AUTOGRAD}
     ours, theirs = make_phase(table), make_phase(table)
     found = train(ours, batches(ours, 5))
-    bare_loop(theirs, batches(theirs, 5), torch.optim.SGD(theirs.phase.adapter.parameters(), lr=1e-3), clip=0.5)
+    bare_loop(
+        theirs,
+        batches(theirs, 5),
+        torch.optim.SGD(theirs.phase.adapter.parameters(), lr=1e-3),
+        clip=0.5,
+    )
     for a, b in zip(found, values(theirs), strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-9)
     assert float(StandardStep(ours)(batches(ours, 1), 5).grad_norm) > 0.5
@@ -171,7 +193,13 @@ def test_clipping_is_torchs(make_phase: Any, batches: Any) -> None:
 
 def test_learning_rates_follow_the_schedule(make_phase: Any, batches: Any) -> None:
     """The step sets every group's rate by step number and total, and reports the first."""
-    options = {"type": "sgd", "lr": 0.5, "schedule": "linear", "warmup_steps": 2, "min_lr_ratio": 0.1}
+    options = {
+        "type": "sgd",
+        "lr": 0.5,
+        "schedule": "linear",
+        "warmup_steps": 2,
+        "min_lr_ratio": 0.1,
+    }
     ctx = make_phase({"optimizer": options}, steps=12)
     step = StandardStep(ctx)
     batch = batches(ctx, 1)[0]
@@ -216,7 +244,9 @@ OPTIMIZERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("wait", [True, False], ids=["read", "on the device"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_step_that_is_not_finite_changes_nothing(make_phase: Any, batches: Any, name: str, *, wait: bool) -> None:
+def test_a_step_that_is_not_finite_changes_nothing(
+    make_phase: Any, batches: Any, name: str, *, wait: bool
+) -> None:
     """With a NaN batch in between, parameters end in the bits of a run without it, for any optimizer.
 
     Both where the flag may be read and where it must stay on the device.
@@ -234,21 +264,32 @@ def test_a_step_that_is_not_finite_changes_nothing(make_phase: Any, batches: Any
 
 
 @pytest.mark.parametrize("type_", ["sgd", "momentum", "adamw"])
-def test_a_first_step_that_is_not_finite_leaves_no_trace(make_phase: Any, batches: Any, type_: str) -> None:
+def test_a_first_step_that_is_not_finite_leaves_no_trace(
+    make_phase: Any, batches: Any, type_: str
+) -> None:
     """Even where the optimizer has no state yet, a skipped step on the device starts none that matters."""
     options = {"type": "sgd", "momentum": 0.9} if type_ == "momentum" else {"type": type_}
     clean, dirty = make_phase({"optimizer": options}), make_phase({"optimizer": options})
     good = batches(clean, 4)
     bad = evolve(good[0], targets=torch.full_like(good[0].targets, math.inf))
     expected = train(clean, good, wait=True)
-    assert all(torch.equal(a, b) for a, b in zip(train(dirty, [bad, *good], wait=False), expected, strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(train(dirty, [bad, *good], wait=False), expected, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_reading_the_flag_or_not_gives_the_same_bits(make_phase: Any, batches: Any, name: str) -> None:
+def test_reading_the_flag_or_not_gives_the_same_bits(
+    make_phase: Any, batches: Any, name: str
+) -> None:
     """The way for devices computes what the way for the CPU computes."""
     read, kept = make_phase(optimizer=OPTIMIZERS[name]), make_phase(optimizer=OPTIMIZERS[name])
-    pairs = zip(train(read, batches(read, 8), wait=True), train(kept, batches(kept, 8), wait=False), strict=True)
+    pairs = zip(
+        train(read, batches(read, 8), wait=True),
+        train(kept, batches(kept, 8), wait=False),
+        strict=True,
+    )
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -285,12 +326,16 @@ def test_one_tensor_for_two_parameters_is_divided_once() -> None:
 
 
 @pytest.mark.parametrize(("own", "looks"), [("auto", 1), ("autograd", 3)])
-def test_a_buffer_is_looked_for_once(make_phase: Any, monkeypatch: Any, own: str, looks: int) -> None:
+def test_a_buffer_is_looked_for_once(
+    make_phase: Any, monkeypatch: Any, own: str, looks: int
+) -> None:
     """Once a step; views of one buffer that come again are not looked at again."""
     ctx = make_phase({"step": {"type": "standard", "gradients": own}})
     seen: list[int] = []
     step = StandardStep(ctx)
-    monkeypatch.setattr(module, "buffer_of", lambda gradients: (seen.append(1), buffer_of(gradients))[1])
+    monkeypatch.setattr(
+        module, "buffer_of", lambda gradients: (seen.append(1), buffer_of(gradients))[1]
+    )
     for number in range(3):
         step([ctx.phase.data.train.batch([0, 1, 2])], number)
     assert len(seen) == looks

@@ -26,7 +26,9 @@ def bundle():
 def chat_tokenizer():
     """The same tokenizer with Gemma's turn tokens and chat template."""
     tokenizer = build(HfSpec(type="hf", id="tiny-gemma"), torch.device("cpu")).tokenizer
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"]})
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"]}
+    )
     tokenizer.chat_template = GEMMA_TEMPLATE
     return tokenizer
 

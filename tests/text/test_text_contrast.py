@@ -35,7 +35,9 @@ QUESTIONS = [
 @pytest.fixture(scope="module")
 def base():
     """A tiny Gemma whose products are fp32, so that sums can be compared."""
-    return build(HfSpec(type="hf", id="tiny-gemma", compute="float32", head="exact"), torch.device("cpu"))
+    return build(
+        HfSpec(type="hf", id="tiny-gemma", compute="float32", head="exact"), torch.device("cpu")
+    )
 
 
 def spec(write, **options):
@@ -46,7 +48,9 @@ def test_option_scores_are_those_of_scoring_and_carry_a_gradient(base, write):
     """The mean log-likelihood per token, as `score` has it; its gradient is that of the sum of token losses."""
     choices = load(spec(write, contrast=1.0), base).train.choices
     found = base.option_logprobs(choices)
-    expected = [p / n for s in base.score(choices) for p, n in zip(s.logprob, s.tokens, strict=True)]
+    expected = [
+        p / n for s in base.score(choices) for p, n in zip(s.logprob, s.tokens, strict=True)
+    ]
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
     norm = base.model.get_submodule("model.norm").weight.requires_grad_()
     gradient = torch.autograd.grad(base.option_logprobs(choices[:1])[0], norm)[0]
@@ -99,9 +103,19 @@ def test_only_a_contrast_asks_for_the_term(base, write):
             "base.id": "tiny-gemma",
             "phases.mcq.retention.drift-guard": False,
         }
-        config = resolve(load_tree("korean-medical", overrides=overrides), hooks.plugins.registry).config
+        config = resolve(
+            load_tree("korean-medical", overrides=overrides), hooks.plugins.registry
+        ).config
         phase = next(p for p in config.phases if p.name == "mcq")
-        ctx = PhaseContext(config, phase, 2, base, base.device, None, data=load(spec(write, contrast=contrast), base))
+        ctx = PhaseContext(
+            config,
+            phase,
+            2,
+            base,
+            base.device,
+            None,
+            data=load(spec(write, contrast=contrast), base),
+        )
         assert isinstance(ctx.data.train, QuestionRows) == bool(contrast)
         assert set(hooks.loss_terms(ctx)) == names
     with pytest.raises(ValueError, match="reasoning"):

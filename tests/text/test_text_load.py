@@ -59,7 +59,9 @@ def shipped(bundle, tmp_path_factory):
 @given(sizes=SIZES)
 def test_packing_keeps_every_example_whole_and_fills_rows(sizes):
     """Every example stands once in one row, no row is over its length, and no two rows fit into one."""
-    examples = [example(n - 1, 100 * i) if n > 1 else Tokens((i,), (-100,)) for i, n in enumerate(sizes)]
+    examples = [
+        example(n - 1, 100 * i) if n > 1 else Tokens((i,), (-100,)) for i, n in enumerate(sizes)
+    ]
     rows = packing.pack(examples, 32)
     assert sorted(e.ids for row in rows for e in row) == sorted(e.ids for e in examples)
     used = sorted(sum(len(e.ids) for e in row) for row in rows)
@@ -76,7 +78,11 @@ def test_packing_refuses_what_does_not_fit():
 @given(size=st.integers(1, 200), limit=st.integers(2, 50), head=st.sampled_from([0, 1]))
 def test_splitting_keeps_every_token_and_byte(size, limit, head):
     """The pieces' bodies joined are the text, each begins with the beginning token if there is one, bytes add up."""
-    whole = example(size) if head else Tokens(example(size).ids[1:], (-100, *example(size).ids[2:]), 3 * size)
+    whole = (
+        example(size)
+        if head
+        else Tokens(example(size).ids[1:], (-100, *example(size).ids[2:]), 3 * size)
+    )
     parts = lengths.split(whole, limit, head)
     assert tuple(i for p in parts for i in p.ids[head:]) == whole.ids[head:]
     assert all(p.ids[:head] == whole.ids[:head] and head < len(p.ids) <= limit for p in parts)
@@ -88,7 +94,10 @@ def test_what_is_too_long_is_split_dropped_or_told_never_cut():
     """Each way of overflow counts what it did; error names the place, the length and the setting."""
     examples, places = [example(5), example(20)], ["a.jsonl:1", "a.jsonl:2"]
     split = lengths.fit(examples, 16, "split", what="train", places=places)
-    assert (len(split.examples), "1 over max_length 16 split, 3 pieces in all" in split.note) == (3, True)
+    assert (len(split.examples), "1 over max_length 16 split, 3 pieces in all" in split.note) == (
+        3,
+        True,
+    )
     drop = lengths.fit(examples, 16, "drop", what="train", places=places)
     assert (drop.examples, "1 over max_length 16 dropped" in drop.note) == ((examples[0],), True)
     with pytest.raises(DataError, match=r"a\.jsonl:2: 21 tokens, and length is 16; raise it"):
@@ -118,7 +127,10 @@ def test_labels_are_the_answer_and_its_end_only(shipped, bundle):
     (tokens,) = data.train.rows[0]
     learnt = [i for i in tokens.labels if i != -100]
     assert bundle.tokenizer.decode(learnt) == f" {first['ko']}<eos>"
-    assert bundle.tokenizer.decode(tokens.ids) == f"<bos>영어: {first['en']}\n한국어: {first['ko']}<eos>"
+    assert (
+        bundle.tokenizer.decode(tokens.ids)
+        == f"<bos>영어: {first['en']}\n한국어: {first['ko']}<eos>"
+    )
 
 
 def _path(folder, split):
@@ -159,7 +171,9 @@ def test_probes_have_their_split_metric_and_phase(shipped):
         "mcq-accuracy": ("option_accuracy", "test", "", "always", 120),
         "mcq-generated": ("generation", "test", "", "ends", 40),
     }
-    assert len({p.digest for p in found.values()}) == len(found) - 8  # margin and accuracy share the items
+    assert (
+        len({p.digest for p in found.values()}) == len(found) - 8
+    )  # margin and accuracy share the items
     assert found["mcq-accuracy"].chance == 0.2
 
 
@@ -172,7 +186,9 @@ def test_dev_verify_and_calibration_are_batches_of_the_base(shipped, bundle):
         assert math.isfinite(float(total / count))
     texts = {int(s) for b in data.calibration for s in [b.segment_ids.max() + 1]}
     assert sum(len(b.segment_ids.unique()) for b in data.calibration) == 48, texts
-    assert any(n.startswith("calibration: 48 texts, 3,072 tokens; 48 cut to 64") for n in data.notes)
+    assert any(
+        n.startswith("calibration: 48 texts, 3,072 tokens; 48 cut to 64") for n in data.notes
+    )
 
 
 def test_the_validation_metrics_score_the_probes(shipped, bundle):
@@ -228,7 +244,9 @@ def test_character_f1_counts_characters():
 def test_distractors_come_from_the_same_specialty_and_split():
     """Wrong options differ from the right one and each other; other splits and specialties only fill up."""
     template = DictionaryTemplate("en-ko")
-    same = [Entry(f"가{i}", f"a{i}", specialty="x") for i in range(3)] + [Entry("딴것", "other", specialty="y")]
+    same = [Entry(f"가{i}", f"a{i}", specialty="x") for i in range(3)] + [
+        Entry("딴것", "other", specialty="y")
+    ]
     other = [Entry("나1", "b1", specialty="x"), Entry("가1", "dup", specialty="x")]
     options, place = options_for(same[0], same, other, template, count=4, seed=0)
     assert options[place] == "가0"
@@ -305,11 +323,15 @@ def test_held_out_shares_are_fixed_and_keep_groups_together(share, seed):
 def test_shares_are_taken_where_no_file_is_named(bundle, write):
     """With one file, dev_share and test_share make the other splits, and the probes with them."""
     rows = [{"ko": f"용어{i}", "en": f"term{i}"} for i in range(120)]
-    spec = DictionarySpec(type="dictionary", train=write("a.jsonl", rows), dev_share=0.1, test_share=0.2, generate=0)
+    spec = DictionarySpec(
+        type="dictionary", train=write("a.jsonl", rows), dev_share=0.1, test_share=0.2, generate=0
+    )
     data = load(spec, bundle)
     names = {p.name: len(p.items) for p in data.probes}
     metrics = ("", "-margin", "-accuracy")
-    assert set(names) == {f"dictionary{metric}{split}" for metric in metrics for split in ("", "-dev")}
+    assert set(names) == {
+        f"dictionary{metric}{split}" for metric in metrics for split in ("", "-dev")
+    }
     assert len(data.train) + names["dictionary"] + names["dictionary-dev"] == 120
 
 
@@ -317,7 +339,9 @@ def test_bad_rows_of_all_splits_are_told_together(bundle, write):
     """One error carries the bad rows of train, dev, base probes and calibration."""
     bad = write("bad.jsonl", "x\n")
     good = write("good.jsonl", [{"text": "본문"}])
-    spec = PlainTextSpec(type="text", train=good, dev=bad, base_probes={"base": bad}, calibration=bad)
+    spec = PlainTextSpec(
+        type="text", train=good, dev=bad, base_probes={"base": bad}, calibration=bad
+    )
     with pytest.raises(DataError) as caught:
         load(spec, bundle)
     assert len(caught.value.problems) == 3
@@ -334,8 +358,12 @@ def test_learning_to_reason_needs_reasonings(bundle, write):
 def test_directions_make_one_example_each(bundle, write):
     """Two directions of an entry are two examples; each holds only the fields that it gives and asks for."""
     path = write("a.jsonl", [{"ko": "가", "en": "a", "definition": "뜻이다"}])
-    data = load(DictionarySpec(type="dictionary", train=path, directions=("ko-en", "definition-ko")), bundle)
-    said = [bundle.tokenizer.decode(row[0].ids, skip_special_tokens=True) for row in data.train.rows]
+    data = load(
+        DictionarySpec(type="dictionary", train=path, directions=("ko-en", "definition-ko")), bundle
+    )
+    said = [
+        bundle.tokenizer.decode(row[0].ids, skip_special_tokens=True) for row in data.train.rows
+    ]
     assert said == ["한국어: 가\n영어: a", "뜻: 뜻이다\n용어: 가"]
 
 

@@ -14,11 +14,21 @@ ENTRIES = [
     {"ko": "심방세동", "en": "atrial fibrillation", "definition": "심방이 떠는 부정맥이다."},
     {"ko": "폐기종", "en": "emphysema", "definition": "공기 공간이 커진 상태이다."},
 ]
-QUESTION = {"question": "무엇인가?", "A": "가", "B": "나", "C": "다", "D": "라", "E": "마", "answer": 3}
+QUESTION = {
+    "question": "무엇인가?",
+    "A": "가",
+    "B": "나",
+    "C": "다",
+    "D": "라",
+    "E": "마",
+    "answer": 3,
+}
 
 
 def entries(path, **options):
-    reader = Reader(DictionarySpec(type="dictionary", train=path, directions=("ko-definition",), **options))
+    reader = Reader(
+        DictionarySpec(type="dictionary", train=path, directions=("ko-definition",), **options)
+    )
     found = reader.records(path)
     reader.check()
     return found
@@ -44,8 +54,13 @@ def test_every_format_gives_the_same_entries(write, tmp_path):
 
     files = [
         write("a.jsonl", ENTRIES),
-        write("a.csv", "ko,en,definition\n" + "".join(",".join(r.values()) + "\n" for r in ENTRIES)),
-        write("a.tsv", "ko\ten\tdefinition\r\n" + "".join("\t".join(r.values()) + "\r\n" for r in ENTRIES)),
+        write(
+            "a.csv", "ko,en,definition\n" + "".join(",".join(r.values()) + "\n" for r in ENTRIES)
+        ),
+        write(
+            "a.tsv",
+            "ko\ten\tdefinition\r\n" + "".join("\t".join(r.values()) + "\r\n" for r in ENTRIES),
+        ),
     ]
     parquet.write_table(pa.Table.from_pylist(ENTRIES), tmp_path / "a.parquet")
     files.append(str(tmp_path / "a.parquet"))
@@ -76,7 +91,13 @@ def test_all_bad_rows_are_told_at_once(write):
         '{"ko": " ", "en": "b", "definition": "뜻"}\n{"ko": "다", "en": 7, "definition": "뜻"}\n',
     )
     found = problems(lambda: entries(path))
-    assert [(line, where) for line, where, _ in found] == [(2, ""), (3, ""), (4, "en"), (6, "ko"), (7, "en")]
+    assert [(line, where) for line, where, _ in found] == [
+        (2, ""),
+        (3, ""),
+        (4, "en"),
+        (6, "ko"),
+        (7, "en"),
+    ]
     assert "JSON" in found[0][2]
     assert "map it with columns.en" in found[2][2]
     with pytest.raises(DataError, match=r"bad\.jsonl:4: en: missing"):
@@ -85,7 +106,9 @@ def test_all_bad_rows_are_told_at_once(write):
 
 def test_skipping_bad_rows_counts_them(write):
     """With skip_bad_rows the good rows are taken and the others counted."""
-    path = write("bad.jsonl", '{"ko": "가", "en": "a", "definition": "뜻이다"}\nnonsense\n{"ko": "나"}\n')
+    path = write(
+        "bad.jsonl", '{"ko": "가", "en": "a", "definition": "뜻이다"}\nnonsense\n{"ko": "나"}\n'
+    )
     found = entries(path, skip_bad_rows=True)
     assert [e.ko for e in found.records] == ["가"]
     assert found.skipped == 2
@@ -100,7 +123,9 @@ def test_a_file_without_one_good_row_is_an_error_even_when_skipping(write):
 
 def test_lines_that_are_not_utf8_are_told_and_the_rest_is_read(write):
     """A line in another encoding is a bad row with its number; a byte order mark is none."""
-    path = write("a.txt", "\ufeff첫째\n\n".encode() + "둘째".encode("cp949") + "\n\n셋째\n".encode())
+    path = write(
+        "a.txt", "\ufeff첫째\n\n".encode() + "둘째".encode("cp949") + "\n\n셋째\n".encode()
+    )
     table = read(parse(path))
     assert [r.values["text"] for r in table.rows] == ["첫째", "셋째"]
     assert [p.line for p in table.problems] == [3]
@@ -111,7 +136,9 @@ def test_a_row_with_another_number_of_cells_is_told_with_its_line(write):
     path = write("a.csv", 'ko,en,definition\n가,a,"뜻\n둘째 줄"\n나,b\n')
     table = read(parse(path))
     assert [(r.line, r.values["definition"]) for r in table.rows] == [(2, "뜻\n둘째 줄")]
-    assert [(p.line, p.message[:29]) for p in table.problems] == [(4, "expected 3 columns, found 2; ")]
+    assert [(p.line, p.message[:29]) for p in table.problems] == [
+        (4, "expected 3 columns, found 2; ")
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.docx", "missing.jsonl"])
@@ -222,7 +249,15 @@ def test_options_may_stand_in_a_list_and_be_fewer(write):
 
 def test_kormedmcqa_is_read_by_naming_its_layout(write):
     """Columns question, A to E, answer 1 to 5, subject, cot; numbers are certain by the layout."""
-    row = {"subject": "doctor", "year": 2022, "period": 1, "q_number": 3, **QUESTION, "answer": 2, "cot": "까닭"}
+    row = {
+        "subject": "doctor",
+        "year": 2022,
+        "period": 1,
+        "q_number": 3,
+        **QUESTION,
+        "answer": 2,
+        "cot": "까닭",
+    }
     found = questions(write("a.jsonl", [row]), layout="kormedmcqa")[0]
     assert (found.content, found.reasoning, found.specialty) == ("나", "까닭", "doctor")
 
@@ -230,11 +265,16 @@ def test_kormedmcqa_is_read_by_naming_its_layout(write):
 @pytest.mark.parametrize("head", ["code", "kcd"])
 def test_a_classification_is_read_by_naming_its_layout(write, head):
     """Columns code (or kcd), en, ko; the chapter is the specialty, codes of one category one group."""
-    path = write("a.tsv", f"{head}\ten\tko\nA00\tCholera\t콜레라\nA00.1\tCholera eltor\t엘토르 콜레라\n")
+    path = write(
+        "a.tsv", f"{head}\ten\tko\nA00\tCholera\t콜레라\nA00.1\tCholera eltor\t엘토르 콜레라\n"
+    )
     reader = Reader(DictionarySpec(type="dictionary", train=path, layout="kcd"))
     found = reader.records(path).records
     reader.check()
-    assert [(e.ko, e.specialty, e.group) for e in found] == [("콜레라", "A", "A00"), ("엘토르 콜레라", "A", "A00")]
+    assert [(e.ko, e.specialty, e.group) for e in found] == [
+        ("콜레라", "A", "A00"),
+        ("엘토르 콜레라", "A", "A00"),
+    ]
 
 
 def test_mmlu_files_have_no_header(write):

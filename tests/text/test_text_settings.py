@@ -26,7 +26,9 @@ def sources(write):
         ],
     }  # fmt: skip
     made = {kind: write(f"{kind}.jsonl", found) for kind, found in rows.items()}
-    made["bad"] = {kind: write(f"bad-{kind}.jsonl", [*found, {"nothing": 1}]) for kind, found in rows.items()}
+    made["bad"] = {
+        kind: write(f"bad-{kind}.jsonl", [*found, {"nothing": 1}]) for kind, found in rows.items()
+    }
     made["txt"] = write("a.txt", "첫 줄이다.\n둘째 줄이다.\n\n셋째 줄이다.\n")
     made["mmlu"] = write("mmlu.csv", "What?,one,two,three,four,C\nWhich?,one,two,three,four,A\n")
     made["kor"] = write("kor.jsonl", [r | {"cot": "다른 까닭이다."} for r in rows["mcq"]])
@@ -43,7 +45,10 @@ def changes(kind, s):
         "test": ({}, {"test": s[kind]}),
         "dev_share": ({}, {"dev_share": 0.5}),
         "test_share": ({}, {"test_share": 0.5}),
-        "columns": ({}, {"columns": {{"text": "text", "dictionary": "ko", "mcq": "question"}[kind]: "other"}}),
+        "columns": (
+            {},
+            {"columns": {{"text": "text", "dictionary": "ko", "mcq": "question"}[kind]: "other"}},
+        ),
         "skip_bad_rows": ({"train": s["bad"][kind]}, {"skip_bad_rows": True}),
         "normalise": ({"columns": {}}, {"normalise": "none"}),
         "limit": ({}, {"limit": 3}),
@@ -79,7 +84,10 @@ def changes(kind, s):
             **prompted,
         },
         "mcq": {
-            "layout": ({"train": s["kor"], "target": "reasoning", "answers": "1"}, {"layout": "kormedmcqa"}),
+            "layout": (
+                {"train": s["kor"], "target": "reasoning", "answers": "1"},
+                {"layout": "kormedmcqa"},
+            ),
             "target": ({}, {"target": "letter"}),
             "show_options": ({}, {"show_options": False}),
             "answers": ({"answers": "0"}, {"answers": "1"}),
@@ -91,7 +99,10 @@ def changes(kind, s):
         shared = {k: ({"answers": "1", **a}, b) for k, (a, b) in shared.items()}
         own["mcq"] = {k: ({"answers": "1", **a}, b) for k, (a, b) in own["mcq"].items()}
     if kind == "dictionary":
-        shared["normalise"] = ({"columns": {"definition": "text"}, "train": s["text"]}, {"normalise": "none"})
+        shared["normalise"] = (
+            {"columns": {"definition": "text"}, "train": s["text"]},
+            {"normalise": "none"},
+        )
         shared["normalise"][0]["columns"] |= {"ko": "text", "en": "other"}
         shared["normalise"][0]["directions"] = ("en-ko",)
     if kind == "mcq":
@@ -112,10 +123,19 @@ def seen(spec, bundle):
     except MgkError as error:
         return type(error).__name__
     probes = [
-        (p.name, p.digest, p.metric, len(p.items), [getattr(i, "new_tokens", 0) for i in p.items]) for p in data.probes
+        (p.name, p.digest, p.metric, len(p.items), [getattr(i, "new_tokens", 0) for i in p.items])
+        for p in data.probes
     ]
-    batches = [[b.input_ids.tolist() for b in part] for part in (data.dev, data.verify, data.calibration)]
-    return (len(data.train), data.train.digest, probes, batches, len(list(cache.folder().glob("*"))))
+    batches = [
+        [b.input_ids.tolist() for b in part] for part in (data.dev, data.verify, data.calibration)
+    ]
+    return (
+        len(data.train),
+        data.train.digest,
+        probes,
+        batches,
+        len(list(cache.folder().glob("*"))),
+    )
 
 
 KEYS = [(k, a.name) for k, cls in KINDS.items() for a in attrs.fields(cls) if a.name != "type"]

@@ -14,10 +14,17 @@ from mgk_text.turns import Turns, turns_of
 
 ENTRY = Entry("심방세동", "atrial fibrillation", "심방이 무질서하게 떠는 부정맥이다.")
 QUESTION = Question(
-    "가장 알맞은 약은?", ("콜히친", "와파린", "고리이뇨제", "정맥 베타차단제", "베타차단제"), 4, "심박수를 늦춘다."
+    "가장 알맞은 약은?",
+    ("콜히친", "와파린", "고리이뇨제", "정맥 베타차단제", "베타차단제"),
+    4,
+    "심박수를 늦춘다.",
 )
 TARGETS = ("content", "letter", "reasoning")
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=40)
+TEXT = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Zl", "Zp")),
+    min_size=1,
+    max_size=40,
+)
 
 
 @pytest.mark.parametrize("style", ["plain", "chat"])
@@ -49,7 +56,9 @@ def test_training_scoring_and_generation_see_the_same_tokens(encoders, style, li
     encoder, template = encoders[style], McqTemplate("content", listed)
     trained = encoder.pairs([(template.ask(QUESTION), template.answer(QUESTION))])[0]
     prompt = encoder.prompts([template.ask(QUESTION)])[0]
-    choice = encoder.choices([(template.ask(QUESTION), template.options(QUESTION), QUESTION.answer, "")])[0]
+    choice = encoder.choices(
+        [(template.ask(QUESTION), template.options(QUESTION), QUESTION.answer, "")]
+    )[0]
     assert choice.prompt == prompt
     assert trained.ids == (*prompt, *choice.options[choice.answer], *encoder.stop)
     assert trained.labels == ((-100,) * len(prompt) + trained.ids[len(prompt) :])

@@ -47,7 +47,10 @@ def test_the_same_spec_gives_the_same_data() -> None:
 def test_probes_are_held_out() -> None:
     """No example of the training set stands in a probe, nor one of dev in test."""
     data = teacher(size=100, items=50)
-    parts = [data.train.batch(list(range(100))).inputs, *(torch.cat([i.inputs for i in p.items]) for p in data.probes)]
+    parts = [
+        data.train.batch(list(range(100))).inputs,
+        *(torch.cat([i.inputs for i in p.items]) for p in data.probes),
+    ]
     rows = {tuple(row.tolist()) for part in parts for row in part}
     assert len(rows) == 100 + 50 + 50
     assert {p.split for p in data.probes} == {"dev", "test"}
@@ -74,7 +77,10 @@ def test_tasks_of_a_family_share_a_part_of_their_mean() -> None:
     """The cosine between two tasks' means is the overlap, up to the chance angle of their own parts."""
     cosines = {}
     for overlap in (0.0, 0.5, 1.0):
-        draws = [teacher_draw(TeacherSpec(type="teacher", seed=s, overlap=overlap), 64, 32) for s in (1, 2)]
+        draws = [
+            teacher_draw(TeacherSpec(type="teacher", seed=s, overlap=overlap), 64, 32)
+            for s in (1, 2)
+        ]
         means = [d(4000, torch.Generator().manual_seed(0))[0].mean(0) for d in draws]
         cosines[overlap] = float(torch.nn.functional.cosine_similarity(means[0], means[1], dim=0))
     # two random unit vectors in 64 dimensions have a cosine of 1 / √64 = .125 standard deviations
@@ -85,7 +91,9 @@ def test_tasks_of_a_family_share_a_part_of_their_mean() -> None:
 
 def test_inputs_and_teacher_have_the_declared_sizes() -> None:
     """shift, spread and teacher_std are what the sample shows."""
-    draw = teacher_draw(TeacherSpec(type="teacher", shift=7.0, spread=2.0, teacher_std=0.2, noise_std=0.0), 64, 32)
+    draw = teacher_draw(
+        TeacherSpec(type="teacher", shift=7.0, spread=2.0, teacher_std=0.2, noise_std=0.0), 64, 32
+    )
     inputs, targets = draw(5000, torch.Generator().manual_seed(0))
     assert float(inputs.mean(0).norm()) == pytest.approx(7.0, abs=3 * 2.0 * 8 / math.sqrt(5000))
     assert float(inputs.std(0).mean()) == pytest.approx(2.0, rel=0.02)
@@ -106,13 +114,18 @@ def test_noise_is_unrelated_to_its_inputs() -> None:
 
 def test_teacher_and_noise_of_one_seed_differ() -> None:
     """The two kinds draw from streams of their own."""
-    assert teacher(seed=1).train.digest != load(NoiseSpec(type="noise", seed=1), BUNDLE).train.digest
+    assert (
+        teacher(seed=1).train.digest != load(NoiseSpec(type="noise", seed=1), BUNDLE).train.digest
+    )
 
 
 def test_probe_names_and_sizes_are_as_asked() -> None:
     """Name and number of items come from the spec; a default name tells tasks apart."""
     data = teacher(seed=2, items=9, probe="mine", size=5)
-    assert [(p.name, p.split, len(p.items)) for p in data.probes] == [("mine", "dev", 9), ("mine", "test", 9)]
+    assert [(p.name, p.split, len(p.items)) for p in data.probes] == [
+        ("mine", "dev", 9),
+        ("mine", "test", 9),
+    ]
     assert len(data.train) == 5
     assert {p.name for p in teacher(seed=2).probes} == {"teacher-2"}
     assert len(data.verify[0].inputs) == 64

@@ -22,7 +22,9 @@ def adapted(
     widths: tuple[int, ...], activation: str, targets: list[str], **options: Any
 ) -> tuple[ReferenceNetwork, Adapter]:
     """Return a network with an adapter whose factors are all away from zero."""
-    network = build(ReferenceSpec(type="reference", widths=widths, activation=activation, init_std=0.3))
+    network = build(
+        ReferenceSpec(type="reference", widths=widths, activation=activation, init_std=0.3)
+    )
     adapter = mgk.attach(network, "lora", targets=targets, **options)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -31,7 +33,9 @@ def adapted(
     return network, adapter
 
 
-def by_autograd(network: ReferenceNetwork, batch: Pairs, parameters: list[torch.Tensor]) -> tuple[torch.Tensor, Any]:
+def by_autograd(
+    network: ReferenceNetwork, batch: Pairs, parameters: list[torch.Tensor]
+) -> tuple[torch.Tensor, Any]:
     """Return the summed loss and its gradients."""
     total = ((network(batch.inputs) - batch.targets) ** 2).sum()
     return total, torch.autograd.grad(total, parameters)
@@ -55,9 +59,14 @@ def test_hand_derived_gradients_are_autograds(
     """
     layers = range(1, len(widths))
     chosen = data.draw(st.lists(st.sampled_from(layers), min_size=1, unique=True))
-    network, adapter = adapted(widths, activation, [f"layer{i}" for i in chosen], rank=rank, alpha=3.0)
+    network, adapter = adapted(
+        widths, activation, [f"layer{i}" for i in chosen], rank=rank, alpha=3.0
+    )
     generator = torch.Generator().manual_seed(n)
-    batch = Pairs.of(torch.randn(n, widths[0], generator=generator), torch.randn(n, widths[-1], generator=generator))
+    batch = Pairs.of(
+        torch.randn(n, widths[0], generator=generator),
+        torch.randn(n, widths[-1], generator=generator),
+    )
     parameters = list(adapter.parameters())
     own = gradient_function(network, adapter, parameters)
     assert own is not None
@@ -102,7 +111,12 @@ def test_they_follow_the_weights_as_they_stand() -> None:
 
 @pytest.mark.parametrize(
     ("type_", "options"),
-    [("dora", {}), ("lora", {"init": "pissa"}), ("lora", {"bias": True}), ("lora", {"dtype": "bfloat16"})],
+    [
+        ("dora", {}),
+        ("lora", {"init": "pissa"}),
+        ("lora", {"bias": True}),
+        ("lora", {"dtype": "bfloat16"}),
+    ],
     ids=str,
 )
 def test_other_adapters_are_left_to_autograd(type_: str, options: dict[str, Any]) -> None:

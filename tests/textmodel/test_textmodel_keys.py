@@ -15,7 +15,14 @@ from mgk_textmodel.specs import NoiseSpec, ReferenceSpec, TeacherSpec
 
 BASE = {"widths": (64, 16, 32), "init_std": 0.2, "activation": "tanh", "seed": 1}
 SHARED = {"seed": 1, "size": 33, "items": 7, "probe": "other"}
-TEACHER = SHARED | {"teacher_std": 0.2, "shift": 3.0, "overlap": 0.9, "spread": 1.0, "noise_std": 1.0, "family": 1}
+TEACHER = SHARED | {
+    "teacher_std": 0.2,
+    "shift": 3.0,
+    "overlap": 0.9,
+    "spread": 1.0,
+    "noise_std": 1.0,
+    "family": 1,
+}
 
 
 def outputs(**options: Any) -> torch.Tensor:

@@ -82,7 +82,9 @@ def test_the_loss_is_summed_over_the_outputs() -> None:
     total, count = bundle.loss(Pairs.of(x, y))
     assert float(total) == pytest.approx(float(((bundle.model(x) - y) ** 2).sum()), rel=1e-5)
     assert float(count) == 7
-    assert torch.equal(bundle.outputs(Pairs.of(x, y), torch.tensor([2, 0])), bundle.model(x[[2, 0]]))
+    assert torch.equal(
+        bundle.outputs(Pairs.of(x, y), torch.tensor([2, 0])), bundle.model(x[[2, 0]])
+    )
     assert bundle.valid(Pairs.of(x, y)) is None
 
 

@@ -41,10 +41,15 @@ def run_losses(run: Path) -> list[float]:
 def reference_losses(seed: int) -> tuple[list[float], list[torch.Tensor]]:
     """Give the reference program the run's weights, factors and batches; return losses and final weights."""
     hooks = Hooks(load_plugins())
-    config = resolve(load_tree("textmodel", overrides={"run.seed": seed}), hooks.plugins.registry).config
+    config = resolve(
+        load_tree("textmodel", overrides={"run.seed": seed}), hooks.plugins.registry
+    ).config
     bundle = hooks.build_model(config.base, torch.device("cpu"))
     layers = bundle.model.layers
-    weights, biases = [m.weight.detach().clone() for m in layers], [m.bias.detach().clone() for m in layers]
+    weights, biases = (
+        [m.weight.detach().clone() for m in layers],
+        [m.bias.detach().clone() for m in layers],
+    )
     program, losses = reference_program(), []
     for index, phase in enumerate(config.phases):
         ctx = PhaseContext(config, phase, index, bundle, torch.device("cpu"), Path())
@@ -55,15 +60,21 @@ def reference_losses(seed: int) -> tuple[list[float], list[torch.Tensor]]:
         train = hooks.load_data(phase.data, bundle).train
         order = Order(len(train), phase.train.batch_size, ctx.seed)
         steps = int(phase.train.epochs) * len(train) // phase.train.batch_size
-        batches = [(b.inputs, b.targets) for b in (train.batch(order.rows(i)) for i in range(steps))]
+        batches = [
+            (b.inputs, b.targets) for b in (train.batch(order.rows(i)) for i in range(steps))
+        ]
         pairs = list(zip(values[::2], values[1::2], strict=True))
-        losses += program.train_phase(weights, biases, pairs, batches, program.LEARNING_RATES[index])
+        losses += program.train_phase(
+            weights, biases, pairs, batches, program.LEARNING_RATES[index]
+        )
     return losses, weights
 
 
 def test_the_run_is_the_reference_program(tmp_path: Path) -> None:
     """Each of the 245 losses is that of the plain transcription within 1e-6, and so is the final model."""
-    mgk.run("textmodel", out=tmp_path / "run", set={"defaults.train.log_every": 1, "run.threads": 1})
+    mgk.run(
+        "textmodel", out=tmp_path / "run", set={"defaults.train.log_every": 1, "run.threads": 1}
+    )
     found = run_losses(tmp_path / "run")
     expected, weights = reference_losses(seed=0)
     assert len(found) == len(expected) == 3 * 20 + 3 * 20 + 5 * 25
@@ -73,7 +84,9 @@ def test_the_run_is_the_reference_program(tmp_path: Path) -> None:
         assert (layer.weight - weight).norm() <= 1e-6 * weight.norm()
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_every_phase_learns_and_plain_merging_forgets(tmp_path: Path, seed: int) -> None:
     """Own probe: at least 30 % of the way to its floor. Phase 0's gain: at least 10 % given back at the end."""
     result = mgk.run("textmodel", out=tmp_path / "run", set={"run.seed": seed, "run.threads": 1})

@@ -29,7 +29,9 @@ class Bigrams:
         self.model = nn.Embedding(vocabulary, vocabulary).requires_grad_(requires_grad=False)
         self.asked = 0
         with torch.no_grad():
-            self.model.weight.copy_(torch.randn(vocabulary, vocabulary, generator=torch.Generator().manual_seed(0)))
+            self.model.weight.copy_(
+                torch.randn(vocabulary, vocabulary, generator=torch.Generator().manual_seed(0))
+            )
 
     def pack(self, examples: Sequence[Tokens]) -> list[Tokens]:
         """Keep examples apart: there is nothing to gain here."""
@@ -58,12 +60,23 @@ class Bigrams:
         totals = []
         for option in item.options:
             path = (item.prompt[-1], *option)
-            totals.append(float(sum(self.logprob(a, b) for a, b in zip(path, option, strict=False))))
-        return OptionScores(tuple(totals), tuple(map(len, item.options)), item.nbytes or tuple(map(len, item.options)))
+            totals.append(
+                float(sum(self.logprob(a, b) for a, b in zip(path, option, strict=False)))
+            )
+        return OptionScores(
+            tuple(totals),
+            tuple(map(len, item.options)),
+            item.nbytes or tuple(map(len, item.options)),
+        )
 
     def outputs(self, batch: list[Tokens], positions: Tensor | None = None) -> Tensor:
         """Return the table's rows of the labelled tokens."""
-        rows = [last for e in batch for last, label in zip(e.ids, e.labels[1:], strict=False) if label >= 0]
+        rows = [
+            last
+            for e in batch
+            for last, label in zip(e.ids, e.labels[1:], strict=False)
+            if label >= 0
+        ]
         found: Tensor = self.model.weight[rows]
         return found if positions is None else found[positions]
 
@@ -106,7 +119,10 @@ def phase_of(hooks: Hooks, tmp_path: Path) -> Callable[..., PhaseContext]:
     """Return a maker of contexts: phase ``index`` of the reference pipeline, with gates and recoveries as given."""
 
     def make(
-        index: int = 1, probes: Sequence[Probe] = (), run: dict[str, Any] | None = None, **slots: Any
+        index: int = 1,
+        probes: Sequence[Probe] = (),
+        run: dict[str, Any] | None = None,
+        **slots: Any,
     ) -> PhaseContext:
         name = PIPELINE.phases[index].name
         overrides = {"defaults.gate.min-gain": False, f"phases.{name}": slots, "run": run or {}}

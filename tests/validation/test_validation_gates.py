@@ -26,7 +26,15 @@ def probe(name: str, phase: str, *, up: bool = True, floor: float | None = None)
     return Probe(name, phase, metric, (), higher_is_better=up, floor=floor)
 
 
-def score(name: str, value: float, *, items: Any = (), stderr: float = 0.0, up: bool = True, metric: str = "") -> Score:
+def score(
+    name: str,
+    value: float,
+    *,
+    items: Any = (),
+    stderr: float = 0.0,
+    up: bool = True,
+    metric: str = "",
+) -> Score:
     """Make a score."""
     metric = metric or ("option_accuracy" if up else "squared_error")
     n = max(len(items), 1)
@@ -42,7 +50,11 @@ PROBES = (
 
 
 def row(
-    english: float = 0.5, text: float = 50.0, dict_: float = 80.0, exam: float = 0.2, stderr: float = 0.0
+    english: float = 0.5,
+    text: float = 50.0,
+    dict_: float = 80.0,
+    exam: float = 0.2,
+    stderr: float = 0.0,
 ) -> dict[str, Score]:
     """Make a row; English and exam are accuracies, text and dictionary errors."""
     return {
@@ -54,7 +66,11 @@ def row(
 
 
 def ask(
-    phase_of: Phases, gate: dict[str, Any], before: list[dict[str, Score]], after: dict[str, Score], index: int = 1
+    phase_of: Phases,
+    gate: dict[str, Any],
+    before: list[dict[str, Score]],
+    after: dict[str, Score],
+    index: int = 1,
 ) -> Verdict:
     """Ask the gates of phase ``index``."""
     verdict = judge(phase_of(index, PROBES, gate=gate), before, after)
@@ -88,7 +104,9 @@ class TestMaxDrop:
         before = [row(), row(text=16.0)]
         assert ask(phase_of, {"max-drop": {"relative": 0.5}}, before, row(text=23.9)).accept
         assert not ask(phase_of, {"max-drop": {"relative": 0.5}}, before, row(text=24.1)).accept
-        assert not ask(phase_of, {"max-drop": {"relative": 0.5, "absolute": 1.0}}, before, row(text=17.5)).accept
+        assert not ask(
+            phase_of, {"max-drop": {"relative": 0.5, "absolute": 1.0}}, before, row(text=17.5)
+        ).accept
 
     def test_standard_errors_alone(self, phase_of: Phases) -> None:
         """Without another limit, so many standard errors of the difference are allowed: √2 · 1.0 · 3."""
@@ -121,13 +139,19 @@ class TestMaxDrop:
         """Slow forgetting passes against the row before and is refused against the best since it was taught."""
         before = [row(), row(text=16.0), row(text=19.0)]
         after = row(text=22.0)
-        assert ask(phase_of, {"max-drop": {"absolute": 4.0, "against": "previous"}}, before, after, 2).accept
-        assert not ask(phase_of, {"max-drop": {"absolute": 4.0, "against": "best"}}, before, after, 2).accept
+        assert ask(
+            phase_of, {"max-drop": {"absolute": 4.0, "against": "previous"}}, before, after, 2
+        ).accept
+        assert not ask(
+            phase_of, {"max-drop": {"absolute": 4.0, "against": "best"}}, before, after, 2
+        ).accept
 
     def test_best_counts_from_the_teaching_phase_on(self, phase_of: Phases) -> None:
         """A lucky score before a probe was taught binds nobody; the base's probes count from row 0."""
         before = [row(text=1.0), row(text=16.0), row(text=17.0)]
-        assert ask(phase_of, {"max-drop": {"absolute": 4.0, "probes": ["text"]}}, before, row(text=18.0), 2).accept
+        assert ask(
+            phase_of, {"max-drop": {"absolute": 4.0, "probes": ["text"]}}, before, row(text=18.0), 2
+        ).accept
         before = [row(english=0.9), row(english=0.6)]
         assert not ask(phase_of, {"max-drop": {"absolute": 0.1}}, before, row(english=0.6)).accept
 
@@ -144,7 +168,9 @@ class TestMaxDrop:
     def test_globs_choose(self, phase_of: Phases) -> None:
         """Only the probes that match are looked at; none at all is an error that lists what there is."""
         before = [row(), row(text=16.0)]
-        assert ask(phase_of, {"max-drop": {"absolute": 1.0, "probes": ["eng*"]}}, before, row(text=40.0)).accept
+        assert ask(
+            phase_of, {"max-drop": {"absolute": 1.0, "probes": ["eng*"]}}, before, row(text=40.0)
+        ).accept
         with pytest.raises(InputError, match="no probe to look at.*english, text, dict"):
             ask(phase_of, {"max-drop": {"absolute": 1.0, "probes": ["french"]}}, before, row())
 
@@ -184,8 +210,12 @@ class TestKeepBase:
 
     def test_share_of_losses_and_likelihoods(self) -> None:
         """Losses: before / after. Log-likelihoods: the ratio of geometric means, as for perplexities."""
-        assert share_kept(Change(score("p", 4.0, up=False), score("p", 5.0, up=False))) == pytest.approx(0.8)
-        assert share_kept(Change(score("p", -1.0), score("p", -1.2))) == pytest.approx(math.exp(-0.2))
+        assert share_kept(
+            Change(score("p", 4.0, up=False), score("p", 5.0, up=False))
+        ) == pytest.approx(0.8)
+        assert share_kept(Change(score("p", -1.0), score("p", -1.2))) == pytest.approx(
+            math.exp(-0.2)
+        )
         ppl = [score("p", math.exp(x), up=False, metric="perplexity") for x in (1.0, 1.2)]
         assert share_kept(Change(*ppl)) == pytest.approx(math.exp(-0.2))
         assert share_kept(Change(score("p", 0.0), score("p", 0.1))) == math.inf
@@ -214,19 +244,27 @@ class TestMinGain:
 
     def test_only_the_phases_own_probes(self, phase_of: Phases) -> None:
         """What earlier phases taught may fall as it likes, as far as this gate goes."""
-        assert ask(phase_of, {"min-gain": {"absolute": 1.0}}, [row()], row(text=500.0, dict_=70.0)).accept
+        assert ask(
+            phase_of, {"min-gain": {"absolute": 1.0}}, [row()], row(text=500.0, dict_=70.0)
+        ).accept
 
     def test_in_standard_errors(self, phase_of: Phases) -> None:
         """A gain that must stand out of the noise."""
         before = [row(dict_=80.0, stderr=3.0)]
-        assert not ask(phase_of, {"min-gain": {"stderrs": 2.0}}, before, row(dict_=72.0, stderr=3.0)).accept
-        assert ask(phase_of, {"min-gain": {"stderrs": 2.0}}, before, row(dict_=71.0, stderr=3.0)).accept
+        assert not ask(
+            phase_of, {"min-gain": {"stderrs": 2.0}}, before, row(dict_=72.0, stderr=3.0)
+        ).accept
+        assert ask(
+            phase_of, {"min-gain": {"stderrs": 2.0}}, before, row(dict_=71.0, stderr=3.0)
+        ).accept
 
     def test_a_limit_within_the_noise_is_told(self, phase_of: Phases) -> None:
         """The note comes whether the gate accepts or refuses."""
         before = [row(dict_=80.0, stderr=3.0)]
         for value in (78.0, 82.0):
-            verdict = ask(phase_of, {"min-gain": {"absolute": 1.0}}, before, row(dict_=value, stderr=3.0))
+            verdict = ask(
+                phase_of, {"min-gain": {"absolute": 1.0}}, before, row(dict_=value, stderr=3.0)
+            )
             assert verdict.accept == (value < 80)
             assert "noise" in verdict.notes[0]
 
@@ -252,7 +290,11 @@ class TestThreshold:
 
 def test_gates_add_up(phase_of: Phases) -> None:
     """Every gate of the phase is asked, and every refusal is told."""
-    gate = {"max-drop": {"absolute": 1.0}, "min-gain": {"absolute": 100.0}, "keep-base": {"share": 0.97}}
+    gate = {
+        "max-drop": {"absolute": 1.0},
+        "min-gain": {"absolute": 100.0},
+        "keep-base": {"share": 0.97},
+    }
     verdict = ask(phase_of, gate, [row(english=0.8), row(english=0.8)], row(english=0.7, text=60.0))
     assert {(r.gate, r.probe) for r in verdict.refusals} == {
         ("max-drop", "text"), ("min-gain", "dict"), ("keep-base", "english"),
@@ -283,7 +325,9 @@ def test_perplexitys_paired_error_is_in_its_own_unit() -> None:
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=30), st.floats(-3, 3))
 def test_a_shift_of_all_items_has_no_error(values: list[float], shift: float) -> None:
     """The paired standard error is that of the changes, up to float64's rounding of the sums."""
-    change = Change(score("p", 0.0, items=values), score("p", shift, items=[v + shift for v in values]))
+    change = Change(
+        score("p", 0.0, items=values), score("p", shift, items=[v + shift for v in values])
+    )
     assert change.stderr == pytest.approx(0.0, abs=1e-12)
     assert change.noise(2.0) == pytest.approx(0.0, abs=1e-11)
 

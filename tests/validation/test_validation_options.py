@@ -31,7 +31,12 @@ def by_hand(bigrams: Any) -> list[list[float]]:
     found = []
     for item in ITEMS:
         paths = [(item.prompt[-1], *o) for o in item.options]
-        found.append([sum(float(bigrams.logprob(a, b)) for a, b in pairwise(p)) / (len(p) - 1) for p in paths])
+        found.append(
+            [
+                sum(float(bigrams.logprob(a, b)) for a, b in pairwise(p)) / (len(p) - 1)
+                for p in paths
+            ]
+        )
     return found
 
 
@@ -46,14 +51,18 @@ def test_logprob_is_the_right_options_mean_per_token(bigrams: Any) -> None:
 def test_accuracy_counts_the_highest_score_per_token(bigrams: Any) -> None:
     """Right is who scores above all others; margin, chance and standard error are those of the same look."""
     tables = by_hand(bigrams)
-    right = [float(max(range(len(t)), key=t.__getitem__) == i.answer) for t, i in zip(tables, ITEMS, strict=True)]
+    right = [
+        float(max(range(len(t)), key=t.__getitem__) == i.answer)
+        for t, i in zip(tables, ITEMS, strict=True)
+    ]
     score = option_metric(bigrams, probe("option_accuracy"))
     assert score.per_item == tuple(right)
     assert score.value == score.extra["accuracy"] == pytest.approx(sum(right) / 3)
     mean = sum(right) / 3
     assert score.stderr == pytest.approx(math.sqrt(sum((r - mean) ** 2 for r in right) / 2 / 3))
     margins = [
-        t[i.answer] - max(s for k, s in enumerate(t) if k != i.answer) for t, i in zip(tables, ITEMS, strict=True)
+        t[i.answer] - max(s for k, s in enumerate(t) if k != i.answer)
+        for t, i in zip(tables, ITEMS, strict=True)
     ]
     assert score.extra["margin"] == pytest.approx(sum(margins) / 3, rel=1e-5)
     assert score.extra["chance"] == pytest.approx((1 / 3 + 1 / 2 + 1 / 4) / 3)
@@ -86,7 +95,11 @@ def test_length_normalisations_are_told_apart(bigrams: Any) -> None:
         bigrams.model.weight[1, 3] = 2.9
     item = Choice((1,), ((2, 2, 2), (3,)), answer=0, nbytes=(1, 9))
     extra = option_metric(bigrams, probe("option_accuracy", items=(item,))).extra
-    assert (extra["accuracy"], extra["accuracy_whole"], extra["accuracy_per_byte"]) == (1.0, 0.0, 0.0)
+    assert (extra["accuracy"], extra["accuracy_whole"], extra["accuracy_per_byte"]) == (
+        1.0,
+        0.0,
+        0.0,
+    )
 
 
 def test_the_model_is_asked_once_per_row(bigrams: Any) -> None:

@@ -50,7 +50,9 @@ def test_training_on_brings_its_methods(phase_of: Phases) -> None:
 def test_added_methods_come_as_tables_with_their_types(phase_of: Phases) -> None:
     """What the entry's ``retention`` says is handed on, each table with the type that names it."""
     spec = TrainOnSpec(
-        type="train-on", steps=5, retention={"replay": {"share": 0.1}, "drift-guard": True, "ewc": False}
+        type="train-on",
+        steps=5,
+        retention={"replay": {"share": 0.1}, "drift-guard": True, "ewc": False},
     )
     found = mgk_recover(ctx=phase_of(), tried=[], spec=spec)
     assert found is not None
@@ -134,7 +136,10 @@ def test_training_on_with_nothing_to_add_ends_in_the_next_entry(tmp_path: Path) 
         out=tmp_path / "run",
         set={
             "run.threads": 1,
-            "phases.medical_dictionary.gate": {"min-gain": False, "max-drop": {"absolute": 0.0, "stderrs": 0.0}},
+            "phases.medical_dictionary.gate": {
+                "min-gain": False,
+                "max-drop": {"absolute": 0.0, "stderrs": 0.0},
+            },
             "phases.medical_dictionary.recover": {"train-on": {"steps": 3}, "keep-apart": True},
         },
     )

@@ -27,7 +27,9 @@ SIDE_BY_SIDE = 100  # columns below which the two answers stand one under the ot
 @options.TOKENS
 @options.without_option
 @options.json_option
-def command(*, run: Path, questions: tuple[str, ...], tokens: int, without: tuple[str, ...], as_json: bool) -> None:
+def command(
+    *, run: Path, questions: tuple[str, ...], tokens: int, without: tuple[str, ...], as_json: bool
+) -> None:
     """Put each QUESTION to the untouched base and to the final model of RUN.
 
     Answers are greedy: the most likely token each time, in the tokenizer's chat turns where it has

@@ -14,7 +14,10 @@ HELP = "/new forgets what was said, /quit (or Ctrl-D) ends"
 
 
 @click.command(
-    "chat", cls=Command, short_help="Talk with a run's model.", epilog="Example: mgk chat runs/korean-medical-1"
+    "chat",
+    cls=Command,
+    short_help="Talk with a run's model.",
+    epilog="Example: mgk chat runs/korean-medical-1",
 )
 @options.RUN
 @click.option("--base", is_flag=True, help="Talk with the untouched base instead.")

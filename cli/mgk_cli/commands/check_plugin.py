@@ -66,7 +66,9 @@ def _kit() -> Any:
     try:
         from mgk_core import testing
     except ImportError as error:
-        raise EnvironmentFault(f"the conformance kit cannot be loaded: {error}; pip install hypothesis") from None
+        raise EnvironmentFault(
+            f"the conformance kit cannot be loaded: {error}; pip install hypothesis"
+        ) from None
     check = getattr(testing, "check_plugin", None)
     if check is None:
         raise EnvironmentFault(

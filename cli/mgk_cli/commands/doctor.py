@@ -13,7 +13,10 @@ ENVIRONMENT = 3
 
 
 @click.command(
-    "doctor", cls=Command, short_help="Check this machine and this installation.", epilog="Example: mgk doctor"
+    "doctor",
+    cls=Command,
+    short_help="Check this machine and this installation.",
+    epilog="Example: mgk doctor",
 )
 @click.option("--device", default="auto", metavar="NAME", help="Device to try.  [default: auto]")
 @options.json_option

@@ -18,12 +18,19 @@ from mgk_cli.lazy import Command
 )
 @options.RUN
 @click.option(
-    "--as-adapter", is_flag=True, required=True, help="As one PEFT adapter of the summed rank on the original base."
+    "--as-adapter",
+    is_flag=True,
+    required=True,
+    help="As one PEFT adapter of the summed rank on the original base.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="New directory.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="New directory."
+)
 @options.without_option
 @options.json_option
-def command(*, run: Path, as_adapter: bool, out: Path, without: tuple[str, ...], as_json: bool) -> None:
+def command(
+    *, run: Path, as_adapter: bool, out: Path, without: tuple[str, ...], as_json: bool
+) -> None:
     """Write the merged phases of RUN as one adapter that PEFT loads onto the original base.
 
     This is what can be shared where the base itself may not be. Base and adapter together are held
@@ -37,7 +44,9 @@ def command(*, run: Path, as_adapter: bool, out: Path, without: tuple[str, ...],
     from mgk_core.tools.export import export_adapter
 
     if not as_adapter:  # click insists on the flag; a caller from Python may not
-        raise click.UsageError("say what to export: --as-adapter; the whole model lies in RUN/model")
+        raise click.UsageError(
+            "say what to export: --as-adapter; the whole model lies in RUN/model"
+        )
     made = export_adapter(run, out, without=without)
     if as_json:
         print_json([attrs.asdict(made)])

@@ -18,7 +18,11 @@ from mgk_cli.lazy import Command
 @click.argument("kind")
 @click.argument("name")
 @click.option(
-    "--dir", "directory", type=click.Path(path_type=Path), metavar="DIR", help="New directory.  [default: mgk-NAME]"
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="New directory.  [default: mgk-NAME]",
 )
 def command(*, kind: str, name: str, directory: Path | None) -> None:
     """Write the plugin NAME of a KIND (adapter): package metadata, code, tests, README.

@@ -18,7 +18,12 @@ from mgk_cli.lazy import Command
 )
 @options.RUN
 @click.argument("phase")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="New run directory.  [default: RUN-PHASE]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="New run directory.  [default: RUN-PHASE]",
+)
 @options.set_option
 @options.without_option
 @options.output_options

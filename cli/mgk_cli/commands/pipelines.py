@@ -9,7 +9,10 @@ from mgk_cli.lazy import Command
 
 
 @click.command(
-    "pipelines", cls=Command, short_help="List the installed pipelines.", epilog="Example: mgk pipelines --json"
+    "pipelines",
+    cls=Command,
+    short_help="List the installed pipelines.",
+    epilog="Example: mgk pipelines --json",
 )
 @options.json_option
 def command(*, as_json: bool) -> None:

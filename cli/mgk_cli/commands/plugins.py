@@ -9,7 +9,10 @@ from mgk_cli.lazy import Command
 
 
 @click.command(
-    "plugins", cls=Command, short_help="List the installed plugins and their hooks.", epilog="Example: mgk plugins"
+    "plugins",
+    cls=Command,
+    short_help="List the installed plugins and their hooks.",
+    epilog="Example: mgk plugins",
 )
 @options.without_option
 @options.json_option

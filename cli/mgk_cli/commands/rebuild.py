@@ -17,13 +17,30 @@ from mgk_cli.lazy import Command
     epilog="Example: mgk rebuild runs/textmodel-1 --until plain_text --out models/after-text",
 )
 @options.RUN
-@click.option("--until", metavar="PHASE", help="Stop after this phase: the model as it stood then, bit for bit.")
 @click.option(
-    "--without", "leave_out", multiple=True, metavar="PHASE", help="Leave this phase's delta out. May be repeated."
+    "--until",
+    metavar="PHASE",
+    help="Stop after this phase: the model as it stood then, bit for bit.",
 )
-@click.option("--scale", multiple=True, metavar="PHASE=FACTOR", help="Scale this phase's delta. May be repeated.")
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="New directory for the model."
+    "--without",
+    "leave_out",
+    multiple=True,
+    metavar="PHASE",
+    help="Leave this phase's delta out. May be repeated.",
+)
+@click.option(
+    "--scale",
+    multiple=True,
+    metavar="PHASE=FACTOR",
+    help="Scale this phase's delta. May be repeated.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="New directory for the model.",
 )
 @options.without_option
 @options.json_option
@@ -43,13 +60,24 @@ def command(
     from mgk_cli.words import digest
     from mgk_core.tools.rebuild_model import rebuild
 
-    made = rebuild(run, out, until=until, leave_out=leave_out, scales=dict(map(_factor, scale)), without=without)
+    made = rebuild(
+        run,
+        out,
+        until=until,
+        leave_out=leave_out,
+        scales=dict(map(_factor, scale)),
+        without=without,
+    )
     if as_json:
         print_json([attrs.asdict(made)])
         return
-    line(f"model {made.directory}: base + {' + '.join(_term(p, made.scales) for p in made.phases) or 'nothing'}")
+    line(
+        f"model {made.directory}: base + {' + '.join(_term(p, made.scales) for p in made.phases) or 'nothing'}"
+    )
     if made.recorded is None:
-        line(f"weights {digest(made.weights)}…; no run had this model, and none of its scores are known")
+        line(
+            f"weights {digest(made.weights)}…; no run had this model, and none of its scores are known"
+        )
     else:
         line(f"weights {digest(made.weights)}…, as the ledger says")
 

@@ -11,7 +11,10 @@ from mgk_cli.lazy import Command
 
 
 @click.command(
-    "resume", cls=Command, short_help="Go on with a run where it was.", epilog="Example: mgk resume runs/textmodel-1"
+    "resume",
+    cls=Command,
+    short_help="Go on with a run where it was.",
+    epilog="Example: mgk resume runs/textmodel-1",
 )
 @options.RUN
 @click.option("--until", metavar="PHASE", help="Stop after this phase.")

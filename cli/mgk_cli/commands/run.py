@@ -22,7 +22,10 @@ DEFAULT = "korean-medical"
 @options.config_options
 @click.option("--until", metavar="PHASE", help="Stop after this phase; 'mgk resume' goes on.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="New run directory.  [default: runs/PIPELINE-N]"
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="New run directory.  [default: runs/PIPELINE-N]",
 )
 @options.machine_options
 @options.limit_options

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 )
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Also draw one run's matrix as PNG, SVG or PDF."
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also draw one run's matrix as PNG, SVG or PDF.",
 )
 @options.json_option
 def command(*, runs: tuple[Path, ...], plot: Path | None, as_json: bool) -> None:
@@ -61,7 +64,9 @@ def draw(run: RunLook, path: Path) -> None:
         raise InputError(f"{path}: is there already; choose another --plot")
     drawers = [e for e in entries(PICTURES) if e.name == "retention"]
     if not drawers:
-        raise EnvironmentFault(f"no installed plugin draws a retention matrix (entry-point group {PICTURES!r})")
+        raise EnvironmentFault(
+            f"no installed plugin draws a retention matrix (entry-point group {PICTURES!r})"
+        )
     try:
         drawers[0].load()(run.retention, path)
     except OSError as error:

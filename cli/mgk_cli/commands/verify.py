@@ -19,7 +19,9 @@ DIFFERS = 2
     epilog="Example: mgk verify runs/textmodel-1 --weights",
 )
 @options.RUN
-@click.option("--weights", is_flag=True, help="Also build the weights again from the base and the adapters.")
+@click.option(
+    "--weights", is_flag=True, help="Also build the weights again from the base and the adapters."
+)
 @options.without_option
 @options.json_option
 def command(*, run: Path, weights: bool, without: tuple[str, ...], as_json: bool) -> int:
@@ -62,12 +64,18 @@ def _draw(found: object, *, asked: bool) -> None:
     assert isinstance(found, Audit)  # noqa: S101 - typed late, so that --help needs no torch
     wrong = [f for f in found.findings if not f.harmless]
     for finding in [*wrong, *(f for f in found.findings if f.harmless)]:
-        line(f"{'note' if finding.harmless else 'error'}: {found.run / finding.path}: {finding.what}")
+        line(
+            f"{'note' if finding.harmless else 'error'}: {found.run / finding.path}: {finding.what}"
+        )
     if wrong:
-        line(f"{several(len(wrong), 'error')} in {several(found.checked, 'check')}; first: {wrong[0].path}")
+        line(
+            f"{several(len(wrong), 'error')} in {several(found.checked, 'check')}; first: {wrong[0].path}"
+        )
         if asked:
             line("the weights were not built again: mend the files first")
         return
-    line(f"{several(found.checked, 'check')}: every file is what was written, and the chain is whole")
+    line(
+        f"{several(found.checked, 'check')}: every file is what was written, and the chain is whole"
+    )
     if found.weights is not None:
         line(f"weights built again from the base: {digest(found.weights)}…, as the ledger says")

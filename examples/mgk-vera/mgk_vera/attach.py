@@ -19,7 +19,9 @@ def attach(model: nn.Module, spec: VeraSpec, name: str) -> VeraAdapter:
     """
     chosen = choose_linear(model, spec.targets, spec.exclude)
     shapes = [module.weight.shape for module in chosen.values()]
-    shared = Projections(spec.rank, max(s[0] for s in shapes), max(s[1] for s in shapes), spec.projection_seed)
+    shared = Projections(
+        spec.rank, max(s[0] for s in shapes), max(s[1] for s in shapes), spec.projection_seed
+    )
     parts, places = {}, {}
     for path, module in chosen.items():
         weight = f"{path}.weight" if path else "weight"

@@ -47,7 +47,9 @@ class VeraPart(Part):
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """Return (Λ_d A, Λ_b B): (rank, in) and (out, rank), differentiable."""
-        return self.d[:, None] * self.shared.a[:, : self.cols], self.b[:, None] * self.shared.b[: self.rows]
+        return self.d[:, None] * self.shared.a[:, : self.cols], self.b[:, None] * self.shared.b[
+            : self.rows
+        ]
 
     def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """args[0]: (..., in)   output: (..., out)."""

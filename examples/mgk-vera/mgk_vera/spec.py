@@ -17,5 +17,9 @@ class VeraSpec(Spec):
         help="linear modules: globs, names or their last parts, 're:' regular expressions, 'all-linear'",
     )
     exclude: tuple[str, ...] = option((), help="what targets match and shall stay as it is")
-    d_initial: float = option(0.1, above(0), help="value of every entry of d at the start; b starts at zero")
-    projection_seed: int = option(0, at_least(0), help="of A and B; phases with the same seed share them")
+    d_initial: float = option(
+        0.1, above(0), help="value of every entry of d at the start; b starts at zero"
+    )
+    projection_seed: int = option(
+        0, at_least(0), help="of A and B; phases with the same seed share them"
+    )

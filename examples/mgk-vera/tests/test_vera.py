@@ -69,7 +69,11 @@ def test_only_two_vectors_a_weight_are_trained_and_the_projections_are_shared():
     before = adapter.state_dict()["projections/a"].clone()
     train(model, adapter)
     assert torch.equal(adapter.state_dict()["projections/a"], before)
-    buffers = {b.data_ptr() for n, b in model.named_buffers(remove_duplicate=False) if n.endswith("shared.a")}
+    buffers = {
+        b.data_ptr()
+        for n, b in model.named_buffers(remove_duplicate=False)
+        if n.endswith("shared.a")
+    }
     assert len(buffers) == 1
 
 
@@ -133,5 +137,8 @@ def test_it_holds_to_the_laws_of_the_kit():
 def test_it_holds_to_the_laws_of_adapters():
     """Every law of mgk's conformance kit, on the models that have a linear layer."""
     assert_hold(
-        check_adapter(lambda model, name: mgk.attach(model, "vera", name=name, rank=6), kinds=("linear", "mixed"))
+        check_adapter(
+            lambda model, name: mgk.attach(model, "vera", name=name, rank=6),
+            kinds=("linear", "mixed"),
+        )
     )

@@ -71,7 +71,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, t, width) → the same."""
         n, t, _ = x.shape
-        q, k, v = (layer(x).view(n, t, HEADS, -1).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        q, k, v = (
+            layer(x).view(n, t, HEADS, -1).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         out: Tensor = self.o(mixed.transpose(1, 2).reshape(n, t, WIDTH))
         return out
@@ -82,7 +84,11 @@ class Block(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attention, self.up, self.down = Attention(), nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.attention, self.up, self.down = (
+            Attention(),
+            nn.Linear(WIDTH, 4 * WIDTH),
+            nn.Linear(4 * WIDTH, WIDTH),
+        )
         self.first, self.second = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,7 +124,9 @@ class CharacterBundle:
 
     def loss(self, batch: Windows) -> tuple[Tensor, Tensor]:
         """Return (summed negative log-likelihood in nats, number of characters)."""
-        total = functional.cross_entropy(self.outputs(batch), batch.ids[:, 1:].reshape(-1), reduction="sum")
+        total = functional.cross_entropy(
+            self.outputs(batch), batch.ids[:, 1:].reshape(-1), reduction="sum"
+        )
         return total, torch.tensor(float(batch.ids.shape[0] * LENGTH))
 
     def outputs(self, batch: Windows, positions: Tensor | None = None) -> Tensor:
@@ -196,7 +204,9 @@ def texts() -> dict[str, str]:
     found = {"english": _english(), "code": _code(), "korean": _korean()}
     for name, text in found.items():
         if len(text) < TRAIN + TEST:
-            raise EnvironmentFault(f"the {name} text that ships has {len(text)} characters, {TRAIN + TEST} are needed")
+            raise EnvironmentFault(
+                f"the {name} text that ships has {len(text)} characters, {TRAIN + TEST} are needed"
+            )
     return found
 
 
@@ -243,7 +253,9 @@ def _korean() -> str:
     """Korean in decomposed letters (NFD): some seventy signs instead of thousands of syllables."""
     file = resources.files("mgk_phases") / KOREAN
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return "".join(c for c in unicodedata.normalize("NFD", "\n".join(r["text"] for r in rows)) if _shown(c))
+    return "".join(
+        c for c in unicodedata.normalize("NFD", "\n".join(r["text"] for r in rows)) if _shown(c)
+    )
 
 
 def _shown(character: str) -> bool:

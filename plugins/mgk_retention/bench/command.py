@@ -16,7 +16,9 @@ def bench() -> None:
     """Compare methods on small tasks that ship; draw what runs remember."""
 
 
-@bench.command(epilog="Example: mgk bench forgetting --suite split --method drift-guard --seeds 2 --out bench")
+@bench.command(
+    epilog="Example: mgk bench forgetting --suite split --method drift-guard --seeds 2 --out bench"
+)
 @click.option(
     "--suite",
     "suites",
@@ -25,16 +27,38 @@ def bench() -> None:
     help="Suites; default: the three on digits. korean, the shipped pipeline on its real base, goes alone.",
 )
 @click.option(
-    "--method", "methods", multiple=True, help="Methods; default: all. naive, full-ft and joint are always there."
+    "--method",
+    "methods",
+    multiple=True,
+    help="Methods; default: all. naive, full-ft and joint are always there.",
 )
-@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="How many seeds, from 0 on.")
-@click.option("--quick", is_flag=True, help="Two seeds and the methods that have figures to hold.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; default: one per CPU, for korean one.")
-@click.option("--base", help="For korean: another base than the pipeline's, as base.id (tiny-gemma, a directory).")
-@click.option("--steps", type=click.IntRange(1), help="For korean: steps of each phase; default: the pipeline's.")
-@click.option("--items", type=click.IntRange(2), help="For korean: items of each probe; default: all.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for table.md, cells.jsonl, picture.svg."
+    "--seeds",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="How many seeds, from 0 on.",
+)
+@click.option("--quick", is_flag=True, help="Two seeds and the methods that have figures to hold.")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Processes; default: one per CPU, for korean one."
+)
+@click.option(
+    "--base",
+    help="For korean: another base than the pipeline's, as base.id (tiny-gemma, a directory).",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    help="For korean: steps of each phase; default: the pipeline's.",
+)
+@click.option(
+    "--items", type=click.IntRange(2), help="For korean: items of each probe; default: all."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for table.md, cells.jsonl, picture.svg.",
 )
 def forgetting(
     suites: tuple[str, ...],
@@ -62,7 +86,9 @@ def forgetting(
         _korean(methods, range(seeds), cut, workers or 1, out)
         return
     methods = methods or (QUICK if quick else ())
-    _refuse("--base, --steps and --items are for --suite korean", wrong=any(c is not None for c in cut))
+    _refuse(
+        "--base, --steps and --items are for --suite korean", wrong=any(c is not None for c in cut)
+    )
     from mgk_retention.bench.grid import run_grid, write
     from mgk_retention.bench.table import as_text
 
@@ -105,7 +131,10 @@ def _refuse(message: str, *, wrong: bool) -> None:
 @bench.command(epilog="Example: mgk bench heatmap runs/korean --out retention.svg")
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("retention.svg"), show_default=True
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("retention.svg"),
+    show_default=True,
 )
 def heatmap(run: Path, out: Path) -> None:
     """Draw a run's retention matrix as PNG, SVG or PDF."""
@@ -114,5 +143,7 @@ def heatmap(run: Path, out: Path) -> None:
 
     source = run / "retention.json"
     if not source.exists():
-        raise InputError(f"{run}: no retention.json in it; expected a directory that 'mgk run' wrote")
+        raise InputError(
+            f"{run}: no retention.json in it; expected a directory that 'mgk run' wrote"
+        )
     click.echo(f"wrote {draw(source, out)}")

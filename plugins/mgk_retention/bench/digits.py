@@ -124,7 +124,9 @@ def suite(name: str, seed: int) -> Suite:
         inputs, mask, chosen = _variant(name, number, images, labels, generator)
         whole = Labelled(inputs, labels, mask.expand(len(labels), CLASSES))
         train, test = (whole[rows[chosen[rows]]] for rows in (order[:cut], order[cut:]))
-        digest = hashlib.sha256(train.inputs.numpy().tobytes() + train.labels.numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256(
+            train.inputs.numpy().tobytes() + train.labels.numpy().tobytes()
+        ).hexdigest()
         tasks.append(Task(f"{name}-{number}", Rows(train, digest), test))
     recipe = Recipe()
     settings = {"recipe": recipe, "widths": WIDTHS, "tasks": TASKS}
@@ -135,7 +137,9 @@ def _load() -> tuple[Tensor, Tensor]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise EnvironmentFault("the digits come with scikit-learn; install it: pip install 'mgk[bench]'") from None
+        raise EnvironmentFault(
+            "the digits come with scikit-learn; install it: pip install 'mgk[bench]'"
+        ) from None
     raw = load_digits()
     return torch.tensor(raw.images, dtype=torch.float32) / 16, torch.tensor(raw.target)
 
@@ -147,7 +151,11 @@ def _variant(
     flat, mask = images.flatten(1), torch.zeros(CLASSES)
     everyone = torch.ones(len(labels), dtype=torch.bool)
     if name == "permuted":
-        shuffled = torch.randperm(flat.shape[1], generator=generator) if number else torch.arange(flat.shape[1])
+        shuffled = (
+            torch.randperm(flat.shape[1], generator=generator)
+            if number
+            else torch.arange(flat.shape[1])
+        )
         return flat[:, shuffled], mask, everyone
     if name == "rotated":
         return rotated(images, DEGREES * number).flatten(1), mask, everyone
@@ -162,5 +170,7 @@ def rotated(images: Tensor, degrees: float) -> Tensor:
         return images
     angle = torch.deg2rad(torch.tensor(float(degrees)))
     turn = torch.tensor([[angle.cos(), -angle.sin(), 0.0], [angle.sin(), angle.cos(), 0.0]])
-    grid = functional.affine_grid(turn.expand(len(images), 2, 3), [len(images), 1, SIDE, SIDE], align_corners=False)
+    grid = functional.affine_grid(
+        turn.expand(len(images), 2, 3), [len(images), 1, SIDE, SIDE], align_corners=False
+    )
     return functional.grid_sample(images[:, None], grid, align_corners=False)[:, 0]

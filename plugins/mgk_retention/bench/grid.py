@@ -53,7 +53,11 @@ def _tiny(suite: Suite) -> Suite:
 
 
 def run_grid(
-    suites: Sequence[str], methods: Sequence[str], seeds: int, workers: int | None, tell: Callable[[str], None]
+    suites: Sequence[str],
+    methods: Sequence[str],
+    seeds: int,
+    workers: int | None,
+    tell: Callable[[str], None],
 ) -> tuple[list[Cell], list[Line]]:
     """Run everything; cells come back in the order of the table, whatever finished first."""
     wanted = tuple(chosen(tuple(methods)))
@@ -65,7 +69,12 @@ def run_grid(
             f"{job[0]}, seed {job[1]}: {len(cells)} methods; {len(found)} of {len(jobs)} done, {time.perf_counter() - began:.0f} s"
         )
     ordered = [
-        c for name in suites for m in wanted for seed in range(seeds) for c in found[name, seed] if c.method == m.name
+        c
+        for name in suites
+        for m in wanted
+        for seed in range(seeds)
+        for c in found[name, seed]
+        if c.method == m.name
     ]
     return ordered, lines(ordered)
 
@@ -82,14 +91,19 @@ def unordered(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterato
             yield running[done], done.result()
 
 
-def write(out: Path, cells: Sequence[Cell], found: Sequence[Line], suites: Sequence[str]) -> list[Path]:
+def write(
+    out: Path, cells: Sequence[Cell], found: Sequence[Line], suites: Sequence[str]
+) -> list[Path]:
     """Write table.md, cells.jsonl and, where matplotlib is installed, picture.svg."""
     from importlib.util import find_spec
 
     from mgk_core.record.store import Store
 
     store = Store(out)
-    settings = {"methods": [attrs.asdict(m) for m in METHODS], "suites": {n: suite_of(n, 0).settings for n in suites}}
+    settings = {
+        "methods": [attrs.asdict(m) for m in METHODS],
+        "suites": {n: suite_of(n, 0).settings for n in suites},
+    }
     paths = [
         store.write_text("table.md", as_text(found) + "\n"),
         store.write_text("cells.jsonl", "\n".join(as_json_lines(cells, settings)) + "\n"),

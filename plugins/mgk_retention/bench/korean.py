@@ -95,7 +95,9 @@ def run_suite(
     began, found = time.perf_counter(), {}
     for (method, seed, *_), cell in unordered(run_job, jobs, workers):
         found[method.name, seed] = cell
-        tell(f"{method.name}, seed {seed}: {len(found)} of {len(jobs)} done, {time.perf_counter() - began:.0f} s")
+        tell(
+            f"{method.name}, seed {seed}: {len(found)} of {len(jobs)} done, {time.perf_counter() - began:.0f} s"
+        )
     return [found[method.name, seed] for method in wanted for seed in seeds]
 
 
@@ -110,7 +112,9 @@ def run_cell(method: Method, seed: int, cut: Cut = Cut(), *, threads: int = 0) -
     clock = PartClock()
     with tempfile.TemporaryDirectory(prefix="mgk-bench-") as folder:
         out = Path(folder) / "run"
-        result = run_pipeline(pipeline_of(method, cut), out=out, flags={"seed": seed, "threads": threads}, sink=clock)
+        result = run_pipeline(
+            pipeline_of(method, cut), out=out, flags={"seed": seed, "threads": threads}, sink=clock
+        )
         kept = sum(p.stat().st_size for p in out.rglob("statistics.safetensors"))
         model = sum(p.stat().st_size for p in (out / "model").glob("*.safetensors"))
     return read_cell(method.name, seed, result.retention, dict(clock.spent), (kept, model))
@@ -147,18 +151,33 @@ def _cut(phase: Phase, cut: Cut, slower: float) -> Phase:
 def _joint(phases: Sequence[Phase]) -> Phase:
     """Return one phase whose steps are those of all phases in mixed order."""
     parts = {
-        p.name: {"data": dict(p.data), "batch_size": p.train["batch_size"], "batches": p.train["steps"]} for p in phases
+        p.name: {
+            "data": dict(p.data),
+            "batch_size": p.train["batch_size"],
+            "batches": p.train["steps"],
+        }
+        for p in phases
     }
     steps = sum(p.train["steps"] for p in phases)
-    return Phase("joint", data={"type": "mixed", "parts": parts}, train={"steps": steps, "batch_size": 1})
+    return Phase(
+        "joint", data={"type": "mixed", "parts": parts}, train={"steps": steps, "batch_size": 1}
+    )
 
 
 def read_cell(
-    method: str, seed: int, retention: Mapping[str, Any], cpu: Mapping[str, float], sizes: tuple[int, int]
+    method: str,
+    seed: int,
+    retention: Mapping[str, Any],
+    cpu: Mapping[str, float],
+    sizes: tuple[int, int],
 ) -> KoreanCell:
     """Make a cell of what retention.json holds. Accuracies stay out: they are of another kind."""
     rows = [r["name"] for r in retention["rows"]]
-    columns = [(j, p) for j, p in enumerate(retention["probes"]) if p["metric"] in ("perplexity", "option_logprob")]
+    columns = [
+        (j, p)
+        for j, p in enumerate(retention["probes"])
+        if p["metric"] in ("perplexity", "option_logprob")
+    ]
 
     def nats(i: int, j: int, probe: Mapping[str, Any]) -> float:
         if probe["metric"] == "option_logprob":
@@ -168,10 +187,13 @@ def read_cell(
     return KoreanCell(
         method=method,
         seed=seed,
-        taught={p["name"]: None if p["phase"] == "base" else rows.index(p["phase"]) for _, p in columns},
+        taught={
+            p["name"]: None if p["phase"] == "base" else rows.index(p["phase"]) for _, p in columns
+        },
         rows=tuple({p["name"]: nats(i, j, p) for j, p in columns} for i in range(len(rows))),
         accuracy=tuple(
-            {p: float(e["accuracy"]) for p, e in row.items() if "accuracy" in e} for row in retention["extra"]
+            {p: float(e["accuracy"]) for p, e in row.items() if "accuracy" in e}
+            for row in retention["extra"]
         ),
         n={p["name"]: retention["n"][0][j] for j, p in columns},
         cpu=cpu,

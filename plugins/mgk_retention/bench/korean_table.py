@@ -67,7 +67,9 @@ def figures(cell: KoreanCell, naive: KoreanCell) -> KoreanFigures:
         bwt=_mean([last[p] - cell.rows[i][p] for p, i in earlier.items()]),
         plasticity=_mean([cell.rows[i][p] - zero[p] for p, i in taught.items()]),
         step=_share(cell.cpu.get("training", math.nan), naive.cpu.get("training", math.nan)),
-        boundary=_share(sum(cell.cpu.get(p, 0.0) for p in BOUNDARY), cell.cpu.get("training", math.nan)),
+        boundary=_share(
+            sum(cell.cpu.get(p, 0.0) for p in BOUNDARY), cell.cpu.get("training", math.nan)
+        ),
         kept_share=_share(cell.kept_bytes, cell.model_bytes),
     )
 
@@ -75,7 +77,9 @@ def figures(cell: KoreanCell, naive: KoreanCell) -> KoreanFigures:
 def _gains(cell: KoreanCell, *, since_base: bool) -> dict[str, float]:
     """R[j, j] less row 0, or less the row before."""
     taught = {p: i for p, i in cell.taught.items() if i is not None}
-    return {p: cell.rows[i][p] - cell.rows[0 if since_base else i - 1][p] for p, i in taught.items()}
+    return {
+        p: cell.rows[i][p] - cell.rows[0 if since_base else i - 1][p] for p, i in taught.items()
+    }
 
 
 def _share(part: float, whole: float) -> float:
@@ -121,7 +125,9 @@ def _cells(own: Sequence[tuple[KoreanCell, KoreanFigures]], first: KoreanFigures
 
     cells = [of_naive(name, probe) for probe in first.gain for name in ("gain", "own")]
     cells += [column("kept", p, ".2f") for p in first.kept]
-    cells.append(" / ".join(_said([f.end[p] for f in found], "+.3f", error=False) for p in first.end))
+    cells.append(
+        " / ".join(_said([f.end[p] for f in found], "+.3f", error=False) for p in first.end)
+    )
     cells += [of_naive("drift", p) for p in first.drift]
     cells += [_said([f.step for f in found], ".2f"), _said([f.boundary for f in found], ".2f")]
     kept = _mean([c.kept_bytes for c, _ in own])
@@ -144,7 +150,9 @@ def lines_of(cells: Sequence[KoreanCell]) -> list[Line]:
         own = [f for c, f in read if c.method == method]
         mean = {k: _mean([getattr(f, k) for f in own]) for k in ("bwt", "plasticity")}
         seeds = tuple(c.seed for c in cells if c.method == method)
-        known: dict[str, float | None] = {k: v if math.isfinite(v) else None for k, v in mean.items()}
+        known: dict[str, float | None] = {
+            k: v if math.isfinite(v) else None for k, v in mean.items()
+        }
         lines.append(Line(method, "korean", seeds, known, {}, _mean([f.step for f in own])))
     return lines
 
@@ -156,7 +164,10 @@ def write(out: Path, cells: Sequence[KoreanCell], cut: Sequence[Any]) -> list[Pa
     from mgk_core.record.store import Store
 
     store = Store(out)
-    tables = [attrs.asdict(c) | {"figures": attrs.asdict(f)} for c, f in zip(cells, figures_of(cells), strict=True)]
+    tables = [
+        attrs.asdict(c) | {"figures": attrs.asdict(f)}
+        for c, f in zip(cells, figures_of(cells), strict=True)
+    ]
     everything = {
         "pipeline": attrs.asdict(find_pipeline(PIPELINE)),
         "cut": cut,

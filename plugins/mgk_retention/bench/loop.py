@@ -64,7 +64,9 @@ def base_of(suite: Suite, seed: int) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in bundle.model.state_dict().items()}
 
 
-def run_cell(hooks: Hooks, suite: Suite, method: Method, seed: int, base: Mapping[str, Tensor]) -> Cell:
+def run_cell(
+    hooks: Hooks, suite: Suite, method: Method, seed: int, base: Mapping[str, Tensor]
+) -> Cell:
     """Take the base through the suite's tasks. The same seed gives the same numbers."""
     bundle, clock = suite.build(seed), Clock()
     bundle.model.load_state_dict(base)
@@ -82,7 +84,11 @@ def run_cell(hooks: Hooks, suite: Suite, method: Method, seed: int, base: Mappin
 
 
 def _union(suite: Suite, bundle: Bundle) -> Task:
-    return Task("joint", Union(unpacks(bundle, "joint"), [t.train for t in suite.tasks]), suite.tasks[0].test)
+    return Task(
+        "joint",
+        Union(unpacks(bundle, "joint"), [t.train for t in suite.tasks]),
+        suite.tasks[0].test,
+    )
 
 
 def _recipe(suite: Suite) -> Recipe:
@@ -124,7 +130,9 @@ def _train_all(bundle: Bundle, train: TrainSet, recipe: Recipe, seed: int) -> No
     order = Order(len(train), recipe.batch_size, seed)
     for step in range(steps_of(len(train), recipe.batch_size, recipe.epochs, None)):
         total, count = bundle.loss(train.batch(order.rows(step)))
-        for parameter, gradient in zip(parameters, torch.autograd.grad(total / count, parameters), strict=True):
+        for parameter, gradient in zip(
+            parameters, torch.autograd.grad(total / count, parameters), strict=True
+        ):
             parameter.grad = gradient
         optimizer.step()
     bundle.model.requires_grad_(False).eval()
@@ -148,12 +156,20 @@ class Phases:
     def __attrs_post_init__(self) -> None:
         phases = tuple(self._phase(task) for task in self.tasks[1:])
         self.config = RunConfig(
-            name=f"bench-{self.suite.name}", base=Spec(type="bench"), phases=phases, run=RunSettings(seed=self.seed)
+            name=f"bench-{self.suite.name}",
+            base=Spec(type="bench"),
+            phases=phases,
+            run=RunSettings(seed=self.seed),
         )
 
     def _phase(self, task: Task) -> PhaseConfig:
         recipe, registry = _recipe(self.suite), self.hooks.plugins.registry
-        adapter = {"type": "lora", "rank": recipe.rank, "alpha": recipe.alpha, "targets": list(recipe.targets)}
+        adapter = {
+            "type": "lora",
+            "rank": recipe.rank,
+            "alpha": recipe.alpha,
+            "targets": list(recipe.targets),
+        }
         methods = [{"type": name, **options} for name, options in self.method.retention.items()]
         return PhaseConfig(
             name=task.name,
@@ -163,7 +179,10 @@ class Phases:
             step=structure_spec(registry, "step", {"type": "standard"}),
             merge=structure_spec(registry, "merge", {"type": "exact"}),
             train=TrainSettings(
-                epochs=recipe.epochs, batch_size=recipe.batch_size, log_every=100_000, checkpoint_minutes=None
+                epochs=recipe.epochs,
+                batch_size=recipe.batch_size,
+                log_every=100_000,
+                checkpoint_minutes=None,
             ),
             retention=tuple(structure_spec(registry, "retention", m) for m in methods),
         )
@@ -210,7 +229,9 @@ class Phases:
         state_of(model).adapters.append(adapter)
         hooks.init_adapter(adapter, ctx)
         assert ctx.data is not None  # noqa: S101 - set above
-        ctx.steps = steps_of(len(ctx.data.train), ctx.phase.train.batch_size, ctx.phase.train.epochs, None)
+        ctx.steps = steps_of(
+            len(ctx.data.train), ctx.phase.train.batch_size, ctx.phase.train.epochs, None
+        )
         ctx.optimizer = hooks.make_optimizer(adapter, ctx.phase.optimizer)
         terms = hooks.loss_terms(ctx)
         step = hooks.make_step(StepContext(ctx, tuple(terms.values()), tuple(terms)))

@@ -30,7 +30,12 @@ _KEPT = {"share": 0.05, "calibration_share": 0.05}
 METHODS = (
     Method("naive", "plain progressive merging: no protection against forgetting", {"naive": {}}),
     Method("full-ft", "all weights trained, task after task", kind="full"),
-    Method("joint", "one adapter trained on all tasks at once (approximate bound)", {"naive": {}}, "joint"),
+    Method(
+        "joint",
+        "one adapter trained on all tasks at once (approximate bound)",
+        {"naive": {}},
+        "joint",
+    ),
     Method("joint-full", "all weights trained on all tasks at once", kind="joint-full"),
     Method("o-lora", "orthogonal A", {"o-lora": {}}),
     Method("ewc", "diagonal Fisher penalty", {"ewc": {"max_tokens": 1_000_000}}),
@@ -39,8 +44,14 @@ METHODS = (
     Method("covariance-merge", "the transition alone", {"covariance-merge": _WHOLE}),
     Method("replay", "5 % of earlier data", {"replay": _KEPT}),
     Method("drift-guard", "whole C and G", {"drift-guard": _WHOLE}),
-    Method("drift-guard-k16", "C and G as 16 eigenvectors and a tail", {"drift-guard": _WHOLE | {"sketch": 16}}),
-    Method("drift-guard+replay", "both", {"drift-guard": _WHOLE | {"strength": 1.0}, "replay": _KEPT}),
+    Method(
+        "drift-guard-k16",
+        "C and G as 16 eigenvectors and a tail",
+        {"drift-guard": _WHOLE | {"sketch": 16}},
+    ),
+    Method(
+        "drift-guard+replay", "both", {"drift-guard": _WHOLE | {"strength": 1.0}, "replay": _KEPT}
+    ),
 )
 REFERENCES = ("naive", "full-ft", "joint")
 QUICK = ("covariance-merge", "replay", "drift-guard", "drift-guard-k16")
@@ -48,10 +59,20 @@ QUICK = ("covariance-merge", "replay", "drift-guard", "drift-guard-k16")
 _SKETCHED = {"sketch": 48, "max_tokens": 1024}
 KOREAN = (
     Method("naive", "plain progressive merging: no protection against forgetting", {"naive": {}}),
-    Method("full-ft", "all linear weights trained, phase after phase", {"naive": {}}, "full", lr=2e-5),
-    Method("joint", "one adapter trained on the batches of all phases in mixed order", {"naive": {}}, "joint"),
     Method(
-        "naive-low-lr", "plain merging at the learning rate that gains what default gains", {"naive": {}}, lr=4.5e-4
+        "full-ft", "all linear weights trained, phase after phase", {"naive": {}}, "full", lr=2e-5
+    ),
+    Method(
+        "joint",
+        "one adapter trained on the batches of all phases in mixed order",
+        {"naive": {}},
+        "joint",
+    ),
+    Method(
+        "naive-low-lr",
+        "plain merging at the learning rate that gains what default gains",
+        {"naive": {}},
+        lr=4.5e-4,
     ),
     Method("default", "what the pipeline uses: drift-guard, sketched"),
     Method(
@@ -60,7 +81,9 @@ KOREAN = (
         {"covariance-merge": {**_SKETCHED, "strength": 0.3}},
     ),
     Method("replay", "5 % of earlier data, all calibration text", {"replay": {}}),
-    Method("drift-guard+replay", "both", {"drift-guard": {**_SKETCHED, "strength": 1.0}, "replay": {}}),
+    Method(
+        "drift-guard+replay", "both", {"drift-guard": {**_SKETCHED, "strength": 1.0}, "replay": {}}
+    ),
 )
 """The rows of the suite ``korean``. An empty ``retention``: the pipeline's own."""
 QUICK_KOREAN = ("default",)

@@ -20,7 +20,9 @@ def draw(found: Sequence[Line], path: Path) -> Path:
             continue
         colour = f"C{methods.index(line.method) % 10}"
         axes.plot(x, y, marks[line.suite], color=colour, markersize=6)
-        axes.annotate(line.method, (x, y), textcoords="offset points", xytext=(5, 3), fontsize=6, color=colour)
+        axes.annotate(
+            line.method, (x, y), textcoords="offset points", xytext=(5, 3), fontsize=6, color=colour
+        )
     for suite, mark in marks.items():
         axes.plot([], [], mark, color="grey", label=suite)
     axes.set_xlabel("plasticity: mean score of each phase when it was taught")

@@ -58,7 +58,10 @@ def figures(cell: Cell) -> Figures:
 
 
 def _scores(names: Sequence[str], row: Sequence[float]) -> dict[str, Score]:
-    return {n: Score(n, "bench", v, 1, math.nan, higher_is_better=True) for n, v in zip(names, row, strict=True)}
+    return {
+        n: Score(n, "bench", v, 1, math.nan, higher_is_better=True)
+        for n, v in zip(names, row, strict=True)
+    }
 
 
 @frozen
@@ -83,7 +86,9 @@ def lines(cells: Sequence[Cell]) -> list[Line]:
         for (suite, method), found in groups.items()
         if method == "naive"
     }
-    return [_line(suite, method, found, naive.get(suite)) for (suite, method), found in groups.items()]
+    return [
+        _line(suite, method, found, naive.get(suite)) for (suite, method), found in groups.items()
+    ]
 
 
 def _line(suite: str, method: str, cells: Sequence[Cell], naive: float | None) -> Line:
@@ -129,14 +134,19 @@ def cells_of(line: Line, digits: int = 1) -> list[str]:
 
 def as_text(found: Sequence[Line]) -> str:
     """Return a Markdown table that also reads well in a terminal."""
-    return drawn(COLUMNS, [cells_of(line, 2 if line.suite == "characters" else 1) for line in found])
+    return drawn(
+        COLUMNS, [cells_of(line, 2 if line.suite == "characters" else 1) for line in found]
+    )
 
 
 def drawn(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table, its columns padded to one width."""
     rows = [columns, *cells]
     widths = [max(len(r[i]) for r in rows) for i in range(len(columns))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)
 
@@ -160,11 +170,15 @@ def environment() -> dict[str, str]:
 
 def as_json_lines(cells: Sequence[Cell], settings: Mapping[str, Any]) -> list[str]:
     """Return one JSON object per cell: matrix, figures, versions, and the hash of what configured it."""
-    return json_lines([attrs.asdict(cell) | {"figures": attrs.asdict(figures(cell))} for cell in cells], settings)
+    return json_lines(
+        [attrs.asdict(cell) | {"figures": attrs.asdict(figures(cell))} for cell in cells], settings
+    )
 
 
 def json_lines(tables: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
     """Return each table as one line, with versions and the hash of ``settings``."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[
+        :16
+    ]
     common = {"versions": environment(), "configuration": digest}
     return [json.dumps({**table, **common}) for table in tables]

@@ -42,7 +42,11 @@ def kept_narrow() -> Iterator[Kept]:
     look = watcher.get()
 
     def pack(tensor: Tensor) -> Tensor | tuple[Tensor]:
-        if tensor.dtype != torch.float32 or tensor.numel() < SMALL or (tensor.is_leaf and tensor.requires_grad):
+        if (
+            tensor.dtype != torch.float32
+            or tensor.numel() < SMALL
+            or (tensor.is_leaf and tensor.requires_grad)
+        ):
             look(tensor)
             return tensor
         storage = tensor.untyped_storage()
@@ -81,7 +85,13 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        r = (
+            torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            .square_()
+            .div_(x.shape[-1])
+            .add_(eps)
+            .rsqrt_()
+        )
         ctx.save_for_backward(x, weight, r)
         normed: Tensor = (x * r).mul_(weight)
         return normed
@@ -115,7 +125,11 @@ class LeanNorm:
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) fp32 → (..., D) fp32."""
         self_: Any = self
-        if not (torch.is_grad_enabled() and x.requires_grad) or x.dtype != torch.float32 or self_.weight.requires_grad:
+        if (
+            not (torch.is_grad_enabled() and x.requires_grad)
+            or x.dtype != torch.float32
+            or self_.weight.requires_grad
+        ):
             return super().forward(x)  # type: ignore[misc, no-any-return]
         return _norm(self_, x)
 
@@ -148,7 +162,9 @@ _LEAN: dict[tuple[type[nn.Module], type], type[nn.Module]] = {}
 def _lean_class(cls: type[nn.Module], mixin: type) -> type[nn.Module]:
     """Return the subclass of ``cls`` with the mixin's forward; one per class."""
     if (cls, mixin) not in _LEAN:
-        _LEAN[cls, mixin] = type(f"Lean{cls.__name__}", (mixin, cls), {"__module__": cls.__module__})
+        _LEAN[cls, mixin] = type(
+            f"Lean{cls.__name__}", (mixin, cls), {"__module__": cls.__module__}
+        )
     return _LEAN[cls, mixin]
 
 

@@ -56,7 +56,9 @@ class Screen:
     @staticmethod
     def of(weight: Tensor, sizes: Tensor) -> Screen:
         """Make the image. sizes: (D,) how large the hidden states' dimensions are."""
-        top = torch.stack([part.abs().amax(0).float() for part in torch.split(weight, BLOCK)]).amax(0)
+        top = torch.stack([part.abs().amax(0).float() for part in torch.split(weight, BLOCK)]).amax(
+            0
+        )
         screen = Screen((sizes.float().clamp(min=1e-6) / top.clamp(min=1e-6)).sqrt())
         screen.follow(weight)
         return screen
@@ -65,7 +67,9 @@ class Screen:
         """Make the image anew where the table has changed since (a merge into the vocabulary)."""
         state = (weight.data_ptr(), weight._version)  # noqa: SLF001 - torch has no public name for it
         if self.state != state:
-            self.blocks = [_image(part.detach().float() * self.equal) for part in torch.split(weight, BLOCK)]
+            self.blocks = [
+                _image(part.detach().float() * self.equal) for part in torch.split(weight, BLOCK)
+            ]
             self.state = state
 
     def logits(self, h: Tensor) -> Iterator[Tensor]:
@@ -76,7 +80,19 @@ class Screen:
         whole = (h / size).mul_(127).round_().add_(MIDDLE).to(torch.uint8)
         for rows, scale, zero in self.blocks:
             z: Tensor = torch.ops.onednn.qlinear_pointwise(
-                whole, 1 / 127, MIDDLE, rows, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
+                whole,
+                1 / 127,
+                MIDDLE,
+                rows,
+                scale,
+                zero,
+                None,
+                1.0,
+                0,
+                torch.float32,
+                "none",
+                [],
+                "",
             )
             yield z.mul_(size)
 
@@ -91,7 +107,10 @@ def _image(rows: Tensor) -> Block:
 
 def supported(weight: Tensor) -> bool:
     """Tell whether screening pays and works here: a large table on a CPU with int8 products."""
-    checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("vnni", "avx512_vnni", "amx_tile"))
+    checks = (
+        getattr(torch.cpu, f"_is_{name}_supported", None)
+        for name in ("vnni", "avx512_vnni", "amx_tile")
+    )
     return (
         weight.device.type == "cpu"
         and weight.shape[0] >= 32768
@@ -117,7 +136,9 @@ class Found:
     @staticmethod
     def together(parts: Sequence[Found]) -> Found:
         """Return the triplets of all parts."""
-        return Found(*(torch.cat([getattr(p, name) for p in parts]) for name in ("row", "token", "z")))
+        return Found(
+            *(torch.cat([getattr(p, name) for p in parts]) for name in ("row", "token", "z"))
+        )
 
     def where(self, mask: Tensor) -> Found:
         """Return the triplets that a mask keeps."""
@@ -139,7 +160,9 @@ def screened_pass(
     found = found.where(found.z > whole[found.row, 0] + math.log(KEPT if gradient else EXACT))
     heavy = (found.z > whole[found.row, 0] + math.log(EXACT)).nonzero().squeeze(1)
     right = _exact_logits(h, weight, found.row[heavy], found.token[heavy])
-    change = (right - top[found.row[heavy], 0]).exp() - (found.z[heavy] - top[found.row[heavy], 0]).exp()
+    change = (right - top[found.row[heavy], 0]).exp() - (
+        found.z[heavy] - top[found.row[heavy], 0]
+    ).exp()
     total.squeeze(1).index_add_(0, found.row[heavy], change)
     found.z[heavy] = right
     whole = top + total.log()
@@ -148,7 +171,9 @@ def screened_pass(
     return whole, _weighted_rows(weight, found, (found.z - whole[found.row, 0]).exp(), h.shape[0])
 
 
-def _scan(h: Tensor, screen: Screen, own: Tensor, floor: float) -> tuple[Tensor, Tensor, Found] | None:
+def _scan(
+    h: Tensor, screen: Screen, own: Tensor, floor: float
+) -> tuple[Tensor, Tensor, Found] | None:
     """Sum over all blocks with a running maximum, noting every token within ``floor`` of the whole, or nearly.
 
     None where more than `NOTES` are: an untrained model gives every token about the same probability.
@@ -160,11 +185,15 @@ def _scan(h: Tensor, screen: Screen, own: Tensor, floor: float) -> tuple[Tensor,
         peak = torch.maximum(top, peaks.amax(1, keepdim=True))
         total.mul_((top - peak).exp_())
         top = peak
-        least = top + total.log().clamp(min=0)  # the sum so far, or its largest term: the whole is no less
+        least = top + total.log().clamp(
+            min=0
+        )  # the sum so far, or its largest term: the whole is no less
         row, token, values = _above(z, peaks, least + floor)
         notes.append(Found(row, token.add_(number * BLOCK), values))
         total.add_(z.sub_(top).exp_().sum(1, keepdim=True))
-        if sum(len(note.z) for note in notes) > NOTES:  # many were noted before the maximum was known
+        if (
+            sum(len(note.z) for note in notes) > NOTES
+        ):  # many were noted before the maximum was known
             whole = Found.together(notes)
             notes = [whole.where(whole.z > top[whole.row, 0] + floor)]
             if len(notes[0].z) > NOTES:
@@ -192,7 +221,9 @@ def _exact_logits(h: Tensor, weight: Tensor, row: Tensor, token: Tensor) -> Tens
     """
     order = row.argsort(stable=True)
     counts = torch.bincount(row, minlength=len(h)).tolist()
-    parts = [weight[t].float().mv(x) for x, t in zip(h, torch.split(token[order], counts), strict=True)]
+    parts = [
+        weight[t].float().mv(x) for x, t in zip(h, torch.split(token[order], counts), strict=True)
+    ]
     return h.new_empty(len(row)).index_copy_(0, order, torch.cat(parts))
 
 

@@ -59,7 +59,9 @@ def test_a_missing_file_is_found_and_named(run):
         data = path.read_bytes()
         path.unlink()
         found = audit(run)
-        assert str(path.relative_to(run)) in {f.path for f in found.findings if not f.harmless}, path
+        assert str(path.relative_to(run)) in {f.path for f in found.findings if not f.harmless}, (
+            path
+        )
         path.write_bytes(data)
 
 

@@ -23,7 +23,9 @@ def test_a_finished_run_is_told_whole(finished_run):
     assert mcq.first_loss > mcq.last_loss
     assert mcq.memory["rss_peak"] > 0
     assert {"load", "training", "merge", "evaluation", "save"} <= set(run.times)
-    assert run.times["training"] == pytest.approx(sum(t.get("training", 0) for t in run.phase_times.values()))
+    assert run.times["training"] == pytest.approx(
+        sum(t.get("training", 0) for t in run.phase_times.values())
+    )
     assert run.model == finished_run / "model"
 
 

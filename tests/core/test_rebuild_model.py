@@ -40,18 +40,25 @@ def test_every_prefix_is_what_the_ledger_says(finished_run, tmp_path, until):
 
 
 @pytest.mark.parametrize(
-    ("scales", "leave_out"), [({"mcq": 0.5}, []), ({}, ["plain_text"]), ({"plain_text": -1.0}, ["mcq"])]
+    ("scales", "leave_out"),
+    [({"mcq": 0.5}, []), ({}, ["plain_text"]), ({"plain_text": -1.0}, ["mcq"])],
 )
 def test_scaled_phases_add_up(finished_run, tmp_path, base, scales, leave_out):
     """W = base + Σ factor · scale · B A, within fp32's rounding of three sums."""
     made = rebuild(finished_run, tmp_path / "m", scales=scales, leave_out=leave_out)
     assert made.recorded is None
     found = weights(tmp_path / "m")
-    factors = {"plain_text": 1.0, "medical_dictionary": 1.0, "mcq": 1.0} | scales | dict.fromkeys(leave_out, 0.0)
+    factors = (
+        {"plain_text": 1.0, "medical_dictionary": 1.0, "mcq": 1.0}
+        | scales
+        | dict.fromkeys(leave_out, 0.0)
+    )
     for name, start in base.items():
         expected = start.double()
         for phase, factor in factors.items():
-            expected = expected + factor * deltas(finished_run, phase).get(name, torch.zeros(()).double())
+            expected = expected + factor * deltas(finished_run, phase).get(
+                name, torch.zeros(()).double()
+            )
         # three roundings of the sum, and a product over rank 8 each
         bound = (3 + 3 * 8) * torch.finfo(torch.float32).eps * expected.abs().max()
         assert (found[name].double() - expected).abs().max() <= bound, name
@@ -60,7 +67,11 @@ def test_scaled_phases_add_up(finished_run, tmp_path, base, scales, leave_out):
 def test_leaving_the_last_phase_out_is_a_prefix(finished_run, tmp_path):
     """It is said to be the state that the ledger has; a phase behind the prefix is said to be out of it."""
     made = rebuild(finished_run, tmp_path / "m", leave_out=["mcq"])
-    assert made.recorded == made.weights == read_ledger(finished_run).entry("medical_dictionary").merged
+    assert (
+        made.recorded
+        == made.weights
+        == read_ledger(finished_run).entry("medical_dictionary").merged
+    )
     with pytest.raises(InputError, match="mcq: comes after"):
         rebuild(finished_run, tmp_path / "n", until="plain_text", leave_out=["mcq"])
 

@@ -15,7 +15,9 @@ def test_the_second_lock_is_refused_with_its_owner(tmp_path):
     """Who holds it, and what to do."""
     lock = Lock(tmp_path)
     assert f"process {os.getpid()}" in owner_of(tmp_path)
-    with pytest.raises(InputError, match=f"in use by process {os.getpid()} on .* wait for it to end"):
+    with pytest.raises(
+        InputError, match=f"in use by process {os.getpid()} on .* wait for it to end"
+    ):
         Lock(tmp_path)
     lock.release()
     lock.release()

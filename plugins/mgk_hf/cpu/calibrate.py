@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mgk_core.contract.errors import InputError
 from mgk_hf.batch import TokenBatch, pack
+from mgk_hf.cpu.screen import Screen, supported
 from mgk_hf.network import Network
-from mgk_hf.screen import Screen, supported
 
 TEXT = (
     "당뇨병은 혈당이 높은 상태가 오래 계속되는 질환이다.\n",
@@ -33,7 +33,10 @@ def with_screen(network: Network, tokenizer: Any, head: str) -> Network:
     if head == "exact" or reason or (head == "auto" and not supported(weight)):
         return network
     batch = pack([(ids := tuple(tokenizer(text).input_ids), ids) for text in TEXT])
-    return evolve(network, head=evolve(network.head, screen=Screen.of(weight.detach(), _sizes(network, batch))))
+    return evolve(
+        network,
+        head=evolve(network.head, screen=Screen.of(weight.detach(), _sizes(network, batch))),
+    )
 
 
 def _obstacle(network: Network) -> str:
@@ -44,7 +47,11 @@ def _obstacle(network: Network) -> str:
         return "it is for CPUs only"
     if not network.packs:
         return "the model cannot be packed"
-    return "logits are biased or capped" if head.softcap or getattr(head.module, "bias", None) is not None else ""
+    return (
+        "logits are biased or capped"
+        if head.softcap or getattr(head.module, "bias", None) is not None
+        else ""
+    )
 
 
 @torch.no_grad()
