@@ -90,6 +90,8 @@ def _be_child(request: dict[str, Any], scratch: Path) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.setpgid(0, 0)
+    # Under nohup a hang-up is ignored from the start: each request says itself what it relies on.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for number in request.get("ignore", ()):
         signal.signal(number, signal.SIG_IGN)
     told: list[dict[str, Any]] = []

@@ -31,6 +31,7 @@ def test_a_closed_terminal(tmp_path, hang_up):
     process = subprocess.Popen(
         [sys.executable, "-m", "mgk_cli", "run", "textmodel", "--out", str(run), *few, *more, *gate],
         stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 - nohup ignores it
     )  # fmt: skip
     os.close(theirs)
     seen, began = b"", time.monotonic()

@@ -1,6 +1,10 @@
 """What the matrix products use: fp32 masters, narrow copies, narrow tables; the same training."""
 
 import copy
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -175,10 +179,27 @@ def test_choice_by_capability(monkeypatch):
 
 
 def test_screening_is_chosen_for_large_tables_only(monkeypatch):
-    """A small vocabulary is not worth an image, nor is a CPU without int8 products."""
-    table = torch.empty(32768, 4, device="meta")
-    assert not screen.supported(table)
+    """A small vocabulary is not worth an image; a CPU whose int8 products are wrong never screens."""
+    large = torch.empty(32768, 4)
+    assert not screen.supported(torch.empty(32768, 4, device="meta"))
     assert not screen.supported(torch.empty(1000, 4))
-    for name in ("vnni", "avx512_vnni", "amx_tile"):
-        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: False, raising=False)
-    assert not screen.supported(torch.empty(32768, 4))
+    assert screen.supported(large) == (screen.largest_activation() is not None)
+    screen.largest_activation.cache_clear()
+    right = screen._products
+    monkeypatch.setattr(screen, "_products", lambda *args: right(*args).clamp(max=200))
+    assert screen.largest_activation() is None
+    assert not screen.supported(large)
+    screen.largest_activation.cache_clear()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="limits an x86 instruction set")
+def test_activations_have_seven_bits_where_products_saturate():
+    """In a process limited to AVX2 pairs of products saturate with eight bits, and not with seven."""
+    code = (
+        "from mgk_hf.cpu.screen import _right, largest_activation as top; print(top(), _right(63))"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout in ("63 True\n", "127 True\n")  # 127: AVX2 with VNNI
