@@ -15,10 +15,10 @@ import random
 import tempfile
 from pathlib import Path
 
+from mgk_bench.korean import PIPELINE, Cut, run_cell
+from mgk_bench.korean_table import as_text, write
+from mgk_bench.methods import KOREAN
 from mgk_core.host.catalog import find_pipeline
-from mgk_retention.bench.korean import PIPELINE, Cut, run_cell
-from mgk_retention.bench.korean_table import as_text, write
-from mgk_retention.bench.methods import KOREAN
 
 TEST, DEV = 340, 40
 

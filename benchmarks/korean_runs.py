@@ -11,9 +11,9 @@ import argparse
 import tomllib
 from pathlib import Path
 
+from mgk_bench.korean import KoreanCell, read_cell
+from mgk_bench.korean_table import as_text, figures_of
 from mgk_core.tools.run_summary import look
-from mgk_retention.bench.korean import KoreanCell, read_cell
-from mgk_retention.bench.korean_table import as_text, figures_of
 
 
 def cell_of(method: str, run: Path) -> KoreanCell:

@@ -15,6 +15,7 @@ from attrs import field, frozen
 from torch import Tensor, nn
 
 from mgk_core.contract.adapter import Adapter
+from mgk_core.contract.errors import InputError
 
 Batch = Any
 """One micro-batch, made by a `TrainSet`; opaque to the core. Tensors in it live on the device."""
@@ -130,6 +131,20 @@ class Unpacks(Protocol):
 
     def pack(self, examples: Sequence[Any]) -> Batch:
         """Make one micro-batch of such examples."""
+
+
+def require_unpacks(bundle: Bundle, who: str) -> Unpacks:
+    """Return the bundle as one whose batches can be taken apart.
+
+    :param who: the method that needs it, for the message
+    :raises InputError: the bundle has no ``unpack`` and ``pack``
+    """
+    if not isinstance(bundle, Unpacks):
+        raise InputError(
+            f"{who}: this base ({type(bundle).__name__}) cannot split its batches into examples;"
+            " it needs the methods 'unpack' and 'pack' (mgk_core.contract.bundle.Unpacks)"
+        )
+    return bundle
 
 
 @frozen

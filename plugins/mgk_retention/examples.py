@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mgk_core.contract.bundle import Batch, Bundle, LanguageBundle, Tokens, Unpacks
+from mgk_core.contract.bundle import Batch, Bundle, LanguageBundle, Tokens, require_unpacks
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import InputError
 from mgk_retention.kept import REPLAY
@@ -59,20 +59,10 @@ def _field(kind: type[Any], value: Tensor, device: torch.device) -> Any:
     return value.to(device, torch.int64 if value.dtype == torch.int32 else value.dtype)
 
 
-def unpacks(bundle: Bundle, who: str) -> Unpacks:
-    """Return the bundle as one whose batches can be taken apart, or say that it is none."""
-    if not isinstance(bundle, Unpacks):
-        raise InputError(
-            f"{who}: this base ({type(bundle).__name__}) cannot take its batches apart into examples; it needs"
-            " the methods 'unpack' and 'pack' (mgk_core.contract.bundle.Unpacks)"
-        )
-    return bundle
-
-
 def keep_examples(ctx: PhaseContext, spec: ReplaySpec) -> dict[str, Tensor]:
     """Choose examples by the phase's own seed, each with the same chance, and return them as tensors."""
     assert ctx.data is not None  # noqa: S101 - the runner loads data first
-    bundle, generator = unpacks(ctx.bundle, spec.type), ctx.generator(salt=29)
+    bundle, generator = require_unpacks(ctx.bundle, spec.type), ctx.generator(salt=29)
     if ctx.base_phase:
         pool: Iterable[Batch] = ctx.data.calibration
         examples = [e for batch in pool for e in bundle.unpack(batch)]

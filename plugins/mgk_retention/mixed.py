@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from attrs import define, field
 
 from mgk_core.config.resolve import structure_spec
-from mgk_core.contract.bundle import Batch, Bundle, PhaseData, TrainSet
+from mgk_core.contract.bundle import Batch, Bundle, PhaseData, TrainSet, require_unpacks
 from mgk_core.host.hooks import calling
 from mgk_core.run.training import Order
-from mgk_retention.examples import unpacks
 from mgk_retention.specs import MixedSpec
 
 
@@ -44,7 +43,7 @@ class MixedRows:
         batches = [train.batch(inner) for train, inner in (self._places[row] for row in rows)]
         if len(batches) == 1:
             return batches[0]
-        bundle = unpacks(self.bundle, "mixed")
+        bundle = require_unpacks(self.bundle, "mixed")
         return bundle.pack([example for batch in batches for example in bundle.unpack(batch)])
 
 

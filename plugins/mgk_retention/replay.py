@@ -11,12 +11,12 @@ from attrs import frozen
 from torch import Tensor
 from torch.nn import functional
 
-from mgk_core.contract.bundle import Batch
+from mgk_core.contract.bundle import Batch, require_unpacks
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import InputError
 from mgk_core.contract.outcome import LossTerm
 from mgk_core.run.training import steps_of
-from mgk_retention.examples import from_tensors, unpacks
+from mgk_retention.examples import from_tensors
 from mgk_retention.kept import REPLAY, Past
 from mgk_retention.specs import DistilSpec, ReplaySpec
 
@@ -55,7 +55,7 @@ class KeptBatches:
 def kept_batches(ctx: PhaseContext, past: Past, size: int, who: str) -> KeptBatches | None:
     """Return batches of kept examples, every earlier phase equally often; None where nothing was kept."""
     assert ctx.data is not None  # noqa: S101 - the runner loads data first
-    bundle = unpacks(ctx.bundle, who)
+    bundle = require_unpacks(ctx.bundle, who)
     kind = type(bundle.unpack(ctx.data.train.batch([0]))[0])
     pools = [from_tensors(fields, kind, ctx.device) for _, fields in past.group(REPLAY)]
     if not pools:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mgk_retention.bench.table import Line
-from mgk_retention.heatmap import figure
+from mgk_bench.heatmap import figure
+from mgk_bench.table import Line
 
 
 def draw(found: Sequence[Line], path: Path) -> Path:

@@ -10,10 +10,10 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from mgk_bench.korean import BOUNDARY, PIPELINE, KoreanCell
+from mgk_bench.methods import KOREAN
+from mgk_bench.table import Line, drawn, json_lines, stderr
 from mgk_core.host.catalog import find_pipeline
-from mgk_retention.bench.korean import BOUNDARY, PIPELINE, KoreanCell
-from mgk_retention.bench.methods import KOREAN
-from mgk_retention.bench.table import Line, drawn, json_lines, stderr
 
 NAIVE = "naive"
 NOTHING = "–"
@@ -178,7 +178,7 @@ def write(out: Path, cells: Sequence[KoreanCell], cut: Sequence[Any]) -> list[Pa
         store.write_text("cells.jsonl", "\n".join(json_lines(tables, everything)) + "\n"),
     ]
     if find_spec("matplotlib") is not None:
-        from mgk_retention.bench.picture import draw
+        from mgk_bench.picture import draw
 
         paths.append(draw(lines_of(cells), out / "picture.svg"))
     return paths

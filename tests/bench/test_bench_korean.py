@@ -5,10 +5,10 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from mgk_bench import korean, korean_table, methods
+from mgk_bench.command import bench
+from mgk_bench.korean import Cut, KoreanCell
 from mgk_core.contract.errors import InputError
-from mgk_retention.bench import korean, korean_table, methods
-from mgk_retention.bench.command import bench
-from mgk_retention.bench.korean import Cut, KoreanCell
 
 TINY = Cut(base="tiny-gemma", steps=2, items=4)
 TAUGHT = {"text": 1, "dictionary": 2, "mcq": 3, "base-ko": None}

@@ -22,9 +22,9 @@ from attrs import define, frozen
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mgk_bench.tasks import Recipe, Suite, Task
 from mgk_core.contract.bundle import OptionScores
 from mgk_core.contract.errors import EnvironmentFault, InputError
-from mgk_retention.bench.tasks import Recipe, Suite, Task
 
 LENGTH, WIDTH, HEADS, LAYERS = 64, 64, 4, 2
 TRAIN, TEST = 90_000, 8_000

@@ -7,10 +7,10 @@ import torch
 from attrs import evolve
 from click.testing import CliRunner
 
+from mgk_bench import characters, digits, grid, loop, methods, table
+from mgk_bench.command import bench
+from mgk_bench.loop import Cell
 from mgk_core.contract.errors import InputError
-from mgk_retention.bench import characters, digits, grid, loop, methods, table
-from mgk_retention.bench.command import bench
-from mgk_retention.bench.loop import Cell
 
 pytest.importorskip("sklearn")
 

@@ -12,9 +12,9 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from mgk_bench.loop import Cell
 from mgk_core.contract.bundle import Score
 from mgk_core.run import metrics
-from mgk_retention.bench.loop import Cell
 
 COLUMNS = ("method", "suite", "ACC", "BWT", "plasticity", "base kept", "worst", "CPU", "kept")
 

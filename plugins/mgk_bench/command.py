@@ -76,7 +76,7 @@ def forgetting(
     A base task and the phases that follow it, on tasks that ship: no network, CPU. Rows naive, full-ft
     and joint are always there. With --out, also every cell as JSON, and a picture (needs matplotlib).
     """
-    from mgk_retention.bench.methods import QUICK, QUICK_KOREAN
+    from mgk_bench.methods import QUICK, QUICK_KOREAN
 
     seeds = 2 if quick else seeds
     cut = (base, steps, items)
@@ -89,8 +89,8 @@ def forgetting(
     _refuse(
         "--base, --steps and --items are for --suite korean", wrong=any(c is not None for c in cut)
     )
-    from mgk_retention.bench.grid import run_grid, write
-    from mgk_retention.bench.table import as_text
+    from mgk_bench.grid import run_grid, write
+    from mgk_bench.table import as_text
 
     chosen = suites or DIGITS
     cells, lines = run_grid(chosen, methods, seeds, workers, tell=_tell)
@@ -104,8 +104,8 @@ def _korean(
     workers: int,
     out: Path | None,
 ) -> None:
-    from mgk_retention.bench.korean import Cut, run_suite
-    from mgk_retention.bench.korean_table import as_text, write
+    from mgk_bench.korean import Cut, run_suite
+    from mgk_bench.korean_table import as_text, write
 
     cells = run_suite(methods, seeds, _tell, Cut(*cut), workers)
     _show(as_text(cells), [] if out is None else write(out, cells, cut))
@@ -138,8 +138,8 @@ def _refuse(message: str, *, wrong: bool) -> None:
 )
 def heatmap(run: Path, out: Path) -> None:
     """Draw a run's retention matrix as PNG, SVG or PDF."""
+    from mgk_bench.heatmap import heatmap as draw
     from mgk_core.contract.errors import InputError
-    from mgk_retention.heatmap import heatmap as draw
 
     source = run / "retention.json"
     if not source.exists():

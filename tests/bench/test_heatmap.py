@@ -2,8 +2,8 @@
 
 import pytest
 
+from mgk_bench.heatmap import colours, heatmap
 from mgk_core.contract.errors import InputError
-from mgk_retention.heatmap import colours, heatmap
 
 TABLE = {
     "probes": [

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import attrs
 
-from mgk_retention.bench.loop import Cell, base_of, run_cell
-from mgk_retention.bench.methods import METHODS, Method, chosen
-from mgk_retention.bench.table import Line, as_json_lines, as_text, lines
-from mgk_retention.bench.tasks import Suite
+from mgk_bench.loop import Cell, base_of, run_cell
+from mgk_bench.methods import METHODS, Method, chosen
+from mgk_bench.table import Line, as_json_lines, as_text, lines
+from mgk_bench.tasks import Suite
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -25,7 +25,7 @@ Job = tuple[str, int, tuple[Method, ...]]
 
 def suite_of(name: str, seed: int) -> Suite:
     """Make a suite by name."""
-    from mgk_retention.bench import characters, digits
+    from mgk_bench import characters, digits
 
     return characters.suite(seed) if name == "characters" else digits.suite(name, seed)
 
@@ -109,7 +109,7 @@ def write(
         store.write_text("cells.jsonl", "\n".join(as_json_lines(cells, settings)) + "\n"),
     ]
     if find_spec("matplotlib") is not None:
-        from mgk_retention.bench.picture import draw
+        from mgk_bench.picture import draw
 
         paths.append(draw(found, out / "picture.svg"))
     return paths

@@ -12,9 +12,11 @@ import torch
 from attrs import define, evolve, field, frozen
 from torch import Tensor
 
+from mgk_bench.methods import Method
+from mgk_bench.tasks import Recipe, Suite, Task
 from mgk_core.config.resolve import structure_spec
 from mgk_core.contract.adapter import state_of
-from mgk_core.contract.bundle import Batch, Bundle, PhaseData, TrainSet, Unpacks
+from mgk_core.contract.bundle import Batch, Bundle, PhaseData, TrainSet, Unpacks, require_unpacks
 from mgk_core.contract.context import PhaseContext, Remembered, StepContext
 from mgk_core.contract.outcome import Proposal
 from mgk_core.contract.settings import PhaseConfig, RunConfig, RunSettings, TrainSettings
@@ -23,9 +25,6 @@ from mgk_core.host.hooks import Hooks
 from mgk_core.record.checkpoint import Progress
 from mgk_core.record.events import Events
 from mgk_core.run.training import Order, Trainer, steps_of
-from mgk_retention.bench.methods import Method
-from mgk_retention.bench.tasks import Recipe, Suite, Task
-from mgk_retention.examples import unpacks
 
 
 @frozen
@@ -86,7 +85,7 @@ def run_cell(
 def _union(suite: Suite, bundle: Bundle) -> Task:
     return Task(
         "joint",
-        Union(unpacks(bundle, "joint"), [t.train for t in suite.tasks]),
+        Union(require_unpacks(bundle, "joint"), [t.train for t in suite.tasks]),
         suite.tasks[0].test,
     )
 

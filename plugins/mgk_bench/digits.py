@@ -18,9 +18,9 @@ from attrs import define, frozen
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mgk_bench.tasks import Recipe, Suite, Task
 from mgk_core.contract.bundle import OptionScores
 from mgk_core.contract.errors import EnvironmentFault, InputError
-from mgk_retention.bench.tasks import Recipe, Suite, Task
 
 TASKS, CLASSES, SIDE = 5, 10, 8
 DEGREES = 36

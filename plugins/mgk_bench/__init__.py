@@ -1,0 +1,1 @@
+"""``mgk bench``: methods against forgetting, compared on the same loop, base and tasks."""

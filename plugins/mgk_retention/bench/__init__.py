@@ -1,1 +1,0 @@
-"""``mgk bench``: methods against forgetting, side by side on small tasks that ship."""
