@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mgk_cli.words import clean
+from mgk_cli.formatting import clean
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mgk_cli.console import line
+from mgk_cli.formatting import several
 from mgk_cli.tables import Column, fitted, text
-from mgk_cli.words import several
 from mgk_core.record.json_numbers import finite
 
 if TYPE_CHECKING:

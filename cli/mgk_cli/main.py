@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from mgk_cli import console, faults
+from mgk_cli import console, errors
 from mgk_cli.lazy import LazyGroup, debug_option
 
 COMMANDS = {
@@ -60,9 +60,9 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        return faults.INPUT
+        return errors.INPUT
     except BaseException as error:  # noqa: BLE001 - the last place that can turn an error into words
-        return faults.report(error, debug="--debug" in args)
+        return errors.report(error, debug="--debug" in args)
     finally:
         with console.pipe_may_close():
             pass

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from mgk_cli import words
+from mgk_cli import formatting as fmt
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -78,9 +78,7 @@ def matrix(
 
 def row_names(table: Mapping[str, Any]) -> list[str]:
     """Return the rows' names with their marks."""
-    return [
-        words.clean(r["name"] + (f" ({r['mark']})" if r["mark"] else "")) for r in table["rows"]
-    ]
+    return [fmt.clean(r["name"] + (f" ({r['mark']})" if r["mark"] else "")) for r in table["rows"]]
 
 
 def _column(table: Mapping[str, Any], j: int, *, heat: bool, colour: bool) -> Column:
@@ -98,7 +96,7 @@ def _column(table: Mapping[str, Any], j: int, *, heat: bool, colour: bool) -> Co
         signs=tuple(shade + mark for shade, mark in zip(_even(shades), marks, strict=True)),
         taught=taught,
         heat=heats,
-        closing=(words.signed(table["gain"].get(probe["name"]), 4), words.share(kept)),
+        closing=(fmt.signed(table["gain"].get(probe["name"]), 4), fmt.share(kept)),
     )
 
 
@@ -114,21 +112,21 @@ def cell(table: Mapping[str, Any], i: int, j: int) -> str:
     """Return one score with its standard error; of few items with its 95 % interval instead."""
     value, stderr, n = table["R"][i][j], table["stderr"][i][j], table["n"][i][j]
     if value is None or n is None or n >= FEW or "interval" not in table:
-        return words.score(value, stderr)
+        return fmt.score(value, stderr)
     low, high = table["interval"][i][j]
     if not math.isfinite(low + high):  # a single item says nothing of its error
-        return words.number(value)
-    places = words.places(stderr or (high - low) / 4)
+        return fmt.number(value)
+    places = fmt.places(stderr or (high - low) / 4)
     return f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
 
 
 def _heading(table: Mapping[str, Any], j: int) -> Iterator[str]:
     probe = table["probes"][j]
-    yield words.clean(probe["name"])
-    yield words.clean(probe["metric"]) + (" ↑" if probe["higher_is_better"] else " ↓")
+    yield fmt.clean(probe["name"])
+    yield fmt.clean(probe["metric"]) + (" ↑" if probe["higher_is_better"] else " ↓")
     counts = sorted({row[j] for row in table["n"] if row[j] is not None})
-    told = f"n {'–'.join(words.count(n) for n in counts)}" if counts else "not measured"
-    yield told if probe["chance"] is None else f"{told}, chance {words.number(probe['chance'], 3)}"
+    told = f"n {'–'.join(fmt.count(n) for n in counts)}" if counts else "not measured"
+    yield told if probe["chance"] is None else f"{told}, chance {fmt.number(probe['chance'], 3)}"
 
 
 def _heat(table: Mapping[str, Any], j: int) -> Iterator[float | None]:
@@ -180,9 +178,9 @@ def _signs(columns: Sequence[Column]) -> list[str]:
 def _shading(columns: Sequence[Column], *, colour: bool) -> list[str]:
     """Explain the shades that are there."""
     steps = {round(h * 4) for c in columns for h in c.heat if h is not None}
-    words = {True: "blue" if colour else "+", False: "orange" if colour else "−"}
+    tones = {True: "blue" if colour else "+", False: "orange" if colour else "−"}
     there = [
-        f"{words[better]} {said}"
+        f"{tones[better]} {said}"
         for better, said in ((True, "better"), (False, "worse"))
         if any((s > 0) is better for s in steps if s)
     ]

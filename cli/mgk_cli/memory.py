@@ -1,10 +1,10 @@
-"""A phase's memory in words."""
+"""A phase's memory in fmt."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mgk_cli import words
+from mgk_cli import formatting as fmt
 
 if TYPE_CHECKING:
     from mgk_core.tools.run_summary import PhaseLook, RunLook
@@ -34,7 +34,5 @@ def _largest(run: RunLook, phase: PhaseLook) -> dict[str, int]:
 
 def _said(found: dict[str, int]) -> str:
     if "cuda_peak" in found:
-        return (
-            f"{words.size(found['cuda_peak'])} ({words.size(found.get('cuda_reserved'))} reserved)"
-        )
-    return words.size(found["rss_peak"]) if "rss_peak" in found else ""
+        return f"{fmt.size(found['cuda_peak'])} ({fmt.size(found.get('cuda_reserved'))} reserved)"
+    return fmt.size(found["rss_peak"]) if "rss_peak" in found else ""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define, field
 
-from mgk_cli import console, words
-from mgk_cli.telling import Event, Said, Teller, drift, time_left, unit_of
+from mgk_cli import console
+from mgk_cli import formatting as fmt
+from mgk_cli.event_lines import Event, EventLines, Line, drift, time_left, unit_of
 from mgk_core.record.json_numbers import finite
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def json_line(event: Event) -> None:
         print(json.dumps(finite(event), ensure_ascii=False, default=str))
 
 
-def say(to: Console, said: Said) -> None:
+def say(to: Console, said: Line) -> None:
     """Print one line with its tone, wrapped under its indent."""
     from rich.padding import Padding
     from rich.text import Text
@@ -115,14 +116,14 @@ class Lines:
     """Plain lines for logs and pipes."""
 
     console: Console
-    teller: Teller = field(factory=Teller)
+    event_lines: EventLines = field(factory=EventLines)
     _told: float = 0.0
     _pace: Pace = field(factory=Pace)
     _drift: str = ""
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
-        for said in self.teller(event):
+        for said in self.event_lines(event):
             say(self.console, said)
         if event["event"] == "step":
             self._step(event)
@@ -138,16 +139,16 @@ class Lines:
             return
         self._told = now
         shown = [*figures(event, pace), *filter(None, [self._drift])]
-        say(self.console, Said(f"step {event['step']}/{event['steps']}  {'  '.join(shown)}", "dim"))
+        say(self.console, Line(f"step {event['step']}/{event['steps']}  {'  '.join(shown)}", "dim"))
 
 
 def figures(event: Event, pace: float | None) -> list[str]:
     """Return loss, rate, memory and time left of a step event."""
-    memory = words.size(event.get("cuda_allocated", event.get("rss")))
-    left = words.clock(time_left(event, pace))
+    memory = fmt.size(event.get("cuda_allocated", event.get("rss")))
+    left = fmt.clock(time_left(event, pace))
     return [
-        f"loss {words.number(event['loss'])}",
-        words.rate(event["per_second"], unit_of(event)),
+        f"loss {fmt.number(event['loss'])}",
+        fmt.rate(event["per_second"], unit_of(event)),
         memory,
         f"{left} left",
     ]
@@ -157,7 +158,7 @@ class Live:
     """A bar for the phase in training, a spinner for everything else; what is done scrolls up as lines."""
 
     def __init__(self, to: Console) -> None:
-        self.console, self.teller, self.pace = to, Teller(), Pace()
+        self.console, self.event_lines, self.pace = to, EventLines(), Pace()
         self.progress = _bars(to)
         self.task: TaskID | None = None
         self.alarmed = False
@@ -184,7 +185,7 @@ class Live:
             self.progress.update(self.task, alarm=f"{'⚠ ' if self.alarmed else ''}{drift(event)}")
         elif kind == "phase":
             self.alarmed = False
-        for said in self.teller(event):
+        for said in self.event_lines(event):
             say(self.console, said)
 
     def _part(self, part: str) -> None:
@@ -207,7 +208,7 @@ class Live:
             self.task = None
 
     def _step(self, event: Event) -> None:
-        name = words.clean(event["phase"])
+        name = fmt.clean(event["phase"])
         if self.task is None or self.progress.tasks[-1].fields.get("begun") != name:
             self._end()
             self.task = self.progress.add_task(

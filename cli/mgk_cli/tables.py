@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from mgk_cli.words import clean
+from mgk_cli.formatting import clean
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -5,7 +5,7 @@ from rich.cells import cell_len
 
 from mgk_cli.console import make
 from mgk_cli.matrix import matrix
-from mgk_cli.remembering import changes, figures
+from mgk_cli.retention import changes, figures
 from mgk_core.contract.bundle import Score
 from mgk_core.run.scores import retention_table
 

@@ -7,8 +7,8 @@ import torch
 from click.testing import CliRunner
 
 import mgk
+from mgk_cli.event_lines import EventLines
 from mgk_cli.main import cli
-from mgk_cli.telling import Teller
 from mgk_core.contract.adapter import base_state_dict, state_of
 from mgk_core.contract.bundle import Tokens
 from mgk_core.contract.errors import GateRefused, InputError, MergeError
@@ -355,8 +355,8 @@ def test_a_base_in_bfloat16_goes_through_all_phases(ran, again):
 
 def test_the_console_tells_of_training_before_what_came_of_it(ran):
     """The rule has merged compared before it reports the merge; the lines stand in the order of what was done."""
-    teller, lines = Teller(), []
-    ran(sink=lambda event: lines.extend(said.text for said in teller(event)))
+    event_lines, lines = EventLines(), []
+    ran(sink=lambda event: lines.extend(said.text for said in event_lines(event)))
     found = [
         " ".join(line.split()[:2]) for line in lines if line.startswith(("trained ", "merged "))
     ]

@@ -44,8 +44,8 @@ def command(*, name: str, as_json: bool) -> int:
     import attrs
 
     from mgk_cli.console import line, make, show
+    from mgk_cli.formatting import several
     from mgk_cli.listing import print_json
-    from mgk_cli.words import several
 
     found: Sequence[Any] = _kit()(name)
     broken = [f for f in found if f.ok is False]

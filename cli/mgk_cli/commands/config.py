@@ -29,7 +29,7 @@ def command(
     What is printed is itself a configuration that --config takes.
     """
     from mgk_cli.console import pipe_may_close
-    from mgk_cli.words import clean
+    from mgk_cli.formatting import clean
     from mgk_core.config.render import to_toml
     from mgk_core.config.resolve import load_tree
     from mgk_core.run.setup import prepare

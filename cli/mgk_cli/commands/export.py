@@ -39,8 +39,8 @@ def command(
     import attrs
 
     from mgk_cli.console import line
+    from mgk_cli.formatting import count
     from mgk_cli.listing import print_json
-    from mgk_cli.words import count
     from mgk_core.tools.export import export_adapter
 
     if not as_adapter:  # click insists on the flag; a caller from Python may not

@@ -36,7 +36,7 @@ def command(
     The phase that comes next in an unfinished RUN is run in place. Any other one, or one with
     changed settings, is run in a new directory that begins with a copy of what came before.
     """
-    from mgk_cli.working import work
+    from mgk_cli.running import work
     from mgk_core.run.runner import run_phase
 
     work(

@@ -34,7 +34,7 @@ def command(
     from mgk_cli.commands.run import DEFAULT
     from mgk_cli.console import make, show
     from mgk_cli.listing import print_json
-    from mgk_cli.planning import drawn
+    from mgk_cli.plan_view import drawn
     from mgk_core.config.resolve import load_tree
     from mgk_core.run.setup import prepare
     from mgk_core.tools.plan import make_plan

@@ -56,8 +56,8 @@ def command(
     import attrs
 
     from mgk_cli.console import line
+    from mgk_cli.formatting import digest
     from mgk_cli.listing import print_json
-    from mgk_cli.words import digest
     from mgk_core.tools.rebuild_model import rebuild
 
     made = rebuild(

@@ -37,7 +37,7 @@ def command(
     Configuration, data, tokenizer, base, code of plugins, libraries and threads must be what they
     were; each change is named with both values.
     """
-    from mgk_cli.working import work
+    from mgk_cli.running import work
     from mgk_core.run.runner import resume_run
 
     work(

@@ -41,7 +41,7 @@ def command(
     Each phase trains one adapter on the frozen base, scores every probe before and after, asks the
     gates, and merges or rolls back. At the end stands what each phase gained and what it cost.
     """
-    from mgk_cli.working import work
+    from mgk_cli.running import work
     from mgk_core.run.runner import run_pipeline
 
     named = pipeline if pipeline is not None or config is not None else DEFAULT

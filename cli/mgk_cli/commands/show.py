@@ -33,10 +33,10 @@ def command(*, runs: tuple[Path, ...], plot: Path | None, as_json: bool) -> None
 
     Everything is read back from the run directory; no plugin and no model is needed.
     """
-    from mgk_cli.comparing import side_by_side
+    from mgk_cli.compare import side_by_side
     from mgk_cli.console import make, show
     from mgk_cli.listing import print_json
-    from mgk_cli.summary import summary
+    from mgk_cli.run_view import summary
     from mgk_core.tools.run_summary import look
 
     if plot is not None and len(runs) != 1:

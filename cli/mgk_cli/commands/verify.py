@@ -58,7 +58,7 @@ def command(*, run: Path, weights: bool, without: tuple[str, ...], as_json: bool
 
 def _draw(found: object, *, asked: bool) -> None:
     from mgk_cli.console import line
-    from mgk_cli.words import digest, several
+    from mgk_cli.formatting import digest, several
     from mgk_core.tools.verify_run import Audit
 
     assert isinstance(found, Audit)  # noqa: S101 - typed late, so that --help needs no torch

@@ -9,7 +9,7 @@ import traceback
 import click
 
 from mgk_cli.console import terminal_may_go
-from mgk_cli.words import clean, several
+from mgk_cli.formatting import clean, several
 
 INPUT, ENVIRONMENT, INTERRUPTED = 2, 3, 130
 

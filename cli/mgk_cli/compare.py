@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mgk_cli import words
+from mgk_cli import formatting as fmt
 from mgk_cli.matrix import cell, explained
 from mgk_cli.memory import peak_of
-from mgk_cli.summary import STATES, STATUS, base_of, machine_of, seed_of
+from mgk_cli.run_view import STATES, STATUS, base_of, machine_of, seed_of
 from mgk_cli.tables import Column, fitted, room, text
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ LONGEST = 32  # signs of a setting's value
 
 def side_by_side(runs: Sequence[RunLook], width: int) -> Iterator[RenderableType]:
     """Yield the tables that compare runs, in blocks of columns that fit."""
-    names = [words.clean(r.directory.name or str(r.directory)) for r in runs]
+    names = [fmt.clean(r.directory.name or str(r.directory)) for r in runs]
     scores = list(_scores(runs))
     yield from _tables([*_standing(runs), *scores, *_figures(runs), *_costs(runs)], names, width)
     if said := explained("".join(score for _, row in scores for score in row)):
@@ -77,7 +77,7 @@ def _scores(runs: Sequence[RunLook]) -> Iterator[tuple[str, list[str]]]:
         yield probe, [_last(r.retention, probe) for r in runs]
         kept = [r.retention.get("gain_kept", {}).get(probe) for r in runs]
         if any(k is not None for k in kept):
-            yield "  gain kept", [words.share(k) for k in kept]
+            yield "  gain kept", [fmt.share(k) for k in kept]
 
 
 def _last(table: Mapping[str, Any], probe: str) -> str:
@@ -88,8 +88,8 @@ def _last(table: Mapping[str, Any], probe: str) -> str:
 def _figures(runs: Sequence[RunLook]) -> Rows:
     tables = [r.retention for r in runs]
     return [
-        ("BWT", [words.signed(t.get("bwt")) for t in tables]),
-        ("forgetting", [words.number(t.get("forgetting"), 3) for t in tables]),
+        ("BWT", [fmt.signed(t.get("bwt")) for t in tables]),
+        ("forgetting", [fmt.number(t.get("forgetting"), 3) for t in tables]),
         ("base since row 0", [_drift(t) for t in tables]),
     ]
 
@@ -97,16 +97,16 @@ def _figures(runs: Sequence[RunLook]) -> Rows:
 def _drift(table: Mapping[str, Any]) -> str:
     if not table.get("base_measured"):
         return "UNMEASURED"
-    return "\n".join(f"{p} {words.signed(d)}" for p, d in table["base_drift"].items())
+    return "\n".join(f"{p} {fmt.signed(d)}" for p, d in table["base_drift"].items())
 
 
 def _costs(runs: Sequence[RunLook]) -> Rows:
     heads = [r.ledger.head if r.ledger else "" for r in runs]
     return [
-        ("time", [words.duration(sum(r.times.values()) or None) for r in runs]),
-        ("  training", [words.duration(r.times.get("training")) for r in runs]),
+        ("time", [fmt.duration(sum(r.times.values()) or None) for r in runs]),
+        ("  training", [fmt.duration(r.times.get("training")) for r in runs]),
         ("peak memory", [peak_of(r) for r in runs]),
-        ("weights", [words.digest(h) or "–" for h in heads]),
+        ("weights", [fmt.digest(h) or "–" for h in heads]),
     ]
 
 

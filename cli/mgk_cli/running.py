@@ -65,7 +65,7 @@ def as_event(result: RunResult) -> Mapping[str, Any]:
 
 def report(directory: Path) -> None:
     """Draw what stands in the run directory."""
-    from mgk_cli.summary import summary
+    from mgk_cli.run_view import summary
     from mgk_core.tools.run_summary import look
 
     show(*summary(look(directory)))

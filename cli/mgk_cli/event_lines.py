@@ -1,4 +1,4 @@
-"""What each event of a run is in words. Nothing is said that no event carried."""
+"""What each event of a run is in fmt. Nothing is said that no event carried."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 from attrs import define, field, frozen
 
-from mgk_cli import words
+from mgk_cli import formatting as fmt
 
 Tone = Literal["plain", "head", "dim", "good", "warn", "bad"]
 Event = Mapping[str, Any]
 
 
 @frozen
-class Said:
+class Line:
     """One line, and how it is meant."""
 
     text: str
@@ -23,7 +23,7 @@ class Said:
 
 
 @define
-class Teller:
+class EventLines:
     """Turns events into lines; remembers what the next ones refer to."""
 
     phases: int = 0
@@ -32,120 +32,116 @@ class Teller:
     row: dict[str, float] = field(factory=dict)
     alarms: int = 0
 
-    def __call__(self, event: Event) -> Iterator[Said]:
+    def __call__(self, event: Event) -> Iterator[Line]:
         """Yield the lines that say one event; most events have one or none."""
         said = getattr(self, f"_{event['event']}", None)
         if said is not None:
             yield from said(event)
 
-    def trained(self) -> Iterator[Said]:
+    def trained(self) -> Iterator[Line]:
         """Yield a line on the training that just ended, if any."""
         first, last = self.first, self.last
         self.first = self.last = None
         if first is None or last is None:
             return
-        memory = words.size(last.get("cuda_peak", last.get("rss_peak")))
-        loss = f"loss {words.number(first['loss'])} → {words.number(last['loss'])}"
-        pace = words.rate(last.get("per_second"), unit_of(last))
-        yield Said(f"trained {words.several(last['step'], 'step')}: {loss}, {pace}, peak {memory}")
+        memory = fmt.size(last.get("cuda_peak", last.get("rss_peak")))
+        loss = f"loss {fmt.number(first['loss'])} → {fmt.number(last['loss'])}"
+        pace = fmt.rate(last.get("per_second"), unit_of(last))
+        yield Line(f"trained {fmt.several(last['step'], 'step')}: {loss}, {pace}, peak {memory}")
         if self.alarms > 1:
-            yield Said(f"{self.alarms} alarms in all", "warn")
+            yield Line(f"{self.alarms} alarms in all", "warn")
         self.alarms = 0
 
-    def _load(self, event: Event) -> Iterator[Said]:
+    def _load(self, event: Event) -> Iterator[Line]:
         if event["what"] == "base":
-            yield Said(
-                f"base {words.clean(event['type'])} on {words.clean(event['device'])}", indent=0
-            )
+            yield Line(f"base {fmt.clean(event['type'])} on {fmt.clean(event['device'])}", indent=0)
         elif event["what"] == "data":
             self.phases += 1
 
-    def _phase(self, event: Event) -> Iterator[Said]:
+    def _phase(self, event: Event) -> Iterator[Line]:
         if event["state"] == "enter":
-            title = words.clean(event.get("title") or "")
-            name = words.clean(event["phase"])
+            title = fmt.clean(event.get("title") or "")
+            name = fmt.clean(event["phase"])
             head = f"phase {event['index'] + 1}/{max(self.phases, event['index'] + 1)} {name}"
-            yield Said(f"{head}: {title}" if title else head, "head", 0)
+            yield Line(f"{head}: {title}" if title else head, "head", 0)
         elif event.get("result") == "kept_apart":
-            yield Said(
+            yield Line(
                 "kept apart: the base stays as it was, and model/ will not contain this phase",
                 "warn",
             )
         elif event.get("result") == "rolled_back":
-            yield Said("rolled back: the base is as before the phase", "bad")
+            yield Line("rolled back: the base is as before the phase", "bad")
 
-    def _step(self, event: Event) -> Iterator[Said]:
+    def _step(self, event: Event) -> Iterator[Line]:
         if self.first is None:
             self.first = event
         self.last = event
         if event.get("skipped"):
-            what = words.several(event["skipped"], "step")
-            yield Said(
+            what = fmt.several(event["skipped"], "step")
+            yield Line(
                 f"{what} up to step {event['step']} left out: loss or gradient not finite", "warn"
             )
 
-    def _dev(self, event: Event) -> Iterator[Said]:
-        yield Said(f"dev loss {words.number(event['loss'])} at step {event['step']}", "dim")
+    def _dev(self, event: Event) -> Iterator[Line]:
+        yield Line(f"dev loss {fmt.number(event['loss'])} at step {event['step']}", "dim")
 
-    def _merge(self, event: Event) -> Iterator[Said]:
+    def _merge(self, event: Event) -> Iterator[Line]:
         yield from self.trained()
-        scale = "" if event["scale"] == 1 else f" scaled by {words.number(event['scale'], 3)}"
-        yield Said(f"merged ({words.clean(event['rule'])}{scale}): {cost(event)}")
+        scale = "" if event["scale"] == 1 else f" scaled by {fmt.number(event['scale'], 3)}"
+        yield Line(f"merged ({fmt.clean(event['rule'])}{scale}): {cost(event)}")
         for warning in event["warnings"]:
-            yield Said(words.clean(warning), "warn")
+            yield Line(fmt.clean(warning), "warn")
 
-    def _verify(self, event: Event) -> Iterator[Said]:
+    def _verify(self, event: Event) -> Iterator[Line]:
         yield from self.trained()  # a rule may have it compared before it says what it merged
         said = f"merged against live: {event['error']:.2g}, rounding explains {event['bound']:.2g}"
-        yield Said(said, "plain" if event["ok"] else "bad")
+        yield Line(said, "plain" if event["ok"] else "bad")
 
-    def _evaluation(self, event: Event) -> Iterator[Said]:
+    def _evaluation(self, event: Event) -> Iterator[Line]:
         yield from self.trained()
         scores = {s["probe"]: s["value"] for s in event["scores"]}
         named = ", ".join(self._change(probe, value) for probe, value in scores.items())
-        yield Said(
-            f"scores of {words.clean(event['row'])}: {named}",
+        yield Line(
+            f"scores of {fmt.clean(event['row'])}: {named}",
             indent=0 if event["row"] == "base" else 2,
         )
         self.row |= scores
 
     def _change(self, probe: str, value: float) -> str:
-        before = f"{words.number(self.row[probe])} → " if probe in self.row else ""
-        return f"{words.clean(probe)} {before}{words.number(value)}"
+        before = f"{fmt.number(self.row[probe])} → " if probe in self.row else ""
+        return f"{fmt.clean(probe)} {before}{fmt.number(value)}"
 
-    def _gate(self, event: Event) -> Iterator[Said]:
+    def _gate(self, event: Event) -> Iterator[Line]:
         for note in event["notes"]:
-            yield Said(words.clean(note), "warn")
+            yield Line(fmt.clean(note), "warn")
         for refusal in event["refusals"]:
-            yield Said(
-                f"refused by {words.clean(refusal['gate'])}: {words.clean(refusal['reason'])}",
+            yield Line(
+                f"refused by {fmt.clean(refusal['gate'])}: {fmt.clean(refusal['reason'])}",
                 "bad",
             )
         if event["accept"]:
-            yield Said("the gates accept", "good")
+            yield Line("the gates accept", "good")
 
-    def _recover(self, event: Event) -> Iterator[Said]:
-        yield Said(
-            f"recovery: {words.clean(event['method'])} ({words.clean(event['action'])})", "warn"
-        )
+    def _recover(self, event: Event) -> Iterator[Line]:
+        yield Line(f"recovery: {fmt.clean(event['method'])} ({fmt.clean(event['action'])})", "warn")
 
-    def _note(self, event: Event) -> Iterator[Said]:
+    def _note(self, event: Event) -> Iterator[Line]:
         phase = event.get("phase")
-        text = words.clean(event["text"])
-        yield Said(f"{words.clean(phase)}: {text}" if phase else text, "dim")
+        text = fmt.clean(event["text"])
+        yield Line(f"{fmt.clean(phase)}: {text}" if phase else text, "dim")
 
-    def _alarm(self, event: Event) -> Iterator[Said]:
+    def _alarm(self, event: Event) -> Iterator[Line]:
         self.alarms += 1
         if self.alarms == 1:  # the next ones are on the progress line, and counted
-            yield Said(f"alarm at step {event.get('step', '?')}: {alarm(event)}", "warn")
+            yield Line(f"alarm at step {event.get('step', '?')}: {alarm(event)}", "warn")
 
 
 def cost(event: Event) -> str:
     """Say what rounding cost a merge."""
-    kept = f"{words.share(event['kept'])} of the delta is in the weights"
-    total = "" if _alike(event) else f" ({words.share(event['kept_total'])} with the residual)"
-    moved = f"‖ΔW‖/‖W‖ {words.number(event['relative'], 2)}"
-    return f"{kept}{total}, {moved}, largest rounding error {words.number(event['max_error'], 2)}"
+    kept = f"{fmt.share(event['kept'])} of the delta is in the weights"
+    total = "" if _alike(event) else f" ({fmt.share(event['kept_total'])} with the residual)"
+    moved = f"‖ΔW‖/‖W‖ {fmt.number(event['relative'], 2)}"
+    return f"{kept}{total}, {moved}, largest rounding error {fmt.number(event['max_error'], 2)}"
 
 
 def _alike(event: Event) -> bool:
@@ -155,9 +151,9 @@ def _alike(event: Event) -> bool:
 def alarm(event: Event) -> str:
     """Return an alarm's own text, or what it carries."""
     if "text" in event:
-        return words.clean(event["text"])
+        return fmt.clean(event["text"])
     carried = {k: v for k, v in event.items() if k not in ("event", "phase")}
-    return ", ".join(f"{words.clean(k)} {words.clean(v)}" for k, v in carried.items())
+    return ", ".join(f"{fmt.clean(k)} {fmt.clean(v)}" for k, v in carried.items())
 
 
 def drift(event: Event) -> str:

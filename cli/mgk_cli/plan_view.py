@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mgk_cli import words
+from mgk_cli import formatting as fmt
 from mgk_cli.tables import Column, fitted, text
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def drawn(plan: Plan, width: int) -> Iterator[RenderableType]:
     """Yield the parts of a plan."""
     yield text(plan.name, "bold").append(f"  {plan.title}", "not bold")
-    where = f"{plan.device}, {words.several(plan.threads, 'thread')}, seed {plan.seed}"
+    where = f"{plan.device}, {fmt.several(plan.threads, 'thread')}, seed {plan.seed}"
     yield text(
-        f"base {plan.base}: {words.count(plan.parameters)} parameters, {words.size(plan.base_bytes)}; {where}"
+        f"base {plan.base}: {fmt.count(plan.parameters)} parameters, {fmt.size(plan.base_bytes)}; {where}"
     )
     yield text("")
     yield _phases(plan, width)
@@ -41,8 +41,8 @@ def _phases(plan: Plan, width: int) -> Table:
     for phase in plan.phases:
         micro = "" if phase.micro_batch == phase.batch_size else f" by {phase.micro_batch}"
         cells = (
-            f"{phase.index + 1} {phase.name}", words.count(phase.examples), f"{phase.batch_size}{micro}",
-            words.count(phase.steps), phase.adapter, str(phase.targets), words.count(phase.trainable),
+            f"{phase.index + 1} {phase.name}", fmt.count(phase.examples), f"{phase.batch_size}{micro}",
+            fmt.count(phase.steps), phase.adapter, str(phase.targets), fmt.count(phase.trainable),
             f"{100 * phase.share:.2f} %",
         )  # fmt: skip
         for column, cell in zip(columns, cells, strict=True):
@@ -62,13 +62,13 @@ def _details(phase: PhasePlan) -> Iterator[Text]:
 
 
 def _pair(label: str, content: str) -> Text:
-    return text(f"  {label}: ", "dim").append(words.clean(content), "not dim")
+    return text(f"  {label}: ", "dim").append(fmt.clean(content), "not dim")
 
 
 def _sizes(parts: object) -> str:
     assert hasattr(parts, "items")  # noqa: S101 - a mapping of part to bytes
     return (
-        ", ".join(f"{part} {words.size(value)}" for part, value in parts.items() if value)
+        ", ".join(f"{part} {fmt.size(value)}" for part, value in parts.items() if value)
         or "nothing"
     )
 
@@ -76,16 +76,16 @@ def _sizes(parts: object) -> str:
 def _totals(plan: Plan) -> Iterator[Text]:
     """Say what the whole needs, and what stands in the way."""
     runtime = (
-        f"{words.size(plan.runtime)} of it beside the weights: libraries, tokenizer, copies"
+        f"{fmt.size(plan.runtime)} of it beside the weights: libraries, tokenizer, copies"
         if plan.device == "cpu"
         else "on the device and off it"
     )
     yield text(
-        f"memory at the peak: about {words.size(plan.peak)} ({runtime}; the rest as single batches take it, without what"
+        f"memory at the peak: about {fmt.size(plan.peak)} ({runtime}; the rest as single batches take it, without what"
         " the allocator holds back)"
     )
     yield text(
-        f"disk of the run: about {words.size(plan.disk)}, {words.size(plan.base_bytes)} of it model/"
+        f"disk of the run: about {fmt.size(plan.disk)}, {fmt.size(plan.base_bytes)} of it model/"
     )
     taught = {p.phase for phase in plan.phases for p in phase.probes}
     if "base" not in taught:

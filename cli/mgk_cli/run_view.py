@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mgk_cli import words
+from mgk_cli import formatting as fmt
 from mgk_cli.console import make
 from mgk_cli.matrix import matrix
 from mgk_cli.memory import memory_of
-from mgk_cli.remembering import changes, figures
+from mgk_cli.retention import changes, figures
 from mgk_cli.tables import Column, fitted, text, whole
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def title(run: RunLook) -> Text:
     said, style = STATUS[run.status]
     line = (
         text(run.name, "bold")
-        .append(f"  {words.clean(run.directory)}  ", "not bold")
+        .append(f"  {fmt.clean(run.directory)}  ", "not bold")
         .append(said, style)
     )
     if run.owner:
-        line.append(f" ({words.clean(run.owner)})", style)
+        line.append(f" ({fmt.clean(run.owner)})", style)
     return line.append(
         f"\nbase {base_of(run)}, {machine_of(run)}, seed {seed_of(run)}", "not bold dim"
     )
@@ -75,15 +75,15 @@ def title(run: RunLook) -> Text:
 def base_of(run: RunLook) -> str:
     """Return what the base is called."""
     base = run.config.get("base", {})
-    return words.clean(base.get("id") or base.get("path") or base.get("type", "?"))
+    return fmt.clean(base.get("id") or base.get("path") or base.get("type", "?"))
 
 
 def machine_of(run: RunLook) -> str:
     """Return device and threads."""
     if run.ledger is None:
-        return words.clean(run.config.get("run", {}).get("device", "?"))
+        return fmt.clean(run.config.get("run", {}).get("device", "?"))
     environment = run.ledger.environment
-    return f"{words.clean(environment.get('device', '?'))}, {words.several(environment.get('threads', 0), 'thread')}"
+    return f"{fmt.clean(environment.get('device', '?'))}, {fmt.several(environment.get('threads', 0), 'thread')}"
 
 
 def seed_of(run: RunLook) -> str:
@@ -100,7 +100,7 @@ def training(run: RunLook, width: int) -> Table:
     for phase in run.phases:
         said, style = STATES[phase.state]
         time = sum(run.phase_times.get(phase.name, {}).values())
-        cells = (*_trained(phase), memory_of(run, phase), words.duration(time) if time else "")
+        cells = (*_trained(phase), memory_of(run, phase), fmt.duration(time) if time else "")
         row = [text(f"{phase.index + 1} {phase.name}"), text(said, style), *map(text, cells)]
         for column, cell in zip(columns, row, strict=True):
             column.cells.append(cell)
@@ -115,8 +115,8 @@ def _trained(phase: PhaseLook) -> tuple[str, str, str]:
     skipped = f" ({t.skipped} left out)" if t.skipped else ""
     return (
         steps + skipped,
-        f"{words.number(t.first_loss)} → {words.number(t.last_loss)}",
-        words.rate(t.per_second, t.unit),
+        f"{fmt.number(t.first_loss)} → {fmt.number(t.last_loss)}",
+        fmt.rate(t.per_second, t.unit),
     )
 
 
@@ -134,9 +134,9 @@ def merging(run: RunLook, width: int) -> Table:
         kept, compared = _merged(phase)
         relative = phase.merge.get("relative") if entry.result == "committed" else None
         cells = (
-            f"{phase.index + 1} {phase.name}", kept, words.number(entry.max_error, 2) if entry.max_error is not None else "",
-            words.number(relative, 2) if relative is not None else "", compared,
-            words.digest(entry.base), words.digest(entry.adapter), words.digest(entry.merged),
+            f"{phase.index + 1} {phase.name}", kept, fmt.number(entry.max_error, 2) if entry.max_error is not None else "",
+            fmt.number(relative, 2) if relative is not None else "", compared,
+            fmt.digest(entry.base), fmt.digest(entry.adapter), fmt.digest(entry.merged),
         )  # fmt: skip
         for column, cell in zip(columns, cells, strict=True):
             column.cells.append(text(cell))
@@ -147,11 +147,11 @@ def _merged(phase: PhaseLook) -> tuple[str, str]:
     entry = phase.entry
     if entry is None or entry.kept is None:
         return "not merged", ""
-    kept = words.share(entry.kept)
+    kept = fmt.share(entry.kept)
     if entry.kept_total is not None and abs(entry.kept_total - entry.kept) >= 5e-3:
-        kept += f" (residual: {words.share(entry.kept_total)})"
+        kept += f" (residual: {fmt.share(entry.kept_total)})"
     if entry.scale != 1:
-        kept += f" of {words.number(entry.scale, 3)}×"
+        kept += f" of {fmt.number(entry.scale, 3)}×"
     if entry.transforms:
         kept += f" of {'+'.join(entry.transforms)}"
     if not entry.verify:
@@ -186,9 +186,9 @@ def costs(run: RunLook) -> Iterator[Text]:
         return
     ordered = [p for p in PARTS if p in run.times] + sorted(set(run.times) - set(PARTS))
     parts = ", ".join(
-        f"{p} {words.duration(run.times[p])} ({words.share(run.times[p] / total)})" for p in ordered
+        f"{p} {fmt.duration(run.times[p])} ({fmt.share(run.times[p] / total)})" for p in ordered
     )
-    yield text(f"time {words.duration(total)}: {parts}")
+    yield text(f"time {fmt.duration(total)}: {parts}")
 
 
 def ending(run: RunLook) -> Iterator[Text]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mgk_cli import words
+from mgk_cli import formatting as fmt
 from mgk_cli.matrix import taught_in
 from mgk_cli.tables import Column, fitted, text
 
@@ -20,13 +20,13 @@ def figures(table: Mapping[str, Any]) -> Iterator[Text]:
     mixed = f"; a mean over different metrics ({', '.join(metrics)})" if len(metrics) > 1 else ""
     if table["bwt"] is not None:
         meaning = "mean change of earlier probes since they were taught; negative is forgetting"
-        yield text(f"BWT {words.signed(table['bwt'])} ({meaning}{mixed})")
+        yield text(f"BWT {fmt.signed(table['bwt'])} ({meaning}{mixed})")
     if table["forgetting"] is not None:
         yield text(
-            f"forgetting {words.number(table['forgetting'], 3)} ({table['forgetting_definition']})"
+            f"forgetting {fmt.number(table['forgetting'], 3)} ({table['forgetting_definition']})"
         )
     if table["worst"] is not None and table["worst"][1] < 0:
-        yield text(f"lost most: {table['worst'][0]} {words.signed(table['worst'][1])}", "yellow")
+        yield text(f"lost most: {table['worst'][0]} {fmt.signed(table['worst'][1])}", "yellow")
     yield base(table)
 
 
@@ -48,7 +48,7 @@ def base(table: Mapping[str, Any]) -> Text:
     if not table["base_measured"]:
         unknown = "no probe measures what the untouched base could do; what it lost is unknown"
         return text(f"base UNMEASURED: {unknown}", "bold yellow")
-    drift = ", ".join(f"{p} {words.signed(d)}" for p, d in table["base_drift"].items())
+    drift = ", ".join(f"{p} {fmt.signed(d)}" for p, d in table["base_drift"].items())
     return text(f"base since row 0: {drift}" if drift else "base: measured in row 0 only so far")
 
 
@@ -106,7 +106,7 @@ def _when(pair: Mapping[str, Any], probe: Mapping[str, Any], rows: list[str]) ->
 def _change(pair: Mapping[str, Any] | None) -> Text:
     if pair is None:
         return text("–", "dim")
-    value = words.score(pair["difference"], pair["stderr"])
+    value = fmt.score(pair["difference"], pair["stderr"])
     sign = "+" if pair["difference"] > 0 else ""
     style = "dim" if pair["p"] >= 0.05 else ("green" if pair["difference"] > 0 else "yellow")
     return text(f"{sign}{value} {stars(pair['p']):3}", style)
