@@ -18,7 +18,7 @@ from pathlib import Path
 from mgk_bench.korean import PIPELINE, Cut, run_cell
 from mgk_bench.korean_table import as_text, write
 from mgk_bench.methods import KOREAN
-from mgk_core.host.catalog import find_pipeline
+from mgk_core.config.catalog import find_pipeline
 
 TEST, DEV = 340, 40
 

@@ -23,12 +23,13 @@ from torch.nn.functional import mse_loss
 from mgk_core.config.resolve import load_tree, resolve
 from mgk_core.contract.adapter import state_of
 from mgk_core.contract.context import PhaseContext, StepContext
+from mgk_core.contract.sampling import Order
 from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import load_plugins
 from mgk_core.model.device import set_up
 from mgk_core.record.checkpoint import Progress
 from mgk_core.record.events import Events
-from mgk_core.run.training import Order, Trainer
+from mgk_core.run.training import Trainer
 
 BATCH = 16
 

@@ -8,13 +8,16 @@ What stands above the marker is written by hand and kept.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
+import pkgutil
 import re
 import sys
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -32,17 +35,8 @@ TABLES = {
     "evaluate": (settings.EvaluateSettings, "Of each phase: `defaults.evaluate` or `phases.NAME.evaluate`."),
     "plugins": (settings.PluginSettings, "Of the whole run."),
 }
-API = {
-    "mgk": ["attach", "merge", "rollback", "detach", "run", "pipeline", "Pipeline", "Phase", "Spec", "SpecRegistry", "option"],
-    "mgk_core.contract.adapter": ["Adapter", "LowRank", "Factors", "Saves", "Target", "base_state_dict", "aliases_of", "load_in_place", "check_state"],
-    "mgk_core.model.targets": ["choose_linear", "select", "matches", "no_match", "output_head"],
-    "mgk_core.model.inject": ["Part", "put", "take", "switched_off"],
-    "mgk_core.contract.bundle": ["Bundle", "LanguageBundle", "OwnGradients", "TrainSet", "PhaseData", "Probe", "Score"],
-    "mgk_core.contract.context": ["PhaseContext", "StepContext", "StepFn", "StepOut", "Observer"],
-    "mgk_core.contract.outcome": ["Proposal", "Transform", "FactorTransform", "MergeReport", "WeightReport", "Verdict", "Refusal", "Recovery", "Outcome"],
-    "mgk_core.testing": ["check_adapter", "check_plugin", "Subject", "Law", "LawResult", "LawBroken", "NotApplicable", "assert_hold"],
-    "mgk_core.contract.errors": ["MgkError", "InputError", "DataError", "ConfigError", "EnvironmentFault", "PluginError", "MergeError", "GateRefused", "Interrupted", "Problem"],
-}
+PACKAGES = ("mgk_core.contract", "mgk_core.model")
+"""Rooms whose modules are public: each lists its public names in ``__all__``."""
 
 
 def prose(text: str) -> str:
@@ -227,22 +221,52 @@ def _help(title: str, command: click.Command, parent: click.Context | None = Non
 def api_page(_: Plugins) -> str:
     """Signature and docstring of what is public in Python."""
     lines = []
-    for module, names in API.items():
-        lines.append(f"## {module}\n")
+    for module in public_modules():
         home = importlib.import_module(module)
-        for name in names:
-            value = getattr(home, name)
-            lines.append(_object(name, value))
+        lines.append(f"## {module}\n\n{prose(_first_sentence(home.__doc__ or ''))}\n")
+        lines += [_object(home, name) for name in home.__all__ if name != "__version__"]
     return "\n".join(lines)
 
 
-def _object(name: str, value: Any) -> str:
+def public_modules() -> list[str]:
+    """Return the modules whose names are public, the front door first."""
+    found = ["mgk"]
+    for package in PACKAGES:
+        home = importlib.import_module(package)
+        found += [f"{package}.{m.name}" for m in pkgutil.iter_modules(home.__path__)]
+    return [*found, "mgk_core.testing"]
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=\.)\s", inspect.cleandoc(text), maxsplit=1)[0].replace("\n", " ")
+
+
+def _object(home: ModuleType, name: str) -> str:
+    value = getattr(home, name)
+    if value is Any or not (inspect.isclass(value) or inspect.isfunction(value)):
+        return _constant(home, name)
     text, fields = _fields(value)
     lines = [f"### {name}\n", f"```py\n{_signature(name, value)}\n```\n", text, ""]
     lines += [f"- `{k}`: {v}" for k, v in fields]
     if inspect.isclass(value):
         lines += list(_members(value))
     return "\n".join([*lines, ""])
+
+
+def _constant(home: ModuleType, name: str) -> str:
+    """Return an alias, a number or an object with the expression that makes it and the string below it."""
+    if home.__name__ == "mgk":
+        home = importlib.import_module(f"mgk_core.{home._HOME[name]}")
+    source = inspect.getsource(home)
+    body = ast.parse(source).body
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if not isinstance(target, ast.Name) or target.id != name:
+            continue
+        documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        text = inspect.cleandoc(after.value.value) if documented else ""
+        return f"### {name}\n\n```py\n{ast.get_source_segment(source, node)}\n```\n\n{prose(text)}\n"
+    raise ValueError(f"{home.__name__}.{name}: no assignment found")
 
 
 def _signature(name: str, value: Any) -> str:

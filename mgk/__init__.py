@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mgk_core.contract.hookspecs import HOOK_API_VERSION, hookimpl
     from mgk_core.contract.pipeline import Phase, Pipeline
     from mgk_core.contract.specs import Spec, SpecRegistry, option
-    from mgk_core.run.api import attach, detach, merge, pipeline, rollback, run
+    from mgk_core.run.api import attach, detach, merge, pipeline, resolve, rollback, run
 
 _HOME = {
     "attach": "run.api",
@@ -22,6 +22,7 @@ _HOME = {
     "merge": "run.api",
     "rollback": "run.api",
     "run": "run.api",
+    "resolve": "run.api",
     "pipeline": "run.api",
     "HOOK_API_VERSION": "contract.hookspecs",
     "hookimpl": "contract.hookspecs",
@@ -34,7 +35,7 @@ _HOME = {
 
 __all__ = [
     "HOOK_API_VERSION", "Phase", "Pipeline", "Spec", "SpecRegistry", "__version__", "attach", "detach", "hookimpl",
-    "merge", "option", "pipeline", "rollback", "run",
+    "merge", "option", "pipeline", "resolve", "rollback", "run",
 ]  # fmt: skip
 
 

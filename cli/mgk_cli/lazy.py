@@ -75,8 +75,8 @@ def foreign() -> dict[str, str]:
 
 def load_foreign(name: str) -> click.Command:
     """Import a plugin's command; a `PluginError` says whose it is and why it failed."""
+    from mgk_core.config.catalog import entries
     from mgk_core.contract.errors import PluginError
-    from mgk_core.host.catalog import entries
 
     entry = next(e for e in entries(GROUP) if e.name == name)
     loaded = entry.load()

@@ -25,8 +25,8 @@ def print_json(rows: Sequence[Any]) -> None:
 
 def installed(group: str, kind: str) -> list[dict[str, Any]]:
     """Return what an entry-point group holds, each loaded on its own, so that a broken one hides no other."""
+    from mgk_core.config.catalog import entries
     from mgk_core.contract.errors import MgkError
-    from mgk_core.host.catalog import entries
 
     rows = []
     for entry in entries(group):

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from mgk_core.config.catalog import find_phase, find_pipeline
 from mgk_core.config.structure import read_table
 from mgk_core.config.tree import Source, Tree, parse_set, read_toml
 from mgk_core.contract.errors import ConfigError, InputError, Problem, closest, nearest
@@ -26,7 +27,6 @@ from mgk_core.contract.settings import (
     TrainSettings,
 )
 from mgk_core.contract.specs import MANY, Slot, Spec, SpecRegistry
-from mgk_core.host.catalog import find_phase, find_pipeline
 
 _TOP = ("name", "title", "extends", "base", "defaults", "phases", "run", "plugins")
 _PHASE_KEYS = tuple(a.name for a in attrs.fields(Phase) if a.name != "name")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mgk_core.contract.errors import InputError
 
 Identity = Literal["exact", "close", "none"]
+"""How close the output right after attaching is to the base's: bit-equal, within rounding, or free."""
 
 SLOT = "mgk_adapters"
 """Name of the submodule under which an adapted module keeps the parts of its adapters."""
@@ -224,3 +225,23 @@ def all_disabled(model: nn.Module) -> Iterator[None]:
 def trainable(model: nn.Module) -> list[tuple[str, Any]]:
     """Return (name, parameter) of all that would receive a gradient."""
     return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+
+
+__all__ = [
+    "SLOT",
+    "Adapter",
+    "Factors",
+    "Identity",
+    "LowRank",
+    "ModelState",
+    "Saves",
+    "Target",
+    "aliases_of",
+    "all_disabled",
+    "base_name",
+    "base_state_dict",
+    "check_state",
+    "load_in_place",
+    "state_of",
+    "trainable",
+]

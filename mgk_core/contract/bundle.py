@@ -251,3 +251,23 @@ class PhaseData:
     verify: tuple[Batch, ...] = ()
     calibration: tuple[Batch, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+__all__ = [
+    "Batch",
+    "Bundle",
+    "Choice",
+    "ComputesTogether",
+    "GradientFn",
+    "LanguageBundle",
+    "LossPerItem",
+    "OptionScores",
+    "OwnGradients",
+    "PhaseData",
+    "Probe",
+    "Score",
+    "ScoresOptions",
+    "Tokens",
+    "TrainSet",
+    "Unpacks",
+]

@@ -131,3 +131,6 @@ class StepContext:
     phase: PhaseContext
     terms: tuple[Callable[[int], Tensor], ...]
     named_terms: tuple[str, ...] = ()
+
+
+__all__ = ["Observer", "PhaseContext", "Remembered", "StepContext", "StepFn", "StepOut"]

@@ -125,3 +125,21 @@ def _cut(digest: str) -> str:
 
 def _lines(problems: tuple[Problem, ...]) -> str:
     return "\n".join(str(p) for p in problems)
+
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "DigestError",
+    "EnvironmentFault",
+    "GateRefused",
+    "InputError",
+    "Interrupted",
+    "MergeError",
+    "MgkError",
+    "PluginError",
+    "Problem",
+    "StoreError",
+    "closest",
+    "nearest",
+]

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 PROJECT = "mgk"
 HOOK_API_VERSION = 1
+"""Version of the hooks. A plugin that was written for another one is refused."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Decorator that marks a function as a hook's implementation; without it the function is never called."""
 
 
 @hookspec(historic=True)
@@ -289,3 +291,6 @@ def mgk_recover(
 def spec_names() -> list[str]:
     """Return the names of all hooks, in the order of this file."""
     return [n for n in globals() if n.startswith("mgk_")]
+
+
+__all__ = ["HOOK_API_VERSION", "hookimpl"]

@@ -138,6 +138,7 @@ class Recovery:
 
 
 Result = Literal["committed", "kept_apart", "rolled_back", "failed", "interrupted"]
+"""How a phase ended."""
 
 
 @frozen(eq=False)
@@ -153,3 +154,19 @@ class Outcome:
 
 LossTerm = Callable[[int], Tensor]
 """Called once per optimizer step with the step number; a 0-dim tensor added to the mean loss."""
+
+
+__all__ = [
+    "FactorTransform",
+    "LossTerm",
+    "MergeReport",
+    "Outcome",
+    "Proposal",
+    "Recovery",
+    "Refusal",
+    "Result",
+    "Transform",
+    "Undo",
+    "Verdict",
+    "WeightReport",
+]

@@ -18,6 +18,7 @@ from attrs import evolve, field, frozen
 from mgk_core.contract.errors import InputError, nearest
 
 Options = Mapping[str, Any]
+"""One slot's table: its ``type`` and that type's keys."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -142,3 +143,6 @@ def _insert(result: list[Phase], phase: Phase, rank: Mapping[str, int]) -> None:
                 f" {phase.before!r} does not come after {phase.after!r}"
             )
     result.insert(place, phase)
+
+
+__all__ = ["Options", "Phase", "Pipeline"]

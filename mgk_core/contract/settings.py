@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from attrs import field, frozen
 
-from mgk_core.contract.specs import MANY, Spec, above, at_least, between, one_of, option
+from mgk_core.contract.specs import MANY, Spec, above, at_least, one_of, option
 
 S = TypeVar("S", bound=Spec)
 
@@ -152,5 +152,5 @@ class RunConfig:
 
 
 __all__ = [
-    "EvaluateSettings", "PhaseConfig", "PluginSettings", "RunConfig", "RunSettings", "TrainSettings", "between",
+    "EvaluateSettings", "PhaseConfig", "PluginSettings", "RunConfig", "RunSettings", "TrainSettings",
 ]  # fmt: skip

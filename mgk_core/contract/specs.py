@@ -26,6 +26,7 @@ Slot = Literal[
     "recover",
     "observe",
 ]
+"""What a configuration table chooses a plugin for."""
 SLOTS: tuple[Slot, ...] = (
     "base", "data", "adapter", "optimizer", "step", "merge", "retention", "gate", "recover", "observe",
 )  # fmt: skip
@@ -102,6 +103,7 @@ class SpecRegistry:
 
 
 Check = Callable[[Any, "Attribute[Any]", Any], None]
+"""A validator of `option`: raises ``ValueError`` with a message that begins with 'expected'."""
 
 
 def at_least(low: float) -> Check:
@@ -155,3 +157,17 @@ def option(default: Any, *checks: Check, help: str = "") -> Any:  # noqa: A002 -
             factory=lambda: made(default), validator=list(checks) or None, metadata=metadata
         )
     return field(default=default, validator=list(checks) or None, metadata=metadata)
+
+
+__all__ = [
+    "Check",
+    "Registered",
+    "Slot",
+    "Spec",
+    "SpecRegistry",
+    "above",
+    "at_least",
+    "between",
+    "one_of",
+    "option",
+]

@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import nn
 
+from mgk_core.config.resolve import structure_spec
 from mgk_core.contract.adapter import Adapter
 from mgk_core.contract.bundle import Bundle, PhaseData, Probe, Score
 from mgk_core.contract.context import Observer, PhaseContext, StepContext, StepFn
@@ -28,7 +28,8 @@ from mgk_core.contract.outcome import (
     Refusal,
     Verdict,
 )
-from mgk_core.contract.specs import Spec
+from mgk_core.contract.peers import answering
+from mgk_core.contract.specs import Slot, Spec
 from mgk_core.host.manager import Plugins, load_plugins
 from mgk_core.model.device import is_out_of_memory
 
@@ -44,6 +45,10 @@ class Hooks:
 
     def __init__(self, plugins: Plugins) -> None:
         self.plugins = plugins
+
+    def spec(self, slot: Slot, table: Mapping[str, Any]) -> Spec:
+        """Read a table that was given in Python; `ConfigError` with every problem in it."""
+        return structure_spec(self.plugins.registry, slot, table)
 
     def build_model(self, spec: Spec, device: torch.device) -> Bundle:
         """Ask for the base model; `PluginError` where nobody answers."""
@@ -186,9 +191,9 @@ class Hooks:
         )
 
     def _run(self, hook: str, caller: Any, **kwargs: Any) -> Any:
-        token = _calling.set(self)
         try:
-            return caller(**kwargs)
+            with answering(self):
+                return caller(**kwargs)
         except MgkError:
             raise
         except (Exception, SystemExit) as error:
@@ -205,8 +210,6 @@ class Hooks:
                 f"plugin {self.plugins.describe(plugin)} raised in {hook}{within}: {type(error).__name__}: {error}",
                 hook,
             ) from error
-        finally:
-            _calling.reset(token)
 
     def _guilty(self, hook: str, error: BaseException) -> str:
         """Find whose function of this hook stands innermost in the traceback; wrappers stand outside of it."""
@@ -238,17 +241,7 @@ class Hooks:
         )
 
 
-_calling: ContextVar[Hooks | None] = ContextVar("mgk_calling_hooks", default=None)
-
-
-def calling() -> Hooks:
-    """Return the facade whose hook is running, through which a plugin asks others: those that take part in this run.
-
-    Outside of any hook: one of all installed plugins, the same each time.
-    """
-    return _calling.get() or _installed()
-
-
 @functools.cache
-def _installed() -> Hooks:
+def installed_hooks() -> Hooks:
+    """Return the facade of all installed plugins, for work outside of a run; the same each time."""
     return Hooks(load_plugins())

@@ -36,3 +36,6 @@ def counted(but: set[int]) -> Iterator[dict[int, int]]:
             yield kept
     finally:
         watcher.reset(token)
+
+
+__all__ = ["watcher"]

@@ -37,3 +37,6 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 def base_digest(model: nn.Module) -> str:
     """Digest of the base's own weights, whatever is attached."""
     return tensors_digest(base_state_dict(model))
+
+
+__all__ = ["base_digest", "tensor_digest", "tensors_digest"]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mgk_core.contract.adapter import SLOT
@@ -177,6 +176,13 @@ def switched_off(parts: list[Part]) -> Iterator[None]:
             part.enabled = was
 
 
-def move_like(part: nn.Module, weight: Tensor, dtype: torch.dtype = torch.float32) -> None:
-    """Bring a new part to the weight's device; adapters stay fp32 unless told otherwise."""
-    part.to(device=weight.device, dtype=dtype)
+__all__ = [
+    "Part",
+    "adapted_class",
+    "effective_weights",
+    "is_adapted",
+    "parts_of",
+    "put",
+    "switched_off",
+    "take",
+]

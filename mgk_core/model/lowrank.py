@@ -111,3 +111,6 @@ def stored_delta(
         a, b = a[None], b[None]
     left, right = (a.transpose(1, 2), b.transpose(1, 2)) if transposed else (b, a)
     return StoredDelta(left, right, factors.scale)
+
+
+__all__ = ["StoredDelta", "as_matrix", "folded", "stored_delta"]

@@ -13,7 +13,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from mgk_core.contract.adapter import aliases_of, all_disabled, base_state_dict
+from mgk_core.contract.adapter import all_disabled, base_state_dict
 from mgk_core.contract.bundle import Batch, Bundle
 
 LayerVisitor = Callable[[str, Tensor, Tensor | None], None]
@@ -166,7 +166,4 @@ def _flat(tensor: Tensor, mask: Tensor | None) -> Tensor:
     return flat.detach()
 
 
-def tied(model: nn.Module, weight: str) -> tuple[str, ...]:
-    """Return the other names of a base weight (ties)."""
-    tensor = base_state_dict(model)[weight]
-    return tuple(n for n in aliases_of(model, tensor) if n != weight)
+__all__ = ["LayerVisitor", "owners", "visit_layers"]

@@ -133,3 +133,6 @@ def _regex(pattern: str) -> re.Pattern[str]:
         raise InputError(
             f"target pattern {pattern!r}: not a regular expression: {error}; put a backslash before signs that are meant as such"
         ) from None
+
+
+__all__ = ["choose_linear", "matches", "no_match", "output_head", "select"]

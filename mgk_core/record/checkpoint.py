@@ -19,16 +19,9 @@ from torch import Tensor
 from mgk_core.contract.adapter import Adapter
 from mgk_core.contract.context import StepFn
 from mgk_core.contract.errors import DigestError, StoreError
+from mgk_core.contract.files import read_json, read_tensors
 from mgk_core.record.metrics_log import Mark
-from mgk_core.record.store import (
-    Store,
-    file_digest,
-    json_text,
-    put_tensors,
-    put_text,
-    read_json,
-    read_tensors,
-)
+from mgk_core.record.store import Store, file_digest, json_text, put_tensors, put_text
 
 STATE = "state.json"
 PARTS = (

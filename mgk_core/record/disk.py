@@ -6,7 +6,6 @@ through it.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from mgk_core.contract.errors import EnvironmentFault, StoreError
+from mgk_core.contract.files import FIXES, reason
 
 
 class Disk:
@@ -75,32 +75,13 @@ class Disk:
             os.fsync(file.fileno())
 
 
-MEND = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space or raise the quota",
-    errno.EFBIG: "raise the limit on file size (ulimit -f)",
-    errno.EROFS: "choose a directory that can be written",
-    errno.EACCES: "choose a directory that you may write to",
-    errno.EPERM: "choose a directory that you may write to",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENFILE: "close other programs' files",
-    errno.EIO: "check the disk",
-}
-"""What a user does about the system's reasons not to write."""
-
-
-def reason(error: OSError, otherwise: str = "mend that") -> str:
-    """Say why the system refused, and what to do about it."""
-    return f"{error.strerror or error}; {MEND.get(error.errno or 0, otherwise)}"
-
-
 @contextmanager
 def environment_told() -> Iterator[None]:
     """Turn what the machine refuses inside the block into words, wherever it was."""
     try:
         yield
     except OSError as error:
-        if error.errno not in MEND:
+        if error.errno not in FIXES:
             raise
         where = f"{error.filename}: " if error.filename else ""
         raise EnvironmentFault(f"{where}{reason(error)}, then go on") from error
@@ -120,7 +101,7 @@ class told:  # noqa: N801 - used like a function
         if number is None or error is None:
             return
         reason = os.strerror(number) if number else str(error)
-        hint = MEND.get(number, "mend that")
+        hint = FIXES.get(number, "fix that")
         raise StoreError(
             f"{self.path}: cannot be written: {reason}; {hint}, then go on with 'mgk resume'"
         ) from error

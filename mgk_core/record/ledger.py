@@ -16,8 +16,9 @@ import torch
 from attrs import define, field, frozen
 
 from mgk_core.contract.errors import DigestError, InputError, StoreError
+from mgk_core.contract.files import read_json
 from mgk_core.contract.outcome import Refusal
-from mgk_core.record.store import file_digest, json_text, read_json
+from mgk_core.record.store import file_digest, json_text
 
 NAME = "ledger.json"
 FORMAT = 1

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from mgk_core.contract.errors import InputError, MgkError, StoreError
-from mgk_core.record.disk import Disk, reason, told
+from mgk_core.contract.files import reason
+from mgk_core.record.disk import Disk, told
 from mgk_core.record.journal import NAME as JOURNAL
 from mgk_core.record.ledger import NAME as LEDGER
 from mgk_core.record.store import TEMPORARY, make_folder

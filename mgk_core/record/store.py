@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define, field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mgk_core.contract.errors import StoreError
-from mgk_core.record.disk import Disk, reason, told
+from mgk_core.record.disk import Disk, told
 from mgk_core.record.json_numbers import finite
 
 TEMPORARY = ".tmp-"
-MAX_BYTES = 256 * 2**20  # of a file that is read whole: JSON, the journal
-MAX_HEADER = 64 * 2**20  # of a safetensors file; 2 million tensors fit
 
 
 @define(eq=False)
@@ -195,66 +192,6 @@ def json_text(value: Any) -> str:
     or ``"-inf"``: JSON has no word for it, and ``float()`` reads these back.
     """
     return json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-
-
-def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """Read a small file whole; a `StoreError` names a missing, huge or foreign one before it is read."""
-    try:
-        if not path.is_file():
-            raise StoreError(
-                f"{path}: cannot be read: {'is no file' if os.path.lexists(path) else 'no such file'}"
-            )
-        if (size := path.stat().st_size) > limit:
-            raise StoreError(
-                f"{path}: is damaged: it has {size:,} bytes, expected at most {limit:,}"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {reason(error)}") from None
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON; a `StoreError` names a missing or damaged file."""
-    data = read_bytes(path)
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: is damaged: {error}") from None
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read safetensors; a `StoreError` names a missing or damaged file."""
-    check_header(path)
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read as safetensors: {error}") from None
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Read a safetensors file's metadata without its tensors."""
-    check_header(path)
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path}: cannot be read as safetensors: {error}") from None
-
-
-def check_header(path: Path) -> None:
-    """Hold what a safetensors file says of its header against its size, before anything is allocated."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = file.read(8)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read as safetensors: {reason(error)}") from None
-    length = int.from_bytes(start, "little")
-    if len(start) < 8 or length > min(size - 8, MAX_HEADER):
-        raise StoreError(
-            f"{path}: cannot be read as safetensors: its header says {length:,} bytes, the file has {size:,}"
-            f" and a header at most {MAX_HEADER:,}; it is cut short, damaged, or of another kind"
-        )
 
 
 def file_digest(path: Path) -> str:

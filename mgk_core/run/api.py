@@ -13,10 +13,11 @@ from mgk_core.contract.adapter import Adapter, state_of
 from mgk_core.contract.errors import InputError, MergeError
 from mgk_core.contract.outcome import MergeReport, Proposal
 from mgk_core.contract.specs import Spec
-from mgk_core.host.hooks import Hooks, calling
+from mgk_core.host.hooks import Hooks, installed_hooks
 
 if TYPE_CHECKING:
     from mgk_core.contract.pipeline import Pipeline
+    from mgk_core.contract.settings import RunConfig
     from mgk_core.run.runner import RunResult
 
 
@@ -36,10 +37,8 @@ def attach(
     :param options: the keys of that type, as in a pipeline's ``adapter`` table
     :raises ConfigError: for an unknown key or a value out of range, all of them at once
     """
-    from mgk_core.config.resolve import structure_spec
-
-    hooks = calling()
-    spec = structure_spec(hooks.plugins.registry, "adapter", {"type": type, **options})
+    hooks = installed_hooks()
+    spec = hooks.spec("adapter", {"type": type, **options})
     return attach_spec(hooks, model, spec, name, seed)
 
 
@@ -85,30 +84,18 @@ def merge(
     :raises MergeError: the merge was refused (NaN, inf, nothing to merge, merged already); the
         model is bit-identical to before and the adapter still attached
     """
-    from mgk_core.config.resolve import structure_spec
-
-    hooks = calling()
+    hooks = installed_hooks()
     if adapter not in state_of(model).adapters:
         raise MergeError(
             f"adapter {adapter.name!r} is not attached to this model (merged or detached already?)"
         )
-    spec = structure_spec(hooks.plugins.registry, "merge", {"type": rule, **options})
+    spec = hooks.spec("merge", {"type": rule, **options})
     if undo not in ("memory", "disk"):
         raise InputError(f"undo: expected 'memory' or 'disk', got {undo!r}")
     proposal = Proposal(scale=scale, undo="disk" if undo == "disk" else "memory")
     report = hooks.merge(model, adapter, proposal, spec)
     detach(model, adapter)
     return report
-
-
-def merge_by(model: nn.Module, adapter: Adapter, proposal: Proposal, rule: str) -> MergeReport:
-    """Merge by a rule with its default keys, the adapter left on: for rules that prepare a merge for another one."""
-    from mgk_core.config.resolve import structure_spec
-
-    hooks = calling()
-    return hooks.merge(
-        model, adapter, proposal, structure_spec(hooks.plugins.registry, "merge", {"type": rule})
-    )
 
 
 def rollback(model: nn.Module, report: MergeReport) -> None:
@@ -120,9 +107,31 @@ def rollback(model: nn.Module, report: MergeReport) -> None:
 
 def pipeline(name: str) -> Pipeline:
     """Return an installed pipeline by name."""
-    from mgk_core.host.catalog import find_pipeline
+    from mgk_core.config.catalog import find_pipeline
 
     return find_pipeline(name)
+
+
+def resolve(
+    pipeline: str | Pipeline | None = None,
+    *,
+    config: str | Path | None = None,
+    set: Sequence[str] | Mapping[str, Any] = (),  # noqa: A002 - the command line's word
+) -> RunConfig:
+    """Return the configuration that `run` would use, every value filled in; no model is loaded.
+
+    :param config: a configuration file, on its own or on top of ``pipeline``
+    :param set: ``"key=value"`` strings, or a mapping of dotted keys to values
+    :raises ConfigError: every problem at once, with file, line and key
+    """
+    from mgk_core.config.resolve import load_tree, plugin_settings
+    from mgk_core.config.resolve import resolve as resolve_tree
+    from mgk_core.host.manager import load_plugins
+
+    tree = load_tree(pipeline, config, set)
+    chosen = plugin_settings(tree)
+    plugins = load_plugins(without=chosen.without, prefer=chosen.prefer)
+    return resolve_tree(tree, plugins.registry).config
 
 
 def run(

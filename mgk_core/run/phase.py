@@ -22,6 +22,7 @@ from mgk_core.contract.errors import (
     StoreError,
 )
 from mgk_core.contract.outcome import Outcome, Recovery, Result
+from mgk_core.contract.sampling import steps_of
 from mgk_core.contract.specs import Spec
 from mgk_core.model.device import reset_peak
 from mgk_core.model.digest import base_digest
@@ -35,7 +36,7 @@ from mgk_core.record.checkpoint import (
 )
 from mgk_core.record.run_directory import phase_folder
 from mgk_core.run.session import Session
-from mgk_core.run.training import Trainer, steps_of
+from mgk_core.run.training import Trainer
 from mgk_core.run.transition import Transition
 from mgk_core.run.verify_merge import outputs_on, relative_error
 

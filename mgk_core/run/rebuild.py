@@ -9,11 +9,11 @@ from attrs import evolve
 
 from mgk_core.contract.adapter import state_of
 from mgk_core.contract.errors import DigestError, InputError
+from mgk_core.contract.files import read_tensors
 from mgk_core.contract.outcome import Proposal
 from mgk_core.model.digest import base_digest, tensors_digest
 from mgk_core.record.ledger import PhaseEntry, check_files
 from mgk_core.record.run_directory import phase_folder
-from mgk_core.record.store import read_tensors
 from mgk_core.run.session import Session
 from mgk_core.run.stored_transforms import stored_transform
 

@@ -15,6 +15,7 @@ from attrs import frozen
 from mgk_core.config.render import to_toml
 from mgk_core.config.resolve import load_tree
 from mgk_core.contract.errors import InputError, Interrupted, MgkError, StoreError, nearest
+from mgk_core.contract.files import read_json
 from mgk_core.contract.pipeline import Pipeline
 from mgk_core.host.hooks import Hooks
 from mgk_core.model.device import is_out_of_memory
@@ -27,7 +28,7 @@ from mgk_core.record.ledger import NAME as LEDGER
 from mgk_core.record.ledger import Ledger, read_ledger
 from mgk_core.record.metrics_log import NAME as METRICS
 from mgk_core.record.run_directory import CONFIG, LOCK, Lock, claim, require_run, told_if_gone
-from mgk_core.record.store import Store, folder_digests, json_text, read_json, text_digest
+from mgk_core.record.store import Store, folder_digests, json_text, text_digest
 from mgk_core.run.fork import finish as finish_fork
 from mgk_core.run.fork import fork
 from mgk_core.run.out_of_memory import told_of

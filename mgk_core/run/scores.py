@@ -12,11 +12,13 @@ import cattrs
 import torch
 
 from mgk_core.contract.bundle import Probe, Score
+from mgk_core.contract.comparison import interval, paired
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import InputError, StoreError
+from mgk_core.contract.files import read_json
 from mgk_core.contract.settings import PhaseConfig
 from mgk_core.host.hooks import Hooks
-from mgk_core.record.store import Store, json_text, read_json, text_digest
+from mgk_core.record.store import Store, json_text, text_digest
 from mgk_core.run import metrics
 
 Row = Mapping[str, Score]
@@ -124,9 +126,7 @@ def retention_table(
         "R": r.values,
         "stderr": [[row[p].stderr if p in row else None for p in r.probes] for _, row in rows],
         "n": [[row[p].n if p in row else None for p in r.probes] for _, row in rows],
-        "interval": [
-            [metrics.interval(row[p]) if p in row else None for p in r.probes] for _, row in rows
-        ],
+        "interval": [[interval(row[p]) if p in row else None for p in r.probes] for _, row in rows],
         "extra": [{p: dict(row[p].extra) for p in r.probes if p in row} for _, row in rows],
         "bwt": metrics.bwt(r),
         "forgetting": metrics.forgetting(r),
@@ -164,7 +164,7 @@ def _paired(rows: Sequence[tuple[str, Row]], r: metrics.Retention) -> list[dict[
         )
         for one, other in sorted(p for p in pairs if p[0] < p[1]):
             before, after = rows[one][1].get(probe), rows[other][1].get(probe)
-            found = metrics.paired(before, after) if before and after else None
+            found = paired(before, after) if before and after else None
             if found is not None:
                 result.append(
                     {"from": rows[one][0], "to": rows[other][0], "probe": probe}

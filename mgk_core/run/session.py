@@ -16,6 +16,7 @@ from mgk_core.config.resolve import Resolved
 from mgk_core.contract.bundle import Bundle, PhaseData, Probe, Score
 from mgk_core.contract.context import PhaseContext, Remembered
 from mgk_core.contract.errors import Interrupted
+from mgk_core.contract.files import read_tensors
 from mgk_core.contract.settings import RunConfig
 from mgk_core.host.hooks import Hooks
 from mgk_core.model.device import memory
@@ -26,7 +27,7 @@ from mgk_core.record.journal import Journal
 from mgk_core.record.ledger import Ledger
 from mgk_core.record.metrics_log import Mark
 from mgk_core.record.run_directory import phase_folder
-from mgk_core.record.store import Store, read_tensors
+from mgk_core.record.store import Store
 
 
 @define(eq=False)

@@ -221,8 +221,8 @@ def _plugins() -> Iterator[Check]:
 
 
 def _pipelines() -> Iterator[Check]:
+    from mgk_core.config.catalog import PIPELINES, entries
     from mgk_core.contract.errors import MgkError
-    from mgk_core.host.catalog import PIPELINES, entries
 
     whole = []
     for entry in entries(PIPELINES):

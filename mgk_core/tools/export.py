@@ -20,11 +20,12 @@ from mgk_core.config.resolve import structure_spec
 from mgk_core.contract.adapter import Adapter, Factors, LowRank, Saves, state_of
 from mgk_core.contract.bundle import Batch
 from mgk_core.contract.errors import InputError, MergeError
+from mgk_core.contract.files import read_json, read_tensors
 from mgk_core.contract.outcome import FactorTransform
 from mgk_core.record.events import Sink, ignore
 from mgk_core.record.ledger import PhaseEntry, check_files
 from mgk_core.record.run_directory import phase_folder
-from mgk_core.record.store import Store, read_json, read_tensors
+from mgk_core.record.store import Store
 from mgk_core.run.rebuild import replay
 from mgk_core.run.reopen import reopen, reserved
 from mgk_core.run.session import Session

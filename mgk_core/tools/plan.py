@@ -18,6 +18,7 @@ from torch import Tensor
 from mgk_core.contract.adapter import Adapter, Saves, base_state_dict, state_of
 from mgk_core.contract.bundle import PhaseData
 from mgk_core.contract.hookspecs import spec_names
+from mgk_core.contract.sampling import steps_of
 from mgk_core.contract.settings import PhaseConfig
 from mgk_core.contract.specs import MANY, Slot
 from mgk_core.model.device import memory
@@ -26,7 +27,6 @@ from mgk_core.record.journal import Journal
 from mgk_core.record.store import Store
 from mgk_core.run.session import Session
 from mgk_core.run.setup import Prepared, open_session
-from mgk_core.run.training import steps_of
 from mgk_core.tools.footprint import memory_of, residual_bytes, scoring, size_of
 
 ONE: tuple[Slot, ...] = ("data", "adapter", "optimizer", "step", "merge")

@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 
 from mgk_core.config.tree import read_toml
 from mgk_core.contract.errors import DigestError
+from mgk_core.contract.files import read_json
 from mgk_core.record.commit import standing
 from mgk_core.record.journal import Journal, open_journal
 from mgk_core.record.json_numbers import numbers
@@ -21,7 +22,7 @@ from mgk_core.record.ledger import NAME as LEDGER
 from mgk_core.record.ledger import Ledger, PhaseEntry, read_ledger
 from mgk_core.record.metrics_log import NAME as METRICS
 from mgk_core.record.run_directory import owner_of, phase_folder, require_run
-from mgk_core.record.store import Store, file_digest, read_json
+from mgk_core.record.store import Store, file_digest
 
 Status = Literal["finished", "stopped", "unfinished", "refused", "running"]
 PhaseState = Literal["committed", "kept_apart", "rolled_back", "begun", "waiting"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mgk_core.contract.errors import EnvironmentFault, InputError
-from mgk_core.record.store import read_json
+from mgk_core.contract.files import read_json
 
 SUFFIXES = (".png", ".svg", ".pdf")
 

@@ -18,8 +18,8 @@ from attrs import define, evolve, field, frozen
 
 from mgk_bench.grid import unordered
 from mgk_bench.methods import KOREAN, Method, chosen
+from mgk_core.config.catalog import find_pipeline
 from mgk_core.contract.pipeline import Phase, Pipeline
-from mgk_core.host.catalog import find_pipeline
 from mgk_core.run.runner import run_pipeline
 
 PIPELINE = "korean-medical"

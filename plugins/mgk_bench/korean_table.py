@@ -13,7 +13,7 @@ from attrs import frozen
 from mgk_bench.korean import BOUNDARY, PIPELINE, KoreanCell
 from mgk_bench.methods import KOREAN
 from mgk_bench.table import Line, drawn, json_lines, stderr
-from mgk_core.host.catalog import find_pipeline
+from mgk_core.config.catalog import find_pipeline
 
 NAIVE = "naive"
 NOTHING = "–"

@@ -19,12 +19,13 @@ from mgk_core.contract.adapter import state_of
 from mgk_core.contract.bundle import Batch, Bundle, PhaseData, TrainSet, Unpacks, require_unpacks
 from mgk_core.contract.context import PhaseContext, Remembered, StepContext
 from mgk_core.contract.outcome import Proposal
+from mgk_core.contract.sampling import Order, steps_of
 from mgk_core.contract.settings import PhaseConfig, RunConfig, RunSettings, TrainSettings
 from mgk_core.contract.specs import Spec
 from mgk_core.host.hooks import Hooks
 from mgk_core.record.checkpoint import Progress
 from mgk_core.record.events import Events
-from mgk_core.run.training import Order, Trainer, steps_of
+from mgk_core.run.training import Trainer
 
 
 @frozen

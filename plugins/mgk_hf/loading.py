@@ -13,8 +13,8 @@ from attrs import evolve
 
 from mgk_core.contract.adapter import base_state_dict
 from mgk_core.contract.errors import InputError
+from mgk_core.contract.files import check_header
 from mgk_core.model.device import is_out_of_memory
-from mgk_core.record.store import check_header
 from mgk_hf import gemma_q4, prepare, quantized, tiny
 from mgk_hf.bundle import HfBundle
 from mgk_hf.cpu.calibrate import with_screen

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mgk_core.contract.adapter import Adapter, ModelState, state_of
 from mgk_core.contract.errors import MergeError
 from mgk_core.contract.outcome import MergeReport, Proposal, Undo
-from mgk_core.run.api import merge_by
+from mgk_core.contract.peers import peers
 from mgk_hf.packed import Packed, packed_in
 from mgk_hf.quantized import dequantize
 from mgk_hf.requantize import add_held, distances_of, fill_plain, pack_anew
@@ -82,13 +82,18 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSp
             "merge.requantize packs anew what was packed, and no weight of this model is; leave it out"
         )
     if not packed:  # a later phase, in full precision
-        return evolve(merge_by(model, adapter, proposal, "exact"), rule=spec.type)
+        return evolve(_merge_exactly(model, adapter, proposal), rule=spec.type)
     undo = UnpackUndo(state_of(model), packed)
     try:
         return _merge(model, adapter, proposal, spec, undo)
     except BaseException:
         undo.restore()
         raise
+
+
+def _merge_exactly(model: nn.Module, adapter: Adapter, proposal: Proposal) -> MergeReport:
+    others = peers()
+    return others.merge(model, adapter, proposal, others.spec("merge", {"type": "exact"}))
 
 
 @torch.no_grad()
@@ -102,7 +107,7 @@ def _merge(
     dtype = _around(model)
     for module in undo.packed:
         fill_plain(module, dtype, residuals)
-    report = merge_by(model, adapter, proposal, "exact")
+    report = _merge_exactly(model, adapter, proposal)
     undo.inner = report.undo
     # int8 rounds activations too: its live outputs are those of no weight, so nothing can equal them.
     same = all(p.kind != "int8" for p in undo.packed)

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from attrs import define, field
 
-from mgk_core.config.resolve import structure_spec
 from mgk_core.contract.bundle import Batch, Bundle, PhaseData, TrainSet, require_unpacks
-from mgk_core.host.hooks import calling
-from mgk_core.run.training import Order
+from mgk_core.contract.peers import peers
+from mgk_core.contract.sampling import Order
 from mgk_retention.specs import MixedSpec
 
 
@@ -49,9 +48,9 @@ class MixedRows:
 
 def load(spec: MixedSpec, bundle: Bundle) -> PhaseData:
     """Load every part through its own plugin, one that takes part in this run; probes, dev and calibration are those of all parts."""
-    hooks = calling()
+    others = peers()
     found = {
-        name: hooks.load_data(structure_spec(hooks.plugins.registry, "data", part["data"]), bundle)
+        name: others.load_data(others.spec("data", part["data"]), bundle)
         for name, part in spec.parts.items()
     }
     parts = {

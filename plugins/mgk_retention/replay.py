@@ -15,7 +15,7 @@ from mgk_core.contract.bundle import Batch, require_unpacks
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import InputError
 from mgk_core.contract.outcome import LossTerm
-from mgk_core.run.training import steps_of
+from mgk_core.contract.sampling import steps_of
 from mgk_retention.examples import from_tensors
 from mgk_retention.kept import REPLAY, Past
 from mgk_retention.specs import DistilSpec, ReplaySpec

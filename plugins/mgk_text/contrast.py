@@ -18,7 +18,7 @@ from mgk_core.contract.bundle import Choice, ScoresOptions
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import InputError
 from mgk_core.contract.outcome import LossTerm
-from mgk_core.run.training import Order
+from mgk_core.contract.sampling import Order
 from mgk_text.specs import McqSpec
 from mgk_text.trainset import QuestionRows
 

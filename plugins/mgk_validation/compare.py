@@ -8,7 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from mgk_core.contract.bundle import Score
-from mgk_core.run.metrics import paired
+from mgk_core.contract.comparison import paired
 
 
 @frozen

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from mgk_core.config.resolve import load_tree, resolve
 from mgk_core.contract.errors import MgkError
+from mgk_core.contract.files import read_tensors
 from mgk_core.host.manager import load_plugins
 from mgk_core.record.checkpoint import load_checkpoint
 from mgk_core.record.journal import NAME as JOURNAL
 from mgk_core.record.journal import open_journal
 from mgk_core.record.ledger import read_ledger
-from mgk_core.record.store import Store, read_tensors
+from mgk_core.record.store import Store
 
 PIECES = st.sampled_from([
     b"{", b"}", b"[", b"]", b'"', b"=", b"\n", b",", b"\0", b"\xff", b"\r", b"'''", b"type", b"phases", b"adapter", b"lora",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mgk_core.contract.errors import InputError
-from mgk_core.record.store import read_tensors
+from mgk_core.contract.files import read_tensors
 from mgk_core.run.reopen import reopen
 from mgk_core.run.runner import run_pipeline
 from mgk_core.tools.export import _no_larger, export_adapter

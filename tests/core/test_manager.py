@@ -9,9 +9,9 @@ from mgk_core.contract import hookspecs
 from mgk_core.contract.errors import ConfigError, InputError, PluginError
 from mgk_core.contract.hookspecs import hookimpl
 from mgk_core.contract.outcome import Proposal
-from mgk_core.host.hooks import Hooks, calling
+from mgk_core.contract.peers import peers
+from mgk_core.host.hooks import Hooks, installed_hooks
 from mgk_core.host.manager import load_plugins
-from mgk_core.run.api import merge_by
 
 
 def plugin(**functions):
@@ -89,7 +89,8 @@ def test_a_plugin_reaches_no_plugin_that_its_run_leaves_out():
 
     @hookimpl
     def mgk_phase_enter(ctx):
-        merge_by(nn.Linear(2, 2), None, Proposal(), "exact")
+        spec = peers().spec("merge", {"type": "exact"})
+        peers().merge(nn.Linear(2, 2), None, Proposal(), spec)
 
     demo = ("demo", plugin(mgk_phase_enter=mgk_phase_enter))
     with pytest.raises(ConfigError, match="'exact'"):
@@ -100,19 +101,19 @@ def test_a_plugin_reaches_no_plugin_that_its_run_leaves_out():
         Hooks(load_plugins(extra=[demo])).phase_enter(None)
 
 
-def test_outside_of_a_hook_all_installed_plugins_are_asked():
-    """Also after a hook has ended, by an error too; a hook inside a hook gives way to the outer one again."""
-    everybody, seen = calling(), []
+def test_peers_are_those_of_the_hook_that_is_being_called():
+    """A hook inside a hook gives way to the outer one again; outside of any hook there are none."""
+    seen = []
     ctx = types.SimpleNamespace(specs=lambda cls: (), phase=types.SimpleNamespace(merge=None))
 
     @hookimpl
     def looks(ctx):
-        seen.append(calling())
+        seen.append(peers())
 
     @hookimpl
     def asks_another(ctx):
         inner.phase_enter(ctx)
-        seen.append(calling())
+        seen.append(peers())
         raise ZeroDivisionError
 
     inner = Hooks(load_plugins(extra=[("demo", plugin(mgk_phase_enter=looks))]))
@@ -120,8 +121,14 @@ def test_outside_of_a_hook_all_installed_plugins_are_asked():
     with pytest.raises(PluginError, match="ZeroDivisionError"):
         outer.phase_enter(ctx)
     assert seen == [inner, outer]
-    assert calling() is everybody
-    assert not any(i.left_out for i in everybody.plugins.infos)
+    with pytest.raises(RuntimeError, match="outside of a hook"):
+        peers()
+
+
+def test_outside_of_a_run_all_installed_plugins_take_part():
+    """`mgk.attach` and `mgk.merge` use every installed plugin, loaded once."""
+    assert installed_hooks() is installed_hooks()
+    assert not any(i.left_out for i in installed_hooks().plugins.infos)
 
 
 def test_a_question_that_nobody_answers_is_an_error():

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mgk_core.contract import comparison
 from mgk_core.contract.bundle import Score
 from mgk_core.run import metrics
 
@@ -90,7 +91,7 @@ def test_retention_of_places_missing_scores_and_untaught_probes():
 def test_mcnemar_counts_changed_items_only():
     """Eight won and none lost: 2 · 2⁻⁸."""
     before, after = score("p", 0, items=[0.0] * 8 + [1.0] * 4), score("p", 1, items=[1.0] * 12)
-    found = metrics.paired(before, after)
+    found = comparison.paired(before, after)
     assert found.test == "McNemar exact"
     assert found.p == pytest.approx(2 * 0.5**8)
     assert found.difference == pytest.approx(8 / 12)
@@ -98,7 +99,7 @@ def test_mcnemar_counts_changed_items_only():
 
 def test_paired_standard_error_is_that_of_the_differences():
     """Differences 1, 2, 3, 2: mean 2, variance 2/3, standard error √(2/3/4)."""
-    found = metrics.paired(
+    found = comparison.paired(
         score("p", 0, items=[0.0, 0.5, 1.0, 4.0]), score("p", 0, items=[1.0, 2.5, 4.0, 6.0])
     )
     assert found.difference == pytest.approx(2.0)
@@ -108,7 +109,7 @@ def test_paired_standard_error_is_that_of_the_differences():
 @given(st.lists(st.floats(0.1, 5), min_size=1, max_size=12))
 def test_few_items_prove_little(gains):
     """n items that all gain are no more significant than n throws of one side, and one item has no error to show."""
-    found = metrics.paired(
+    found = comparison.paired(
         score("p", 0, items=[0.5] * len(gains)), score("p", 0, items=[0.5 + g for g in gains])
     )
     assert found.p >= 2.0 ** (1 - len(gains))
@@ -117,7 +118,7 @@ def test_few_items_prove_little(gains):
 
 def test_paired_needs_the_same_items():
     """Looks at different numbers of items are not compared."""
-    assert metrics.paired(score("p", 0, items=[1.0]), score("p", 0, items=[1.0, 2.0])) is None
+    assert comparison.paired(score("p", 0, items=[1.0]), score("p", 0, items=[1.0, 2.0])) is None
 
 
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=30), st.booleans())
@@ -125,7 +126,7 @@ def test_paired_is_antisymmetric(items, higher):
     """Turning the comparison round turns the sign and nothing else."""
     a = score("p", 0, items=items, higher=higher)
     b = score("p", 0, items=[x * 0.5 + 0.3 for x in items], higher=higher)
-    one, two = metrics.paired(a, b), metrics.paired(b, a)
+    one, two = comparison.paired(a, b), comparison.paired(b, a)
     assert one.difference == pytest.approx(-two.difference)
     assert one.stderr == pytest.approx(two.stderr)
 
@@ -133,15 +134,15 @@ def test_paired_is_antisymmetric(items, higher):
 def test_interval_of_right_or_wrong_items_is_wilsons():
     """None of 40: [0, z² / (n + z²)]; half of 40: symmetric about one half."""
     z2 = 1.959964**2
-    low, high = metrics.interval(score("q", 0.0, items=[0.0] * 40))
+    low, high = comparison.interval(score("q", 0.0, items=[0.0] * 40))
     assert low == 0.0
     assert high == pytest.approx(z2 / (40 + z2))
-    low, high = metrics.interval(score("q", 0.5, items=[0.0, 1.0] * 20))
+    low, high = comparison.interval(score("q", 0.5, items=[0.0, 1.0] * 20))
     assert low + high == pytest.approx(1.0)
     assert high - low == pytest.approx(2 * math.sqrt(z2 / 160 + z2**2 / 6400) / (1 + z2 / 40))
 
 
 def test_interval_of_other_scores_is_normal():
     """Mean ± 1.96 standard errors."""
-    low, high = metrics.interval(score("q", 2.0, items=[1.5, 2.5], stderr=0.5))
+    low, high = comparison.interval(score("q", 2.0, items=[1.5, 2.5], stderr=0.5))
     assert (low, high) == (pytest.approx(2 - 0.979982), pytest.approx(2 + 0.979982))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mgk_core.contract.errors import InputError
+from mgk_core.contract.files import read_tensors
 from mgk_core.record.ledger import read_ledger
-from mgk_core.record.store import read_tensors
 from mgk_core.tools.rebuild_model import rebuild
 
 

@@ -14,16 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mgk_core.contract.errors import EnvironmentFault, StoreError
+from mgk_core.contract.files import check_header, read_json, read_metadata, read_tensors
 from mgk_core.record.disk import Disk, environment_told
 from mgk_core.record.json_numbers import finite, numbers
-from mgk_core.record.store import (
-    Store,
-    check_header,
-    json_text,
-    read_json,
-    read_metadata,
-    read_tensors,
-)
+from mgk_core.record.store import Store, json_text
 
 
 @pytest.fixture
@@ -156,7 +150,7 @@ def test_a_huge_or_foreign_json_is_not_read(tmp_path):
         file.truncate(2**30)
     for name, said in (
         ("x.json", "expected at most"),
-        (".", "is no file"),
+        (".", "not a file"),
         ("none", "no such file"),
     ):
         with pytest.raises(StoreError, match=said):

@@ -7,10 +7,10 @@ import torch
 from attrs import evolve
 
 from mgk_core.contract.errors import ConfigError, GateRefused, Interrupted, MergeError, PluginError
+from mgk_core.contract.files import read_tensors
 from mgk_core.host.hooks import Hooks
 from mgk_core.model.digest import tensors_digest
 from mgk_core.record.ledger import read_ledger
-from mgk_core.record.store import read_tensors
 from mgk_core.run.runner import resume_run, run_phase
 
 REFUSING = {"phases.medical_dictionary.gate": {"max-drop": {"absolute": 0.0, "stderrs": 0.0}}}

@@ -20,11 +20,12 @@ with atheris.instrument_imports(include=["mgk_core", "mgk_text"]):
 
     from mgk_core.config.resolve import load_tree, resolve
     from mgk_core.contract.errors import MgkError
+    from mgk_core.contract.files import read_tensors
     from mgk_core.host.manager import load_plugins
     from mgk_core.record.checkpoint import load_checkpoint
     from mgk_core.record.journal import Journal, open_journal
     from mgk_core.record.ledger import Ledger, read_ledger
-    from mgk_core.record.store import Store, put_tensors, read_tensors
+    from mgk_core.record.store import Store, put_tensors
     from mgk_text.readers import read
     from mgk_text.rows import Reader
     from mgk_text.sources import FileSource

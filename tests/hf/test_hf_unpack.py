@@ -10,8 +10,8 @@ from mgk_core.contract.adapter import base_state_dict, state_of
 from mgk_core.contract.bundle import Tokens
 from mgk_core.contract.errors import MergeError
 from mgk_core.contract.outcome import Proposal
+from mgk_core.host.hooks import installed_hooks
 from mgk_core.model.digest import base_digest
-from mgk_core.run.api import merge_by
 from mgk_core.run.verify_merge import outputs_on, relative_error, verify_merged
 from mgk_hf.loading import build
 from mgk_hf.quantized import dequantize, is_packed, is_quantized
@@ -91,7 +91,8 @@ def whole(bundle):
 
 def bundle_merge(bundle, adapter, rule):
     """Merge as a transition does: the adapter stays on."""
-    return merge_by(bundle.model, adapter, Proposal(), rule)
+    hooks = installed_hooks()
+    return hooks.merge(bundle.model, adapter, Proposal(), hooks.spec("merge", {"type": rule}))
 
 
 def test_int8_says_that_it_was_not_held_against_live(opened):

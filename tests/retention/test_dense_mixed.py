@@ -81,7 +81,7 @@ def test_mixed_loads_each_part_by_its_plugin(monkeypatch, hooks, small):
     parts = {}
 
     class Fake:
-        plugins = hooks.plugins
+        spec = hooks.spec
 
         def load_data(self, spec, bundle):
             parts[spec.type] = PhaseData(
@@ -93,7 +93,7 @@ def test_mixed_loads_each_part_by_its_plugin(monkeypatch, hooks, small):
             )
             return parts[spec.type]
 
-    monkeypatch.setattr(mixed, "calling", Fake)
+    monkeypatch.setattr(mixed, "peers", Fake)
     tables = {
         name: {"data": {"type": name}, "batch_size": 2, "batches": 3}
         for name in ("text", "dictionary")

@@ -5,7 +5,7 @@ import torch
 
 from mgk_core.contract.bundle import PhaseData, Tokens
 from mgk_core.contract.errors import InputError
-from mgk_core.run.training import steps_of
+from mgk_core.contract.sampling import steps_of
 from mgk_retention.collect import collect
 from mgk_retention.examples import as_tensors, from_tensors, generated, keep_examples
 from mgk_retention.kept import REPLAY, Past

@@ -7,8 +7,8 @@ import torch
 
 import mgk
 from mgk_core.contract.errors import Interrupted
+from mgk_core.contract.files import read_tensors
 from mgk_core.contract.pipeline import Phase, Pipeline
-from mgk_core.record.store import read_tensors
 from mgk_core.run.runner import resume_run, run_pipeline
 
 

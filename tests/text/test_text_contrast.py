@@ -8,9 +8,9 @@ import torch
 from mgk_core.contract.bundle import Choice
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import InputError
+from mgk_core.contract.sampling import Order
 from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import load_plugins
-from mgk_core.run.training import Order
 from mgk_hf.loading import build
 from mgk_hf.specs import HfSpec
 from mgk_text.contrast import Contrast

@@ -14,9 +14,9 @@ import mgk
 from mgk_core.config.resolve import load_tree, resolve
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import GateRefused
+from mgk_core.contract.sampling import Order
 from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import load_plugins
-from mgk_core.run.training import Order
 from mgk_phases.textmodel import PIPELINE
 from mgk_textmodel.network import load
 

@@ -2,9 +2,8 @@
 
 import pytest
 
-from mgk_core.config.resolve import structure_spec
 from mgk_core.contract.bundle import Probe, Tokens
-from mgk_core.host.hooks import calling
+from mgk_core.host.hooks import installed_hooks
 from mgk_validation import losses
 
 
@@ -12,8 +11,8 @@ from mgk_validation import losses
 def bundle():
     import torch
 
-    hooks = calling()
-    spec = structure_spec(hooks.plugins.registry, "base", {"type": "hf", "id": "tiny-gemma"})
+    hooks = installed_hooks()
+    spec = hooks.spec("base", {"type": "hf", "id": "tiny-gemma"})
     return hooks.build_model(spec, torch.device("cpu"))
 
 

@@ -22,7 +22,7 @@ def command(*, as_json: bool) -> None:
     """
     from mgk_cli.console import make, show
     from mgk_cli.listing import installed, print_json
-    from mgk_core.host.catalog import PHASES, PIPELINES
+    from mgk_core.config.catalog import PHASES, PIPELINES
 
     found = [*installed(PIPELINES, "pipeline"), *installed(PHASES, "phase")]
     if as_json:

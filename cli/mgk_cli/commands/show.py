@@ -55,8 +55,8 @@ def command(*, runs: tuple[Path, ...], plot: Path | None, as_json: bool) -> None
 def draw(run: RunLook, path: Path) -> None:
     """Let an installed plugin draw the matrix; nothing that was there is overwritten."""
     from mgk_cli.console import note
+    from mgk_core.config.catalog import PICTURES, entries
     from mgk_core.contract.errors import EnvironmentFault, InputError, StoreError
-    from mgk_core.host.catalog import PICTURES, entries
 
     if not run.retention:
         raise InputError(f"{run.directory}: has no retention matrix to draw")

@@ -10,8 +10,6 @@ from importlib.resources import files
 import pytest
 
 import mgk
-from mgk_core.config.resolve import load_tree, resolve
-from mgk_core.host.manager import load_plugins
 
 SPLITS = ("train", "dev", "test")
 
@@ -24,7 +22,7 @@ def rows(split):
 
 def phases(config):
     """Return the names of the phases of a resolved configuration file."""
-    return [p.name for p in resolve(load_tree(file=config), load_plugins().registry).config.phases]
+    return [p.name for p in mgk.resolve(config=config).phases]
 
 
 def test_it_acts_only_where_it_is_named(tmp_path):
