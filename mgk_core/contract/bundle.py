@@ -270,4 +270,5 @@ __all__ = [
     "Tokens",
     "TrainSet",
     "Unpacks",
+    "require_unpacks",
 ]
