@@ -31,6 +31,7 @@ from mgk_core.contract.specs import MANY, Slot, Spec, SpecRegistry
 _TOP = ("name", "title", "extends", "base", "defaults", "phases", "run", "plugins")
 _PHASE_KEYS = tuple(a.name for a in attrs.fields(Phase) if a.name != "name")
 _DEFAULT_TYPES: dict[Slot, str] = {"step": "standard", "merge": "exact"}
+_RECOGNISED: dict[Slot, str] = {"data": "auto"}  # the type of a table that names none
 
 
 @frozen
@@ -262,7 +263,7 @@ def _phase(
         problems.append(
             tree.problem(
                 path,
-                f"no phase of this name is declared; did you mean {meant!r}? (a new one needs data.type)",
+                f"no phase of this name is declared; did you mean {meant!r}? (a new one needs data.train)",
             )
         )
         return None
@@ -289,9 +290,9 @@ def _phase(
 
 
 def _says_type(phase: Mapping[str, Any]) -> bool:
-    """Tell whether a phase's table says what kind of data it has, as every phase of its own must."""
+    """Whether a phase's table says what its data are, as every phase of its own must."""
     data = phase.get("data")
-    return isinstance(data, Mapping) and "type" in data
+    return isinstance(data, Mapping) and bool({"type", "train"} & set(data))
 
 
 def _check_keys(
@@ -369,7 +370,7 @@ def _spec(
         message = "missing: expected a table with a type" if table is None else "expected a table"
         problems.append(tree.problem(path, message))
         return None
-    type_ = table.get("type", default)
+    type_ = table.get("type", default or _RECOGNISED.get(slot))
     if not isinstance(type_, str):
         problems.append(
             tree.problem((*path, "type"), f"missing; known: {', '.join(registry.types(slot))}")

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from mgk_core.contract.bundle import Tokens
 from mgk_core.contract.errors import DataError, Problem
+from mgk_text.problems import summary
 
 
 @frozen
@@ -42,14 +43,9 @@ def fit(
     if not long:
         return Fitted(tuple(examples), f"{note}; none over {key} {limit}")
     if overflow == "error":
-        raise DataError(
-            Problem(
-                "",
-                f"{len(examples[i].ids)} tokens, and {key} is {limit}; raise it, or set overflow",
-                places[i],
-            )
-            for i in long
-        )
+        advice = f"tokens, and {key} is {limit}; raise it, or set overflow"
+        problems = (Problem("", f"{len(examples[i].ids)} {advice}", places[i]) for i in long)
+        raise DataError(summary(problems))
     chosen = set(long)
     if overflow == "drop":
         kept = tuple(e for i, e in enumerate(examples) if i not in chosen)

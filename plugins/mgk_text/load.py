@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from attrs import evolve, field, frozen
+from attrs import evolve, field, fields, frozen
 
 from mgk_core.contract.bundle import LanguageBundle, PhaseData, Probe, Tokens
 from mgk_core.contract.errors import InputError
@@ -14,8 +14,8 @@ from mgk_text.cache import TokenCache, tokenised
 from mgk_text.encode import Encoder, Pair
 from mgk_text.records import Question, Record, Text
 from mgk_text.rows import Reader
-from mgk_text.specs import McqSpec, PlainTextSpec, PromptedSpec, TextDataSpec
-from mgk_text.splits import Splits
+from mgk_text.specs import SPECS, AutoSpec, McqSpec, PlainTextSpec, PromptedSpec, TextDataSpec
+from mgk_text.splits import Splits, check_named
 from mgk_text.splits import load as load_splits
 from mgk_text.tasks import McqTask, Task, task_for
 from mgk_text.trainset import QuestionRows, TokenRows
@@ -68,8 +68,10 @@ class Maker:
 
 def load(spec: TextDataSpec, bundle: object) -> PhaseData:
     """Read, check, tokenise and pack a phase's data."""
-    maker = _maker(spec, bundle)
+    check_named(spec)
     reader = Reader(spec)
+    spec = reader.spec = settled(spec, reader)
+    maker = _maker(spec, bundle)
     splits = load_splits(spec, reader)
     texts = {
         name: reader.foreign(source, "text").records for name, source in spec.base_probes.items()
@@ -105,6 +107,18 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
     )
 
 
+def settled(spec: TextDataSpec, reader: Reader) -> TextDataSpec:
+    """Return the spec of the type that the data are recognised as, where none is named."""
+    if not isinstance(spec, AutoSpec):
+        return spec
+    kind = reader.recognised()
+    if kind not in SPECS:
+        known = ", ".join(SPECS)
+        raise InputError(f"data {spec.train!r}: recognised as {kind}; expected one of {known}")
+    shared = {a.name: getattr(spec, a.name) for a in fields(AutoSpec) if a.name != "type"}
+    return SPECS[kind](type=kind, **shared)
+
+
 def _train_set(maker: Maker, rows: Sequence[packing.Row], records: Sequence[Record]) -> TokenRows:
     """Return the training rows, with their options where those are contrasted."""
     made = TokenRows.of(maker.bundle, rows)
@@ -130,13 +144,7 @@ def _own_probes(maker: Maker, splits: Splits) -> tuple[Probe, ...]:
     pools = {"dev": splits.dev, "test": splits.test}
     for split, records in pools.items():
         if records:
-            other = [
-                r
-                for name in ("train", "dev", "test")
-                if name != split
-                for r in getattr(splits, name)
-            ]
-            made += maker.task.probes(maker.encoder, records, other, split)
+            made += maker.task.probes(maker.encoder, records, splits.others(split), split)
     return tuple(made)
 
 

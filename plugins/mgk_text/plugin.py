@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from mgk_core.contract.hookspecs import hookimpl
-from mgk_text.specs import DictionarySpec, McqSpec, PlainTextSpec, TextDataSpec
+from mgk_text.specs import SPECS, AutoSpec, McqSpec, TextDataSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @hookimpl
 def mgk_register_specs(registry: SpecRegistry) -> None:
-    """Answer for the data ``text``, ``dictionary`` and ``mcq``."""
-    registry.add("data", "text", PlainTextSpec)
-    registry.add("data", "dictionary", DictionarySpec)
-    registry.add("data", "mcq", McqSpec)
+    """Register the kinds of text data, and ``auto``, which recognises them."""
+    registry.add("data", "auto", AutoSpec)
+    for name, spec in SPECS.items():
+        registry.add("data", name, spec)
 
 
 @hookimpl

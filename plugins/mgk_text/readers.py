@@ -1,126 +1,147 @@
-"""From a source to raw rows: one function a format, every problem with its file and line."""
+"""From a source to raw rows: one function per format; every problem has its file and line."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
-
-from mgk_core.contract.errors import EnvironmentFault, Problem
-from mgk_text.sources import FileSource, HubSource
-
-
-@frozen
-class Raw:
-    """One row as its file has it. line: 1-based; for parquet and hub data the row's number."""
-
-    file: str
-    line: int
-    values: dict[str, Any]
+from mgk_core.contract.errors import EnvironmentFault
+from mgk_text.decode import text_of
+from mgk_text.delimited import clean_name, read_delimited
+from mgk_text.sources import SPLIT_NAMES, FileSource, HubSource, SavedSource, Source
+from mgk_text.table import Format, Table
 
 
-@frozen
-class Table:
-    """The rows of one source, and what could not be read in it."""
-
-    name: str
-    rows: list[Raw] = field(factory=list)
-    problems: list[Problem] = field(factory=list)
-
-    def add(self, line: int, values: dict[str, Any]) -> None:
-        """Append a row."""
-        self.rows.append(Raw(self.name, line, values))
-
-    def bad(self, line: int | None, message: str, where: str = "") -> None:
-        """Append a problem."""
-        self.problems.append(Problem(where, message, self.name, line))
-
-
-def read(
-    source: FileSource | HubSource,
-    *,
-    header: Sequence[str] | None = None,
-    txt_unit: str = "paragraph",
-) -> Table:
-    """Read every row of a source.
-
-    :param header: the columns of a .csv or .tsv file that has no header line
-    :param txt_unit: what one text of a .txt file is: ``paragraph``, ``line`` or ``file``
-    """
+def read(source: Source, how: Format | None = None) -> Table:
+    """Read every row of a source."""
+    how = how or Format()
     table = Table(source.name)
     if isinstance(source, HubSource):
         _read_hub(source, table)
-    elif source.suffix == ".parquet":
-        _read_parquet(source, table)
-    elif source.suffix == ".jsonl":
-        _read_jsonl(_text(source, table), table)
-    elif source.suffix == ".txt":
-        _read_txt(_text(source, table), table, txt_unit)
+    elif isinstance(source, SavedSource):
+        _read_saved(source, table)
     else:
-        delimiter = "\t" if source.suffix == ".tsv" else ","
-        _read_delimited(_text(source, table), table, delimiter, header)
+        _read_file(source, table, how)
     if not table.rows and not table.problems:
-        table.bad(None, "holds no rows; give a file with at least one")
+        table.bad(None, "has no rows; give a file with at least one")
     return table
 
 
-def _text(source: FileSource, table: Table) -> str:
-    """Decode as UTF-8; lines that are not are reported and left out."""
-    try:
-        data = source.path.read_bytes()
-    except OSError as error:
-        table.bad(None, f"cannot be read: {error.strerror}; give a file that you may read")
-        return ""
-    try:
-        return _without_nulls(data.decode("utf-8-sig"), table)
-    except UnicodeDecodeError:
-        lines = []
-        for number, line in enumerate(data.split(b"\n"), 1):
-            try:
-                lines.append(line.decode("utf-8-sig"))
-            except UnicodeDecodeError as error:
-                table.bad(
-                    number, f"is not UTF-8 (byte {error.start} of the line); save the file as UTF-8"
-                )
-                lines.append("")
-        return "\n".join(lines)
+def _read_file(source: FileSource, table: Table, how: Format) -> None:
+    if source.suffix in {".parquet", ".arrow"}:
+        _read_arrow(source, table)
+        return
+    text = text_of(source, table, how.encoding)
+    if "\n" not in text:
+        text = text.replace("\r", "\n")  # as Macs once ended lines
+    if source.suffix in {".jsonl", ".ndjson"}:
+        _read_lines(text, table)
+    elif source.suffix == ".json":
+        _read_json(text, table)
+    elif source.suffix in {".txt", ".md"}:
+        _read_text(text, table, how.txt_unit)
+    else:
+        read_delimited(text, table, "\t" if source.suffix == ".tsv" else ",", how)
 
 
-def _without_nulls(text: str, table: Table) -> str:
-    """Report lines with null bytes, which no text has, and leave them out."""
-    if "\0" not in text:
-        return text
-    lines = text.split("\n")
-    for number, line in enumerate(lines, 1):
-        if "\0" in line:
-            table.bad(number, "holds a null byte; expected a text file, saved as UTF-8")
-            lines[number - 1] = ""
-    return "\n".join(lines)
-
-
-def _read_jsonl(text: str, table: Table) -> None:
+def _read_lines(text: str, table: Table) -> None:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             values = json.loads(line)
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # not JSON, too many digits, nested without end
-            table.bad(number, f"is not JSON: {error}; expected one JSON object a line")
+        except (ValueError, RecursionError) as error:
+            table.bad(number, f"is not JSON: {error}; expected one JSON object per line")
             continue
-        if isinstance(values, dict):
-            table.add(number, values)
-        else:
-            table.bad(number, f"expected a JSON object, got {type(values).__name__}")
+        _add_object(table, number, values)
 
 
-def _read_txt(text: str, table: Table, unit: str) -> None:
+def _add_object(table: Table, line: int, values: Any) -> None:
+    if not isinstance(values, dict):
+        table.bad(line, f"expected a JSON object, got {type(values).__name__}")
+    elif all(key.isascii() for key in values):
+        table.add(line, values)
+    else:
+        table.add(line, {clean_name(key): value for key, value in values.items()})
+
+
+def _read_json(text: str, table: Table) -> None:
+    """Read an array of objects, an object that contains one, objects by id, or JSON lines."""
+    start = len(text) - len(text.lstrip())
+    if text[start : start + 1] == "[":
+        _read_array(text, start + 1, table)
+        return
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        lines = text.strip().split("\n")
+        if len(lines) > 1 and _is_object(lines[0]):
+            _read_lines(text, table)
+        elif text.strip():
+            message = f"is not JSON: {error}; expected an array of objects, or one object per line"
+            table.bad(getattr(error, "lineno", None), message)
+        return
+    _read_object(whole, table)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _read_array(text: str, place: int, table: Table) -> None:
+    """Read one element after the other, so that each row and each problem has its line."""
+    decoder = json.JSONDecoder()
+    line, counted = 1, 0
+    while True:
+        while place < len(text) and text[place] in " \t\r\n,":
+            place += 1
+        line += text.count("\n", counted, place)
+        counted = place
+        if place >= len(text):
+            table.bad(line, "the array is not closed; expected ] at the end of the file")
+            return
+        if text[place] == "]":
+            return
+        try:
+            values, place = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            message = f"is not JSON: {error}; expected an array of JSON objects"
+            table.bad(getattr(error, "lineno", line), message)
+            return
+        _add_object(table, line, values)
+
+
+def _read_object(whole: Any, table: Table) -> None:
+    """Read what one JSON value contains: a list of rows under a key, rows by id, or one row."""
+    if not isinstance(whole, dict):
+        table.bad(1, f"expected an array of JSON objects, got {type(whole).__name__}")
+        return
+    lists = [k for k, v in whole.items() if _is_rows(v)]
+    if len(lists) == 1 and not _is_conversation(whole[lists[0]]):
+        table.notes.append(f"rows under {lists[0]!r}")
+        rows: list[Any] = whole[lists[0]]
+    elif len(whole) > 1 and all(isinstance(v, dict) for v in whole.values()):
+        rows = [{"id": key, **value} for key, value in whole.items()]
+    else:
+        rows = [whole]
+    for number, values in enumerate(rows, 1):
+        _add_object(table, number, values)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+
+
+def _is_conversation(rows: list[dict[str, Any]]) -> bool:
+    return all({"role", "content"} <= set(r) or {"from", "value"} <= set(r) for r in rows)
+
+
+def _read_text(text: str, table: Table, unit: str) -> None:
     if unit == "file":
         if text.strip():
             table.add(1, {"text": text.strip()})
@@ -137,61 +158,79 @@ def _read_txt(text: str, table: Table, unit: str) -> None:
             lines = []
 
 
-def _read_delimited(text: str, table: Table, delimiter: str, header: Sequence[str] | None) -> None:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    names = list(header) if header is not None else None
-    for line, cells in _cells(reader, table):
-        if names is None:
-            names = [c.strip() for c in cells]
-            if len(set(names)) < len(names):
-                table.bad(line, "two columns of one name in the header; give each its own")
-        elif len(cells) != len(names):
-            table.bad(
-                line,
-                f"expected {len(names)} columns, found {len(cells)}; quote cells that hold the separator",
-            )
-        else:
-            table.add(line, dict(zip(names, cells, strict=True)))
-
-
-def _cells(reader: Any, table: Table) -> Iterator[tuple[int, list[str]]]:
-    """Yield (first line, cells) of each row that is not empty."""
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            table.bad(line, f"cannot be read: {error}; look for a quote that is never closed")
-            continue
-        if any(c.strip() for c in cells):
-            yield line, cells
-
-
-def _read_parquet(source: FileSource, table: Table) -> None:
+def _read_arrow(source: FileSource, table: Table) -> None:
     try:
-        from pyarrow import ArrowException, parquet
+        import pyarrow as pa
+        from pyarrow import parquet
     except ImportError:
         raise EnvironmentFault(
-            f"{source.name}: parquet files need pyarrow: pip install 'mgk[data]'"
+            f"{source.name}: {source.suffix} files need pyarrow: pip install 'mgk[data]'"
         ) from None
     try:
-        rows = parquet.read_table(source.path).to_pylist()
-    except (OSError, ArrowException) as error:
-        table.bad(None, f"cannot be read as parquet: {error}; write the file again")
+        if source.suffix == ".parquet":
+            found = parquet.read_table(source.path)
+        else:
+            found = _arrow_table(pa, source.path)
+    except (OSError, pa.ArrowException) as error:
+        kind = source.suffix.removeprefix(".")
+        table.bad(None, f"cannot be read as {kind}: {error}; write the file again")
         return
+    _add_rows(table, found.to_pylist())
+
+
+def _arrow_table(pa: Any, path: Path) -> Any:
+    """Read either of Arrow's two file formats; ``datasets`` writes the stream."""
+    with pa.OSFile(str(path)) as file:
+        try:
+            return pa.ipc.open_stream(file).read_all()
+        except pa.ArrowInvalid:
+            file.seek(0)
+            return pa.ipc.open_file(file).read_all()
+
+
+def _add_rows(table: Table, rows: Any) -> None:
     for number, values in enumerate(rows, 1):
-        table.add(number, values)
+        table.add(number, {clean_name(key): value for key, value in values.items()})
 
 
-def _read_hub(source: HubSource, table: Table) -> None:
+def _datasets(name: str) -> Any:
     try:
         import datasets
     except ImportError:
         raise EnvironmentFault(
-            f"{source.name}: data on the hub needs datasets: pip install 'mgk[data]'"
+            f"{name}: this source needs datasets: pip install 'mgk[data]'"
         ) from None
+    return datasets
+
+
+def _read_saved(source: SavedSource, table: Table) -> None:
+    datasets = _datasets(source.name)
+    try:
+        found = datasets.load_from_disk(str(source.path))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        table.bad(None, f"cannot be read as a saved data set: {error}; save it again")
+        return
+    if isinstance(found, datasets.DatasetDict):
+        found = _part(found, source, table)
+    if found is not None:
+        _add_rows(table, found)
+
+
+def _part(found: Mapping[str, Any], source: SavedSource, table: Table) -> Any:
+    """Return the split of a saved dict that the setting is named after."""
+    for name in SPLIT_NAMES.get(source.split, ()):
+        if name in found:
+            table.notes.append(f"split {name}")
+            return found[name]
+    table.bad(
+        None,
+        f"has no {source.split} split, but {', '.join(found)}; name one as a folder: {source.name}/NAME",
+    )
+    return None
+
+
+def _read_hub(source: HubSource, table: Table) -> None:
+    datasets = _datasets(source.name)
     try:
         rows = datasets.load_dataset(
             source.repository, source.config, split=source.split, revision=source.revision
@@ -199,8 +238,7 @@ def _read_hub(source: HubSource, table: Table) -> None:
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0]
         raise EnvironmentFault(
-            f"{source.name}: {reason}; check name, config and split, log in with 'hf auth login' where it is gated,"
-            " or download it and name the file"
+            f"{source.name}: {reason}; check name, config and split, log in with 'hf auth login'"
+            " if it is gated, or download it and name the file"
         ) from None
-    for number, values in enumerate(rows, 1):
-        table.add(number, values)
+    _add_rows(table, rows)

@@ -1,10 +1,15 @@
-"""What a row becomes once it was read: a text, a dictionary entry, a question."""
+"""What a row becomes once it is read: a text, a dictionary entry, a question, a dialogue, a pair."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 from attrs import frozen
 
-LETTERS = "ABCDEFGHIJ"
+from mgk_text.layouts import LETTERS
+
+__all__ = ["LETTERS", "Dialogue", "Entry", "Message", "Preference", "Question", "Record", "Text"]
 
 
 @frozen
@@ -19,6 +24,11 @@ class Text:
     def key(self) -> str:
         """What keeps rows of one kind in one split."""
         return self.group or self.text
+
+    @property
+    def words(self) -> str:
+        """Everything that the model reads or learns, for comparing rows."""
+        return self.text
 
 
 @frozen
@@ -36,6 +46,11 @@ class Entry:
     def key(self) -> str:
         """What keeps rows of one kind in one split."""
         return self.group or self.ko
+
+    @property
+    def words(self) -> str:
+        """Everything that the model reads or learns, for comparing rows."""
+        return f"{self.ko}\n{self.en}\n{self.definition}"
 
 
 @frozen
@@ -65,5 +80,92 @@ class Question:
         """What keeps rows of one kind in one split."""
         return self.group or self.question
 
+    @property
+    def words(self) -> str:
+        """Everything that the model reads or learns, for comparing rows."""
+        return "\n".join([self.question, *self.options])
 
-Record = Text | Entry | Question
+
+@frozen
+class Message:
+    """One turn. role: ``system``, ``user``, ``assistant`` or ``tool``."""
+
+    role: str
+    content: str
+
+
+Messages = tuple[Message, ...]
+
+
+@frozen
+class Dialogue:
+    """A conversation whose assistant turns are learnt; an instruction is one with a single answer.
+
+    tools: the row's tool definitions as JSON text, for templates that render them.
+    """
+
+    messages: Messages
+    tools: str = ""
+    specialty: str = ""
+    group: str = ""
+    place: str = ""
+
+    @property
+    def prompt(self) -> Messages:
+        """The messages before the last answer."""
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        """The last answer."""
+        return self.messages[-1].content
+
+    @property
+    def key(self) -> str:
+        """What keeps rows of one kind in one split: all dialogues that begin alike."""
+        return self.group or _joined([m for m in self.messages if m.role != "system"][:1])
+
+    @property
+    def words(self) -> str:
+        """Everything that the model reads or learns, for comparing rows."""
+        return _joined(self.messages)
+
+
+@frozen
+class Preference:
+    """Answers to one prompt, of which one is preferred. Unpaired rows have only one of the two."""
+
+    prompt: Messages
+    chosen: str
+    rejected: str
+    specialty: str = ""
+    group: str = ""
+    place: str = ""
+
+    @property
+    def paired(self) -> bool:
+        """Whether both answers are there."""
+        return bool(self.chosen and self.rejected)
+
+    @property
+    def key(self) -> str:
+        """What keeps rows of one kind in one split."""
+        return self.group or _joined(self.prompt)
+
+    @property
+    def words(self) -> str:
+        """Everything that the model reads or learns, for comparing rows."""
+        return f"{_joined(self.prompt)}\n{self.chosen}\n{self.rejected}"
+
+
+Record = Text | Entry | Question | Dialogue | Preference
+
+
+def _joined(messages: Sequence[Message]) -> str:
+    return "\n".join(m.content for m in messages)
+
+
+def fingerprint(record: Record) -> bytes:
+    """Return what two rows with the same content share, blanks and case aside."""
+    text = " ".join(record.words.split()).casefold()
+    return hashlib.blake2b(text.encode(), digest_size=12).digest()

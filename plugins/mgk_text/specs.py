@@ -1,24 +1,29 @@
-"""Configuration of the three kinds of data."""
+"""Configuration of the kinds of text data."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from attrs import frozen
 
 from mgk_core.contract.specs import Spec, at_least, between, one_of, option
+from mgk_text.layouts import AUTO, NAMES
 
 Source = str | tuple[str, ...]
-"""A file, ``package:PACKAGE/PATH``, ``hub:OWNER/NAME?config=…&split=…``, or several of them."""
+"""A file, folder or glob, ``package:PACKAGE/PATH``, ``hub:OWNER/NAME?config=…&split=…``, or several."""
 
 DIRECTIONS = ("en-ko", "ko-en", "ko-definition", "definition-ko")
-LAYOUTS = ("mgk", "kormedmcqa", "kcd", "mmlu")
 
 
 @frozen(kw_only=True)
 class TextDataSpec(Spec):
     """What every kind of text data shares: sources, columns, splits, length, the base's probes."""
 
+    kind: ClassVar[str] = "text"
+
     train: Source = option(
-        (), help="files, package:PACKAGE/PATH, or hub:OWNER/NAME?config=NAME&split=NAME"
+        (),
+        help="files, folders, globs, package:PACKAGE/PATH, or hub:OWNER/NAME?config=NAME&split=NAME",
     )
     dev: Source = option((), help="for choosing the best step; where empty, dev_share of train")
     test: Source = option((), help="for the probe; where empty, test_share of train")
@@ -32,17 +37,24 @@ class TextDataSpec(Spec):
         {}, help="field = column, where a file names its columns otherwise"
     )
     layout: str = option(
-        "mgk", one_of(*LAYOUTS), help="names of the columns in a known kind of file"
+        AUTO, one_of(*NAMES), help="names of the columns; auto: recognised from the columns"
+    )
+    encoding: str = option(
+        "", help="of text files, such as cp949; empty: UTF-8, or UTF-16 and CP949 by content"
+    )
+    delimiter: str = option("", help="of CSV and TSV files; empty: recognised")
+    header: int | None = option(
+        None,
+        at_least(0),
+        help="line of the column names in CSV and TSV files; 0: none, columns are 1, 2, …",
     )
     skip_bad_rows: bool = option(
-        False, help="count rows that cannot be read and go on, instead of stopping"
+        False, help="leave out and count rows that cannot be read, instead of stopping"
     )
-    normalise: str = option(
-        "NFC", one_of("NFC", "none"), help="Unicode form into which every text is brought"
-    )
+    normalise: str = option("NFC", one_of("NFC", "none"), help="Unicode normal form of every text")
     limit: int | None = option(None, at_least(1), help="train on the first N rows only")
     max_length: int = option(
-        512, at_least(8), help="most tokens of one example, the prompt included"
+        512, at_least(8), help="most tokens of one example, including its prompt"
     )
     seed: int = option(0, at_least(0), help="of what is drawn: held-out shares, distractors")
     probe: str = option("", help="name of the probe; default: the data's type")
@@ -55,8 +67,8 @@ class TextDataSpec(Spec):
     base_questions: dict[str, str] = option(
         {}, help="probe name = source of questions that no phase trains on"
     )
-    base_layout: str = option("mgk", one_of(*LAYOUTS), help="layout of base_questions")
-    calibration: Source = option((), help="texts that stand for what the base knew")
+    base_layout: str = option(AUTO, one_of(*NAMES), help="layout of base_questions")
+    calibration: Source = option((), help="texts that represent what the base knew")
     calibration_rows: int = option(48, at_least(1), help="how many of them are used, spread evenly")
     calibration_tokens: int = option(
         64, at_least(8), help="most tokens of one calibration text; longer ones are cut"
@@ -66,6 +78,15 @@ class TextDataSpec(Spec):
     def probe_name(self) -> str:
         """The probe's name; give it where a pipeline has two phases of one type."""
         return self.probe or self.type
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.delimiter) > 1:
+            raise ValueError(f"delimiter: expected one character, got {self.delimiter!r}")
+
+
+@frozen(kw_only=True)
+class AutoSpec(TextDataSpec):
+    """Any of the types below, recognised from the columns of ``train``; name a type for its own keys."""
 
 
 @frozen(kw_only=True)
@@ -101,6 +122,8 @@ class PromptedSpec(TextDataSpec):
 class DictionarySpec(PromptedSpec):
     """Dictionary entries: term, foreign term, definition; each direction is an example."""
 
+    kind: ClassVar[str] = "dictionary"
+
     directions: tuple[str, ...] = option(
         ("en-ko",), help="what is learnt from what: " + ", ".join(DIRECTIONS)
     )
@@ -109,7 +132,13 @@ class DictionarySpec(PromptedSpec):
         4, at_least(1), help="wrong options of the probe, from the same specialty"
     )
 
+    @property
+    def needs_definition(self) -> bool:
+        """Whether what is learnt or asked includes the definition."""
+        return any("definition" in d for d in (*self.directions, self.probe_direction))
+
     def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         if not self.directions or not set(self.directions) <= set(DIRECTIONS):
             raise ValueError(
                 f"directions: expected some of {', '.join(DIRECTIONS)}, got {list(self.directions)}"
@@ -118,7 +147,9 @@ class DictionarySpec(PromptedSpec):
 
 @frozen(kw_only=True)
 class McqSpec(PromptedSpec):
-    """Multiple-choice questions; the answer is learnt as its content, as a letter, or after a reasoning."""
+    """Multiple-choice questions; learnt is the right option's content, its letter, or a reasoning first."""
+
+    kind: ClassVar[str] = "mcq"
 
     target: str = option(
         "content", one_of("content", "letter", "reasoning"), help="what is learnt and scored"
@@ -126,8 +157,8 @@ class McqSpec(PromptedSpec):
     show_options: bool = option(True, help="list the options in the prompt, as an examination does")
     answers: str = option(
         "auto",
-        one_of("auto", "letter", "0", "1"),
-        help="how the file counts: letters, from 0, from 1",
+        one_of("auto", "letter", "0", "1", "text"),
+        help="how the file gives answers: letters, numbers from 0 or 1, the option's text",
     )
     contrast: float = option(
         0.0,
@@ -136,6 +167,7 @@ class McqSpec(PromptedSpec):
     )
 
     def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         if self.contrast and self.target == "reasoning":
             raise ValueError(
                 "contrast: needs options that are scored as they are learnt; target 'reasoning' has none"
@@ -144,3 +176,11 @@ class McqSpec(PromptedSpec):
             raise ValueError(
                 f"show_options: target {self.target!r} needs the options in the prompt"
             )
+
+
+SPECS: dict[str, type[TextDataSpec]] = {
+    "text": PlainTextSpec,
+    "dictionary": DictionarySpec,
+    "mcq": McqSpec,
+}
+"""Type → the class that reads its table."""

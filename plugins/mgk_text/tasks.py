@@ -11,7 +11,7 @@ from mgk_core.contract.bundle import Probe
 from mgk_core.contract.errors import Problem
 from mgk_text import probes
 from mgk_text.encode import Encoder, Pair
-from mgk_text.options import options_for
+from mgk_text.options import Distractors
 from mgk_text.records import Entry, Question, Record, Text
 from mgk_text.specs import DictionarySpec, McqSpec, PlainTextSpec, TextDataSpec
 from mgk_text.templates import DictionaryTemplate, McqTemplate
@@ -102,12 +102,11 @@ class DictionaryTask:
         """Return option log-likelihoods, and generated terms (test only)."""
         entries, others = cast("Sequence[Entry]", records), cast("Sequence[Entry]", other)
         spec, template = self.spec, DictionaryTemplate(self.spec.probe_direction)
+        draws = Distractors.of(template, entries, others, spec.distractors, spec.seed)
         items = []
         for entry in entries:
-            options, right = options_for(
-                entry, entries, others, template, count=spec.distractors, seed=spec.seed
-            )
-            items.append((template.ask(entry), options, right, entry.specialty))
+            drawn = draws.draw(entry)
+            items.append((template.ask(entry), drawn.options, drawn.right, entry.specialty))
         made = probes.options(encoder, items, spec.probe_name, split)
         if split == "test" and spec.generate:
             asked = probes.spread(entries, spec.generate)

@@ -16,7 +16,7 @@ from mgk_text import cache, lengths, packing
 from mgk_text.cache import TokenCache, tokenised
 from mgk_text.generation import character_f1, evaluate
 from mgk_text.load import load
-from mgk_text.options import options_for
+from mgk_text.options import Distractors
 from mgk_text.records import Entry
 from mgk_text.specs import DictionarySpec, McqSpec, PlainTextSpec
 from mgk_text.splits import held_out
@@ -134,9 +134,9 @@ def test_labels_are_the_answer_and_its_end_only(shipped, bundle):
 
 
 def _path(folder, split):
-    from mgk_text.sources import parse
+    from mgk_text.sources import find
 
-    return parse(f"{DATA}/{folder}/{split}.jsonl").path
+    return find(f"{DATA}/{folder}/{split}.jsonl")[0].path
 
 
 def test_batches_are_pure(shipped):
@@ -248,11 +248,15 @@ def test_distractors_come_from_the_same_specialty_and_split():
         Entry("딴것", "other", specialty="y")
     ]
     other = [Entry("나1", "b1", specialty="x"), Entry("가1", "dup", specialty="x")]
-    options, place = options_for(same[0], same, other, template, count=4, seed=0)
-    assert options[place] == "가0"
-    assert sorted(options) == sorted(["가0", "가1", "가2", "나1", "딴것"])
-    assert options_for(same[0], same, other, template, count=4, seed=0) == (options, place)
-    places = {options_for(same[0], same, other, template, count=4, seed=s)[1] for s in range(20)}
+
+    def draw(seed):
+        return Distractors.of(template, same, other, 4, seed).draw(same[0])
+
+    drawn = draw(0)
+    assert drawn.options[drawn.right] == "가0"
+    assert sorted(drawn.options) == sorted(["가0", "가1", "가2", "나1", "딴것"])
+    assert draw(0) == drawn
+    places = {draw(seed).right for seed in range(20)}
     assert len(places) > 2
 
 

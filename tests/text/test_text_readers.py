@@ -7,8 +7,9 @@ import pytest
 from mgk_core.contract.errors import DataError, EnvironmentFault, InputError
 from mgk_text.readers import read
 from mgk_text.rows import Reader
-from mgk_text.sources import HubSource, parse
+from mgk_text.sources import HubSource, find
 from mgk_text.specs import DictionarySpec, McqSpec, PlainTextSpec
+from mgk_text.table import Format
 
 ENTRIES = [
     {"ko": "심방세동", "en": "atrial fibrillation", "definition": "심방이 떠는 부정맥이다."},
@@ -79,7 +80,7 @@ def test_every_format_gives_the_same_entries(write, tmp_path):
 def test_a_text_file_is_read_by_paragraph_line_or_file(write, unit, expected):
     """Each unit of a .txt file is a row that knows its first line."""
     path = write("a.txt", "\n하나\n 둘\n\n셋\n")
-    table = read(parse(path), txt_unit=unit)
+    table = read(find(path)[0], Format(txt_unit=unit))
     assert [(r.values["text"], r.line) for r in table.rows] == expected
 
 
@@ -126,7 +127,7 @@ def test_lines_that_are_not_utf8_are_told_and_the_rest_is_read(write):
     path = write(
         "a.txt", "\ufeff첫째\n\n".encode() + "둘째".encode("cp949") + "\n\n셋째\n".encode()
     )
-    table = read(parse(path))
+    table = read(find(path)[0])
     assert [r.values["text"] for r in table.rows] == ["첫째", "셋째"]
     assert [p.line for p in table.problems] == [3]
 
@@ -134,7 +135,7 @@ def test_lines_that_are_not_utf8_are_told_and_the_rest_is_read(write):
 def test_a_row_with_another_number_of_cells_is_told_with_its_line(write):
     """Cells over several lines count as one row that begins where it begins."""
     path = write("a.csv", 'ko,en,definition\n가,a,"뜻\n둘째 줄"\n나,b\n')
-    table = read(parse(path))
+    table = read(find(path)[0])
     assert [(r.line, r.values["definition"]) for r in table.rows] == [(2, "뜻\n둘째 줄")]
     assert [(p.line, p.message[:29]) for p in table.problems] == [
         (4, "expected 3 columns, found 2; ")
@@ -145,24 +146,23 @@ def test_a_row_with_another_number_of_cells_is_told_with_its_line(write):
 def test_a_source_that_cannot_be_read_is_refused(tmp_path, name):
     """An unknown format and a missing file are errors that name the source."""
     with pytest.raises(InputError, match=name):
-        parse(str(tmp_path / name))
+        find(str(tmp_path / name))
 
 
 def test_package_data_is_found_by_the_packages_name():
     """``package:`` finds a file inside an installed package, and says which package is missing."""
-    source = parse("package:mgk_phases/data/korean_medical/text/dev.jsonl")
+    (source,) = find("package:mgk_phases/data/korean_medical/text/dev.jsonl")
     assert source.path.is_file()
     with pytest.raises(EnvironmentFault, match="no_such_package"):
-        parse("package:no_such_package/a.jsonl")
+        find("package:no_such_package/a.jsonl")
 
 
 def test_a_hub_source_names_repository_config_split_and_revision():
     """The part after the question mark names config, split and revision; an unknown key is refused."""
-    assert parse("hub:a/b?config=doctor&split=dev&revision=1f") == HubSource(
-        "hub:a/b?config=doctor&split=dev&revision=1f", "a/b", "doctor", "dev", "1f"
-    )
+    name = "hub:a/b?config=doctor&split=dev&revision=1f"
+    assert find(name) == (HubSource(name, "a/b", "doctor", "dev", "1f"),)
     with pytest.raises(InputError, match="did you mean 'split'"):
-        parse("hub:a/b?splt=dev")
+        find("hub:a/b?splt=dev")
 
 
 def test_a_data_set_is_read_through_datasets(write):
@@ -177,7 +177,7 @@ def test_a_data_set_is_read_through_datasets(write):
 def test_a_missing_library_says_what_to_install(write, monkeypatch, name, module):
     """Without the extra, parquet and hub sources say which extra brings the library."""
     monkeypatch.setitem(sys.modules, module, None)
-    source = parse(name if name.startswith("hub:") else write(name, b"PAR1"))
+    (source,) = find(name if name.startswith("hub:") else write(name, b"PAR1"))
     with pytest.raises(EnvironmentFault, match=r"mgk\[data\]"):
         read(source)
 

@@ -12,6 +12,12 @@ KINDS = {"text": PlainTextSpec, "dictionary": DictionarySpec, "mcq": McqSpec}
 OTHER = "\u1112\u1161\u11ab" + "글"  # decomposed and composed Hangul
 
 
+def table(rows):
+    """Return rows as CSV text."""
+    lines = [",".join(rows[0]), *(",".join(map(str, r.values())) for r in rows)]
+    return "\n".join(lines) + "\n"
+
+
 @pytest.fixture
 def sources(write):
     """Small files of each kind, one of them with a bad row, and a text file."""
@@ -29,6 +35,7 @@ def sources(write):
     made["bad"] = {
         kind: write(f"bad-{kind}.jsonl", [*found, {"nothing": 1}]) for kind, found in rows.items()
     }
+    made["csv"] = {kind: write(f"{kind}.csv", table(found)) for kind, found in rows.items()}
     made["txt"] = write("a.txt", "첫 줄이다.\n둘째 줄이다.\n\n셋째 줄이다.\n")
     made["mmlu"] = write("mmlu.csv", "What?,one,two,three,four,C\nWhich?,one,two,three,four,A\n")
     made["kor"] = write("kor.jsonl", [r | {"cot": "다른 까닭이다."} for r in rows["mcq"]])
@@ -49,6 +56,9 @@ def changes(kind, s):
             {},
             {"columns": {{"text": "text", "dictionary": "ko", "mcq": "question"}[kind]: "other"}},
         ),
+        "encoding": ({}, {"encoding": "cp949"}),
+        "delimiter": ({"train": s["csv"][kind]}, {"delimiter": "|"}),
+        "header": ({"train": s["csv"][kind]}, {"header": 2}),
         "skip_bad_rows": ({"train": s["bad"][kind]}, {"skip_bad_rows": True}),
         "normalise": ({"columns": {}}, {"normalise": "none"}),
         "limit": ({}, {"limit": 3}),
@@ -57,8 +67,8 @@ def changes(kind, s):
         "probe": (both, {"probe": "mine"}),
         "cache": ({}, {"cache": False}),
         "base_probes": ({}, {"base_probes": {"base": s["text"]}}),
-        "base_questions": ({}, {"base_questions": {"exam": s["mmlu"]}, "base_layout": "mmlu"}),
-        "base_layout": ({"base_questions": {"exam": s["mmlu"]}}, {"base_layout": "mmlu"}),
+        "base_questions": ({}, {"base_questions": {"exam": s["mmlu"]}}),
+        "base_layout": ({"base_questions": {"exam": s["mmlu"]}}, {"base_layout": "medqa"}),
         "calibration": ({}, {"calibration": s["text"]}),
         "calibration_rows": ({"calibration": s["text"]}, {"calibration_rows": 2}),
         "calibration_tokens": ({"calibration": s["text"]}, {"calibration_tokens": 9}),
@@ -77,7 +87,7 @@ def changes(kind, s):
             "txt_unit": ({"train": s["txt"]}, {"txt_unit": "line"}),
         },
         "dictionary": {
-            "layout": ({"train": s["kcd"], **both}, {"layout": "kcd"}),
+            "layout": ({"train": s["kcd"], **both}, {"layout": "mgk"}),
             "directions": ({}, {"directions": ("ko-en",)}),
             "probe_direction": ({"test": s[kind]}, {"probe_direction": "ko-en"}),
             "distractors": ({"test": s[kind]}, {"distractors": 2}),
@@ -86,7 +96,7 @@ def changes(kind, s):
         "mcq": {
             "layout": (
                 {"train": s["kor"], "target": "reasoning", "answers": "1"},
-                {"layout": "kormedmcqa"},
+                {"layout": "mgk"},
             ),
             "target": ({}, {"target": "letter"}),
             "show_options": ({}, {"show_options": False}),
