@@ -15,6 +15,9 @@ from mgk_core.contract.bundle import Batch, Bundle, PhaseData, Probe, Score
 from mgk_core.contract.outcome import Proposal
 from mgk_core.contract.settings import PhaseConfig, RunConfig
 
+FILES = "files"
+"""Name of the folder for plugins' own files, below a phase's folder."""
+
 
 @frozen(eq=False)
 class Remembered:
@@ -36,7 +39,8 @@ class PhaseContext:
     adapter, data, optimizer are None before the step of the phase that makes them. history:
     statistics of the base and of the phases before, in order. scores: rows of the retention
     matrix so far, row 0 first. proposal: what the transition last proposed, for recoveries that
-    change a part of it. tell: sends an event, ``tell(name, **data)``; those that
+    change a part of it. directory: the phase's folder, where mgk records every file at the commit.
+    tell: sends an event, ``tell(name, **data)``; those that
     `mgk_core.record.events.KEPT` names are kept in metrics.jsonl.
     """
 
@@ -59,6 +63,17 @@ class PhaseContext:
     base_phase: bool = False
     tell: Callable[..., None] = _tell_nobody
     proposal: Proposal | None = None
+
+    @property
+    def files(self) -> Path:
+        """A folder for what plugins write for themselves, such as a tracker's log.
+
+        It is inside the phase's folder and made when it is asked for. Nothing in it is recorded or
+        verified, so a plugin may write to it at any time, also after the phase has been committed.
+        """
+        folder = self.directory / FILES
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @property
     def model(self) -> nn.Module:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 from torch import Tensor
 
 
@@ -29,6 +30,11 @@ class FactorTransform(Transform, Protocol):
         """Return ``a @ M``. a: (rank, in)."""
 
 
+def _finite(_: object, attribute: Attribute[float], value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"{attribute.name}: expected a finite number, got {value}")
+
+
 @frozen(eq=False)
 class Proposal:
     """What shall be merged. Plugins in `mgk_propose_merge` change it with `attrs.evolve`.
@@ -39,7 +45,7 @@ class Proposal:
     weights once they compute what was live calls it, at that point.
     """
 
-    scale: float = 1.0
+    scale: float = field(default=1.0, validator=_finite)
     transforms: tuple[Transform, ...] = ()
     keep_apart: bool = False
     refuse: str | None = None

@@ -38,6 +38,11 @@ class RunSettings:
         False,
         help="halve the micro-batch where a step is out of memory; the batch stays, and so does the step",
     )
+    max_recoveries: int = option(
+        20,
+        at_least(0),
+        help="recoveries that a phase may try after refusals before it is rolled back",
+    )
     save_model: bool = option(True, help="write model/ at the end")
 
 

@@ -35,13 +35,33 @@ class PluginInfo:
     left_out: bool = False
 
 
+@frozen(order=True)
+class Call:
+    """A hook that was called, and one plugin that implements it."""
+
+    plugin: str
+    hook: str
+
+
 @define(eq=False)
 class Plugins:
-    """The loaded plugins: pluggy's manager, the registry of types, and who is who."""
+    """The loaded plugins: pluggy's manager, the registry of types, and who is who.
+
+    calls: hooks that were called, in order; whoever compares weights empties it.
+    """
 
     manager: pluggy.PluginManager
     registry: SpecRegistry
     infos: list[PluginInfo] = field(factory=list)
+    calls: dict[Call, None] = field(factory=dict)
+
+    def record_calls(self) -> None:
+        """Note every hook call from here on in `calls`."""
+
+        def before(hook: str, implementations: Sequence[Any], _: Mapping[str, Any]) -> None:
+            self.calls |= {Call(i.plugin_name, hook): None for i in implementations}
+
+        self.manager.add_hookcall_monitoring(before, lambda *_: None)
 
     @property
     def broken(self) -> list[PluginInfo]:
@@ -59,14 +79,25 @@ class Plugins:
 
     def owner_of(self, error: BaseException) -> str | None:
         """Return the plugin whose code stands innermost in an error's traceback; None: nobody's does."""
-        packages = {
-            i.module.split(":", 1)[0].split(".", 1)[0]: i.name for i in self.infos if not i.left_out
-        }
+        packages = self._packages()
         owner = None
         for frame, _ in traceback.walk_tb(error.__traceback__):
             package = str(frame.f_globals.get("__name__", "")).split(".", 1)[0]
             owner = packages.get(package, owner)
         return owner
+
+    def owner_of_object(self, thing: object) -> str | None:
+        """Return the plugin in whose package an object's class is defined."""
+        return self._packages().get(type(thing).__module__.split(".", 1)[0])
+
+    def _packages(self) -> dict[str, str]:
+        """Return top-level package → plugin."""
+        found = {}
+        for info in self.infos:
+            if not info.left_out:
+                module = info.module.split(":", 1)[0]
+                found[module.split(".", 1)[0]] = info.name
+        return found
 
     def describe(self, name: str) -> str:
         """Return ``'name' (distribution version)`` for messages."""
@@ -111,6 +142,7 @@ def load_plugins(
         )
     if os.environ.get("MGK_TRACE_HOOKS"):
         _trace(manager)
+    plugins.record_calls()
     return plugins
 
 

@@ -22,16 +22,24 @@ def tensor_digest(tensor: Tensor) -> str:
     return state.hexdigest()
 
 
+def tensor_digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return name → `tensor_digest`, sorted by name."""
+    names = sorted(tensors)
+    workers = max(1, min(8, torch.get_num_threads()))
+    with ThreadPoolExecutor(max_workers=workers) as pool:  # hashlib releases the GIL
+        digests = list(pool.map(lambda n: tensor_digest(tensors[n]), names))
+    return dict(zip(names, digests, strict=True))
+
+
+def combined_digest(digests: Mapping[str, str]) -> str:
+    """Return one digest for a set of named digests; order does not matter."""
+    pairs = [[name, digests[name]] for name in sorted(digests)]
+    return hashlib.blake2b(json.dumps(pairs).encode(), digest_size=32).hexdigest()
+
+
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """Digest of a set of named tensors; order does not matter."""
-    names = sorted(tensors)
-    with ThreadPoolExecutor(max_workers=max(1, min(8, torch.get_num_threads()))) as pool:
-        digests = list(
-            pool.map(lambda n: tensor_digest(tensors[n]), names)
-        )  # hashlib releases the GIL
-    return hashlib.blake2b(
-        json.dumps(list(zip(names, digests, strict=True))).encode(), digest_size=32
-    ).hexdigest()
+    return combined_digest(tensor_digests(tensors))
 
 
 def base_digest(model: nn.Module) -> str:

@@ -76,7 +76,11 @@ class PhaseEntry:
 
 @define
 class Ledger:
-    """What a run's model is made of. base: digest of the untouched base."""
+    """What a run's model is made of. base: digest of the untouched base.
+
+    model: digest of the weights that model/ was written from. saved: that of the tensors in its
+    files, which is the same one where the format keeps every tensor as it is.
+    """
 
     base: str
     base_spec: dict[str, Any]
@@ -86,6 +90,7 @@ class Ledger:
     preparation: dict[str, Any] = field(factory=dict)
     files: dict[str, str] = field(factory=dict)
     model: str | None = None
+    saved: str | None = None
     format: int = FORMAT
 
     def entry(self, phase: str) -> PhaseEntry | None:

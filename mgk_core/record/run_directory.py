@@ -21,6 +21,7 @@ from mgk_core.record.store import TEMPORARY, make_folder
 
 LOCK = ".lock"
 CONFIG = "run.toml"
+MODEL = "model"
 
 
 def phase_folder(index: int, name: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from mgk_core.contract.adapter import Adapter, state_of
@@ -14,6 +14,7 @@ from mgk_core.contract.errors import InputError, MergeError
 from mgk_core.contract.outcome import MergeReport, Proposal
 from mgk_core.contract.specs import Spec
 from mgk_core.host.hooks import Hooks, installed_hooks
+from mgk_core.run.attached import attach_seeded, take_off
 
 if TYPE_CHECKING:
     from mgk_core.contract.pipeline import Pipeline
@@ -52,20 +53,14 @@ def attach_spec(hooks: Hooks, model: nn.Module, spec: Spec, name: str, seed: int
     for parameter in model.parameters():
         if id(parameter) not in keep:
             parameter.requires_grad_(False)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        adapter = hooks.attach_adapter(model, spec, name)
-    state_of(model).adapters.append(adapter)
-    return adapter
+    return attach_seeded(hooks, model, spec, name, seed)
 
 
 def detach(model: nn.Module, adapter: Adapter) -> None:
     """Take an adapter off without merging it; the base is bit-identical to what it was."""
-    state = state_of(model)
-    if adapter not in state.adapters:
+    if adapter not in state_of(model).adapters:
         raise InputError(f"adapter {adapter.name!r} is not attached to this model")
-    adapter.detach()
-    state.adapters.remove(adapter)
+    take_off(model, adapter)
 
 
 def merge(
@@ -92,6 +87,8 @@ def merge(
     spec = hooks.spec("merge", {"type": rule, **options})
     if undo not in ("memory", "disk"):
         raise InputError(f"undo: expected 'memory' or 'disk', got {undo!r}")
+    if not math.isfinite(scale):
+        raise InputError(f"scale: expected a finite number, got {scale}")
     proposal = Proposal(scale=scale, undo="disk" if undo == "disk" else "memory")
     report = hooks.merge(model, adapter, proposal, spec)
     detach(model, adapter)

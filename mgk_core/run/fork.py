@@ -6,6 +6,7 @@ import functools
 import shutil
 from pathlib import Path
 
+from mgk_core.contract.context import FILES
 from mgk_core.contract.errors import InputError, StoreError
 from mgk_core.record.commit import commit
 from mgk_core.record.journal import Journal
@@ -33,12 +34,14 @@ def finish(store: Store, journal: Journal) -> None:
     source, index = Path(begun["source"]), int(begun["index"])
     try:
         ledger = read_ledger(source)
-        ledger.phases, ledger.model = ledger.phases[:index], None
+        ledger.phases = ledger.phases[:index]
+        ledger.model = ledger.saved = None
         ledger.files = {k: v for k, v in ledger.files.items() if k.startswith("base/")}
         check_files(source, ledger.files)
         for entry in ledger.phases:
             check_files(source, entry.files)
-        for name in ("base", *(phase_folder(e.index, e.phase) for e in ledger.phases)):
+        phases = [phase_folder(e.index, e.phase) for e in ledger.phases]
+        for name in ("base", *phases):
             store.write_folder(name, functools.partial(_copy, source / name))
     except OSError as error:
         raise StoreError(f"{source}: cannot be copied: {error.strerror or error}") from error
@@ -48,6 +51,8 @@ def finish(store: Store, journal: Journal) -> None:
 def _copy(source: Path, where: Path) -> None:
     """Copy plain files only: what a link in a foreign directory points to is not the run's."""
     for path in sorted(source.rglob("*")):
+        if FILES in path.relative_to(source).parts[:1]:
+            continue  # plugins' own files, on no record
         target = where / path.relative_to(source)
         if path.is_symlink():
             raise InputError(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from attrs import evolve
 
-from mgk_core.contract.adapter import state_of
 from mgk_core.contract.errors import DigestError, InputError
 from mgk_core.contract.files import read_tensors
 from mgk_core.contract.outcome import Proposal
-from mgk_core.model.digest import base_digest, tensors_digest
+from mgk_core.model.digest import tensors_digest
 from mgk_core.record.ledger import PhaseEntry, check_files
 from mgk_core.record.run_directory import phase_folder
+from mgk_core.run.attached import attached
 from mgk_core.run.session import Session
 from mgk_core.run.stored_transforms import stored_transform
 
@@ -42,7 +41,7 @@ def replay(
         _merge_again(session, entry, factors.get(entry.phase, 1.0))
         if not each and entry is not merged[-1]:
             continue
-        digest = base_digest(session.bundle.model)
+        digest = session.weights.accept(f"merging phase {entry.phase!r} again")
         if not factors and digest != entry.merged:
             raise DigestError(
                 session.store.path(phase_folder(entry.index, entry.phase)), entry.merged, digest
@@ -64,20 +63,12 @@ def _merge_again(session: Session, entry: PhaseEntry, factor: float) -> None:
         raise DigestError(
             session.store.path(f"{folder}/adapter"), entry.adapter, tensors_digest(state)
         )
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(0)
-        adapter = session.hooks.attach_adapter(model, phase.adapter, entry.phase)
-    state_of(model).adapters.append(adapter)
-    try:
+    with attached(session.hooks, model, phase.adapter, entry.phase) as adapter:
         adapter.load_state_dict(state)
-        report = session.hooks.merge(
-            model, adapter, _proposal(session, entry, folder, factor), phase.merge
-        )
+        proposal = _proposal(session, entry, folder, factor)
+        report = session.hooks.merge(model, adapter, proposal, phase.merge)
         if report.undo is not None:
             report.undo.release()
-    finally:
-        adapter.detach()
-        state_of(model).adapters.remove(adapter)
 
 
 def _proposal(session: Session, entry: PhaseEntry, folder: str, factor: float) -> Proposal:

@@ -10,12 +10,12 @@ import torch
 
 from mgk_core.contract.errors import InputError
 from mgk_core.model.device import pick_device, set_up
-from mgk_core.model.digest import base_digest
 from mgk_core.record.events import Events, Sink, ignore
 from mgk_core.record.journal import open_journal
 from mgk_core.record.ledger import read_ledger
 from mgk_core.record.run_directory import claim, require_run
 from mgk_core.record.store import Store
+from mgk_core.run.frozen_weights import FrozenWeights
 from mgk_core.run.session import Session
 from mgk_core.run.setup import prepare_run
 
@@ -37,7 +37,8 @@ def reopen(run: Path, *, without: Iterable[str] = (), sink: Sink = ignore) -> Se
     bundle = prepared.hooks.build_model(config.base, device)
     bundle.model.requires_grad_(False)
     bundle.model.eval()
-    found = base_digest(bundle.model)
+    weights = FrozenWeights(bundle.model, prepared.hooks.plugins)
+    found = weights.digest
     if found != ledger.base:
         raise InputError(
             f"{run}: the base is not the one that the run began with (digest {ledger.base[:16]}…, now {found[:16]}…);"
@@ -45,7 +46,7 @@ def reopen(run: Path, *, without: Iterable[str] = (), sink: Sink = ignore) -> Se
         )
     journal = open_journal(store, repair=False)
     return Session(
-        prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger
+        prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger, weights
     )
 
 

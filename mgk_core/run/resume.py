@@ -131,11 +131,10 @@ def _adopt(session: Session, ledger: Ledger) -> None:
             f"the base has changed: was {ledger.base}, is {session.ledger.base}; a phase can be run again only on the"
             " base that its run began with"
         )
-    session.ledger.phases, session.ledger.files, session.ledger.model = (
-        ledger.phases,
-        ledger.files,
-        ledger.model,
-    )
+    session.ledger.phases = ledger.phases
+    session.ledger.files = ledger.files
+    session.ledger.model = ledger.model
+    session.ledger.saved = ledger.saved
 
 
 def _check_same(
@@ -173,11 +172,13 @@ def _base_row(session: Session) -> None:
         with session.timed("evaluation"):
             stop = partial(session.check_stop, "while the untouched base was scored")
             row = measure_row(session.hooks, session.context(0), ends=True, stop=stop)
+            session.weights.check("the baseline's scores")
         save_row(store, name, row, digest=session.ledger.base)
     session.rows.append(("base", row))
     if session.journal.last("base") is None:
         session.events("evaluation", phase="base", row="base", scores=plain(row.values()))
         _base_statistics(session)
+        session.weights.check("the base's statistics")
         session.ledger.files = folder_digests(session.run, store.path("base"))
         session.commit("base", digest=session.ledger.base, **session.account())
 

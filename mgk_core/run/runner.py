@@ -27,13 +27,22 @@ from mgk_core.record.json_numbers import numbers
 from mgk_core.record.ledger import NAME as LEDGER
 from mgk_core.record.ledger import Ledger, read_ledger
 from mgk_core.record.metrics_log import NAME as METRICS
-from mgk_core.record.run_directory import CONFIG, LOCK, Lock, claim, require_run, told_if_gone
+from mgk_core.record.run_directory import (
+    CONFIG,
+    LOCK,
+    MODEL,
+    Lock,
+    claim,
+    require_run,
+    told_if_gone,
+)
 from mgk_core.record.store import Store, folder_digests, json_text, text_digest
 from mgk_core.run.fork import finish as finish_fork
 from mgk_core.run.fork import fork
 from mgk_core.run.out_of_memory import told_of
 from mgk_core.run.phase import PhaseRun
 from mgk_core.run.resume import RETENTION, begin, check_finished, find
+from mgk_core.run.saved_model import SavedModel, compare_saved
 from mgk_core.run.scores import load_row, retention_table
 from mgk_core.run.session import Session
 from mgk_core.run.setup import Prepared, open_session, prepare, prepare_run
@@ -339,12 +348,32 @@ def _finish(session: Session) -> None:
     if session.config.run.save_model:
         session.events("load", what="save")
         with session.timed("save"):
-            folder = session.store.write_folder("model", session.bundle.save)
-        session.ledger.files |= folder_digests(session.run, folder)
-        session.ledger.model = session.ledger.head
+            _save_model(session)
     digest = _write_retention(session)
     session.events("time", **{k: round(v, 3) for k, v in session.times.items()})
     session.commit("finished", retention=digest, **session.account())
+
+
+def _save_model(session: Session) -> None:
+    """Write model/ and read it back: what is in it must be the weights of the ledger's head."""
+    session.weights.check("the last phase")
+    found: list[SavedModel] = []
+
+    def save(where: Path) -> None:
+        session.bundle.save(where)
+        found.append(compare_saved(where, session.bundle.model, session.weights.base))
+        found[0].check(session.store.path(MODEL))
+
+    folder = session.store.write_folder(MODEL, save)
+    saved = found[0]
+    if saved.compared < len(saved.digests):
+        text = (
+            f"{saved.compared} of {len(saved.digests)} tensors in {MODEL}/ could be compared with the"
+            " merged weights; the others are saved in another form"
+        )
+        session.events("note", phase="", text=text)
+    session.ledger.files |= folder_digests(session.run, folder)
+    session.ledger.model, session.ledger.saved = session.ledger.head, saved.digest
 
 
 def _result(session: Session, *, finished: bool) -> RunResult:

@@ -27,7 +27,8 @@ from mgk_core.record.journal import Journal
 from mgk_core.record.ledger import Ledger
 from mgk_core.record.metrics_log import Mark
 from mgk_core.record.run_directory import phase_folder
-from mgk_core.record.store import Store
+from mgk_core.record.store import Store, make_folder
+from mgk_core.run.frozen_weights import FrozenWeights
 
 
 @define(eq=False)
@@ -47,6 +48,7 @@ class Session:
     device: torch.device
     bundle: Bundle
     ledger: Ledger
+    weights: FrozenWeights
     data: list[PhaseData] = field(factory=list)
     rows: list[tuple[str, Mapping[str, Score]]] = field(factory=list)
     marks: dict[str, str] = field(factory=dict)
@@ -74,15 +76,17 @@ class Session:
         return tuple(p for d in self.data for p in d.probes)
 
     def context(self, index: int) -> PhaseContext:
-        """Make the context of one phase."""
+        """Make the context of one phase; its folder is there when a hook gets it."""
         phase = self.config.phases[index]
+        directory = self.store.path(phase_folder(index, phase.name))
+        make_folder(directory, self.store.disk)
         return PhaseContext(
             config=self.config,
             phase=phase,
             index=index,
             bundle=self.bundle,
             device=self.device,
-            directory=self.store.path(phase_folder(index, phase.name)),
+            directory=directory,
             data=self.data[index] if self.data else None,
             targets=self.targets,
             history=self.history(index),

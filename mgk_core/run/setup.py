@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from attrs import evolve, frozen
 
 from mgk_core.config.render import as_table
@@ -16,12 +15,13 @@ from mgk_core.contract.errors import ConfigError, InputError, Problem
 from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import load_plugins
 from mgk_core.model.device import pick_device, set_up
-from mgk_core.model.digest import base_digest
 from mgk_core.record.checkpoint import seed_all
 from mgk_core.record.events import Events
 from mgk_core.record.journal import Journal
 from mgk_core.record.ledger import Ledger, environment
 from mgk_core.record.store import Store
+from mgk_core.run.attached import attached
+from mgk_core.run.frozen_weights import FrozenWeights
 from mgk_core.run.scores import check_probes, unmatched_limits
 from mgk_core.run.session import Session
 
@@ -61,8 +61,9 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
     bundle = prepared.hooks.build_model(config.base, device)
     bundle.model.requires_grad_(False)
     bundle.model.eval()
+    weights = FrozenWeights(bundle.model, prepared.hooks.plugins, lambda: events.observers)
     ledger = Ledger(
-        base=base_digest(bundle.model),
+        base=weights.digest,
         base_spec=as_table(config)["base"],
         environment=environment(device),
         preparation=dict(getattr(bundle, "preparation", {})),
@@ -70,7 +71,7 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
     for note in getattr(bundle, "notes", ()):
         events("note", phase="base", text=note)
     session = Session(
-        prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger
+        prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger, weights
     )
     for phase in config.phases:
         events("load", what="data", phase=phase.name, type=phase.data.type)
@@ -107,13 +108,10 @@ def _targets(session: Session) -> tuple[str, ...]:
     }  # the first phase of each kind stands for it
     for phase in reversed(distinct.values()):
         try:
-            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-                adapter = session.hooks.attach_adapter(model, phase.adapter, "targets")
+            with attached(session.hooks, model, phase.adapter, "targets") as adapter:
+                names |= dict.fromkeys(adapter.targets())
         except InputError as error:
             problems.append(Problem(f"phases.{phase.name}.adapter", str(error)))
-            continue
-        names |= dict.fromkeys(adapter.targets())
-        adapter.detach()
     if problems:
         raise ConfigError(problems)
     return tuple(names) if any(p.retention or p.recover for p in config.phases) else ()

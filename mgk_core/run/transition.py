@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mgk_core.contract.adapter import Adapter, Saves, base_state_dict, state_of
 from mgk_core.contract.bundle import Score
-from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.context import FILES, PhaseContext
 from mgk_core.contract.errors import MergeError, MgkError
 from mgk_core.contract.outcome import (
     MergeReport,
@@ -31,7 +31,7 @@ from mgk_core.contract.outcome import (
     Result,
     Verdict,
 )
-from mgk_core.model.digest import base_digest, tensors_digest
+from mgk_core.model.digest import tensors_digest
 from mgk_core.record.ledger import Attempt, PhaseEntry
 from mgk_core.record.run_directory import phase_folder
 from mgk_core.record.store import Store, file_digest, folder_digests
@@ -109,6 +109,7 @@ class Transition:
         """Keep the live outputs for verification, score the live model if asked, and propose."""
         ctx = self.ctx
         assert ctx.data is not None  # noqa: S101 - loaded before training
+        self.session.weights.hold(self.adapter)
         self.live = outputs_on(ctx.bundle, ctx.data.verify)
         if not all(bool(torch.isfinite(t).all()) for t in self.live):
             raise MgkError(
@@ -123,6 +124,7 @@ class Transition:
             spool=str(self.session.store.path(f"{self.folder}/.tmp-undo")),
         )
         proposal = self.forced or self.session.hooks.propose_merge(ctx, start)
+        self._check_weights("the proposal")
         self.proposal = ctx.proposal = evolve(
             proposal, undo=start.undo, spool=start.spool, last=self.last, verify=self._verify
         )
@@ -144,6 +146,7 @@ class Transition:
                 ctx.model, self.adapter, self.proposal, ctx.phase.merge
             )
             self._off.enter_context(self.adapter.disabled())
+            self.digest = self.session.weights.accept_merge(self.adapter, "the merge")
         report = self.report
         self.session.events(
             "merge", phase=ctx.phase.name, rule=report.rule, scale=self.proposal.scale, kept=report.kept,
@@ -154,14 +157,13 @@ class Transition:
 
     def _merged(self) -> State:
         """Verify merged against live, unless the merge rule has asked for it already; score the row."""
-        ctx = self.ctx
         with self.session.timed("merge"):
-            self.digest = base_digest(ctx.model)
             if self.verification is None and self.report is not None and self.report.exact:
                 self._verify()
         with self.session.timed("evaluation"):
             cached = load_row(self.session.store.path(f"{self.folder}/scores.json"), self.digest)
             self.row = cached or self._measure()
+        self._check_weights("the scores")
         save_row(self.session.store, f"{self.folder}/scores.json", self.row, digest=self.digest)
         return State.SCORED
 
@@ -183,11 +185,18 @@ class Transition:
             "verify", phase=ctx.phase.name, error=found.error, bound=found.bound, ok=found.ok
         )
         if not found.ok:
+            if self.state is State.MERGED:  # a write since the merge is not the adapter's error
+                self._check_weights("the verification")
             raise MergeError(
                 f"phase {ctx.phase.name!r}: merged and live outputs differ by {found.error:.3g} (relative 2-norm);"
                 f" rounding explains at most {found.bound:.3g}. The base was restored; the adapter's"
                 " merged_weight does not compute what its forward pass does: see 'mgk check-plugin'"
             )
+
+    def _check_weights(self, when: str) -> None:
+        """Check that base and adapter are what they must be; `when` is what was just done."""
+        with self.session.timed("merge"):
+            self.session.weights.check(when, self.adapter)
 
     def _measure(self) -> dict[str, Score]:
         return measure_row(self.session.hooks, self.ctx, ends=self.last, stop=self._check_stop)
@@ -213,25 +222,27 @@ class Transition:
     def _refused(self) -> State:
         """Undo the merge and ask the configured recoveries, in order, what to try."""
         self._undo()
-        entries = self.ctx.phase.recover
-        while self.asked < len(entries):
-            spec = entries[self.asked]
-            recovery = self.session.hooks.recover(self.ctx, self.refusals, self.tried, spec)
-            if recovery is None:
-                self.asked += 1
-                continue
-            self.attempts.append(Attempt(recovery.method, self.refusals, dict(recovery.evidence)))
-            self.tried.append(recovery)
-            self.session.journal.add(
-                "recover", phase=self.ctx.phase.name, method=recovery.method, action=recovery.action
-            )
-            self.session.events(
-                "recover", phase=self.ctx.phase.name, method=recovery.method, action=recovery.action
-            )
-            return self._follow(recovery)
+        self._check_weights("undoing the merge")
+        ctx, limit = self.ctx, self.ctx.config.run.max_recoveries
+        while self.asked < len(ctx.phase.recover):
+            if len(self.tried) >= limit:
+                self.refusals += (_too_many(limit),)
+                return State.GIVEN_UP
+            spec = ctx.phase.recover[self.asked]
+            recovery = self.session.hooks.recover(ctx, self.refusals, self.tried, spec)
+            self._check_weights("asking for a recovery")
+            if recovery is not None:
+                return self._follow(recovery)
+            self.asked += 1
         return State.GIVEN_UP
 
     def _follow(self, recovery: Recovery) -> State:
+        """Record a recovery, and go to the state that it leads to."""
+        what = {"method": recovery.method, "action": recovery.action}
+        self.attempts.append(Attempt(recovery.method, self.refusals, dict(recovery.evidence)))
+        self.tried.append(recovery)
+        self.session.journal.add("recover", phase=self.ctx.phase.name, **what)
+        self.session.events("recover", phase=self.ctx.phase.name, **what)
         if recovery.action == "keep_apart":
             return State.APART
         if recovery.action == "stop":
@@ -248,6 +259,7 @@ class Transition:
         ctx = self.ctx
         with self.session.timed("statistics"):
             statistics = self.session.hooks.collect_statistics(ctx)
+        self._check_weights("gates and statistics")
         if statistics:
             self.session.store.write_tensors(f"{self.folder}/statistics.safetensors", statistics)
         self._write_merge()
@@ -260,6 +272,7 @@ class Transition:
         self.digest = self.session.ledger.head
         with self.session.timed("evaluation"):
             self.row = self._measure()
+        self._check_weights("the scores")
         self._tell_row(ctx.phase.name, self.row, kept_apart=True)
         save_row(
             self.session.store,
@@ -333,7 +346,7 @@ class Transition:
         root = self.session.run
         found: dict[str, str] = {}
         for path in sorted(self.session.store.path(self.folder).iterdir()):
-            if path.name.startswith(".tmp") or path.name == "checkpoint":
+            if path.name.startswith(".tmp") or path.name in ("checkpoint", FILES):
                 continue
             if path.is_dir():
                 found |= folder_digests(root, path)
@@ -349,6 +362,7 @@ class Transition:
             and self.state is not State.DONE
         ):
             self.report.undo.restore()
+            self.session.weights.expect_undone()
         self.report, self.verification = None, None
         self._off.close()
 
@@ -360,6 +374,14 @@ class Transition:
 
     def _check_stop(self) -> None:
         self.session.check_stop("between two steps of a transition; nothing of it is committed")
+
+
+def _too_many(limit: int) -> Refusal:
+    return Refusal(
+        "recover",
+        f"{limit} recoveries were tried, the most that run.max_recoveries allows",
+        evidence={"max_recoveries": limit},
+    )
 
 
 def _save_adapter(where: Path, adapter: Adapter, state: Mapping[str, Tensor]) -> None:

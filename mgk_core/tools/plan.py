@@ -7,6 +7,7 @@ taken off again, and a batch or a few items go through the model to see what eac
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +16,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from mgk_core.contract.adapter import Adapter, Saves, base_state_dict, state_of
+from mgk_core.contract.adapter import Adapter, Saves, base_state_dict
 from mgk_core.contract.bundle import PhaseData
 from mgk_core.contract.hookspecs import spec_names
 from mgk_core.contract.sampling import steps_of
@@ -25,6 +26,7 @@ from mgk_core.model.device import memory
 from mgk_core.record.events import Events, Sink, ignore
 from mgk_core.record.journal import Journal
 from mgk_core.record.store import Store
+from mgk_core.run.attached import attached
 from mgk_core.run.session import Session
 from mgk_core.run.setup import Prepared, open_session
 from mgk_core.tools.footprint import memory_of, residual_bytes, scoring, size_of
@@ -111,8 +113,12 @@ def make_plan(prepared: Prepared, *, sink: Sink = ignore) -> Plan:
 
     :raises ConfigError: phases that cannot be begun, all of them, and why
     """
+    with tempfile.TemporaryDirectory(prefix="mgk-plan-") as scratch:  # a phase's hooks get a folder
+        return _plan(prepared, Store(Path(scratch)), sink)
+
+
+def _plan(prepared: Prepared, store: Store, sink: Sink) -> Plan:
     before = memory(torch.device("cpu"))["rss"]
-    store = Store(Path("plan"))  # nothing is written below it
     session = open_session(prepared, store, Journal(store), Events(sink))
     weights = base_state_dict(session.bundle.model)
     weights_on_cpu = size_of(t for t in weights.values() if t.device.type == "cpu")
@@ -135,18 +141,9 @@ def make_plan(prepared: Prepared, *, sink: Sink = ignore) -> Plan:
 
 
 def _phase(session: Session, index: int, evaluation: int) -> PhasePlan:
-    phase, model = session.config.phases[index], session.bundle.model
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(session.config.run.seed)
-        adapter = session.hooks.attach_adapter(model, phase.adapter, phase.name)
-    state_of(model).adapters.append(adapter)
-    try:
+    phase, model, seed = session.config.phases[index], session.bundle.model, session.config.run.seed
+    with attached(session.hooks, model, phase.adapter, phase.name, seed=seed) as adapter:
         return _attached(session, index, adapter, evaluation)
-    finally:
-        adapter.detach()
-        state_of(model).adapters.remove(adapter)
 
 
 def _attached(session: Session, index: int, adapter: Adapter, evaluation: int) -> PhasePlan:
@@ -186,8 +183,16 @@ def _attached(session: Session, index: int, adapter: Adapter, evaluation: int) -
             )
             for p in data.probes
         ),
-        notes=tuple(data.notes),
+        notes=(*data.notes, *_recoveries(session, phase)),
     )
+
+
+def _recoveries(session: Session, phase: PhaseConfig) -> Iterator[str]:
+    """Say how often a phase may try again after a refusal."""
+    if phase.recover:
+        names = ", ".join(spec.type for spec in phase.recover)
+        limit = session.config.run.max_recoveries
+        yield f"after a refusal: {names}; at most {limit} recoveries in all (run.max_recoveries)"
 
 
 def _optimizer_bytes(session: Session, phase: PhaseConfig, adapter: Adapter) -> int:

@@ -7,10 +7,12 @@ of the retention matrix and of the metrics; the ledger carries those of everythi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 from attrs import define, field, frozen
 
+from mgk_core.contract.context import FILES
 from mgk_core.contract.errors import DigestError, InputError, MgkError, StoreError
 from mgk_core.record.checkpoint import STATE, list_checkpoints, load_checkpoint
 from mgk_core.record.commit import standing
@@ -21,8 +23,15 @@ from mgk_core.record.ledger import NAME as LEDGER
 from mgk_core.record.ledger import Ledger, read_ledger
 from mgk_core.record.metrics_log import NAME as METRICS
 from mgk_core.record.metrics_log import digest_of
-from mgk_core.record.run_directory import CONFIG, LOCK, owner_of, require_run
+from mgk_core.record.run_directory import (
+    CONFIG,
+    LOCK,
+    MODEL,
+    owner_of,
+    require_run,
+)
 from mgk_core.record.store import TEMPORARY, Store, file_digest
+from mgk_core.run.saved_model import compare_saved, saved_digest
 
 RETENTION = "retention.json"
 
@@ -81,6 +90,7 @@ def audit(run: Path) -> Audit:
     ledger = _ledger(found, journal)
     for name, expected in _files(ledger):
         found.hold(name, expected)
+    _model(found, ledger)
     for folder in sorted(run.glob("phases/*/checkpoint")):
         _checkpoints(found, folder)
     _strangers(found)
@@ -140,6 +150,36 @@ def _ledger(found: Audit, journal: Journal) -> Ledger | None:
     return ledger
 
 
+def _model(found: Audit, ledger: Ledger | None) -> None:
+    """Compare the tensors in model/ with the ledger's head.
+
+    A format may keep tensors in another form (packed, cast). Then their digest is the one that the
+    ledger recorded after they were compared with the merged weights.
+    """
+    if ledger is None or ledger.model is None or not (found.run / MODEL).is_dir():
+        return
+    found.checked += 1
+    if ledger.model != ledger.head:
+        what = f"was written from weights {ledger.model[:16]}…, the ledger ends with {ledger.head[:16]}…"
+        found.findings.append(Finding(MODEL, what))
+    try:
+        digest = saved_digest(found.run / MODEL)
+    except StoreError as error:
+        found.findings.append(Finding(MODEL, str(error)))
+        return
+    expected = ledger.saved or ledger.head
+    if digest == expected:
+        return
+    what = f"contains weights {digest[:16]}…, expected {expected[:16]}…"
+    if ledger.saved is None:
+        hint = (
+            "; the format may keep them in another form, which 'mgk verify --weights' can compare"
+        )
+        found.findings.append(Finding(MODEL, what + hint, harmless=True))
+    else:
+        found.findings.append(Finding(MODEL, what))
+
+
 def _readable(run: Path) -> Ledger | None:
     """Return a ledger that differs, if it can be read at all: it still says which files there should be."""
     try:
@@ -178,8 +218,8 @@ def _checkpoints(found: Audit, folder: Path) -> None:
 def _strangers(found: Audit) -> None:
     """Name files that no record knows; a temporary one is what a crash leaves."""
     for path in sorted(_plain_files(found.run)):
-        name = str(path.relative_to(found.run))
-        if name in found.covered or name == LOCK:
+        name = path.relative_to(found.run).as_posix()
+        if name in found.covered or name == LOCK or fnmatch(name, f"phases/*/{FILES}/*"):
             continue
         if any(part.startswith(TEMPORARY) for part in path.parts):
             found.findings.append(
@@ -196,22 +236,22 @@ def _plain_files(run: Path) -> Iterator[Path]:
 
 
 def audit_weights(found: Audit, *, without: Iterable[str] = (), sink: Sink = ignore) -> None:
-    """Build the final weights again from the base and the adapters, and hold them against the ledger."""
+    """Rebuild the final weights from the base and the adapters; compare them and model/ with the ledger."""
+    from mgk_core.run.rebuild import replay
     from mgk_core.run.reopen import reopen
 
     session = reopen(found.run, without=without, sink=sink)
-    from mgk_core.run.rebuild import replay
-
     found.checked += 1
     try:
         found.weights = replay(session, session.ledger.phases)
     except DigestError as error:
         found.findings.append(Finding(str(error.path), f"rebuilt weights differ: {error}"))
         return
-    if found.weights != session.ledger.head:
-        found.findings.append(
-            Finding(
-                LEDGER,
-                f"rebuilt weights {found.weights[:16]}… differ from {session.ledger.head[:16]}…",
-            )
-        )
+    head = session.ledger.head
+    if found.weights != head:
+        what = f"rebuilt weights {found.weights[:16]}… differ from {head[:16]}…"
+        found.findings.append(Finding(LEDGER, what))
+    elif session.ledger.model is not None and (found.run / MODEL).is_dir():
+        saved = compare_saved(found.run / MODEL, session.bundle.model, session.weights.base)
+        for name in saved.wrong:
+            found.findings.append(Finding(MODEL, f"{name} differs from the rebuilt weights"))

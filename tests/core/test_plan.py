@@ -48,6 +48,14 @@ def test_a_limit_of_evaluation_is_in_the_plan():
     assert [x.items for p in plan.phases for x in p.probes if x.split == "test"] == [5] * 3
 
 
+def test_the_limit_of_recoveries_is_in_the_plan():
+    """A phase with recoveries names them and how often it may try; one without says nothing."""
+    plan = plan_of("phases.mcq.recover.keep-apart=true", "run.max_recoveries=4")
+    notes = {p.name: " ".join(p.notes) for p in plan.phases}
+    assert "keep-apart; at most 4 recoveries in all (run.max_recoveries)" in notes["mcq"]
+    assert "recoveries" not in notes["plain_text"]
+
+
 def test_bytes_of_the_plan_are_the_runs_own(plan, finished_run):
     """Weights and adapters on disk take what was planned, headers aside."""
     model = (finished_run / "model/model.safetensors").stat().st_size

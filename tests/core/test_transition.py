@@ -240,24 +240,3 @@ def test_retention_json_holds_what_was_measured(small, tmp_path):
     j = [p["name"] for p in table["probes"]].index("plain_text")
     assert table["gain"]["plain_text"] == pytest.approx(table["R"][0][j] - table["R"][1][j])
     assert table["base_measured"] is False
-
-
-def test_the_base_is_bit_identical_after_training(small, tmp_path):
-    """A plugin that writes to frozen weights during training is found by the digest."""
-    from mgk_core.contract.errors import MgkError
-    from mgk_core.run.phase import PhaseRun
-
-    original = PhaseRun._finish_training
-
-    def sabotage(self, trainer, base):
-        with torch.no_grad():
-            frozen = [p for p in self.ctx.model.parameters() if not p.requires_grad]
-            frozen[0].view(-1)[0].add_(1.0)
-        return original(self, trainer, base)
-
-    PhaseRun._finish_training = sabotage
-    try:
-        with pytest.raises(MgkError, match="training changed the base"):
-            small("poked")
-    finally:
-        PhaseRun._finish_training = original
