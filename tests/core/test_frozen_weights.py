@@ -10,9 +10,9 @@ import torch
 
 import mgk
 from mgk_core.contract.errors import GateRefused, InputError, MgkError, PluginError
+from mgk_core.contract.files import read_tensors
 from mgk_core.model.digest import tensors_digest
 from mgk_core.record.ledger import read_ledger
-from mgk_core.contract.files import read_tensors
 from mgk_core.run.runner import resume_run, run_pipeline
 from mgk_core.tools.verify_run import audit, audit_weights
 
