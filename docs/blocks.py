@@ -66,7 +66,7 @@ class BlockError(Exception):
 
 def pages() -> list[Path]:
     """Return every page that may hold code."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*/README.md"))]
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*/README.md"))]
 
 
 def blocks(page: Path) -> Iterator[Block]:
