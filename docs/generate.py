@@ -3,7 +3,7 @@
     python docs/generate.py            write the pages
     python docs/generate.py --check    exit 1 where one is out of date, and name it
 
-What stands above the marker is written by hand and kept.
+Everything above the marker is written by hand and kept.
 """
 
 from __future__ import annotations
@@ -294,7 +294,29 @@ def _members(cls: type[Any]) -> Iterator[str]:
         yield f"- `{shown}`: {cell(_fields(function)[0])}"
 
 
+# architecture
+
+CORE = Path(__file__).parents[1] / "mgk_core"
+ROOMS = ("contract", "model", "record", "host", "config", "run", "tools", "testing")
+
+
+def architecture_page(_: Plugins) -> str:
+    """Every module of the core by room, from the ground up, with the first sentence of its docstring."""
+    lines = []
+    for room in ROOMS:
+        lines += [f"### {room}\n", _first_sentence(_docstring(CORE / room / "__init__.py")), "", "| module | what |", "|---|---|"]
+        modules = sorted(p for p in (CORE / room).rglob("*.py") if p.name != "__init__.py")
+        lines += [f"| `{p.relative_to(CORE / room)}` | {cell(_first_sentence(_docstring(p)))} |" for p in modules]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
 PAGES: dict[str, Callable[[Plugins], str]] = {
+    "../explanation/architecture.md": architecture_page,
     "hooks.md": hooks_page,
     "configuration.md": configuration_page,
     "cli.md": cli_page,

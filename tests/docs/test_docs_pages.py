@@ -67,6 +67,27 @@ def test_a_generated_page_is_up_to_date(name):
     assert found == generate.render(name), "run: python docs/generate.py"
 
 
+def test_charts_show_the_figures_of_the_benchmarks():
+    """Each chart is what docs/charts.py draws from the tables of docs/benchmarks.md."""
+    charts = load("charts")
+    for name, draw in charts.CHARTS.items():
+        assert (charts.PICTURES / name).read_text("utf-8") == draw(), "run: python docs/charts.py"
+
+
+def test_architecture_names_each_module_of_the_core_once():
+    """Someone who has read the page can tell where a file is: no module is missing, none is invented."""
+    text = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    listed = []
+    for section in text.partition("## Every module of the core")[2].split("### ")[1:]:
+        room = section.split("\n", 1)[0].strip()
+        listed += [
+            f"{room}/{name}" for name in re.findall(r"^\| `(\S+\.py)`", section, re.MULTILINE)
+        ]
+    core = ROOT / "mgk_core"
+    files = [p.relative_to(core).as_posix() for p in core.glob("*/**/*.py")]
+    assert sorted(listed) == sorted(f for f in files if not f.endswith("__init__.py"))
+
+
 def anchors(page):
     found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in found}
