@@ -88,6 +88,16 @@ def limit_options(function: F) -> F:
     )
 
 
+def base_option(function: F) -> F:
+    """``--base DIR``: where a run's base is now."""
+    return click.option(
+        "--base",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Where the run's base model is now, if it was moved; checked by its digest.",
+    )(function)
+
+
 def without_option(function: F) -> F:
     """``--without-plugin NAME``, any number of times."""
     return click.option(

@@ -67,7 +67,7 @@ class TrainSettings:
     keep: str = option(
         "last",
         one_of("last", "best"),
-        help="which step is merged: the last, or the best by dev loss",
+        help="which step is merged: the last, or the best by dev loss (needs eval_every and dev data)",
     )
     checkpoint_steps: int | None = option(None, at_least(1), help="checkpoint every N steps")
     checkpoint_minutes: float | None = option(10.0, above(0), help="checkpoint every N minutes")
@@ -75,6 +75,12 @@ class TrainSettings:
     max_bad_steps: int = option(
         5, at_least(1), help="stop after this many non-finite steps in a row"
     )
+
+    def __attrs_post_init__(self) -> None:
+        if self.keep == "best" and self.eval_every is None:
+            raise ValueError(
+                'keep = "best" needs eval_every, the number of steps between evaluations on dev data'
+            )
 
     @property
     def micro(self) -> int:

@@ -20,29 +20,32 @@ from mgk_core.run.session import Session
 from mgk_core.run.setup import prepare_run
 
 
-def reopen(run: Path, *, without: Iterable[str] = (), sink: Sink = ignore) -> Session:
+def reopen(
+    run: Path, *, without: Iterable[str] = (), base: Path | None = None, sink: Sink = ignore
+) -> Session:
     """Build the base of a run as it was before phase 0; `mgk_core.run.rebuild.replay` brings it further.
 
+    :param base: where the base is now, if it was moved; checked by its digest
     :raises InputError: it is no run directory, or its base is not what it began with
     """
     require_run(run)
     ledger = read_ledger(run)
-    prepared = prepare_run(run, without)
+    prepared = prepare_run(run, without, base)
     config = prepared.resolved.config
     device = pick_device(config.run.device)
     set_up(device, threads=config.run.threads, deterministic=config.run.deterministic)
     torch.manual_seed(config.run.seed)
     events, store = Events(sink), Store(run)
     events("load", what="base", type=config.base.type, device=str(device))
-    bundle = prepared.hooks.build_model(config.base, device)
+    bundle = prepared.build_base(device)
     bundle.model.requires_grad_(False)
     bundle.model.eval()
     weights = FrozenWeights(bundle.model, prepared.hooks.plugins)
     found = weights.digest
     if found != ledger.base:
         raise InputError(
-            f"{run}: the base is not the one that the run began with (digest {ledger.base[:16]}…, now {found[:16]}…);"
-            " bring the base of then back"
+            f"{base or run}: not the base that this run began with (digest {ledger.base[:16]}…, found"
+            f" {found[:16]}…); restore the original base model, or give its place with --base DIR"
         )
     journal = open_journal(store, repair=False)
     return Session(

@@ -151,6 +151,8 @@ def _check_same(
     found = {METRICS: digest_of(session.store.path(METRICS), stand.mark.length)}
     expected = {METRICS: stand.mark.digest}
     now = file_digest(session.store.path(CONFIG))
+    if now == config:  # then a key that was not recorded is newer than the run, and has its default
+        known = {k: v for k, v in identity.items() if k.startswith("config.")} | known
     if all(known.get(k) == v for k, v in identity.items() if k.startswith("config.")):
         expected[CONFIG], found[CONFIG] = config, now  # no value has changed: then nothing may have
     taken = compare(known | expected, identity | found, accept)

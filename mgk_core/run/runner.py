@@ -95,6 +95,7 @@ def resume_run(
     until: str | None = None,
     accept: Iterable[str] = (),
     without: Iterable[str] = (),
+    base: Path | None = None,
     minutes: float | None = None,
     auto_batch: bool = False,
     sink: Sink = ignore,
@@ -103,12 +104,13 @@ def resume_run(
     """Go on with a run where it was; one that has finished is checked and told again.
 
     :param accept: keys of changes that are taken and recorded
+    :param base: where the base is now, if it was moved; checked by its digest
     :param minutes: stop as at a signal when this process has worked so long
     :param auto_batch: from here on try a step that does not fit in smaller parts, whatever run.toml says
     """
     require_run(run)
     with environment_told():
-        prepared = prepare_run(run, without)
+        prepared = prepare_run(run, without, base)
     _check_until(prepared, until)
     lock = Lock(run)
     try:

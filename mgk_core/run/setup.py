@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from attrs import evolve, frozen
+import torch
+from attrs import evolve, fields, frozen
 
 from mgk_core.config.render import as_table
 from mgk_core.config.resolve import Resolved, load_tree, plugin_settings, resolve
 from mgk_core.config.tree import Tree
-from mgk_core.contract.bundle import PhaseData
+from mgk_core.contract.bundle import Bundle, PhaseData
 from mgk_core.contract.errors import ConfigError, InputError, Problem
+from mgk_core.contract.specs import Spec
 from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import load_plugins
 from mgk_core.model.device import pick_device, set_up
@@ -25,13 +28,35 @@ from mgk_core.run.frozen_weights import FrozenWeights
 from mgk_core.run.scores import check_probes, unmatched_limits
 from mgk_core.run.session import Session
 
+PLACES = ("id", "path")
+"""Keys under which a base's specification may name the directory that it is read from."""
+
 
 @frozen
 class Prepared:
-    """A configuration and the plugins that understand it; nothing heavy has happened yet."""
+    """A configuration and the plugins that understand it; nothing heavy has happened yet.
+
+    base: where the base is now, if it was moved since the run began.
+    """
 
     resolved: Resolved
     hooks: Hooks
+    base: Path | None = None
+
+    def build_base(self, device: torch.device) -> Bundle:
+        """Build the base model, from where it is now.
+
+        :raises InputError: it is not there; says how to give its new place
+        """
+        spec = self.resolved.config.base
+        if self.base is not None:
+            return self.hooks.build_model(_moved(spec, self.base), device)
+        try:
+            return self.hooks.build_model(spec, device)
+        except InputError as error:
+            if not _has_vanished(spec):
+                raise
+            raise InputError(f"{error}; if the base was moved, add --base DIR") from error
 
 
 def prepare(tree: Tree, without: Iterable[str] = ()) -> Prepared:
@@ -46,9 +71,35 @@ def prepare(tree: Tree, without: Iterable[str] = ()) -> Prepared:
     return Prepared(resolve(tree, plugins.registry), Hooks(plugins))
 
 
-def prepare_run(run: Path, without: Iterable[str] = ()) -> Prepared:
-    """Resolve a run's own run.toml."""
-    return prepare(load_tree(file=run / "run.toml"), without)
+def prepare_run(run: Path, without: Iterable[str] = (), base: Path | None = None) -> Prepared:
+    """Resolve a run's own run.toml. base: the directory to which its base was moved."""
+    return evolve(prepare(load_tree(file=run / "run.toml"), without), base=base)
+
+
+def _moved(spec: Spec, base: Path) -> Spec:
+    """Return a base's specification with another directory; a revision does not apply to one.
+
+    :raises InputError: bases of this type are not read from a directory, or it is not one
+    """
+    if not base.is_dir():
+        raise InputError(f"--base {base}: no such directory; expected the base of this run")
+    keys = {field.name for field in fields(type(spec))}
+    place = next((key for key in PLACES if key in keys), None)
+    if place is None:
+        raise InputError(
+            f"--base {base}: a base of type {spec.type!r} is built, not read from a directory;"
+            " leave --base out"
+        )
+    changes: dict[str, Any] = {place: str(base)}
+    if "revision" in keys:
+        changes["revision"] = None
+    return evolve(spec, **changes)
+
+
+def _has_vanished(spec: Spec) -> bool:
+    """Tell whether a base's specification names a path that is not there."""
+    places = [str(getattr(spec, key)) for key in PLACES if getattr(spec, key, None)]
+    return any(not Path(place).exists() for place in places)
 
 
 def open_session(prepared: Prepared, store: Store, journal: Journal, events: Events) -> Session:
@@ -58,7 +109,7 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
     set_up(device, threads=config.run.threads, deterministic=config.run.deterministic)
     seed_all(config.run.seed)
     events("load", what="base", type=config.base.type, device=str(device))
-    bundle = prepared.hooks.build_model(config.base, device)
+    bundle = prepared.build_base(device)
     bundle.model.requires_grad_(False)
     bundle.model.eval()
     weights = FrozenWeights(bundle.model, prepared.hooks.plugins, lambda: events.observers)
@@ -78,6 +129,7 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
         session.data.append(_bound(prepared.hooks.load_data(phase.data, bundle), phase.name))
         for note in session.data[-1].notes:
             events("note", phase=phase.name, text=note)
+    _check_dev(session)
     check_probes(session.probes, [p.name for p in config.phases])
     for name, glob in unmatched_limits(session.probes, config.phases):
         events(
@@ -87,6 +139,29 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
         )
     session.targets = _targets(session)
     return session
+
+
+def _check_dev(session: Session) -> None:
+    """Refuse settings that need dev data where a phase has none; they would have no effect.
+
+    :raises ConfigError: names every such key, and what to do
+    """
+    problems = []
+    for phase, data in zip(session.config.phases, session.data, strict=True):
+        train = phase.train
+        if data.dev or train.eval_every is None:
+            continue
+        key = "keep" if train.keep == "best" else "eval_every"
+        where = f"phases.{phase.name}.train.{key}"
+        hint = f"set phases.{phase.name}.data.dev or remove the key"
+        if hasattr(phase.data, "dev_share"):
+            hint = (
+                f"set phases.{phase.name}.data.dev to a file, or phases.{phase.name}.data.dev_share"
+                " = 0.1 to hold out a tenth of train, or remove the key"
+            )
+        problems.append(Problem(where, f"needs dev data, and this phase has none; {hint}"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _bound(data: PhaseData, phase: str) -> PhaseData:

@@ -34,6 +34,7 @@ def ask(
     *,
     tokens: int = 128,
     without: Iterable[str] = (),
+    base: Path | None = None,
     sink: Sink = ignore,
 ) -> list[Answer]:
     """Let the base answer, bring it through the run's phases, and let it answer again.
@@ -44,7 +45,7 @@ def ask(
     """
     for question in questions:
         _check_text(question)
-    session = reopen(run, without=without, sink=sink)
+    session = reopen(run, without=without, base=base, sink=sink)
     turns = [[{"role": "user", "content": q}] for q in questions]
     before = [reply(session, t, tokens=tokens) for t in turns]
     replay(session, session.ledger.phases)
@@ -111,12 +112,19 @@ class Chat:
 
     @classmethod
     def open(
-        cls, run: Path, *, tokens: int, base: bool, without: Iterable[str] = (), sink: Sink = ignore
+        cls,
+        run: Path,
+        *,
+        tokens: int,
+        untouched: bool,
+        without: Iterable[str] = (),
+        base: Path | None = None,
+        sink: Sink = ignore,
     ) -> Chat:
-        """Build the model. base: talk with the untouched base instead."""
-        session = reopen(run, without=without, sink=sink)
+        """Build the model. untouched: talk with the base that the run began with instead."""
+        session = reopen(run, without=without, base=base, sink=sink)
         language(session)
-        if not base:
+        if not untouched:
             replay(session, session.ledger.phases)
         return cls(session, tokens)
 

@@ -51,7 +51,12 @@ class Exported:
 
 
 def export_adapter(
-    run: Path, out: Path, *, without: Iterable[str] = (), sink: Sink = ignore
+    run: Path,
+    out: Path,
+    *,
+    without: Iterable[str] = (),
+    base: Path | None = None,
+    sink: Sink = ignore,
 ) -> Exported:
     """Write a run's merged phases as one adapter for its original base.
 
@@ -61,7 +66,7 @@ def export_adapter(
     :raises InputError: a phase is not additive and of low rank, or none was merged
     :raises MergeError: adapter and final weights differ by more than rounding explains
     """
-    session = reopen(run, without=without, sink=sink)
+    session = reopen(run, without=without, base=base, sink=sink)
     merged = [e for e in session.ledger.phases if e.result == "committed"]
     if not merged:
         raise InputError(f"{run}: no phase was merged; there is nothing to export")

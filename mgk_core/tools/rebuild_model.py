@@ -37,6 +37,7 @@ def rebuild(
     leave_out: Iterable[str] = (),
     scales: Mapping[str, float] | None = None,
     without: Iterable[str] = (),
+    base: Path | None = None,
     sink: Sink = ignore,
 ) -> Rebuilt:
     """Build a run's model again into ``out``, which the run itself is not touched by.
@@ -47,7 +48,7 @@ def rebuild(
     :raises InputError: a phase is unknown or was never merged
     :raises DigestError: a file or the rebuilt weights are not what the ledger says
     """
-    session = reopen(run, without=without, sink=sink)
+    session = reopen(run, without=without, base=base, sink=sink)
     entries = _prefix(session.ledger, until)
     factors = dict(scales or {}) | dict.fromkeys(leave_out, 0.0)
     for name in factors:

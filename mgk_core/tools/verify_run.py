@@ -235,12 +235,14 @@ def _plain_files(run: Path) -> Iterator[Path]:
     return (p for p in run.rglob("*") if p.is_symlink() or not p.is_dir())
 
 
-def audit_weights(found: Audit, *, without: Iterable[str] = (), sink: Sink = ignore) -> None:
+def audit_weights(
+    found: Audit, *, without: Iterable[str] = (), base: Path | None = None, sink: Sink = ignore
+) -> None:
     """Rebuild the final weights from the base and the adapters; compare them and model/ with the ledger."""
     from mgk_core.run.rebuild import replay
     from mgk_core.run.reopen import reopen
 
-    session = reopen(found.run, without=without, sink=sink)
+    session = reopen(found.run, without=without, base=base, sink=sink)
     found.checked += 1
     try:
         found.weights = replay(session, session.ledger.phases)

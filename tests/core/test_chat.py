@@ -77,7 +77,7 @@ def test_base_and_final_answer_and_do_so_again(spoken):
 
 def test_a_chat_remembers_its_turns(spoken):
     """Both sides are kept, in order, and the base can be talked to as well."""
-    chat = Chat.open(spoken, tokens=4, base=True)
+    chat = Chat.open(spoken, tokens=4, untouched=True)
     answer = chat.say("안녕")
     assert [t["role"] for t in chat.turns] == ["user", "assistant"]
     assert chat.turns[1]["content"] == answer

@@ -2,11 +2,14 @@
 
 import json
 
+import attrs
 import pytest
 import torch
 
 from mgk_core.config.resolve import load_tree
 from mgk_core.contract.adapter import base_state_dict
+from mgk_core.contract.errors import ConfigError
+from mgk_core.host.hooks import Hooks
 from mgk_core.record.events import Events
 from mgk_core.record.journal import Journal
 from mgk_core.record.store import Store
@@ -120,3 +123,20 @@ def test_a_plan_is_plain_data(plan):
     import attrs
 
     assert json.loads(json.dumps(attrs.asdict(plan)))["parameters"] == 28_960
+
+
+def test_keeping_the_best_step_needs_dev_data_and_a_time_to_look(monkeypatch):
+    """A setting that would have no effect is refused before anything is trained."""
+    with pytest.raises(ConfigError, match=r"train.*keep = \"best\" needs eval_every"):
+        plan_of("phases.mcq.train.keep='best'")
+    load = Hooks.load_data
+    monkeypatch.setattr(Hooks, "load_data", lambda *a: attrs.evolve(load(*a), dev=()))
+    with pytest.raises(ConfigError) as caught:
+        plan_of(
+            "phases.mcq.train.keep='best'",
+            "phases.mcq.train.eval_every=2",
+            "phases.plain_text.train.eval_every=2",
+        )
+    where = [p.where for p in caught.value.problems]
+    assert where == ["phases.plain_text.train.eval_every", "phases.mcq.train.keep"]
+    assert all("needs dev data" in p.message for p in caught.value.problems)

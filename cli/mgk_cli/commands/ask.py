@@ -25,11 +25,13 @@ SIDE_BY_SIDE = 100  # columns below which the two answers stand one under the ot
 @options.RUN
 @click.argument("questions", nargs=-1, required=True, metavar="QUESTION...")
 @options.TOKENS
+@options.base_option
 @options.without_option
 @options.json_option
 def command(
-    *, run: Path, questions: tuple[str, ...], tokens: int, without: tuple[str, ...], as_json: bool
-) -> None:
+    *, run: Path, questions: tuple[str, ...], tokens: int, base: Path | None,
+    without: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
     """Put each QUESTION to the untouched base and to the final model of RUN.
 
     Answers are greedy: the most likely token each time, in the tokenizer's chat turns where it has
@@ -40,7 +42,7 @@ def command(
     from mgk_cli.listing import print_json
     from mgk_core.tools.chat import ask
 
-    answers = ask(run, questions, tokens=tokens, without=without)
+    answers = ask(run, questions, tokens=tokens, without=without, base=base)
     if as_json:
         print_json([attrs.asdict(a) for a in answers])
         return

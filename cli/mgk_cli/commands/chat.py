@@ -20,10 +20,13 @@ HELP = "/new forgets what was said, /quit (or Ctrl-D) ends"
     epilog="Example: mgk chat runs/korean-medical-1",
 )
 @options.RUN
-@click.option("--base", is_flag=True, help="Talk with the untouched base instead.")
+@click.option("--untouched", is_flag=True, help="Talk with the base model before any phase.")
 @options.TOKENS
+@options.base_option
 @options.without_option
-def command(*, run: Path, base: bool, tokens: int, without: tuple[str, ...]) -> None:
+def command(
+    *, run: Path, untouched: bool, tokens: int, base: Path | None, without: tuple[str, ...]
+) -> None:
     """Talk with the final model of RUN; each line is one thing said.
 
     Lines come from standard input, so a file of questions can be piped in.
@@ -34,7 +37,7 @@ def command(*, run: Path, base: bool, tokens: int, without: tuple[str, ...]) -> 
     asking = sys.stdin.isatty()
     if asking:
         line(f"loading {run}; {HELP}")
-    chat = Chat.open(run, tokens=tokens, base=base, without=without)
+    chat = Chat.open(run, tokens=tokens, untouched=untouched, without=without, base=base)
     while (said := _read(asking=asking)) is not None:
         if said == "/new":
             chat.turns.clear()

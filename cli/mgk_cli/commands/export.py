@@ -26,11 +26,13 @@ from mgk_cli.lazy import Command
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="New directory."
 )
+@options.base_option
 @options.without_option
 @options.json_option
 def command(
-    *, run: Path, as_adapter: bool, out: Path, without: tuple[str, ...], as_json: bool
-) -> None:
+    *, run: Path, as_adapter: bool, out: Path, base: Path | None, without: tuple[str, ...],
+    as_json: bool,
+) -> None:  # fmt: skip
     """Write the merged phases of RUN as one adapter that PEFT loads onto the original base.
 
     This is what can be shared where the base itself may not be. Base and adapter together are held
@@ -47,7 +49,7 @@ def command(
         raise click.UsageError(
             "say what to export: --as-adapter; the whole model lies in RUN/model"
         )
-    made = export_adapter(run, out, without=without)
+    made = export_adapter(run, out, without=without, base=base)
     if as_json:
         print_json([attrs.asdict(made)])
         return

@@ -42,11 +42,12 @@ from mgk_cli.lazy import Command
     metavar="DIR",
     help="New directory for the model.",
 )
+@options.base_option
 @options.without_option
 @options.json_option
 def command(
     *, run: Path, until: str | None, leave_out: tuple[str, ...], scale: tuple[str, ...], out: Path,
-    without: tuple[str, ...], as_json: bool,
+    base: Path | None, without: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Build the model of RUN again from its base and its adapters; nothing is trained.
 
@@ -67,6 +68,7 @@ def command(
         leave_out=leave_out,
         scales=dict(map(_factor, scale)),
         without=without,
+        base=base,
     )
     if as_json:
         print_json([attrs.asdict(made)])

@@ -26,11 +26,12 @@ from mgk_cli.lazy import Command
     help="Go on although this has changed since the run began, and record it. May be repeated.",
 )
 @options.limit_options
+@options.base_option
 @options.without_option
 @options.output_options
 def command(
     *, run: Path, until: str | None, accept: tuple[str, ...], minutes: float | None, auto_batch: bool,
-    without: tuple[str, ...], quiet: bool, as_json: bool,
+    base: Path | None, without: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Go on with RUN where it was, to the same end as if it had not been stopped.
 
@@ -42,7 +43,8 @@ def command(
 
     work(
         lambda sink: resume_run(
-            run, until=until, accept=accept, without=without, minutes=minutes, auto_batch=auto_batch, sink=sink
+            run, until=until, accept=accept, without=without, base=base, minutes=minutes,
+            auto_batch=auto_batch, sink=sink,
         ),
         run, quiet=quiet, as_json=as_json,
     )  # fmt: skip

@@ -22,9 +22,12 @@ DIFFERS = 2
 @click.option(
     "--weights", is_flag=True, help="Also build the weights again from the base and the adapters."
 )
+@options.base_option
 @options.without_option
 @options.json_option
-def command(*, run: Path, weights: bool, without: tuple[str, ...], as_json: bool) -> int:
+def command(
+    *, run: Path, weights: bool, base: Path | None, without: tuple[str, ...], as_json: bool
+) -> int:
     """Recompute the digest of every file of RUN, the journal's chain, and with --weights the model itself.
 
     Names everything that differs, the first one first. Exits 2 where something does.
@@ -33,7 +36,7 @@ def command(*, run: Path, weights: bool, without: tuple[str, ...], as_json: bool
 
     found = audit(run)
     if weights and found.sound:
-        audit_weights(found, without=without)
+        audit_weights(found, without=without, base=base)
     if as_json:
         import attrs
 
@@ -71,7 +74,7 @@ def _draw(found: object, *, asked: bool) -> None:
         line(
             f"{several(len(wrong), 'error')} in {several(found.checked, 'check')}; first: {wrong[0].path}"
         )
-        if asked:
+        if asked and found.weights is None:
             line("the weights were not built again: mend the files first")
         return
     line(
