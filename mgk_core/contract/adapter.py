@@ -6,7 +6,7 @@ stands here, so they work for every adapter that anyone ships.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -119,18 +119,27 @@ class Saves(Protocol):
         """Take over what `save` wrote for an adapter of the same configuration, bit for bit."""
 
 
+@runtime_checkable
+class HasNotes(Protocol):
+    """Optional: an adapter that has something to report before training, such as weights left out."""
+
+    notes: Sequence[str]
+
+
 @frozen(eq=False)
 class ModelState:
     """What mgk remembers of a model: adapters in the order of attaching, and residuals.
 
     residuals: weight name → fp32 part of the weight that its dtype cannot hold. merged: adapters
-    that are folded in and still attached (switched off); undoing their merge takes them out. Kept
-    on the module itself, so that a deepcopy of a model is a whole copy.
+    that are folded in and still attached (switched off); undoing their merge takes them out.
+    adaptable: names of the modules that adapters may change, with all that is inside them; empty:
+    all of the model. Kept on the module itself, so that a deepcopy of a model is a whole copy.
     """
 
     adapters: list[Adapter] = field(factory=list)
     residuals: dict[str, Tensor] = field(factory=dict)
     merged: list[Adapter] = field(factory=list)
+    adaptable: list[str] = field(factory=list)
 
 
 def state_of(model: nn.Module) -> ModelState:
@@ -140,6 +149,15 @@ def state_of(model: nn.Module) -> ModelState:
         state = ModelState()
         model.__dict__["mgk_state"] = state
     return state
+
+
+def may_adapt(model: nn.Module, name: str) -> bool:
+    """Return whether adapters may change the module or weight of this name in the base.
+
+    A multimodal model's bundle limits adapters to its language model (`Adaptable`).
+    """
+    allowed = state_of(model).adaptable
+    return not allowed or any(name == a or name.startswith(f"{a}.") for a in allowed)
 
 
 def base_name(name: str) -> str | None:

@@ -75,6 +75,34 @@ class OwnGradients(Protocol):
 
 
 @runtime_checkable
+class Adaptable(Protocol):
+    """Optional: a bundle whose model has parts that adapters leave alone, such as a vision tower."""
+
+    adaptable: Sequence[str]
+    """Names of the modules that adapters may change, with all that is inside them; empty: all."""
+
+
+@runtime_checkable
+class Shareable(Protocol):
+    """Optional: a bundle whose base other libraries load, so that an adapter alone can be shared."""
+
+    def adapter_keys(self) -> Mapping[str, Any]:
+        """Return what names the base in PEFT's ``adapter_config.json``."""
+
+    def complete_export(self, directory: Path) -> None:
+        """Write what goes along with an adapter: tokenizer, licence.
+
+        :raises InputError: the base that others load is not the one that the adapter needs
+        """
+
+    def exported_outputs(self, directory: Path, batches: Sequence[Batch]) -> list[Tensor] | None:
+        """Return `Bundle.outputs` of an exported adapter, loaded by other libraries alone.
+
+        None where they are not installed, or where the base exists in this run only.
+        """
+
+
+@runtime_checkable
 class LossPerItem(Protocol):
     """Optional: a bundle that can tell the loss of many small batches with a single look."""
 

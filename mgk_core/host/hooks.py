@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from mgk_core.config.resolve import structure_spec
-from mgk_core.contract.adapter import Adapter
-from mgk_core.contract.bundle import Bundle, PhaseData, Probe, Score
+from mgk_core.contract.adapter import Adapter, may_adapt, state_of
+from mgk_core.contract.bundle import Adaptable, Bundle, PhaseData, Probe, Score
 from mgk_core.contract.context import Observer, PhaseContext, StepContext, StepFn
 from mgk_core.contract.errors import InputError, MgkError, PluginError
 from mgk_core.contract.outcome import (
@@ -53,6 +53,8 @@ class Hooks:
     def build_model(self, spec: Spec, device: torch.device) -> Bundle:
         """Ask for the base model; `PluginError` where nobody answers."""
         found: Bundle = self._first("mgk_build_model", Bundle, spec.type, spec=spec, device=device)
+        if isinstance(found, Adaptable):
+            state_of(found.model).adaptable[:] = found.adaptable
         return found
 
     def load_data(self, spec: Spec, bundle: Bundle) -> PhaseData:
@@ -67,6 +69,16 @@ class Hooks:
         found: Adapter = self._first(
             "mgk_attach_adapter", Adapter, spec.type, model=model, spec=spec, name=name
         )
+        outside = [weight for weight in found.targets() if not may_adapt(model, weight)]
+        if outside:
+            found.detach()
+            raise PluginError(
+                spec.type,
+                f"adapter type {spec.type!r} adapts {len(outside)} weights that this base keeps"
+                f" frozen ({', '.join(outside[:3])}): it must choose its targets with"
+                " mgk_core.model.targets; base.towers = true allows all weights",
+                "mgk_attach_adapter",
+            )
         return found
 
     def init_adapter(self, adapter: Adapter, ctx: PhaseContext) -> None:

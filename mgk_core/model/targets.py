@@ -18,7 +18,7 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from mgk_core.contract.adapter import aliases_of, base_name
+from mgk_core.contract.adapter import aliases_of, base_name, may_adapt
 from mgk_core.contract.errors import InputError, nearest
 
 T = TypeVar("T")
@@ -40,7 +40,12 @@ def choose_linear(
         return matches(pattern, name, linear=known[name] is not head)
 
     names = select(
-        list(known), patterns, exclude, means, lambda p: no_match(p, known, "linear module")
+        list(known),
+        patterns,
+        exclude,
+        means,
+        lambda p: no_match(p, known, "linear module"),
+        lambda name: may_adapt(model, name),
     )
     for name in names:
         if len(tied := aliases_of(model, known[name].weight)) > 1:
@@ -56,18 +61,27 @@ def select(
     exclude: Sequence[str],
     means: Callable[[str, T], bool],
     refuse: Callable[[str], InputError],
+    allowed: Callable[[T], bool] = lambda _: True,
 ) -> list[T]:
     """Return, in their order, the candidates that ``patterns`` mean and ``exclude`` does not.
 
     :param means: whether a pattern means a candidate: `matches`, with what the candidate is called
     :param refuse: what is raised for a pattern that means no candidate: `no_match`
-    :raises InputError: such a pattern (a misspelt one would leave weights untrained in silence), a
-        bad regular expression, or nothing left
+    :param allowed: whether a candidate may be adapted: `may_adapt`; the others are left out
+    :raises InputError: such a pattern (a misspelt one would leave weights untrained in silence), one
+        that means only what may not be adapted, a bad regular expression, or nothing left
     """
     for pattern in (*patterns, *exclude):
         if not any(means(pattern, k) for k in known):
             raise refuse(pattern)
-    meant = [k for k in known if any(means(p, k) for p in patterns)]
+    free = [k for k in known if allowed(k)]
+    for pattern in patterns:
+        if not any(means(pattern, k) for k in free):
+            raise InputError(
+                f"target pattern {pattern!r} matches only modules outside the language model, which"
+                " stay as they are; set base.towers = true to adapt them"
+            )
+    meant = [k for k in free if any(means(p, k) for p in patterns)]
     left = [k for k in meant if not any(means(p, k) for p in exclude)]
     if not left:
         why = (

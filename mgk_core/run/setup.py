@@ -12,6 +12,7 @@ from attrs import evolve, fields, frozen
 from mgk_core.config.render import as_table
 from mgk_core.config.resolve import Resolved, load_tree, plugin_settings, resolve
 from mgk_core.config.tree import Tree
+from mgk_core.contract.adapter import HasNotes
 from mgk_core.contract.bundle import Bundle, PhaseData
 from mgk_core.contract.errors import ConfigError, InputError, Problem
 from mgk_core.contract.specs import Spec
@@ -185,6 +186,8 @@ def _targets(session: Session) -> tuple[str, ...]:
         try:
             with attached(session.hooks, model, phase.adapter, "targets") as adapter:
                 names |= dict.fromkeys(adapter.targets())
+                for note in adapter.notes if isinstance(adapter, HasNotes) else ():
+                    session.events("note", phase=phase.name, text=note)
         except InputError as error:
             problems.append(Problem(f"phases.{phase.name}.adapter", str(error)))
     if problems:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -18,8 +17,8 @@ import torch
 from attrs import define, evolve, field
 from torch import Tensor
 
-from mgk_core.contract.adapter import Adapter, Saves, base_state_dict, state_of
-from mgk_core.contract.bundle import Score
+from mgk_core.contract.adapter import Adapter, base_state_dict, state_of
+from mgk_core.contract.bundle import Score, Shareable
 from mgk_core.contract.context import FILES, PhaseContext
 from mgk_core.contract.errors import MergeError, MgkError
 from mgk_core.contract.outcome import (
@@ -32,9 +31,10 @@ from mgk_core.contract.outcome import (
     Verdict,
 )
 from mgk_core.model.digest import tensors_digest
+from mgk_core.record.adapter_files import save_adapter
 from mgk_core.record.ledger import Attempt, PhaseEntry
 from mgk_core.record.run_directory import phase_folder
-from mgk_core.record.store import Store, file_digest, folder_digests
+from mgk_core.record.store import file_digest, folder_digests
 from mgk_core.run.scores import load_row, measure_row, save_row
 from mgk_core.run.session import Session
 from mgk_core.run.stored_transforms import materialise
@@ -305,12 +305,29 @@ class Transition:
         if self.kept:
             store.write_tensors(f"{self.folder}/transformed.safetensors", self.kept)
 
+    def _adapter_keys(self) -> dict[str, Any]:
+        """Return what names this phase's base in PEFT's configuration.
+
+        A base that earlier phases were merged into exists in this run only: no other library may
+        take the original for it.
+        """
+        session = self.session
+        if not isinstance(session.bundle, Shareable):
+            return {}
+        keys = dict(session.bundle.adapter_keys())
+        merged = [e.phase for e in session.ledger.phases if e.result == "committed"]
+        if merged:
+            name = keys.get("base_model_name_or_path")
+            keys["base_model_name_or_path"] = f"{name} after {' and '.join(merged)}"
+        return keys
+
     def _commit(self, result: Result, merged: str) -> None:
         """Make the phase's end final: by the ledger's rename."""
         session, ctx = self.session, self.ctx
         state = {k: v.detach() for k, v in self.adapter.state_dict().items()}
         session.store.write_folder(
-            f"{self.folder}/adapter", lambda where: _save_adapter(where, self.adapter, state)
+            f"{self.folder}/adapter",
+            lambda where: save_adapter(where, self.adapter, state, self._adapter_keys()),
         )
         report = self.report if result == "committed" else None
         entry = PhaseEntry(
@@ -382,9 +399,3 @@ def _too_many(limit: int) -> Refusal:
         f"{limit} recoveries were tried, the most that run.max_recoveries allows",
         evidence={"max_recoveries": limit},
     )
-
-
-def _save_adapter(where: Path, adapter: Adapter, state: Mapping[str, Tensor]) -> None:
-    Store(where).write_tensors("state.safetensors", {k: v.cpu() for k, v in state.items()})
-    if isinstance(adapter, Saves):
-        adapter.save(where)

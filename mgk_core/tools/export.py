@@ -18,10 +18,11 @@ from torch import Tensor
 
 from mgk_core.config.resolve import structure_spec
 from mgk_core.contract.adapter import Adapter, Factors, LowRank, Saves, state_of
-from mgk_core.contract.bundle import Batch
+from mgk_core.contract.bundle import Batch, Shareable
 from mgk_core.contract.errors import InputError, MergeError
-from mgk_core.contract.files import read_json, read_tensors
+from mgk_core.contract.files import read_tensors
 from mgk_core.contract.outcome import FactorTransform
+from mgk_core.record.adapter_files import PEFT_CONFIG, name_base
 from mgk_core.record.events import Sink, ignore
 from mgk_core.record.ledger import PhaseEntry, check_files
 from mgk_core.record.run_directory import phase_folder
@@ -33,14 +34,17 @@ from mgk_core.run.stored_transforms import stored_transform
 from mgk_core.run.verify_merge import Verification, outputs_on, verify_merged
 
 RECORD = "mgk-export.json"
-PEFT_CONFIG = "adapter_config.json"
 Stack = Mapping[str, tuple[Tensor, Tensor]]
 """Weight name → (a (rank, in), b (out, rank)), fp32, the scale in b."""
 
 
 @frozen
 class Exported:
-    """An adapter that was written. ranks: smallest and largest. left_out: phases that were kept apart."""
+    """An adapter that was written.
+
+    ranks: smallest and largest. left_out: phases that were kept apart. base: what the adapter is
+    for, as others load it. outside: whether the check was made with the other library alone.
+    """
 
     directory: Path
     phases: tuple[str, ...]
@@ -48,6 +52,20 @@ class Exported:
     ranks: tuple[int, int]
     parameters: int
     verification: Verification
+    base: str = ""
+    outside: bool = False
+
+
+@frozen
+class _Source:
+    """A run with its final weights, and what the adapter is checked on. live: on mgk's own base."""
+
+    session: Session
+    adapter: Adapter
+    stack: Stack
+    batches: tuple[Batch, ...]
+    live: list[Tensor]
+    merges: int
 
 
 def export_adapter(
@@ -60,34 +78,51 @@ def export_adapter(
 ) -> Exported:
     """Write a run's merged phases as one adapter for its original base.
 
-    Base and adapter together are held against the run's final weights on its verification batches,
-    before anything is written.
+    The adapter is loaded as its users will load it: by the other library's own loader, on the base
+    that it names, with the tokenizer beside it. Its outputs are compared with those of the run's
+    final weights on the verification batches. Nothing is left behind where they differ.
 
     :raises InputError: a phase is not additive and of low rank, or none was merged
-    :raises MergeError: adapter and final weights differ by more than rounding explains
+    :raises MergeError: adapter and final weights differ by more than the tolerance from rounding
     """
     session = reopen(run, without=without, base=base, sink=sink)
     merged = [e for e in session.ledger.phases if e.result == "committed"]
     if not merged:
         raise InputError(f"{run}: no phase was merged; there is nothing to export")
     stack = _stacked([_factors(session, entry) for entry in merged])
+    data = session.config.phases[merged[-1].index].data
+    written: list[Exported] = []
     with reserved(out):
+        batches = session.hooks.load_data(data, session.bundle).verify
+        live = _live(session, stack, batches)
+        replay(session, session.ledger.phases)
+        # On the final weights: those of a quantized base are plain now, as the check needs them.
         adapter = _attach(session, stack)
-        batches = session.hooks.load_data(
-            session.config.phases[merged[-1].index].data, session.bundle
-        ).verify
-        live = outputs_on(session.bundle, batches)
-        adapter.detach()
-        state_of(session.bundle.model).adapters.remove(adapter)
-        found = _compare(session, adapter, batches, live, merges=len(merged))
-        result = _result(session, out, stack, found)
+        _take_off(session, adapter)
+        source = _Source(session, adapter, stack, batches, live, len(merged))
         Store(out.parent).write_folder(
-            out.name, lambda where: _write(where, session, adapter, result)
+            out.name, lambda where: written.append(_write(where, out, source))
         )
-    return result
+    return written[-1]
 
 
-def _result(session: Session, out: Path, stack: Stack, found: Verification) -> Exported:
+def _live(session: Session, stack: Stack, batches: tuple[Batch, ...]) -> list[Tensor]:
+    """Return the outputs of base and adapter inside mgk."""
+    adapter = _attach(session, stack)
+    try:
+        return outputs_on(session.bundle, batches)
+    finally:
+        _take_off(session, adapter)
+
+
+def _take_off(session: Session, adapter: Adapter) -> None:
+    adapter.detach()
+    state_of(session.bundle.model).adapters.remove(adapter)
+
+
+def _result(
+    session: Session, out: Path, stack: Stack, found: Verification, *, base: str, outside: bool
+) -> Exported:
     by_result = {
         kind: tuple(e.phase for e in session.ledger.phases if e.result == kind)
         for kind in ("committed", "kept_apart")
@@ -101,27 +136,36 @@ def _result(session: Session, out: Path, stack: Stack, found: Verification) -> E
         (min(ranks), max(ranks)),
         parameters,
         found,
+        base,
+        outside,
     )
 
 
-def _compare(
-    session: Session,
-    adapter: Adapter,
-    batches: tuple[Batch, ...],
-    live: list[Tensor],
-    *,
-    merges: int,
-) -> Verification:
-    """Build the final weights and hold them against base and adapter; every merge rounded once."""
-    replay(session, session.ledger.phases)
-    one = verify_merged(session.bundle, adapter, batches, live, seed=session.config.run.seed)
-    found = Verification(one.error, one.bound * merges, one.outputs)
+def _compare(source: _Source, outputs: list[Tensor], base: str) -> Verification:
+    """Compare an adapter's outputs on its base with those of the final weights."""
+    session = source.session
+    seed = session.config.run.seed
+    one = verify_merged(session.bundle, source.adapter, source.batches, outputs, seed=seed)
+    # Each merge rounded once.
+    found = Verification(one.error, one.bound * source.merges, one.outputs)
     if not found.ok:
         raise MergeError(
-            f"base and adapter differ from the run's final weights by {found.error:.3g} (relative 2-norm);"
-            f" rounding explains at most {found.bound:.3g}. Nothing was written"
+            f"the adapter on {base or 'its base'} differs from the run's final weights by"
+            f" {found.error:.3g} (relative 2-norm; tolerance from rounding {found.bound:.3g}), so"
+            f" nothing was written{_why(session)}; share the whole model in RUN/model"
         )
     return found
+
+
+def _why(session: Session) -> str:
+    """Return what is known to keep an adapter from fitting the base that others load."""
+    quantized = getattr(session.config.base, "quantize", "none")
+    if quantized == "none":
+        return ""
+    return (
+        f": it was trained and merged beside {quantized} weights, and the base that it names has"
+        " full-precision ones (merge.type = 'original' merges into those)"
+    )
 
 
 @torch.no_grad()
@@ -224,25 +268,43 @@ def _attach(session: Session, stack: Stack) -> Adapter:
     return adapter
 
 
-def _write(where: Path, session: Session, adapter: Adapter, result: Exported) -> None:
+def _write(where: Path, out: Path, source: _Source) -> Exported:
+    """Write the adapter with all that goes along, load it as a user does, and compare."""
+    session, adapter = source.session, source.adapter
     if isinstance(adapter, Saves):
         adapter.save(where)
-    config = where / PEFT_CONFIG
-    if not config.exists():
+    if not (where / PEFT_CONFIG).exists():
         raise InputError(
             "PEFT has no type for deltas of this kind; use the whole model in model/, or 'mgk rebuild'"
         )
-    table: dict[str, Any] = read_json(config)
-    base = session.ledger.base_spec
-    table["base_model_name_or_path"] = (
-        table.get("base_model_name_or_path") or base.get("id") or base.get("path")
-    )
-    config.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    keys, outputs = _share(where, source)
+    name_base(where, keys)
+    spec = session.ledger.base_spec
+    base = str(keys.get("base_model_name_or_path") or spec.get("id") or spec["type"])
+    found = _compare(source, source.live if outputs is None else outputs, base)
+    result = _result(session, out, source.stack, found, base=base, outside=outputs is not None)
     record = {
-        "run": session.run.name, "base": session.ledger.base, "base_spec": base, "phases": result.phases,
-        "left_out": result.left_out, "weights": session.ledger.head,
-        "error": result.verification.error, "bound": result.verification.bound,
-    }  # fmt: skip
-    (where / RECORD).write_text(
-        json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+        "run": session.run.name,
+        "base": session.ledger.base,
+        "base_spec": spec,
+        "phases": result.phases,
+        "left_out": result.left_out,
+        "weights": session.ledger.head,
+        "error": found.error,
+        "bound": found.bound,
+        "checked": "PEFT on the base it names" if result.outside else "mgk on its own base",
+    }
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    (where / RECORD).write_text(text, encoding="utf-8")
+    return result
+
+
+def _share(where: Path, source: _Source) -> tuple[Mapping[str, Any], list[Tensor] | None]:
+    """Complete the directory; return the keys that name the base, and outputs as others load it."""
+    bundle = source.session.bundle
+    if not isinstance(bundle, Shareable):
+        return {}, None
+    keys = bundle.adapter_keys()
+    bundle.complete_export(where)
+    name_base(where, keys)
+    return keys, bundle.exported_outputs(where, source.batches)

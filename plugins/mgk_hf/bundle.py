@@ -12,6 +12,7 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from mgk_core.contract.bundle import OptionScores, Tokens
+from mgk_core.contract.errors import InputError
 from mgk_hf.batch import PADDING, TokenBatch, pack, pad, predictors, split, unpack
 from mgk_hf.network import Network
 from mgk_hf.precision import exact
@@ -27,7 +28,8 @@ class HfBundle:
 
     notice: licence text to be shown at first use, empty where there is none. source: the local
     directory that the base came from. budget: positions computed together in `score`. preparation:
-    what was done to the base before it became this one, for the ledger.
+    what was done to the base before it became this one, for the ledger. adaptable: names of the
+    modules that adapters may change, empty for all.
     """
 
     network: Network
@@ -38,15 +40,11 @@ class HfBundle:
     budget: int = 1024
     notes: list[str] = field(factory=list)
     preparation: dict[str, Any] = field(factory=dict)
+    adaptable: tuple[str, ...] = ()
     model: nn.Module = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.model = self.network.whole
-
-    @property
-    def adaptable(self) -> str:
-        """Prefix of the modules that adapters may go on: the language model of a multimodal one."""
-        return self.network.adaptable
 
     def pack(self, examples: Sequence[Tokens]) -> TokenBatch:
         """Make one micro-batch of examples: one packed row, or padded rows for models that cannot pack."""
@@ -172,6 +170,40 @@ class HfBundle:
         from mgk_hf.saving import save
 
         save(self.model, self.tokenizer, directory, source=self.source, notice=self.notice)
+
+    def adapter_keys(self) -> dict[str, Any]:
+        """Return what names this base in PEFT's ``adapter_config.json``."""
+        from mgk_hf.sharing import adapter_keys
+
+        keys = adapter_keys(self.model)
+        if added := self.preparation.get("tokens"):
+            keys["base_model_name_or_path"] = (
+                f"{keys['base_model_name_or_path']} with {added} tokens added"
+            )
+        return keys
+
+    def complete_export(self, directory: Path) -> None:
+        """Write the tokenizer and the licence files beside an exported adapter.
+
+        :raises InputError: the base that others load is not the one that the adapter needs
+        """
+        from mgk_hf.licence import keep
+
+        if added := self.preparation.get("tokens"):
+            raise InputError(
+                f"{added} tokens were added to this run's base (base.new_tokens), and the base that an"
+                " adapter names has no rows for them; share the whole model in RUN/model"
+            )
+        self.tokenizer.save_pretrained(str(directory))
+        keep(self.source, directory, self.notice)
+
+    def exported_outputs(self, directory: Path, batches: Sequence[Any]) -> list[Tensor] | None:
+        """Return `outputs` of an exported adapter as PEFT loads it; None where PEFT cannot."""
+        from mgk_hf.sharing import can_check, exported_outputs
+
+        if not can_check(self.model):
+            return None
+        return exported_outputs(self.model, directory, batches, OUTPUTS)
 
     @property
     def _pad_id(self) -> int:

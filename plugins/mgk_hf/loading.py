@@ -17,6 +17,7 @@ from mgk_core.contract.files import check_header
 from mgk_core.model.device import is_out_of_memory
 from mgk_hf import gemma_q4, prepare, quantized, tiny
 from mgk_hf.bundle import HfBundle
+from mgk_hf.checks import check_causal, check_kind, check_vocabulary, check_weights
 from mgk_hf.cpu.calibrate import with_screen
 from mgk_hf.failures import explain
 from mgk_hf.licence import notice_of
@@ -38,6 +39,7 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
         model = tiny.tiny_model(len(tokenizer), spec.seed)
     else:
         model, tokenizer = _pretrained(spec, str(source) if source else spec.id, device)
+    notes = list(check_vocabulary(model, tokenizer))
     added = prepare.tokens(model, tokenizer, spec, _texts)
     _set_dtypes(model, spec, device)
     quantized.keep_as_stored(model)
@@ -52,16 +54,25 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
             or model.gradient_checkpointing_enable
         )
         enable({"use_reentrant": False})
+    check_causal(spec.id, model)
     network = take_apart(model)
     preparation = {} if added is None else prepare.train(network, tokenizer, spec, added)
     network = with_screen(network, tokenizer, spec.head)
     notice = notice_of(source, str(getattr(model.config, "model_type", "")))
-    notes = [str(added.extension)] if added else []
+    notes += [str(added.extension)] if added else []
     give_back_memory()
     if spec.quantize != "none":
         _note_source(model, spec)
     return HfBundle(
-        network, tokenizer, device, notice, source, spec.token_budget, notes, preparation
+        network,
+        tokenizer,
+        device,
+        notice=notice,
+        source=source,
+        budget=spec.token_budget,
+        notes=notes,
+        preparation=preparation,
+        adaptable=() if spec.towers else network.language,
     )
 
 
@@ -114,12 +125,7 @@ def _local(name: str) -> Path | None:
 
 
 def _pretrained(spec: HfSpec, where: str, device: torch.device) -> tuple[Any, Any]:
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-        AutoTokenizer,
-    )
+    from transformers import AutoConfig, AutoTokenizer
 
     common: dict[str, Any] = {
         "revision": spec.revision,
@@ -133,22 +139,42 @@ def _pretrained(spec: HfSpec, where: str, device: torch.device) -> tuple[Any, An
     _check_directory(Path(where).expanduser(), spec)
     try:
         config = AutoConfig.from_pretrained(where, **common)
-        causal = type(config) in AutoModelForCausalLM._model_mapping or spec.trust_remote_code  # noqa: SLF001 - no public name
-        maker = AutoModelForCausalLM if causal else AutoModelForImageTextToText
-        model = maker.from_pretrained(where, **options, **common)
+        check_kind(where, config)
+        maker = _maker(config, spec)
+        model, info = maker.from_pretrained(where, output_loading_info=True, **options, **common)
         tokenizer = AutoTokenizer.from_pretrained(where, **common)
+    except InputError:
+        raise
     except Exception as error:
         # A damaged or foreign directory makes transformers, safetensors and torch raise almost anything.
         if is_out_of_memory(error):
             raise
         raise explain(where, spec.revision, error) from error
-    for spare in (
-        "_vocab",
-        "_merges",
-    ):  # what the tokenizer was made from: 150 MB of Python objects for Gemma's
+    check_weights(where, info)
+    # What the tokenizer was made from: 150 MB of Python objects for Gemma's.
+    for spare in ("_vocab", "_merges"):
         if spare in vars(tokenizer):
             setattr(tokenizer, spare, type(getattr(tokenizer, spare))())
     return model, tokenizer
+
+
+def _maker(config: Any, spec: HfSpec) -> Any:
+    """Return the Auto class that loads the whole model: of some families both classes load one.
+
+    ``AutoModelForCausalLM`` would take a multimodal Qwen 3.5 or Llama 4 for its language model.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    causal, multimodal = (
+        cls._model_mapping for cls in (AutoModelForCausalLM, AutoModelForImageTextToText)
+    )
+    named = (getattr(config, "architectures", None) or [""])[0]
+    kind = type(config)
+    if kind in multimodal and multimodal[kind].__name__ == named:
+        return AutoModelForImageTextToText
+    if kind in causal or spec.trust_remote_code:
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText
 
 
 def _check_directory(path: Path, spec: HfSpec) -> None:

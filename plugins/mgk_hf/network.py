@@ -24,14 +24,15 @@ class Network:
     """A causal language model taken apart.
 
     whole: the transformers model. decoder: ids → hidden states (of a multimodal model, its
-    language model). adaptable: name prefix of the modules that adapters may go on. packs: whether
-    several sequences can share a row. narrow: whether what is kept for the backward pass may be bf16.
+    language model). language: names of the modules that make up a multimodal model's language
+    model, empty where the whole model is one. packs: whether several sequences can share a row.
+    narrow: whether activations kept for the backward pass may be bf16.
     """
 
     whole: nn.Module
     decoder: nn.Module
     head: Head
-    adaptable: str
+    language: tuple[str, ...]
     packs: bool
     narrow: bool = False
 
@@ -66,15 +67,19 @@ def take_apart(model: Any) -> Network:
     """Find decoder and head of a transformers model and switch it to packed attention if it can."""
     text = text_config(model.config)
     decoder = _decoder(model)
-    adaptable = next((name for name, m in model.named_modules() if m is decoder), "")
     packs = can_pack(model, text)
     if packs:
         register()
         text._attn_implementation = NAME  # noqa: SLF001 - set_attn_implementation would reset vision towers too
     narrow = any(isinstance(m, MixedLinear) for m in decoder.modules())
-    return Network(
-        model, decoder, _head(model, text), f"{adaptable}." if adaptable else "", packs, narrow
-    )
+    language = () if text is model.config else _language(model, decoder)
+    return Network(model, decoder, _head(model, text), language, packs, narrow)
+
+
+def _language(model: Any, decoder: nn.Module) -> tuple[str, ...]:
+    """Return the names of decoder and output head in a multimodal model."""
+    parts = (decoder, model.get_output_embeddings())
+    return tuple(name for name, module in model.named_modules() if module in parts)
 
 
 def _head(model: Any, text: Any) -> Head:
@@ -100,6 +105,8 @@ def _decoder(model: Any) -> nn.Module:
         found, "language_model", None
     )  # a multimodal model's decoder keeps its towers beside it
     result = inner if isinstance(inner, nn.Module) else found
+    if hasattr(result, "lm_head"):  # Llama 4 keeps a whole causal model there
+        result = result.model
     if not isinstance(result, nn.Module):
         raise TypeError(f"{type(model).__name__} has no decoder")
     return result

@@ -56,6 +56,10 @@ class HfSpec(Spec):
         None, help="spread a large model over devices, as accelerate's device_map: 'auto' ..."
     )
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
+    towers: bool = option(
+        False,
+        help="let adapters change a multimodal model's other parts too: vision and audio towers, projector",
+    )
     new_tokens: str | tuple[str, ...] = option(
         (), help="files of tokens, one a line, to add to the vocabulary before row 0"
     )

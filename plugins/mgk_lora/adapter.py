@@ -19,7 +19,8 @@ from mgk_lora.ties import Untied
 
 AnyPart = LoraPart | WeightPart
 
-OWN = "adapter.safetensors"
+OWN = "state.safetensors"
+"""As the core names an adapter's state, so that a run keeps its numbers in one file."""
 
 
 class LoraAdapter:
@@ -52,6 +53,7 @@ class LoraAdapter:
             untied,
         )
         self.identity: Identity = identity
+        self.notes: tuple[str, ...] = ()
         # A norm over the first stored dimension (DoRA on a transposed weight) needs all rows at once.
         self.row_separable = all(
             pair.magnitude is None or 0 not in pair.layout.norm_dims

@@ -14,10 +14,11 @@ from mgk_lora.adapter import AnyPart, LoraAdapter
 from mgk_lora.dora import DoraConvPart, DoraEmbeddingPart, DoraLinearPart
 from mgk_lora.init import start
 from mgk_lora.kinds import Candidate
+from mgk_lora.notes import cut_ranks, largest_rank, left_out
 from mgk_lora.pair import Pair
 from mgk_lora.parts import ConvPart, EmbeddingPart, LinearPart, LoraPart, WeightPart
 from mgk_lora.spec import DoraSpec, LoraSpec
-from mgk_lora.targets import choose, first_match
+from mgk_lora.targets import candidates, choose, first_match
 from mgk_lora.ties import Untied, check_ties, untie
 
 _PARTS: dict[str, tuple[type[LoraPart], type[LoraPart]]] = {
@@ -30,17 +31,24 @@ _PARTS: dict[str, tuple[type[LoraPart], type[LoraPart]]] = {
 def attach(model: nn.Module, spec: LoraSpec, name: str, *, any_rank: bool = False) -> LoraAdapter:
     """Attach LoRA to the weights that ``spec`` names. Nothing is changed where it fails.
 
-    :param any_rank: allow ranks above a weight's smaller side (adapters of other tools)
-    :raises InputError: unknown target, tied weight, rank too large, no bias to take the bias up
+    A rank above a weight's smaller side is cut to it; the delta's scale stays alpha / the rank asked for.
+
+    :param any_rank: keep ranks above a weight's smaller side (adapters of other tools)
+    :raises InputError: unknown target, tied weight, no bias that could hold the trained one
     """
-    chosen = choose(model, spec.targets, spec.exclude)
+    everything = candidates(model)
+    chosen = choose(model, spec.targets, spec.exclude, everything)
     tied = check_ties(model, chosen, untie=spec.tied == "untie")
-    ranks = {c.weight: int(first_match(dict(spec.rank_pattern), c, spec.rank)) for c in chosen}
-    _check(spec, chosen, ranks, any_rank=any_rank)
-    pairs = {c.weight: _pair(spec, c, ranks[c.weight]) for c in chosen}
+    asked = {c.weight: int(first_match(dict(spec.rank_pattern), c, spec.rank)) for c in chosen}
+    _check(spec, chosen, asked)
+    ranks = asked if any_rank else _no_larger(chosen, asked)
+    pairs = {c.weight: _pair(spec, c, asked[c.weight], ranks[c.weight]) for c in chosen}
+    notes = (*cut_ranks(asked, ranks), *left_out(model, spec.targets, everything, chosen))
     untied = untie(model, tied)
     try:
-        return _place(model, spec, name, chosen=chosen, pairs=pairs, untied=untied)
+        adapter = _place(model, spec, name, chosen=chosen, pairs=pairs, untied=untied)
+        adapter.notes = notes
+        return adapter
     except BaseException:
         for module in {id(c.module): c.module for c in chosen}.values():
             take(module, name)
@@ -55,17 +63,15 @@ def scale_of(spec: LoraSpec, candidate: Candidate, rank: int) -> float:
     return alpha / (rank**0.5 if spec.rslora else rank)
 
 
-def _check(
-    spec: LoraSpec, chosen: Sequence[Candidate], ranks: dict[str, int], *, any_rank: bool
-) -> None:
+def _no_larger(chosen: Sequence[Candidate], asked: dict[str, int]) -> dict[str, int]:
+    """Return the ranks, each at most its weight's smaller side."""
+    return {c.weight: min(asked[c.weight], largest_rank(c.layout)) for c in chosen}
+
+
+def _check(spec: LoraSpec, chosen: Sequence[Candidate], ranks: dict[str, int]) -> None:
     for candidate in chosen:
-        layout, rank = candidate.layout, ranks[candidate.weight]
-        most = min(layout.rows, layout.cols)
-        if rank < 1 or (rank > most and not any_rank):
-            raise InputError(
-                f"target {candidate.name}: rank {rank} does not fit {layout.rows} × {layout.cols}; expected 1 to"
-                f" {most}: lower rank, or set rank_pattern = {{ {candidate.name!r} = {most} }}, or exclude it"
-            )
+        if (rank := ranks[candidate.weight]) < 1:
+            raise InputError(f"target {candidate.name}: expected a rank >= 1, got {rank}")
         if spec.bias and candidate.bias is None:
             raise InputError(
                 f"target {candidate.name}: bias = true, but {type(candidate.module).__name__} has no bias that could"
@@ -81,8 +87,8 @@ def _check(
         )
 
 
-def _pair(spec: LoraSpec, candidate: Candidate, rank: int) -> Pair:
-    scale = scale_of(spec, candidate, rank)
+def _pair(spec: LoraSpec, candidate: Candidate, asked: int, rank: int) -> Pair:
+    scale = scale_of(spec, candidate, asked)
     pair = Pair(
         candidate.layout, start(candidate, spec, rank, scale), scale, spec.dropout,
         bias=spec.bias, dtype=_dtype(spec, candidate.parameter),

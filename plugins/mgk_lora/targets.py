@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from mgk_core.contract.adapter import SLOT, base_name
+from mgk_core.contract.adapter import SLOT, base_name, may_adapt
 from mgk_core.contract.errors import InputError
 from mgk_core.model.targets import matches, no_match, output_head, select
 from mgk_lora.kinds import Candidate, Layout, module_kind, parameter_layout
@@ -29,7 +29,8 @@ def candidates(model: nn.Module) -> list[Candidate]:
         if known is not None:
             kind, layout, linear = known
             bias = "bias" if isinstance(getattr(module, "bias", None), nn.Parameter) else None
-            is_linear = linear and module is not head
+            # A subclass with a forward of its own, such as a router, is no linear map.
+            is_linear = linear and kind == "linear" and module is not head
             weight = _join(name, "weight")
             found.append(
                 Candidate(name, weight, module, name, "weight", kind, layout, bias, is_linear)
@@ -40,15 +41,26 @@ def candidates(model: nn.Module) -> list[Candidate]:
 
 
 def choose(
-    model: nn.Module, patterns: Sequence[str], exclude: Sequence[str] = ()
+    model: nn.Module,
+    patterns: Sequence[str],
+    exclude: Sequence[str] = (),
+    everything: Sequence[Candidate] | None = None,
 ) -> list[Candidate]:
     """Return the candidates that ``patterns`` mean and ``exclude`` does not.
 
+    :param everything: the model's `candidates`, where they are known already
     :raises InputError: a pattern that matches nothing (the nearest names are offered), a bad
         regular expression, or nothing left
     """
-    everything = candidates(model)
-    return select(everything, patterns, exclude, means, lambda p: _no_match(p, model, everything))
+    everything = candidates(model) if everything is None else everything
+    return select(
+        everything,
+        patterns,
+        exclude,
+        means,
+        lambda p: _no_match(p, model, everything),
+        lambda candidate: may_adapt(model, candidate.weight),
+    )
 
 
 def means(pattern: str, candidate: Candidate) -> bool:

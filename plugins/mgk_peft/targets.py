@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from mgk_core.contract.adapter import SLOT, aliases_of, base_name
+from mgk_core.contract.adapter import SLOT, aliases_of, base_name, may_adapt
 from mgk_core.contract.errors import InputError
 from mgk_core.model.targets import matches, no_match, output_head, select
 
@@ -24,7 +24,14 @@ def choose(
     def means(pattern: str, raw: str) -> bool:
         return matches(pattern, base_name(raw) or raw, linear=raw in linear)
 
-    names = select(list(known), patterns, exclude, means, lambda p: no_match(p, known))
+    names = select(
+        list(known),
+        patterns,
+        exclude,
+        means,
+        lambda p: no_match(p, known),
+        lambda raw: may_adapt(model, base_name(raw) or raw),
+    )
     chosen = {n: known[n] for n in names}
     for name, module in chosen.items():
         _check(model, name, module)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mgk_core.contract.adapter import base_state_dict
+from mgk_core.contract.adapter import base_state_dict, may_adapt, state_of
 from mgk_core.contract.errors import InputError
 from mgk_core.model.targets import choose_linear, matches, no_match, output_head
 from mgk_core.testing.reference import attach_dense
@@ -191,3 +191,23 @@ def test_a_head_is_asked_for_and_may_be_none():
     assert output_head(nn.Linear(2, 2)) is None
     model.get_output_embeddings = lambda: None
     assert output_head(model) is None
+
+
+def test_what_a_base_keeps_frozen_is_not_chosen():
+    """Whatever ``targets`` says; ``exclude`` may name it, and a target that means nothing else is refused."""
+    model = Model()
+    state_of(model).adaptable[:] = ["layers.1", "head"]
+    assert list(choose_linear(model, ["*"])) == ["layers.1.q_proj", "head"]
+    assert list(choose_linear(model, ["all-linear"], ["layers.0.*"])) == ["layers.1.q_proj"]
+    with pytest.raises(InputError, match=r"'layers\.0\.\*' matches only .* base\.towers"):
+        choose_linear(model, ["q_proj", "layers.0.*"])
+
+
+@given(NAMES, NAMES)
+def test_only_what_is_inside_a_named_module_may_be_adapted(module, name):
+    """By whole parts: ``vision`` does not contain ``vision_tower``; without names all of a model may be."""
+    model = nn.Module()
+    assert may_adapt(model, name)
+    state_of(model).adaptable[:] = [module]
+    parts = module.split(".")
+    assert may_adapt(model, name) == (name.split(".")[: len(parts)] == parts)

@@ -1,5 +1,7 @@
 """Small models of several families, and texts to show them."""
 
+import json
+
 import pytest
 import torch
 
@@ -100,3 +102,44 @@ def saved(tmp_path, tokenizer, make_model):
         return str(directory)
 
     return save
+
+
+LESSONS = """
+name = "one"
+[base]
+type = "hf"
+[run]
+threads = 1
+[defaults]
+optimizer = {type = "adamw", lr = 0.003}
+train = {steps = 3, batch_size = 2}
+[defaults.adapter]
+type = "lora"
+rank = 2
+alpha = 6
+[phases.one.data]
+type = "text"
+length = 24
+"""
+
+
+@pytest.fixture
+def run_on(tmp_path):
+    """Return ``run_on(base, **overrides)``: a run of one short phase on a directory; its path."""
+    from mgk_core.run.runner import run_pipeline
+
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in TEXTS]
+    (tmp_path / "lessons.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "one.toml").write_text(LESSONS, encoding="utf-8")
+
+    def run(base, out="run", **overrides):
+        given = {
+            "base.id": str(base),
+            "phases.one.data.train": str(tmp_path / "lessons.jsonl"),
+            "phases.one.data.test": str(tmp_path / "lessons.jsonl"),
+            **overrides,
+        }
+        run_pipeline(None, out=tmp_path / out, config=tmp_path / "one.toml", overrides=given)
+        return tmp_path / out
+
+    return run

@@ -188,6 +188,24 @@ def test_attention_is_that_of_peft_but_for_a_delta_that_peft_adds_twice(put_on):
     assert "twice" in (why_not(adapter) or "")
 
 
+@pytest.mark.parametrize("options", [{}, {"rslora": True}, {"init": "pissa"}], ids=str)
+def test_a_rank_above_the_smaller_side_is_cut_and_peft_computes_the_same(options, put_on, tmp_path):
+    """The delta keeps the scale of the rank asked for; a note names the weight with both ranks."""
+    net = Net().eval()
+    adapter = put_on(net, rank=11, alpha=5.0, targets=("block.*",), **options)
+    shake(adapter)
+    ranks = {name: adapter.factors(name).a.shape[0] for name in adapter.targets()}
+    assert ranks == {"block.fc.weight": 9, "block.out.weight": 7}
+    scale = 5.0 / (11**0.5 if options.get("rslora") else 11)
+    assert adapter.factors("block.out.weight").scale == pytest.approx(scale)
+    (note,) = adapter.notes
+    assert "2 weights" in note
+    assert "block.out.weight (11 → 7)" in note
+    live = net(IDS)
+    adapter.save(tmp_path)
+    assert close(peft.PeftModel.from_pretrained(Net().eval(), tmp_path)(IDS), live)
+
+
 def test_target_modules_are_short_where_that_is_exact(put_on, tmp_path):
     """Last parts of names where they mean exactly the adapted modules, else a regular expression."""
     net = nn.ModuleDict(

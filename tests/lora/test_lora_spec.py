@@ -111,10 +111,7 @@ def test_a_trained_bias_is_merged_into_the_bias(kind, put_on):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"rank": 6},
-            r"target 2: rank 6 does not fit 5 × 12; expected 1 to 5.*rank_pattern = \{ '2' = 5 \}",
-        ),
+        ({"rank_pattern": {"2": 0}}, "target 2: expected a rank >= 1, got 0"),
         ({"bias": True}, "target 2: bias = true, but Linear has no bias"),
         ({"bias": True, "type": "dora", "targets": ("0",)}, "no meaning with type = 'dora'"),
     ],
