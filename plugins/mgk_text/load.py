@@ -72,14 +72,13 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
     reader = Reader(spec)
     spec = reader.spec = settled(spec, reader)
     maker = _maker(spec, bundle)
-    splits = load_splits(spec, reader)
-    texts = {
-        name: reader.foreign(source, "text").records for name, source in spec.base_probes.items()
-    }
+    texts = {n: reader.foreign(s, "text").records for n, s in spec.base_probes.items()}
     questions = {
         n: reader.foreign(s, "mcq", spec.base_layout).records
         for n, s in spec.base_questions.items()
     }
+    base = [r for records in (*texts.values(), *questions.values()) for r in records]
+    splits = load_splits(spec, reader, base)
     calibration = reader.foreign(spec.calibration, "text").records
     reader.problems += maker.task.problems(splits.train)
     reader.check()

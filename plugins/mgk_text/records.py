@@ -123,12 +123,12 @@ class Dialogue:
     @property
     def key(self) -> str:
         """What keeps rows of one kind in one split: all dialogues that begin alike."""
-        return self.group or _joined([m for m in self.messages if m.role != "system"][:1])
+        return self.group or _joined(_without_system(self.messages)[:1])
 
     @property
     def words(self) -> str:
-        """Everything that the model reads or learns, for comparing rows."""
-        return _joined(self.messages)
+        """What the model reads and learns, for comparing rows; many rows share a system text."""
+        return _joined(_without_system(self.messages))
 
 
 @frozen
@@ -155,10 +155,14 @@ class Preference:
     @property
     def words(self) -> str:
         """Everything that the model reads or learns, for comparing rows."""
-        return f"{_joined(self.prompt)}\n{self.chosen}\n{self.rejected}"
+        return f"{_joined(_without_system(self.prompt))}\n{self.chosen}\n{self.rejected}"
 
 
 Record = Text | Entry | Question | Dialogue | Preference
+
+
+def _without_system(messages: Sequence[Message]) -> list[Message]:
+    return [m for m in messages if m.role != "system"]
 
 
 def _joined(messages: Sequence[Message]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from attrs import define, field, frozen
@@ -23,10 +24,20 @@ Make = Callable[[Raw], Record]
 
 @frozen
 class Read:
-    """Records of one setting, and how many rows were left out because they were bad."""
+    """Records of one setting, and how many rows were left out because they were bad.
+
+    sizes: how many records each entry of the setting has.
+    """
 
     records: tuple[Record, ...] = ()
     skipped: int = 0
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def by_setting(self) -> list[tuple[Record, ...]]:
+        """The records of each entry of the setting: a file, a folder, a glob."""
+        ends = list(accumulate(self.sizes))
+        return [self.records[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
 
 @frozen
@@ -95,11 +106,14 @@ class Reader:
         columns: dict[str, str],
     ) -> Read:
         parts = list[Part]()
+        sizes = list[int]()
         for name in as_tuple(setting):
+            before = len(parts)
             for source in find(name, split):
                 table = self._table(source)
                 parts.append(self._part(table, kinds, layout, columns))
                 self._tables.pop(source, None)
+            sizes.append(sum(len(part.records) for part in parts[before:]))
         self.notes += _notes(split, parts)
         records = tuple(record for part in parts for record in part.records)
         bad = [problem for part in parts for problem in part.problems]
@@ -107,7 +121,8 @@ class Reader:
             self.problems += bad
         elif bad and not records:
             raise DataError(summary(bad))
-        return Read(records, len(bad) if self.spec.skip_bad_rows else 0)
+        skipped = len(bad) if self.spec.skip_bad_rows else 0
+        return Read(records, skipped, tuple(sizes))
 
     def _table(self, source: Source) -> Table:
         if source not in self._tables:

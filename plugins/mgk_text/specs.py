@@ -52,6 +52,21 @@ class TextDataSpec(Spec):
         False, help="leave out and count rows that cannot be read, instead of stopping"
     )
     normalise: str = option("NFC", one_of("NFC", "none"), help="Unicode normal form of every text")
+    weights: tuple[float, ...] = option(
+        (), help="one for each source of train: 2 takes each row twice, 0.3 takes 30 % of the rows"
+    )
+    interleave: bool = option(
+        False, help="alternate between the sources of train, so that limit takes from all of them"
+    )
+    deduplicate: bool = option(False, help="leave out training rows that are there already")
+    contamination: str = option(
+        "note",
+        one_of("note", "drop", "refuse"),
+        help="what happens to training rows that share text with held-out rows",
+    )
+    contamination_words: int = option(
+        13, at_least(2), help="how many words in a row count as shared text"
+    )
     limit: int | None = option(None, at_least(1), help="train on the first N rows only")
     max_length: int = option(
         512, at_least(8), help="most tokens of one example, including its prompt"
@@ -82,6 +97,8 @@ class TextDataSpec(Spec):
     def __attrs_post_init__(self) -> None:
         if len(self.delimiter) > 1:
             raise ValueError(f"delimiter: expected one character, got {self.delimiter!r}")
+        if any(weight <= 0 for weight in self.weights):
+            raise ValueError(f"weights: expected numbers above 0, got {list(self.weights)}")
 
 
 @frozen(kw_only=True)

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from attrs import frozen
 
 from mgk_core.contract.errors import InputError
+from mgk_text import contamination
+from mgk_text.mixture import distinct, mixed
 from mgk_text.records import Record, fingerprint
-from mgk_text.rows import Reader
+from mgk_text.rows import Read, Reader
 from mgk_text.specs import TextDataSpec
 
 _SHOWN = 3  # places of rows that are named in a note
@@ -30,22 +32,66 @@ class Splits:
         return [record for name in names for record in getattr(self, name)]
 
 
-def load(spec: TextDataSpec, reader: Reader) -> Splits:
-    """Read the splits. Problems stay with the reader; `InputError` where nothing is named."""
+def load(spec: TextDataSpec, reader: Reader, base: Sequence[Record] = ()) -> Splits:
+    """Read the splits. Problems stay with the reader.
+
+    :param base: what probes of the base ask, which training rows must not share either
+    """
     read = {name: reader.records(getattr(spec, name), name) for name in ("train", "dev", "test")}
-    train, dev, test = (read[name].records for name in ("train", "dev", "test"))
+    dev, test = read["dev"].records, read["test"].records
+    train: Sequence[Record] = read["train"].records
     if not dev and spec.dev_share:
         train, dev = held_out(train, spec.dev_share, f"dev {spec.seed}")
     if not test and spec.test_share:
         train, test = held_out(train, spec.test_share, f"test {spec.seed}")
-    skipped = sum(r.skipped for r in read.values())
     notes = [*reader.notes]
-    if skipped:
+    if skipped := sum(r.skipped for r in read.values()):
         notes.append(f"{skipped:,} bad rows left out")
-    train = train[: spec.limit]
+    train = _mixture(spec, read["train"], train, notes)[: spec.limit]
     for name, held in (("dev", dev), ("test", test)):
         notes += shared(train, held, name)
-    return Splits(train, dev, test, tuple(notes))
+    train = _clean(spec, train, [*dev, *test, *base], notes)
+    return Splits(tuple(train), dev, test, tuple(notes))
+
+
+def _mixture(
+    spec: TextDataSpec, read: Read, train: Sequence[Record], notes: list[str]
+) -> list[Record]:
+    """Return the training rows as the weights of their sources ask, repeated ones reported."""
+    kept = {id(row) for row in train}
+    parts = [[row for row in part if id(row) in kept] for part in read.by_setting]
+    once = distinct(train)
+    if repeated := len(train) - len(once):
+        what = "left out" if spec.deduplicate else "kept; set deduplicate to leave them out"
+        notes.append(f"{repeated:,} training rows repeat an earlier one: {what}")
+        if spec.deduplicate:
+            first = {id(row) for row in once}
+            parts = [[row for row in part if id(row) in first] for part in parts]
+    made = mixed(parts, spec.weights, interleave=spec.interleave, seed=spec.seed)
+    if spec.weights:
+        sizes = " + ".join(
+            f"{len(part):,} × {w:g}" for part, w in zip(parts, spec.weights, strict=True)
+        )
+        notes.append(f"mixture: {sizes} = {len(made):,} training rows")
+    return made
+
+
+def _clean(
+    spec: TextDataSpec, train: Sequence[Record], held: Sequence[Record], notes: list[str]
+) -> Sequence[Record]:
+    """Treat training rows that share text with held-out rows as the configuration says."""
+    found = contamination.overlaps(train, held, spec.contamination_words)
+    if not found:
+        return train
+    if spec.contamination == "refuse":
+        raise contamination.refusal(found)
+    dropped = spec.contamination == "drop"
+    # Rows that are equal as a whole have a note of their own.
+    partly = [one for one in found if fingerprint(one.row) != fingerprint(one.held)]
+    if listed := found if dropped else partly:
+        notes.append(contamination.note(listed, dropped=dropped))
+    gone = {id(one.row) for one in found} if dropped else set[int]()
+    return [row for row in train if id(row) not in gone]
 
 
 def held_out(

@@ -18,6 +18,12 @@ def table(rows):
     return "\n".join(lines) + "\n"
 
 
+def changed(row):
+    """Return a row that begins alike and ends otherwise."""
+    ends = {"text": " 끝이다.", "definition": " 그렇다.", "question": " 말하라."}
+    return {key: value + ends.get(key, "") if key in ends else value for key, value in row.items()}
+
+
 @pytest.fixture
 def sources(write):
     """Small files of each kind, one of them with a bad row, and a text file."""
@@ -34,6 +40,10 @@ def sources(write):
     made = {kind: write(f"{kind}.jsonl", found) for kind, found in rows.items()}
     made["bad"] = {
         kind: write(f"bad-{kind}.jsonl", [*found, {"nothing": 1}]) for kind, found in rows.items()
+    }
+    made["more"] = {
+        kind: write(f"more-{kind}.jsonl", [changed(r) for r in found])
+        for kind, found in rows.items()
     }
     made["csv"] = {kind: write(f"{kind}.csv", table(found)) for kind, found in rows.items()}
     made["txt"] = write("a.txt", "첫 줄이다.\n둘째 줄이다.\n\n셋째 줄이다.\n")
@@ -61,6 +71,17 @@ def changes(kind, s):
         "header": ({"train": s["csv"][kind]}, {"header": 2}),
         "skip_bad_rows": ({"train": s["bad"][kind]}, {"skip_bad_rows": True}),
         "normalise": ({"columns": {}}, {"normalise": "none"}),
+        "weights": ({}, {"weights": (2.5,)}),
+        "interleave": (
+            {"train": (s[kind], s["more"][kind]), "limit": 6},
+            {"interleave": True},
+        ),
+        "deduplicate": ({"train": (s[kind], s[kind])}, {"deduplicate": True}),
+        "contamination": ({"test": s[kind]}, {"contamination": "refuse"}),
+        "contamination_words": (
+            {"test": s["more"][kind], "contamination": "drop"},
+            {"contamination_words": 2},
+        ),
         "limit": ({}, {"limit": 3}),
         "max_length": ({"dev": s[kind]}, {"max_length": 10}),
         "seed": (both, {"seed": 1}),
