@@ -1,4 +1,4 @@
-"""Run the code of the documentation: every bash, sh, python and toml block says what it is for.
+"""Run the code of the documentation: every bash, sh, python and toml block is marked with what it is for.
 
     python docs/blocks.py PAGE... [--slow]      run pages, each in a directory of its own
 
@@ -6,10 +6,10 @@ The line above a block marks it:
 
     <!-- run -->                 run it; bash stops at the first error, python is a program of its own
     <!-- run slow -->            the same, only in the slow tests
-    <!-- run exit=1 -->          the last command shall end with this exit code
+    <!-- run exit=1 -->          the last command must end with this exit code
     <!-- run inside=NAME -->     put it in place of the line "# HERE" of docs/snippets/NAME, and run that
     <!-- file NAME -->           write it to NAME, for the blocks that follow
-    <!-- not run: REASON -->     leave it, and say why
+    <!-- not run: REASON -->     leave it, and give the reason
     <!-- output -->              (text) what the block before printed: these lines in this order; … stands for anything
 """
 
@@ -33,7 +33,7 @@ _FENCE = re.compile(r"^(?:<!-- (?P<mark>[^\n]*) -->\n\n?)?(?P<fence>```+)(?P<lan
 
 @frozen
 class Block:
-    """One fenced block. mark: what the line above says, empty where it says nothing."""
+    """One fenced block. mark: the comment above it, empty where there is none."""
 
     page: Path
     line: int
@@ -61,7 +61,7 @@ class Block:
 
 
 class BlockError(Exception):
-    """A block did not do what its page says."""
+    """A block did not do what its page claims."""
 
 
 def pages() -> list[Path]:
@@ -80,7 +80,7 @@ def blocks(page: Path) -> Iterator[Block]:
 def run_page(page: Path, where: Path, environment: dict[str, str], *, slow: bool) -> int:
     """Run a page's blocks in order in the directory ``where``; return how many ran.
 
-    :raises BlockError: one ended otherwise than it says, or printed something else
+    :raises BlockError: one ended with another exit code, or printed something else
     """
     ran, printed = 0, None
     for block in blocks(page):

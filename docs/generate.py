@@ -148,7 +148,7 @@ def _keys(cls: type[Any]) -> str:
 
 
 def _expected(attribute: attrs.Attribute[Any], hint: Any) -> str:
-    """Return the type, narrowed by what the validator says of a value that cannot be right."""
+    """Return the type, narrowed by the message of the validator for a value that cannot be right."""
     if attribute.validator is None:
         return _type(hint)
     try:
@@ -297,7 +297,7 @@ def _members(cls: type[Any]) -> Iterator[str]:
 # architecture
 
 CORE = Path(__file__).parents[1] / "mgk_core"
-ROOMS = ("contract", "model", "record", "host", "config", "run", "tools", "testing")
+ROOMS = ("contract", "model", "record", "config", "host", "run", "tools", "testing")
 
 
 def architecture_page(_: Plugins) -> str:

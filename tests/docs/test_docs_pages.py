@@ -88,6 +88,14 @@ def test_architecture_names_each_module_of_the_core_once():
     assert sorted(listed) == sorted(f for f in files if not f.endswith("__init__.py"))
 
 
+def test_decisions_are_numbered_once_and_listed():
+    """Each record has a number of its own and a line in the index."""
+    names = sorted(p.name for p in (ROOT / "docs/decisions").glob("0*.md"))
+    assert [n[:4] for n in names] == [f"{i:04}" for i in range(1, len(names) + 1)]
+    index = (ROOT / "docs/decisions/index.md").read_text(encoding="utf-8")
+    assert re.findall(r"\]\((0\S+\.md)\)", index) == names
+
+
 def anchors(page):
     found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in found}
