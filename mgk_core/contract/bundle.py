@@ -15,6 +15,7 @@ from attrs import field, frozen
 from torch import Tensor, nn
 
 from mgk_core.contract.adapter import Adapter
+from mgk_core.contract.conversation import Conversation
 from mgk_core.contract.errors import InputError
 
 Batch = Any
@@ -114,8 +115,8 @@ class LossPerItem(Protocol):
 class Tokens:
     """One training example of a language model. labels: as ids, −100 where nothing is learnt.
 
-    The label at i is what the model shall say at i (labels are not shifted); nbytes: UTF-8 bytes
-    of the text that is learnt, for likelihoods that compare across tokenizers.
+    The label at i is what the model should predict at i (labels are not shifted). nbytes: UTF-8
+    bytes of the text that is learnt, for likelihoods that compare across tokenizers.
     """
 
     ids: tuple[int, ...]
@@ -136,7 +137,12 @@ class Choice:
 
 @runtime_checkable
 class LanguageBundle(Bundle, Protocol):
-    """What a bundle with a tokenizer offers further, so that data plugins need not know models."""
+    """What a bundle with a tokenizer also offers, so that data plugins need not know models.
+
+    conversation: how this base is spoken to.
+    """
+
+    conversation: Conversation
 
     def pack(self, examples: Sequence[Tokens]) -> Batch:
         """Make one micro-batch: examples behind each other, attention and positions apart."""
@@ -144,7 +150,11 @@ class LanguageBundle(Bundle, Protocol):
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: Sequence[int] = ()
     ) -> list[list[int]]:
-        """Continue each prompt greedily; returns the new ids, without the stop token."""
+        """Continue each prompt with the most likely token each time.
+
+        :param stop: further tokens to stop at, beside ``conversation.stops``
+        :return: the new ids of each prompt, without the token that ended them
+        """
 
 
 @runtime_checkable

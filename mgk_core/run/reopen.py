@@ -16,6 +16,7 @@ from mgk_core.record.ledger import read_ledger
 from mgk_core.record.run_directory import claim, require_run
 from mgk_core.record.store import Store
 from mgk_core.run.frozen_weights import FrozenWeights
+from mgk_core.run.markup import restore_markup
 from mgk_core.run.session import Session
 from mgk_core.run.setup import prepare_run
 
@@ -47,6 +48,7 @@ def reopen(
             f"{base or run}: not the base that this run began with (digest {ledger.base[:16]}…, found"
             f" {found[:16]}…); restore the original base model, or give its place with --base DIR"
         )
+    restore_markup(bundle, store)
     journal = open_journal(store, repair=False)
     return Session(
         prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger, weights

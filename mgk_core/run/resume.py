@@ -19,6 +19,7 @@ from mgk_core.record.metrics_log import Mark, MetricsLog, digest_of
 from mgk_core.record.run_directory import CONFIG, phase_folder
 from mgk_core.record.store import Store, file_digest, folder_digests
 from mgk_core.run.identity import compare, identity_of
+from mgk_core.run.markup import record_markup
 from mgk_core.run.rebuild import replay
 from mgk_core.run.scores import load_row, measure_row, save_row
 from mgk_core.run.session import Session
@@ -107,6 +108,7 @@ def begin(session: Session, stand: Standpoint, accept: Iterable[str]) -> None:
     if stand.ledger is not None:
         _adopt(session, stand.ledger)
     if journal.last("started") is None:
+        record_markup(session.bundle, session.store)
         config = file_digest(session.store.path(CONFIG))
         journal.add(
             "started", identity=identity, environment=session.ledger.environment, config=config

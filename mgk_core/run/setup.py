@@ -26,6 +26,7 @@ from mgk_core.record.ledger import Ledger, environment
 from mgk_core.record.store import Store
 from mgk_core.run.attached import attached
 from mgk_core.run.frozen_weights import FrozenWeights
+from mgk_core.run.markup import restore_markup
 from mgk_core.run.scores import check_probes, unmatched_limits
 from mgk_core.run.session import Session
 
@@ -114,6 +115,7 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
     bundle.model.requires_grad_(False)
     bundle.model.eval()
     weights = FrozenWeights(bundle.model, prepared.hooks.plugins, lambda: events.observers)
+    restore_markup(bundle, store)
     ledger = Ledger(
         base=weights.digest,
         base_spec=as_table(config)["base"],

@@ -1,27 +1,24 @@
-"""Putting questions to a run's models: the untouched base, and what the phases made of it."""
+"""Asking a run's models: the untouched base, and the model after its phases."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from attrs import define, field, frozen
 
 from mgk_core.contract.bundle import LanguageBundle
+from mgk_core.contract.conversation import Message
 from mgk_core.contract.errors import InputError
 from mgk_core.record.events import Sink, ignore
 from mgk_core.run.rebuild import replay
 from mgk_core.run.reopen import reopen
 from mgk_core.run.session import Session
 
-Turn = Mapping[str, str]
-"""``{"role": "user" | "assistant", "content": text}``."""
-
 
 @frozen
 class Answer:
-    """What the base and the final model say to one question."""
+    """What the base and the final model answer to one question."""
 
     question: str
     base: str
@@ -37,11 +34,11 @@ def ask(
     base: Path | None = None,
     sink: Sink = ignore,
 ) -> list[Answer]:
-    """Let the base answer, bring it through the run's phases, and let it answer again.
+    """Let the base answer, replay the run's phases, and let the final model answer.
 
-    Answers are greedy, so the same question has the same answer.
+    Answers take the most likely token each time, so the same question has the same answer.
 
-    :raises InputError: the run's base is no language model, or it is no run directory
+    :raises InputError: the run's base is not a language model, or it is not a run directory
     """
     for question in questions:
         _check_text(question)
@@ -54,61 +51,42 @@ def ask(
 
 
 def _check_text(text: str) -> None:
-    """Refuse bytes that are no UTF-8, which a terminal or a pipe hands on as lone surrogates."""
+    """Refuse bytes that are not UTF-8, which a terminal or a pipe passes as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"the question {text.encode(errors='replace').decode()!r} is not UTF-8 from character {error.start + 1} on;"
+            f"the question {text.encode(errors='replace').decode()!r} is not UTF-8 from character {error.start + 1};"
             " expected UTF-8 text (iconv converts from others, such as CP949)"
         ) from None
 
 
-def reply(session: Session, turns: Sequence[Turn], *, tokens: int) -> str:
-    """Return what the model, as it stands, says next."""
+def reply(session: Session, turns: Sequence[Message], *, tokens: int) -> str:
+    """Return what the current model answers."""
     bundle = language(session)
-    ids = encode(bundle.tokenizer, turns)
-    made = bundle.generate([ids], max_new_tokens=tokens)[0]
-    text: str = bundle.tokenizer.decode(made, skip_special_tokens=True)
-    return text.strip()
+    prompt = bundle.conversation.prompts([turns])[0]
+    made = bundle.generate([prompt], max_new_tokens=tokens)[0]
+    return bundle.conversation.read(made).strip()
 
 
 def language(session: Session) -> LanguageBundle:
-    """Return the session's bundle as one that can be talked to."""
+    """Return the session's bundle as one that answers."""
     bundle = session.bundle
     if bundle.tokenizer is None or not isinstance(bundle, LanguageBundle):
         kind = session.config.base.type
         raise InputError(
-            f"{session.run}: its base ({kind!r}) is no language model; there is nobody to ask"
+            f"{session.run}: its base ({kind!r}) is not a language model, so it cannot answer"
         )
     return bundle
 
 
-def encode(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
-    """Return the prompt's ids: in the tokenizer's chat template where it has one, else as plain text.
-
-    A tokenizer whose models begin with a BOS gets one, whatever its template does.
-    """
-    if getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(
-            list(turns), tokenize=False, add_generation_prompt=True
-        )
-        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    else:
-        ids = list(
-            tokenizer("\n".join(t["content"] for t in turns), add_special_tokens=False)["input_ids"]
-        )
-    bos = getattr(tokenizer, "bos_token_id", None)
-    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
-
-
 @define(eq=False)
 class Chat:
-    """A conversation with a run's final model. turns: what was said so far."""
+    """A chat with a run's final model. turns: all messages so far."""
 
     session: Session
     tokens: int = 256
-    turns: list[Turn] = field(factory=list)
+    turns: list[Message] = field(factory=list)
 
     @classmethod
     def open(
@@ -121,7 +99,7 @@ class Chat:
         base: Path | None = None,
         sink: Sink = ignore,
     ) -> Chat:
-        """Build the model. untouched: talk with the base that the run began with instead."""
+        """Build the model. untouched: chat with the base that the run began with instead."""
         session = reopen(run, without=without, base=base, sink=sink)
         language(session)
         if not untouched:
@@ -129,9 +107,9 @@ class Chat:
         return cls(session, tokens)
 
     def say(self, text: str) -> str:
-        """Say something; return the answer. Both are remembered.
+        """Send a message and return the answer. Both are remembered.
 
-        :raises InputError: the text is none
+        :raises InputError: the text is not UTF-8
         """
         _check_text(text)
         self.turns.append({"role": "user", "content": text})

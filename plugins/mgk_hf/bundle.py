@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from mgk_core.contract.bundle import OptionScores, Tokens
 from mgk_core.contract.errors import InputError
 from mgk_hf.batch import PADDING, TokenBatch, pack, pad, predictors, split, unpack
+from mgk_hf.chat_template import Settings
+from mgk_hf.conversation import HfConversation
 from mgk_hf.network import Network
 from mgk_hf.precision import exact
 from mgk_hf.scoring import Item, collect, groups, pack_items, separate_items, size_of
@@ -41,10 +43,13 @@ class HfBundle:
     notes: list[str] = field(factory=list)
     preparation: dict[str, Any] = field(factory=dict)
     adaptable: tuple[str, ...] = ()
+    settings: Settings = field(factory=Settings)
     model: nn.Module = field(init=False)
+    conversation: HfConversation = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.model = self.network.whole
+        self.conversation = HfConversation(self.tokenizer, self.settings, ends_of(self.model))
 
     def pack(self, examples: Sequence[Tokens]) -> TokenBatch:
         """Make one micro-batch of examples: one packed row, or padded rows for models that cannot pack."""
@@ -145,31 +150,28 @@ class HfBundle:
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: Sequence[int] = ()
     ) -> list[list[int]]:
-        """Continue each prompt greedily; returns the new ids, without the stop token."""
+        """Continue each prompt with the most likely token each time, up to the end of its turn."""
         width = max(len(p) for p in prompts)
-        ids = torch.tensor(
-            [[self._pad_id] * (width - len(p)) + list(p) for p in prompts], device=self.device
-        )
-        mask = torch.tensor(
-            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device
-        )
-        ends = [
-            *stop,
-            *([] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]),
-        ]
+        rows = [[self._pad_id] * (width - len(p)) + list(p) for p in prompts]
+        shown = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+        ends = list(dict.fromkeys([*stop, *self.conversation.stops]))
         whole: Any = self.model
-        with evaluating(self.model):
+        with evaluating(self.model), greedy(whole, ends, self._pad_id):
             made = whole.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
-                eos_token_id=ends or None, pad_token_id=self._pad_id, top_p=None, top_k=None, temperature=None,
-            )  # fmt: skip
+                input_ids=torch.tensor(rows, device=self.device),
+                attention_mask=torch.tensor(shown, device=self.device),
+                max_new_tokens=max_new_tokens,
+            )
         return [_until(row, {*ends, self._pad_id}) for row in made[:, width:].tolist()]
 
     def save(self, directory: Path) -> None:
         """Write model, tokenizer and licence notice as transformers loads them."""
         from mgk_hf.saving import save
 
-        save(self.model, self.tokenizer, directory, source=self.source, notice=self.notice)
+        save(
+            self.model, self.tokenizer, directory,
+            source=self.source, notice=self.notice, stops=self.conversation.stops,
+        )  # fmt: skip
 
     def adapter_keys(self) -> dict[str, Any]:
         """Return what names this base in PEFT's ``adapter_config.json``."""
@@ -231,6 +233,34 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def greedy(model: Any, ends: list[int], pad: int) -> Iterator[None]:
+    """Set the base's generation configuration aside inside the block.
+
+    Its repetition penalty and its kin would act on the most likely token too; transformers fills
+    them in wherever a call leaves them out.
+    """
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        do_sample=False, num_beams=1, eos_token_id=ends or None, pad_token_id=pad
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def ends_of(model: Any) -> tuple[int, ...]:
+    """Return the tokens that a base's generation configuration ends with."""
+    config = getattr(model, "generation_config", None)
+    ends = getattr(config, "eos_token_id", None)
+    if ends is None:
+        return ()
+    return (ends,) if isinstance(ends, int) else tuple(int(end) for end in ends)
 
 
 def _until(ids: list[int], ends: set[int]) -> list[int]:

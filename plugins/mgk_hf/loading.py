@@ -17,6 +17,7 @@ from mgk_core.contract.files import check_header
 from mgk_core.model.device import is_out_of_memory
 from mgk_hf import gemma_q4, prepare, quantized, tiny
 from mgk_hf.bundle import HfBundle
+from mgk_hf.chat_template import Settings
 from mgk_hf.checks import check_causal, check_kind, check_vocabulary, check_weights
 from mgk_hf.cpu.calibrate import with_screen
 from mgk_hf.failures import explain
@@ -63,6 +64,7 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
     give_back_memory()
     if spec.quantize != "none":
         _note_source(model, spec)
+    settings = Settings(spec.thinking, spec.system, spec.fold_system)
     return HfBundle(
         network,
         tokenizer,
@@ -73,6 +75,7 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
         notes=notes,
         preparation=preparation,
         adaptable=() if spec.towers else network.language,
+        settings=settings,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,19 @@ from mgk_hf.licence import keep
 from mgk_hf.quantized import forget_quantizer, is_quantized
 
 
-def save(model: Any, tokenizer: Any, directory: Path, *, source: Path | None, notice: str) -> None:
+def save(
+    model: Any,
+    tokenizer: Any,
+    directory: Path,
+    *,
+    source: Path | None,
+    notice: str,
+    stops: Sequence[int] = (),
+) -> None:
     """Write weights (safetensors), configuration, tokenizer and licence files.
+
+    The tokenizer carries the chat template of the run; the generation configuration lists
+    ``stops``, every token at which an answer ends.
 
     Attached adapters are not written: the directory holds the base as it stands. Every tensor
     keeps its bits; the configuration names the widest dtype among them, so that a reader that
@@ -31,12 +43,21 @@ def save(model: Any, tokenizer: Any, directory: Path, *, source: Path | None, no
     try:
         directory.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(str(directory), state_dict=state)
+        if stops:
+            _name_stops(directory / "generation_config.json", stops)
         _name_dtype(directory / "config.json", str(widest).removeprefix("torch."))
         if tokenizer is not None:
             tokenizer.save_pretrained(str(directory))
         keep(source, directory, notice)
     except OSError as error:
         raise StoreError(f"cannot write the model to {directory}: {error}") from error
+
+
+def _name_stops(file: Path, stops: Sequence[int]) -> None:
+    """Write the tokens at which generation ends, the base's own first."""
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found["eos_token_id"] = stops[0] if len(stops) == 1 else list(stops)
+    file.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _name_dtype(file: Path, dtype: str) -> None:

@@ -60,6 +60,18 @@ class HfSpec(Spec):
         False,
         help="let adapters change a multimodal model's other parts too: vision and audio towers, projector",
     )
+    thinking: str = option(
+        "auto", one_of("auto", "off", "closed", "keep"),
+        help="blocks such as <think> before an answer; off: none, in the saved template too; closed: the model"
+        " learns to close it at once; keep: answers hold their own; auto: off where the template has a switch",
+    )  # fmt: skip
+    system: str = option(
+        "", help="system message of every chat that has none, in the saved template too"
+    )
+    fold_system: bool = option(
+        False,
+        help="put system messages before the first user message, for templates without the role",
+    )
     new_tokens: str | tuple[str, ...] = option(
         (), help="files of tokens, one a line, to add to the vocabulary before row 0"
     )

@@ -1,7 +1,7 @@
 """Tokenised data, kept in this process and on disk.
 
-The key covers the texts, the tokenizer, the template's wording and turns (they stand in the texts
-and beside them) and the format of the file, so that nothing stale is ever read back.
+The key covers the texts, the conversation (tokenizer, chat template, settings) and the format of the
+file, so that nothing stale is ever read.
 """
 
 from __future__ import annotations
@@ -12,18 +12,16 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
-from attrs import asdict, define
+from attrs import define
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mgk_core.contract.bundle import Tokens
-from mgk_text.encode import Encoder, Pair, tokenizer_digest
+from mgk_text.encode import Encoder, Pair
 
-FORMAT = 1
+FORMAT = 2
 CACHE_VARIABLE = "MGK_CACHE"
 _KEPT = 32  # results held in this process
 
@@ -64,9 +62,7 @@ def tokenised(encoder: Encoder, pairs: Sequence[Pair], cache: TokenCache) -> lis
 def key(encoder: Encoder, pairs: Sequence[Pair]) -> str:
     """Digest of all that decides the ids."""
     state = hashlib.blake2b(digest_size=20)
-    state.update(
-        json.dumps([FORMAT, _tokenizer(encoder.tokenizer), asdict(encoder.turns)]).encode()
-    )
+    state.update(json.dumps([FORMAT, encoder.conversation.digest, encoder.ends]).encode())
     for pair in pairs:
         state.update(json.dumps(pair, ensure_ascii=False).encode())
     return state.hexdigest()
@@ -82,14 +78,6 @@ def folder() -> Path:
 
 
 _memory: dict[str, list[Tokens]] = {}
-_tokenizers: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-
-
-def _tokenizer(tokenizer: Any) -> str:
-    """Return a tokenizer's digest, computed once per object (a large vocabulary takes a second)."""
-    if tokenizer not in _tokenizers:
-        _tokenizers[tokenizer] = tokenizer_digest(tokenizer)
-    return _tokenizers[tokenizer]
 
 
 def _remember(name: str, examples: list[Tokens]) -> None:

@@ -35,9 +35,7 @@ def evaluate(bundle: LanguageBundle, probe: Probe) -> Score:
     """
     items: Sequence[Asked] = probe.items
     first = items[0]
-    written = bundle.generate(
-        [item.prompt for item in items], max_new_tokens=first.new_tokens, stop=first.encoder.stops
-    )
+    written = bundle.generate([i.prompt for i in items], max_new_tokens=first.new_tokens)
     judged = [
         item.judge(item.encoder.decode(ids)) for item, ids in zip(items, written, strict=True)
     ]

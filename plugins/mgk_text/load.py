@@ -8,6 +8,7 @@ from typing import cast
 from attrs import evolve, field, fields, frozen
 
 from mgk_core.contract.bundle import LanguageBundle, PhaseData, Probe, Tokens
+from mgk_core.contract.conversation import Style
 from mgk_core.contract.errors import InputError
 from mgk_text import lengths, packing, probes
 from mgk_text.cache import TokenCache, tokenised
@@ -19,7 +20,6 @@ from mgk_text.splits import Splits, check_named
 from mgk_text.splits import load as load_splits
 from mgk_text.tasks import McqTask, Task, task_for
 from mgk_text.trainset import QuestionRows, TokenRows
-from mgk_text.turns import turns_of
 
 _DEV_TOKENS = 1024  # of one dev batch
 _VERIFY = (
@@ -56,7 +56,7 @@ class Maker:
             what=split,
             places=places,
             key=key,
-            head=len(self.encoder.bos),
+            head=self.encoder.head,
         )
 
     def batches(
@@ -102,7 +102,15 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
             :count
         ],
         calibration=maker.batches(known, _CALIBRATION_TOKENS),
-        notes=(*splits.notes, train.note, *_packed(maker, rows), dev.note, *cut, *_cached(maker)),
+        notes=(
+            *splits.notes,
+            *maker.encoder.conversation.notes,
+            train.note,
+            *_packed(maker, rows),
+            dev.note,
+            *cut,
+            *_cached(maker),
+        ),
     )
 
 
@@ -132,8 +140,13 @@ def _maker(spec: TextDataSpec, bundle: object) -> Maker:
         raise InputError(
             f"data type {spec.type!r} needs a language model as base, with a tokenizer; this base is none"
         )
-    style = spec.style if isinstance(spec, PromptedSpec) else "plain"
-    encoder = Encoder.of(bundle.tokenizer, turns_of(bundle.tokenizer, style))
+    if bundle.tokenizer is None:
+        raise InputError("this base has no tokenizer; text data needs a language model as base")
+    style: Style = "plain"
+    if isinstance(spec, PromptedSpec):
+        style = cast("Style", spec.style)
+    ends = isinstance(spec, PlainTextSpec) and spec.end_documents
+    encoder = Encoder(bundle.conversation.styled(style), ends)
     return Maker(spec, bundle, encoder, task_for(spec), TokenCache(on_disk=spec.cache))
 
 
@@ -172,7 +185,7 @@ def _calibration(maker: Maker, records: Sequence[Record]) -> tuple[list[Tokens],
     count = min(spec.calibration_rows, len(records))
     chosen = [records[i * len(records) // count] for i in range(count)]
     pairs: list[Pair] = [("", r.text) for r in chosen]  # type: ignore[union-attr]
-    whole = tokenised(maker.encoder, pairs, maker.cache)
+    whole = tokenised(evolve(maker.encoder, ends=False), pairs, maker.cache)
     cut = [
         Tokens(e.ids[: spec.calibration_tokens], e.labels[: spec.calibration_tokens], e.nbytes)
         for e in whole

@@ -8,7 +8,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from mgk_core.contract.bundle import Probe
+from attrs import evolve
+
+from mgk_core.contract.bundle import Probe, Tokens
 from mgk_core.contract.errors import InputError
 from mgk_text import generation
 from mgk_text.encode import Encoder
@@ -24,15 +26,12 @@ def perplexity(
     encoder: Encoder, texts: Sequence[str], name: str, *, split: str, limit: int
 ) -> Probe:
     """Return the perplexity of texts; longer ones are scored in pieces of ``limit`` tokens."""
-    head = len(encoder.bos)
-    parts = [
-        p
-        for e in encoder.plain(texts)
-        for p in (split_long(e, limit, head) if len(e.ids) > limit else [e])
-    ]
-    items = tuple(
-        p for p in parts if len(p.ids) > 1
-    )  # one token alone has nothing to be predicted from
+    # An end is learnt in training alone: a base that never saw one would be scored on it.
+    parts: list[Tokens] = []
+    for text in evolve(encoder, ends=False).plain(texts):
+        parts += split_long(text, limit, encoder.head) if len(text.ids) > limit else [text]
+    # One token alone has nothing to be predicted from.
+    items = tuple(part for part in parts if len(part.ids) > 1)
     return Probe(
         name=_name(name, split),
         phase="",

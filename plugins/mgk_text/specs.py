@@ -114,6 +114,10 @@ class PlainTextSpec(TextDataSpec):
     overflow: str = option(
         "split", one_of("split", "error", "drop"), help="texts longer than max_length"
     )
+    end_documents: bool = option(
+        True,
+        help="learn the tokenizer's end-of-sequence token after each text, so that answers end",
+    )
     txt_unit: str = option(
         "paragraph", one_of("paragraph", "line", "file"), help="what one text of a .txt file is"
     )

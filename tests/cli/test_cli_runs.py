@@ -231,7 +231,7 @@ def test_a_model_without_words_cannot_be_asked(mgk, finished_run, command):
     name, *rest = command
     ran = mgk(name, finished_run, *rest)
     assert ran.code == 2
-    assert "is no language model" in ran.err
+    assert "not a language model" in ran.err
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+from mgk_hf.conversation import HfConversation
 from mgk_hf.loading import build
 from mgk_hf.specs import HfSpec
 from mgk_text.encode import Encoder
-from mgk_text.turns import turns_of
 
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
@@ -37,8 +37,8 @@ def chat_tokenizer():
 def encoders(bundle, chat_tokenizer):
     """Encoders by style: ``plain`` and ``chat``."""
     return {
-        "plain": Encoder.of(bundle.tokenizer, turns_of(bundle.tokenizer, "auto")),
-        "chat": Encoder.of(chat_tokenizer, turns_of(chat_tokenizer, "auto")),
+        "plain": Encoder(bundle.conversation.styled("auto")),
+        "chat": Encoder(HfConversation(chat_tokenizer).styled("auto")),
     }
 
 

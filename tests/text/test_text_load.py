@@ -14,6 +14,7 @@ from mgk_core.contract.bundle import Choice, Tokens
 from mgk_core.contract.errors import DataError, InputError
 from mgk_text import cache, lengths, packing
 from mgk_text.cache import TokenCache, tokenised
+from mgk_text.encode import Encoder
 from mgk_text.generation import character_f1, evaluate
 from mgk_text.load import load
 from mgk_text.options import Distractors
@@ -280,7 +281,7 @@ def test_tokenised_data_is_read_back_from_disk(encoders, monkeypatch):
     assert again.hits == 1
 
 
-@pytest.mark.parametrize("change", ["text", "style", "tokenizer"])
+@pytest.mark.parametrize("change", ["text", "style", "tokenizer", "ends"])
 def test_the_cache_key_covers_data_template_and_tokenizer(encoders, change):
     """Another text, another style or another tokenizer is another key."""
     plain, chat = encoders["plain"], encoders["chat"]
@@ -288,8 +289,9 @@ def test_the_cache_key_covers_data_template_and_tokenizer(encoders, change):
     base = cache.key(plain, pairs)
     other = {
         "text": lambda: cache.key(plain, [("물음:", "답.")]),
-        "style": lambda: cache.key(attrs.evolve(plain, turns=chat.turns), pairs),
-        "tokenizer": lambda: cache.key(attrs.evolve(chat, turns=plain.turns), pairs),
+        "style": lambda: cache.key(chat, pairs),
+        "tokenizer": lambda: cache.key(Encoder(chat.conversation.styled("plain")), pairs),
+        "ends": lambda: cache.key(attrs.evolve(plain, ends=True), pairs),
     }[change]()
     assert other != base
     assert cache.key(plain, list(pairs)) == base

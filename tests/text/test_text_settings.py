@@ -106,6 +106,7 @@ def changes(kind, s):
             "length": ({}, {"length": 300}),
             "overflow": ({"length": 12}, {"overflow": "drop"}),
             "txt_unit": ({"train": s["txt"]}, {"txt_unit": "line"}),
+            "end_documents": ({}, {"end_documents": False}),
         },
         "dictionary": {
             "layout": ({"train": s["kcd"], **both}, {"layout": "mgk"}),

@@ -4,13 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mgk_core.contract.errors import InputError
-from mgk_text.encode import Encoder
 from mgk_text.extract import extract
 from mgk_text.records import Entry, Question
 from mgk_text.specs import DIRECTIONS
 from mgk_text.templates import DictionaryTemplate, McqTemplate
-from mgk_text.turns import Turns, turns_of
 
 ENTRY = Entry("심방세동", "atrial fibrillation", "심방이 무질서하게 떠는 부정맥이다.")
 QUESTION = Question(
@@ -60,56 +57,33 @@ def test_training_scoring_and_generation_see_the_same_tokens(encoders, style, li
         [(template.ask(QUESTION), template.options(QUESTION), QUESTION.answer, "")]
     )[0]
     assert choice.prompt == prompt
-    assert trained.ids == (*prompt, *choice.options[choice.answer], *encoder.stop)
+    assert trained.ids == (*prompt, *choice.options[choice.answer], trained.ids[-1])
+    assert trained.ids[-1] in encoder.conversation.stops
     assert trained.labels == ((-100,) * len(prompt) + trained.ids[len(prompt) :])
     assert trained.nbytes == choice.nbytes[choice.answer] == len(QUESTION.content.encode())
 
 
-def test_chat_turns_are_those_of_the_tokenizers_own_template(encoders):
-    """Prompt and answer together are what the chat template renders, its last line break apart."""
-    encoder = encoders["chat"]
-    turns = [{"role": "user", "content": "질문"}, {"role": "assistant", "content": "대답"}]
-    rendered = encoder.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
-    learnt = encoder.pairs([("질문", "대답")])[0]
-    assert list(learnt.ids) == rendered[: len(learnt.ids)]
-    assert encoder.decode(rendered[len(learnt.ids) :]).strip() == ""
-    assert encoder.stops[0] == encoder.tokenizer.convert_tokens_to_ids("<end_of_turn>")
-
-
-def test_plain_answers_end_with_the_end_of_sequence(encoders):
+def test_plain_answers_end_with_the_end_of_sequence(bundle, encoders):
     """Without chat turns an answer follows a blank and ends with the tokenizer's own end."""
-    encoder = encoders["plain"]
-    assert encoder.stop == (encoder.tokenizer.eos_token_id,)
-    assert encoder.decode(encoder.pairs([("물음:", "답")])[0].ids) == "물음: 답"
-
-
-def test_chat_without_turns_is_refused(bundle):
-    """style = chat asks for a template or Gemma's tokens; the tiny tokenizer has neither."""
-    with pytest.raises(InputError, match="neither a chat template"):
-        turns_of(bundle.tokenizer, "chat")
-
-
-def test_chat_takes_gemmas_turns_where_only_the_tokens_exist(bundle, chat_tokenizer, encoders):
-    """A base tokenizer with the turn tokens and no template renders the same turns when asked to."""
-    template, chat_tokenizer.chat_template = chat_tokenizer.chat_template, None
-    try:
-        made = Encoder.of(chat_tokenizer, turns_of(chat_tokenizer, "chat"))
-        assert turns_of(chat_tokenizer, "auto").chat is False
-        assert made.pairs([("질문", "대답")]) == encoders["chat"].pairs([("질문", "대답")])
-    finally:
-        chat_tokenizer.chat_template = template
+    encoder, end = encoders["plain"], bundle.tokenizer.eos_token_id
+    learnt = encoder.pairs([("물음:", "답")])[0]
+    assert learnt.ids[-1] == end
+    assert end in encoder.conversation.stops
+    assert bundle.tokenizer.decode(learnt.ids, skip_special_tokens=True) == "물음: 답"
 
 
 @given(prompt=TEXT, answer=TEXT)
-def test_texts_never_become_special_tokens(encoders, prompt, answer):
+def test_texts_never_become_special_tokens(encoders, bundle, chat_tokenizer, prompt, answer):
     """Whatever a text holds, a turn mark or an end of sequence in it stays text, and it comes back."""
+    tokenizers = {"plain": bundle.tokenizer, "chat": chat_tokenizer}
     for style, encoder in encoders.items():
-        special = set(encoder.tokenizer.all_special_ids)
+        special = set(tokenizers[style].all_special_ids)
         marked = f"{prompt}<end_of_turn><eos>{answer}"
         tokens = encoder.pairs([(marked, marked)])[0]
         learnt = [i for i in tokens.labels if i != -100]
         assert not special & set(learnt[:-1]), style
-        assert encoder.decode(learnt[:-1]) == encoder.turns.lead + marked
+        said = tokenizers[style].decode(learnt[:-1])
+        assert said == (f" {marked}" if style == "plain" else marked.strip())
 
 
 @given(
@@ -173,9 +147,3 @@ def test_reasoning_must_come_first_and_a_letter_after_it(text, strict, lenient, 
     """The reasoning format is one block that is not empty, then one letter; letters inside it are no answer."""
     found = extract(text, QUESTION.options, reasoning=True)
     assert (found.strict, found.lenient, found.formatted) == (strict, lenient, formatted)
-
-
-def test_a_tokenizer_is_needed():
-    """A base without a tokenizer cannot take text data, and is told so."""
-    with pytest.raises(InputError, match="no tokenizer"):
-        Encoder.of(None, Turns("", "", "", "", chat=False))
