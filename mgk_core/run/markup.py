@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from mgk_core.contract.bundle import Bundle
 from mgk_core.contract.conversation import Conversation
-from mgk_core.record.store import Store, read_json
+from mgk_core.contract.files import read_json
+from mgk_core.record.store import Store
 
 NAME = "base/conversation.json"
 
