@@ -93,3 +93,6 @@ class Conversation(Protocol):
 
     def restore(self, record: Mapping[str, Any]) -> None:
         """Use the markup that a run has recorded."""
+
+
+__all__ = ["Conversation", "Message", "Options", "Style"]
