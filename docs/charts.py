@@ -160,7 +160,46 @@ def small_tasks() -> str:
     return picture.svg()
 
 
-CHARTS = {"default-run.svg": default_run, "real-dictionary.svg": real_dictionary, "small-tasks.svg": small_tasks}
+def architecture() -> str:
+    """The folders, and the core's rooms from top to ground."""
+    picture = Drawing(860, 520, "The folders of mgk, and the rooms of its core")
+    boxes = (("cli/", "the command line: text only", 24), ("phases/", "shipped pipelines and data", 228), ("mgk/", "import mgk: public names", 432))
+    for name, words, x in boxes:
+        picture.box(x, 20, 192, 54, fill="#ffffff", stroke=PLAIN, radius=6)
+        picture.text(x + 14, 42, name, bold=True)
+        picture.text(x + 14, 62, words, size=12, fill=FAINT)
+    picture.text(324, 96, "↓ import", size=12, anchor="middle", fill=FAINT)
+    picture.box(24, 104, 600, 400, fill="#eef6f6", stroke=GUARD, radius=8)
+    picture.text(38, 128, "mgk_core/", bold=True)
+    picture.text(122, 128, "a room imports only what is below it", size=12, fill=FAINT)
+    rooms = (
+        ("testing", "conformance kit for plugin authors"), ("tools", "what one command does, before or after a run"),
+        ("run", "the nine steps of a phase, resume, transition"), ("host", "finds, loads and calls plugins"),
+        ("config", "from TOML to a checked pipeline"),
+    )  # fmt: skip
+    for index, (name, words) in enumerate(rooms):
+        _room(picture, 38, 140 + 52 * index, 572, name, words)
+    _room(picture, 38, 400, 280, "record", "what a run writes")
+    _room(picture, 330, 400, 280, "model", "working on a torch model")
+    _room(picture, 38, 452, 572, "contract", "what plugins promise and get")
+    picture.box(676, 104, 160, 400, fill="#ffffff", stroke=PLAIN, radius=8)
+    picture.text(690, 128, "plugins/", bold=True)
+    for line, words in enumerate(("lora, merge, sgd", "hf, text, peft", "retention, bench", "validation", "textmodel", "… and yours")):
+        picture.text(690, 156 + 20 * line, words, size=13)
+    for y, words, arrow in ((318, "called by host", "→"), (420, "import model,", "←"), (440, "contract and", ""), (460, "testing", "")):
+        picture.text(690, y, words, size=12, fill=FAINT)
+        picture.text(650, y, arrow, size=22, anchor="middle", fill=GUARD)
+    return picture.svg()
+
+
+def _room(picture: Drawing, x: float, y: float, width: float, name: str, words: str) -> None:
+    public = name in ("testing", "model", "contract")
+    picture.box(x, y, width, 44, fill="#ffffff", stroke=GUARD if public else PLAIN, radius=5)
+    picture.text(x + 12, y + 27, name, bold=True, fill=GUARD if public else INK)
+    picture.text(x + 92, y + 27, words, size=13)
+
+
+CHARTS = {"architecture.svg": architecture, "default-run.svg": default_run, "real-dictionary.svg": real_dictionary, "small-tasks.svg": small_tasks}
 
 
 def main() -> int:

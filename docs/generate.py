@@ -89,7 +89,8 @@ def _def(name: str, function: Callable[..., Any]) -> str:
     """Return the line that defines a function, one argument a line where it is long."""
     signature = inspect.signature(function)
     arguments = str(signature.replace(return_annotation=inspect.Signature.empty)).replace("'", "")
-    arguments = re.sub(r"<function (\w+) at 0x\w+>", r"\1", arguments)
+    arguments = re.sub(r"<function (?:\S+\.)?(\w+) at 0x\w+>", r"\1", arguments)
+    arguments = re.sub(r"<function \S*<lambda> at 0x\w+>", "…", arguments)
     returns = "" if signature.return_annotation is inspect.Signature.empty else f" -> {signature.return_annotation}"
     line = f"def {name}{arguments}{returns}"
     if len(line) <= 110:

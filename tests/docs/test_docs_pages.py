@@ -4,6 +4,7 @@ import fnmatch
 import importlib.util
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,19 @@ def test_architecture_names_each_module_of_the_core_once():
     core = ROOT / "mgk_core"
     files = [p.relative_to(core).as_posix() for p in core.glob("*/**/*.py")]
     assert sorted(listed) == sorted(f for f in files if not f.endswith("__init__.py"))
+
+
+def test_the_drawing_has_the_rooms_in_the_order_of_the_layers():
+    """The architecture's picture and page order the core's rooms as the import contract does."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (rooms,) = (c["layers"] for c in contracts if c["name"] == "the core's rooms")
+    layers = [name.strip() for layer in rooms for name in layer.split("|")]
+    drawn = re.findall(r">(\w+)</text>", load("charts").architecture())
+    assert [name for name in drawn if name in layers] == layers
+    generated = list(load("generate").ROOMS)
+    assert sorted(generated[1:3]) == sorted(layers[-3:-1])
+    assert [generated[0], *generated[3:]] == [layers[-1], *layers[-4::-1]]
 
 
 def test_decisions_are_numbered_once_and_listed():
