@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor, nn
 
@@ -188,6 +190,21 @@ def mgk_phase_exit(ctx: PhaseContext, outcome: Outcome) -> None:
 
     :param ctx: the phase
     :param outcome: how it ended; ``outcome.error`` is set where it failed
+
+    .. versionadded:: 0.1
+    """
+
+
+@hookspec
+def mgk_recorded(run: Path, phase: str) -> None:
+    """Read what a run has written, for a report or a tracker.
+
+    Called when the record of a phase is complete on disk (its row of ``retention.json`` and its
+    line of the journal), and once more when the run has finished. The run directory is the source:
+    nothing of the model is handed over.
+
+    :param run: the run directory; anything written there goes to ``report.html`` or ``files/``
+    :param phase: the phase that has ended; empty at the end of the run
 
     .. versionadded:: 0.1
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,6 +119,10 @@ class Hooks:
     def phase_exit(self, ctx: PhaseContext, outcome: Outcome) -> None:
         """Tell every plugin that a phase has ended."""
         self._call("mgk_phase_exit", ctx=ctx, outcome=outcome)
+
+    def recorded(self, run: Path, phase: str) -> None:
+        """Let every plugin read the record of a phase, or of the finished run."""
+        self._call("mgk_recorded", run=run, phase=phase)
 
     def collect_statistics(self, ctx: PhaseContext) -> dict[str, torch.Tensor]:
         """Gather what plugins keep for later phases."""

@@ -328,6 +328,7 @@ def _leave(session: Session, index: int, result: str) -> None:
         retention=digest,
         **session.account(),
     )
+    session.hooks.recorded(session.run, phase)
 
 
 def _write_retention(session: Session) -> str:
@@ -354,6 +355,7 @@ def _finish(session: Session) -> None:
     digest = _write_retention(session)
     session.events("time", **{k: round(v, 3) for k, v in session.times.items()})
     session.commit("finished", retention=digest, **session.account())
+    session.hooks.recorded(session.run, "")
 
 
 def _save_model(session: Session) -> None:

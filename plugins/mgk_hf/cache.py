@@ -9,18 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mgk_core.contract.cache import VARIABLE
 from mgk_core.contract.errors import EnvironmentFault
-
-CACHE_VARIABLE = "MGK_CACHE"
-
-
-def cache_root() -> Path:
-    """Return ``$MGK_CACHE``, or the user's cache directory as the platform has it."""
-    if given := os.environ.get(CACHE_VARIABLE):
-        return Path(given).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("mgk"))
 
 
 @contextmanager
@@ -35,7 +25,7 @@ def whole_directory(target: Path) -> Iterator[Path]:
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise EnvironmentFault(
-            f"cannot write the cache {target.parent}: {error.strerror}; set {CACHE_VARIABLE} to a writable directory"
+            f"cannot write the cache {target.parent}: {error.strerror}; set {VARIABLE} to a writable directory"
         ) from error
     try:
         yield work

@@ -17,8 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mgk_core.contract.cache import cache_directory
 from mgk_core.contract.errors import DigestError, EnvironmentFault
-from mgk_hf.cache import cache_root, whole_directory
+from mgk_hf.cache import whole_directory
 from mgk_hf.licence import GEMMA_NOTICE, NOTICE_FILE, TERMS_FILE
 from mgk_hf.quantized import forget_quantizer
 
@@ -49,7 +50,7 @@ def prepare(say: Say = lambda _: None) -> Path:
     :raises DigestError: the package's parts do not add up to the file that it states
     """
     package = _package()
-    target = cache_root() / f"{MODEL_ID}-v{FORMAT}-{package.EXPECTED_SHA256[:12]}"
+    target = cache_directory() / f"{MODEL_ID}-v{FORMAT}-{package.EXPECTED_SHA256[:12]}"
     if not target.is_dir():
         say(f"converting {DISTRIBUTION} into {target} (once, about two minutes)")
         with whole_directory(target) as work:

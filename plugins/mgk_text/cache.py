@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mgk_core.contract.bundle import Tokens
+from mgk_core.contract.cache import cache_directory
 from mgk_text.encode import Encoder, Pair
 
 FORMAT = 2
-CACHE_VARIABLE = "MGK_CACHE"
 _KEPT = 32  # results held in this process
 
 
@@ -70,11 +69,7 @@ def key(encoder: Encoder, pairs: Sequence[Pair]) -> str:
 
 def folder() -> Path:
     """Return where token files are kept: below ``$MGK_CACHE``, or the user's cache directory."""
-    if given := os.environ.get(CACHE_VARIABLE):
-        return Path(given).expanduser() / "tokens"
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("mgk")) / "tokens"
+    return cache_directory() / "tokens"
 
 
 _memory: dict[str, list[Tokens]] = {}

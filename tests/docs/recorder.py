@@ -101,6 +101,11 @@ def mgk_phase_exit(ctx, outcome):
 
 
 @hookimpl
+def mgk_recorded(run, phase):
+    note("mgk_recorded", phase=phase, journal=(run / "journal.jsonl").read_text())
+
+
+@hookimpl
 def mgk_collect_statistics(ctx):
     note("mgk_collect_statistics", phase=ctx.phase.name, targets=ctx.targets)
     return {"recorder/index": torch.tensor([float(ctx.index)])}

@@ -1,6 +1,7 @@
 """Every hook is documented, and each does what its page says, seen by a plugin that an installed package brings."""
 
 import importlib
+import json
 import re
 import shutil
 import sys
@@ -161,6 +162,14 @@ def test_hook_phase_exit(seen):
     outcomes = seen.of("mgk_phase_exit", "outcome")
     assert [o.result for o in outcomes] == ["committed"] * 3
     assert [[r.method for r in o.tried] for o in outcomes] == [["scale-search"], [], []]
+
+
+def test_hook_recorded(seen):
+    """It is called when a phase's line of the journal is on disk, and once when the run has finished."""
+    assert seen.of("mgk_recorded", "phase") == [*PHASES, ""]
+    last = [json.loads(text.splitlines()[-1]) for text in seen.of("mgk_recorded", "journal")]
+    assert [line.get("phase") for line in last] == [*PHASES, None]
+    assert [line["event"] for line in last] == ["phase_exit"] * 3 + ["finished"]
 
 
 def test_hook_collect_statistics(seen):
