@@ -14,12 +14,27 @@ if TYPE_CHECKING:
     from mgk_core.contract.hookspecs import HOOK_API_VERSION, hookimpl
     from mgk_core.contract.pipeline import Phase, Pipeline
     from mgk_core.contract.specs import Spec, SpecRegistry, option
-    from mgk_core.run.api import attach, detach, merge, pipeline, resolve, rollback, run
+    from mgk_core.run.api import (
+        attach,
+        detach,
+        load_base,
+        load_data,
+        merge,
+        pipeline,
+        resolve,
+        rollback,
+        run,
+    )
+    from mgk_core.run.in_memory import PhaseResult, run_phase
 
 _HOME = {
     "attach": "run.api",
     "detach": "run.api",
+    "load_base": "run.api",
+    "load_data": "run.api",
     "merge": "run.api",
+    "PhaseResult": "run.in_memory",
+    "run_phase": "run.in_memory",
     "rollback": "run.api",
     "run": "run.api",
     "resolve": "run.api",
@@ -34,8 +49,8 @@ _HOME = {
 }
 
 __all__ = [
-    "HOOK_API_VERSION", "Phase", "Pipeline", "Spec", "SpecRegistry", "__version__", "attach", "detach", "hookimpl",
-    "merge", "option", "pipeline", "resolve", "rollback", "run",
+    "HOOK_API_VERSION", "Phase", "PhaseResult", "Pipeline", "Spec", "SpecRegistry", "__version__", "attach", "detach",
+    "hookimpl", "load_base", "load_data", "merge", "option", "pipeline", "resolve", "rollback", "run", "run_phase",
 ]  # fmt: skip
 
 

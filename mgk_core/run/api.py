@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from mgk_core.contract.adapter import Adapter, state_of
+from mgk_core.contract.bundle import Bundle, PhaseData
 from mgk_core.contract.errors import InputError, MergeError
 from mgk_core.contract.outcome import MergeReport, Proposal
 from mgk_core.contract.specs import Spec
 from mgk_core.host.hooks import Hooks, installed_hooks
+from mgk_core.model.device import pick_device
 from mgk_core.run.attached import attach_seeded, take_off
 
 if TYPE_CHECKING:
@@ -100,6 +102,27 @@ def rollback(model: nn.Module, report: MergeReport) -> None:
     if report.undo is None:
         raise MergeError(f"the merge of {report.adapter!r} kept nothing to go back to")
     report.undo.restore()
+
+
+def load_base(type: str, *, device: str = "auto", **options: Any) -> Bundle:  # noqa: A002
+    """Build or load a base model, as a pipeline's ``base`` table does.
+
+    :param type: a base type of any installed plugin, such as ``hf``; ``options`` are its keys
+    :raises ConfigError: for an unknown key or a value out of range
+    """
+    hooks = installed_hooks()
+    spec = hooks.spec("base", {"type": type, **options})
+    return hooks.build_model(spec, pick_device(device))
+
+
+def load_data(bundle: Bundle, type: str, **options: Any) -> PhaseData:  # noqa: A002
+    """Read a phase's data and probes, as a pipeline's ``data`` table does.
+
+    :param type: a data type of any installed plugin, such as ``text``; ``options`` are its keys
+    :raises DataError: with every bad row
+    """
+    hooks = installed_hooks()
+    return hooks.load_data(hooks.spec("data", {"type": type, **options}), bundle)
 
 
 def pipeline(name: str) -> Pipeline:

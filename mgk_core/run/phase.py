@@ -28,14 +28,12 @@ from mgk_core.model.device import reset_peak
 from mgk_core.record.checkpoint import (
     Loaded,
     Progress,
-    list_checkpoints,
-    save_checkpoint,
     seed_all,
     set_rng_state,
 )
-from mgk_core.record.run_directory import phase_folder
 from mgk_core.run.attached import take_off
-from mgk_core.run.session import Session
+from mgk_core.run.phase_record import CheckpointParts, PhaseRecord
+from mgk_core.run.session import PhaseSession
 from mgk_core.run.training import Trainer
 from mgk_core.run.transition import Transition
 from mgk_core.run.verify_merge import outputs_on, relative_error
@@ -48,20 +46,17 @@ CLOSE = 1e-3  # an adapter that promises "close" may move the outputs by this mu
 class PhaseRun:
     """Runs one phase of a session, from the beginning or from its newest checkpoint."""
 
-    session: Session
+    session: PhaseSession
     index: int
+    record: PhaseRecord = field(init=False)
     ctx: PhaseContext = field(init=False)
     progress: Progress = field(factory=Progress)
     trainer: Trainer | None = None
     observers: list[object] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
+        self.record = self.session.record(self.index)
         self.ctx = self.session.context(self.index)
-
-    @property
-    def folder(self) -> str:
-        """The phase's folder, relative to the run."""
-        return phase_folder(self.index, self.ctx.phase.name)
 
     def run(self) -> Outcome:
         """Run the phase. `mgk_phase_exit` is called however it ends."""
@@ -98,7 +93,7 @@ class PhaseRun:
         reasons = "; ".join(f"{r.gate}: {r.reason}" for r in outcome.refusals)
         return GateRefused(
             f"phase {self.ctx.phase.name!r} was refused and rolled back: {reasons}. The base is as before the phase;"
-            f" its adapter is in {self.session.store.path(self.folder) / 'adapter'}"
+            f" its adapter is in {self.ctx.directory / 'adapter'}"
         )
 
     def _run(self, checkpoint: Loaded | None) -> Outcome:
@@ -109,7 +104,7 @@ class PhaseRun:
             len(ctx.data.train), settings.batch_size, settings.epochs, settings.steps
         )
         done = checkpoint.progress.step if checkpoint is not None else 0
-        session.journal.add("phase_enter", phase=ctx.phase.name, steps=ctx.steps, done=done)
+        self.record.note("phase_enter", phase=ctx.phase.name, steps=ctx.steps, done=done)
         with session.timed("attach"):
             ctx.adapter = self._attach(checkpoint)
         trainer = self._trainer()
@@ -122,8 +117,8 @@ class PhaseRun:
                 f"phase {ctx.phase.name!r} stopped after step {self.progress.step} of {ctx.steps}"
             )
         self._finish_training(trainer)
-        outcome = Transition(session, ctx, self._train_on).run()
-        session.store.remove(f"{self.folder}/checkpoint")
+        outcome = Transition(session, ctx, self.record, self._train_on).run()
+        self.record.remove_checkpoints()
         return outcome
 
     def _attach(self, checkpoint: Loaded | None) -> Adapter:
@@ -181,7 +176,7 @@ class PhaseRun:
 
     def _halved(self, micro: int) -> None:
         session, name, step = self.session, self.ctx.phase.name, self.progress.step
-        session.journal.add("auto_batch", phase=name, step=step, micro_batch=micro)
+        self.record.note("auto_batch", phase=name, step=step, micro_batch=micro)
         text = f"out of memory in step {step + 1}: {micro} examples in memory at once from here on; the batch stays the same"
         session.events("note", phase=name, text=text)
 
@@ -195,11 +190,10 @@ class PhaseRun:
             self.progress.observers = [
                 o.state_dict() if hasattr(o, "state_dict") else None for o in self.observers
             ]
-            save_checkpoint(
-                session.store, f"{self.folder}/checkpoint", self.progress, self.ctx.adapter, trainer.step,
-                trainer.best, session.device, keep=self.ctx.phase.train.keep_checkpoints,
-            )  # fmt: skip
-            session.journal.add("checkpoint", phase=self.ctx.phase.name, step=self.progress.step)
+            parts = CheckpointParts(self.progress, self.ctx.adapter, trainer.step, trainer.best)
+            keep = self.ctx.phase.train.keep_checkpoints
+            self.record.save_checkpoint(parts, session.device, keep)
+            self.record.note("checkpoint", phase=self.ctx.phase.name, step=self.progress.step)
 
     def _load(self, checkpoint: Loaded, trainer: Trainer) -> None:
         """Go on from a checkpoint as if nothing had happened."""
@@ -257,16 +251,12 @@ class PhaseRun:
         assert ctx.adapter is not None  # noqa: S101 - attached before
         with self.session.timed("merge"):
             self.session.weights.check("training")
-        if self._last_checkpoint_step() != self.progress.step:
+        if self.record.last_checkpoint() != self.progress.step:
             trainer.checkpoint()
         if trainer.best is not None and ctx.phase.train.keep == "best":
             ctx.adapter.load_state_dict(trainer.best)
             text = f"the best step by dev loss is {self.progress.best_step}"
             self.session.events("note", phase=ctx.phase.name, text=text)
-
-    def _last_checkpoint_step(self) -> int | None:
-        paths = list_checkpoints(self.session.store.path(f"{self.folder}/checkpoint"))
-        return int(paths[-1].name.removeprefix("step-")) if paths else None
 
     def _train_on(self, recovery: Recovery) -> None:
         """Train further for a recovery, with what it adds; hooks are resolved again."""

@@ -51,7 +51,15 @@ def reopen(
     restore_markup(bundle, store)
     journal = open_journal(store, repair=False)
     return Session(
-        prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger, weights
+        config=config,
+        hooks=prepared.hooks,
+        store=store,
+        journal=journal,
+        events=events,
+        device=device,
+        bundle=bundle,
+        ledger=ledger,
+        weights=weights,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import attrs
 from attrs import define
+from torch import Tensor
 
 from mgk_core.contract.bundle import PhaseData, Score
 from mgk_core.contract.errors import DigestError, InputError
@@ -22,7 +23,7 @@ from mgk_core.run.identity import compare, identity_of
 from mgk_core.run.markup import record_markup
 from mgk_core.run.rebuild import replay
 from mgk_core.run.scores import load_row, measure_row, save_row
-from mgk_core.run.session import Session
+from mgk_core.run.session import PhaseSession, Session
 
 RETENTION = "retention.json"
 BASE_STATISTICS = "base/statistics.safetensors"
@@ -193,19 +194,23 @@ def plain(scores: Iterable[Score]) -> list[dict[str, object]]:
 
 
 def _base_statistics(session: Session) -> None:
-    """Let plugins collect what they need to know of the base, over the calibration batches."""
     if BASE_STATISTICS in session.ledger.files:
         return  # a forked run has its predecessor's
+    found = base_statistics(session)
+    if found:
+        session.store.write_tensors(BASE_STATISTICS, found)
+
+
+def base_statistics(session: PhaseSession) -> Mapping[str, Tensor]:
+    """Let plugins collect what they need to know of the base, over the calibration batches."""
     calibration = tuple(b for d in session.data for b in d.calibration)
     if not calibration:
-        return
+        return {}
     ctx = session.context(0)
     ctx.base_phase = True
     ctx.data = PhaseData(train=session.data[0].train, calibration=calibration)
     with session.timed("statistics"):
-        found = session.hooks.collect_statistics(ctx)
-    if found:
-        session.store.write_tensors(BASE_STATISTICS, found)
+        return session.hooks.collect_statistics(ctx)
 
 
 def _earlier_rows(session: Session) -> None:

@@ -33,6 +33,7 @@ from mgk_core.record.run_directory import (
     MODEL,
     Lock,
     claim,
+    phase_folder,
     require_run,
     told_if_gone,
 )
@@ -301,7 +302,7 @@ def _run_one(session: Session, index: int) -> None:
     run = PhaseRun(session, index)
     outcome = run.run()
     if outcome.result != "rolled_back":
-        row = load_row(session.store.path(f"{run.folder}/scores.json"))
+        row = load_row(session.store.path(f"{phase_folder(index, run.ctx.phase.name)}/scores.json"))
         session.rows.append((session.config.phases[index].name, row or {}))
     _leave(session, index, outcome.result)
     if outcome.result == "rolled_back":

@@ -12,7 +12,6 @@ import attrs
 import torch
 from attrs import define, field
 
-from mgk_core.config.resolve import Resolved
 from mgk_core.contract.bundle import Bundle, PhaseData, Probe, Score
 from mgk_core.contract.context import PhaseContext, Remembered
 from mgk_core.contract.errors import Interrupted
@@ -24,26 +23,25 @@ from mgk_core.record.checkpoint import Loaded
 from mgk_core.record.commit import commit
 from mgk_core.record.events import Events
 from mgk_core.record.journal import Journal
-from mgk_core.record.ledger import Ledger
+from mgk_core.record.ledger import Ledger, PhaseEntry
 from mgk_core.record.metrics_log import Mark
 from mgk_core.record.run_directory import phase_folder
 from mgk_core.record.store import Store, make_folder
 from mgk_core.run.frozen_weights import FrozenWeights
+from mgk_core.run.phase_record import DirectoryRecord, PhaseRecord
 
 
-@define(eq=False)
-class Session:
-    """One process working on one run directory.
+@define(eq=False, kw_only=True)
+class PhaseSession:
+    """What the phases of one process share, wherever their record is kept.
 
-    rows: (row name, scores), row 0 first. marks: row name → why its scores are special. checkpoint:
-    where the next phase goes on, taken once. changed: this process accepted a change. auto_batch:
-    whether a step that does not fit is tried in smaller parts.
+    rows: (row name, scores), the baseline first. marks: row name → why its scores are special.
+    checkpoint: where the next phase continues, taken once. changed: this process accepted a change.
+    auto_batch: whether a step that does not fit is tried in smaller parts.
     """
 
-    resolved: Resolved
+    config: RunConfig
     hooks: Hooks
-    store: Store
-    journal: Journal
     events: Events
     device: torch.device
     bundle: Bundle
@@ -58,35 +56,33 @@ class Session:
     checkpoint: Loaded | None = None
     changed: bool = False
     auto_batch: bool = False
-    _accounted: dict[str, float] = field(factory=dict)
-
-    @property
-    def config(self) -> RunConfig:
-        """The resolved configuration."""
-        return self.resolved.config
-
-    @property
-    def run(self) -> Path:
-        """The run directory."""
-        return self.store.root
 
     @property
     def probes(self) -> tuple[Probe, ...]:
         """Probes of all phases, in order."""
         return tuple(p for d in self.data for p in d.probes)
 
+    def record(self, index: int) -> PhaseRecord:
+        """Return where one phase keeps what it does and makes."""
+        raise NotImplementedError
+
+    def history(self, index: int) -> tuple[Remembered, ...]:
+        """Return the statistics of the base and of the phases before ``index`` that were merged."""
+        raise NotImplementedError
+
+    def is_last(self, index: int) -> bool:
+        """Tell whether no phase comes after this one."""
+        return index == len(self.config.phases) - 1
+
     def context(self, index: int) -> PhaseContext:
         """Make the context of one phase; its folder is there when a hook gets it."""
-        phase = self.config.phases[index]
-        directory = self.store.path(phase_folder(index, phase.name))
-        make_folder(directory, self.store.disk)
         return PhaseContext(
             config=self.config,
-            phase=phase,
+            phase=self.config.phases[index],
             index=index,
             bundle=self.bundle,
             device=self.device,
-            directory=directory,
+            directory=self.record(index).directory,
             data=self.data[index] if self.data else None,
             targets=self.targets,
             history=self.history(index),
@@ -95,30 +91,8 @@ class Session:
             tell=self.events,
         )
 
-    def history(self, index: int) -> tuple[Remembered, ...]:
-        """Return the statistics of the base and of the phases before ``index`` that were merged."""
-        places = [("base", self.store.path("base/statistics.safetensors"))]
-        for i, phase in enumerate(self.config.phases[:index]):
-            entry = self.ledger.entry(phase.name)
-            if entry is not None and entry.result == "committed":
-                places.append(
-                    (
-                        phase.name,
-                        self.store.path(f"{phase_folder(i, phase.name)}/statistics.safetensors"),
-                    )
-                )
-        return tuple(
-            Remembered(name, path, _reader(path)) for name, path in places if path.exists()
-        )
-
-    def commit(self, event: str, **data: Any) -> None:
-        """Commit the ledger and note ``event``, with how far metrics.jsonl belongs to it."""
-        commit(
-            self.store, self.journal, self.ledger, event, **data, metrics=attrs.asdict(self.mark())
-        )
-
     def mark(self) -> Mark:
-        """Bring the metrics to the device and say how far they are whole."""
+        """Write the metrics to the device and return how far they are whole."""
         return self.events.log.sync() if self.events.log is not None else Mark()
 
     def check_stop(self, where: str) -> None:
@@ -130,7 +104,7 @@ class Session:
             raise Interrupted(f"stopped {where}")
 
     def take_checkpoint(self) -> Loaded | None:
-        """Return the checkpoint to go on from, the first time."""
+        """Return the checkpoint to continue from, the first time."""
         found, self.checkpoint = self.checkpoint, None
         return found
 
@@ -144,8 +118,48 @@ class Session:
         finally:
             self.times[part] = self.times.get(part, 0.0) + time.perf_counter() - began
 
+
+@define(eq=False, kw_only=True)
+class Session(PhaseSession):
+    """One process working on one run directory."""
+
+    store: Store
+    journal: Journal
+    _accounted: dict[str, float] = field(factory=dict)
+
+    @property
+    def run(self) -> Path:
+        """The run directory."""
+        return self.store.root
+
+    def record(self, index: int) -> DirectoryRecord:
+        """Return the record in a phase's folder, which is made."""
+        folder = phase_folder(index, self.config.phases[index].name)
+        make_folder(self.store.path(folder), self.store.disk)
+        return DirectoryRecord(self.store, self.journal, folder, self._finish)
+
+    def _finish(self, entry: PhaseEntry) -> None:
+        self.ledger.phases.append(entry)
+        self.commit("committed", phase=entry.phase, result=entry.result, merged=entry.merged)
+
+    def history(self, index: int) -> tuple[Remembered, ...]:
+        """Return the statistics of the base and of the phases before ``index`` that were merged."""
+        places = [("base", self.store.path("base/statistics.safetensors"))]
+        for i, phase in enumerate(self.config.phases[:index]):
+            entry = self.ledger.entry(phase.name)
+            if entry is not None and entry.result == "committed":
+                folder = phase_folder(i, phase.name)
+                places.append((phase.name, self.store.path(f"{folder}/statistics.safetensors")))
+        found = [(name, path) for name, path in places if path.exists()]
+        return tuple(Remembered(name, path, _reader(path)) for name, path in found)
+
+    def commit(self, event: str, **data: Any) -> None:
+        """Commit the ledger and note ``event``, with how far metrics.jsonl belongs to it."""
+        metrics = attrs.asdict(self.mark())
+        commit(self.store, self.journal, self.ledger, event, **data, metrics=metrics)
+
     def account(self) -> dict[str, Any]:
-        """Return the seconds spent by part since the last call, and memory as it stands, for the journal."""
+        """Return the seconds spent by part since the last call, and memory in use, for the journal."""
         spent = {k: round(v - self._accounted.get(k, 0.0), 3) for k, v in self.times.items()}
         self._accounted = dict(self.times)
         return {"seconds": {k: v for k, v in spent.items() if v}, "memory": memory(self.device)}

@@ -28,7 +28,7 @@ from mgk_core.run.attached import attached
 from mgk_core.run.frozen_weights import FrozenWeights
 from mgk_core.run.markup import restore_markup
 from mgk_core.run.scores import check_probes, unmatched_limits
-from mgk_core.run.session import Session
+from mgk_core.run.session import PhaseSession, Session
 
 PLACES = ("id", "path")
 """Keys under which a base's specification may name the directory that it is read from."""
@@ -125,7 +125,15 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
     for note in getattr(bundle, "notes", ()):
         events("note", phase="base", text=note)
     session = Session(
-        prepared.resolved, prepared.hooks, store, journal, events, device, bundle, ledger, weights
+        config=config,
+        hooks=prepared.hooks,
+        store=store,
+        journal=journal,
+        events=events,
+        device=device,
+        bundle=bundle,
+        ledger=ledger,
+        weights=weights,
     )
     for phase in config.phases:
         events("load", what="data", phase=phase.name, type=phase.data.type)
@@ -140,7 +148,7 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
             phase=name,
             text=f"evaluate.limits: no probe is called {glob!r}, so this limit does nothing",
         )
-    session.targets = _targets(session)
+    session.targets = targets_of(session)
     return session
 
 
@@ -172,7 +180,7 @@ def _bound(data: PhaseData, phase: str) -> PhaseData:
     return evolve(data, probes=tuple(evolve(p, phase=p.phase or phase) for p in data.probes))
 
 
-def _targets(session: Session) -> tuple[str, ...]:
+def targets_of(session: PhaseSession) -> tuple[str, ...]:
     """Return the weights that any phase will adapt, where a retention method may ask for them.
 
     Only attaching tells, so each distinct adapter is attached once and taken off again; one that

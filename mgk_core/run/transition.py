@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mgk_core.contract.adapter import Adapter, base_state_dict, state_of
 from mgk_core.contract.bundle import Score, Shareable
-from mgk_core.contract.context import FILES, PhaseContext
+from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import MergeError, MgkError
 from mgk_core.contract.outcome import (
     MergeReport,
@@ -31,12 +31,11 @@ from mgk_core.contract.outcome import (
     Verdict,
 )
 from mgk_core.model.digest import tensors_digest
-from mgk_core.record.adapter_files import save_adapter
 from mgk_core.record.ledger import Attempt, PhaseEntry
-from mgk_core.record.run_directory import phase_folder
-from mgk_core.record.store import file_digest, folder_digests
-from mgk_core.run.scores import load_row, measure_row, save_row
-from mgk_core.run.session import Session
+from mgk_core.record.store import TEMPORARY
+from mgk_core.run.phase_record import PhaseRecord
+from mgk_core.run.scores import measure_row
+from mgk_core.run.session import PhaseSession
 from mgk_core.run.stored_transforms import materialise
 from mgk_core.run.verify_merge import Verification, outputs_on, verify_merged
 
@@ -59,8 +58,9 @@ class State(StrEnum):
 class Transition:
     """One phase's end. train_on: lets the phase train further for a recovery."""
 
-    session: Session
+    session: PhaseSession
     ctx: PhaseContext
+    record: PhaseRecord
     train_on: Callable[[Recovery], None]
     state: State = State.LIVE
     proposal: Proposal = field(factory=Proposal)
@@ -68,7 +68,7 @@ class Transition:
     report: MergeReport | None = None
     verification: Verification | None = None
     live: list[Tensor] = field(factory=list)
-    row: dict[str, Score] = field(factory=dict)
+    row: Mapping[str, Score] = field(factory=dict)
     digest: str = ""
     kept: dict[str, Tensor] = field(factory=dict)
     refusals: tuple[Refusal, ...] = ()
@@ -85,14 +85,9 @@ class Transition:
         return self.ctx.adapter
 
     @property
-    def folder(self) -> str:
-        """The phase's folder, relative to the run."""
-        return phase_folder(self.ctx.index, self.ctx.phase.name)
-
-    @property
     def last(self) -> bool:
         """Whether this is the pipeline's last phase."""
-        return self.ctx.index == len(self.ctx.config.phases) - 1
+        return self.session.is_last(self.ctx.index)
 
     def run(self) -> Outcome:
         """Go from state to state until the phase has ended; on an error the base is restored."""
@@ -121,7 +116,7 @@ class Transition:
                 self._tell_row(f"{ctx.phase.name} (live)", self._measure(), live=True)
         start = Proposal(
             undo="disk" if ctx.config.run.undo == "disk" else "memory",
-            spool=str(self.session.store.path(f"{self.folder}/.tmp-undo")),
+            spool=str(ctx.directory / f"{TEMPORARY}undo"),
         )
         proposal = self.forced or self.session.hooks.propose_merge(ctx, start)
         self._check_weights("the proposal")
@@ -161,10 +156,10 @@ class Transition:
             if self.verification is None and self.report is not None and self.report.exact:
                 self._verify()
         with self.session.timed("evaluation"):
-            cached = load_row(self.session.store.path(f"{self.folder}/scores.json"), self.digest)
+            cached = self.record.scores(self.digest)
             self.row = cached or self._measure()
         self._check_weights("the scores")
-        save_row(self.session.store, f"{self.folder}/scores.json", self.row, digest=self.digest)
+        self.record.write_scores(self.row, self.digest)
         return State.SCORED
 
     def _verify(self) -> None:
@@ -241,7 +236,7 @@ class Transition:
         what = {"method": recovery.method, "action": recovery.action}
         self.attempts.append(Attempt(recovery.method, self.refusals, dict(recovery.evidence)))
         self.tried.append(recovery)
-        self.session.journal.add("recover", phase=self.ctx.phase.name, **what)
+        self.record.note("recover", phase=self.ctx.phase.name, **what)
         self.session.events("recover", phase=self.ctx.phase.name, **what)
         if recovery.action == "keep_apart":
             return State.APART
@@ -261,7 +256,7 @@ class Transition:
             statistics = self.session.hooks.collect_statistics(ctx)
         self._check_weights("gates and statistics")
         if statistics:
-            self.session.store.write_tensors(f"{self.folder}/statistics.safetensors", statistics)
+            self.record.write_tensors("statistics", statistics)
         self._write_merge()
         self._commit("committed", self.digest)
         return State.DONE
@@ -274,13 +269,7 @@ class Transition:
             self.row = self._measure()
         self._check_weights("the scores")
         self._tell_row(ctx.phase.name, self.row, kept_apart=True)
-        save_row(
-            self.session.store,
-            f"{self.folder}/scores.json",
-            self.row,
-            digest=self.digest,
-            marks={"kept_apart": True},
-        )
+        self.record.write_scores(self.row, self.digest, kept_apart=True)
         self.session.marks[ctx.phase.name] = "kept apart"
         self._commit("kept_apart", self.digest)
         return State.DONE
@@ -294,16 +283,16 @@ class Transition:
 
     def _write_merge(self) -> None:
         """Write what the merge did, the residual, and the deltas where transforms changed them."""
-        store, report = self.session.store, self.report
+        report = self.report
         assert report is not None  # noqa: S101 - only after a merge
         table = attrs.asdict(report, filter=lambda a, _: a.name != "undo")
         table["verification"] = attrs.asdict(self.verification) if self.verification else None
-        store.write_json(f"{self.folder}/merge.json", table)
+        self.record.write_report(table)
         residuals = state_of(self.ctx.model).residuals
         if residuals:
-            store.write_tensors(f"{self.folder}/residual.safetensors", residuals)
+            self.record.write_tensors("residual", residuals)
         if self.kept:
-            store.write_tensors(f"{self.folder}/transformed.safetensors", self.kept)
+            self.record.write_tensors("transformed", self.kept)
 
     def _adapter_keys(self) -> dict[str, Any]:
         """Return what names this phase's base in PEFT's configuration.
@@ -325,10 +314,7 @@ class Transition:
         """Make the phase's end final: by the ledger's rename."""
         session, ctx = self.session, self.ctx
         state = {k: v.detach() for k, v in self.adapter.state_dict().items()}
-        session.store.write_folder(
-            f"{self.folder}/adapter",
-            lambda where: save_adapter(where, self.adapter, state, self._adapter_keys()),
-        )
+        self.record.write_adapter(self.adapter, state, self._adapter_keys())
         report = self.report if result == "committed" else None
         entry = PhaseEntry(
             phase=ctx.phase.name,
@@ -350,26 +336,13 @@ class Transition:
             notes=tuple(ctx.notes),
             data=ctx.data.train.digest if ctx.data else "",
             steps=ctx.steps,
-            files=self._files(),
+            files=self.record.files(),
         )
-        session.ledger.phases.append(entry)
-        session.commit("committed", phase=ctx.phase.name, result=result, merged=merged)
+        self.record.commit(entry)
         self.result = result
         self._off.close()
         if self.report is not None and self.report.undo is not None and result == "committed":
             self.report.undo.release()
-
-    def _files(self) -> dict[str, str]:
-        root = self.session.run
-        found: dict[str, str] = {}
-        for path in sorted(self.session.store.path(self.folder).iterdir()):
-            if path.name.startswith(".tmp") or path.name in ("checkpoint", FILES):
-                continue
-            if path.is_dir():
-                found |= folder_digests(root, path)
-            else:
-                found[str(path.relative_to(root))] = file_digest(path)
-        return found
 
     def _undo(self) -> None:
         """Put the base back bit for bit, and the adapter on again."""
