@@ -186,7 +186,7 @@ def architecture() -> str:
     picture.text(690, 128, "plugins/", bold=True)
     for line, words in enumerate(("lora, merge, sgd", "hf, text, peft", "retention, bench", "validation", "textmodel", "… and yours")):
         picture.text(690, 156 + 20 * line, words, size=13)
-    for y, words, arrow in ((318, "called by host", "→"), (420, "import model,", "←"), (440, "contract and", ""), (460, "testing", "")):
+    for y, words, arrow in ((318, "called by host", "→"), (420, "import contract,", "←"), (440, "model and testing", "")):
         picture.text(690, y, words, size=12, fill=FAINT)
         picture.text(650, y, arrow, size=22, anchor="middle", fill=GUARD)
     return picture.svg()
