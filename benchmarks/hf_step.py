@@ -8,7 +8,7 @@ transformers + PEFT in fp32 with full logits, as anyone writes it; `fastest` is 
 setting found (bf16 base, autocast, logits at labelled positions only); `fastest32` the same in
 fp32, which wins on CPUs that only emulate bf16. `trl` (not by default: it must be installed) is
 TRL's `SFTTrainer.training_step` on the same batch, with the trainer's own defaults. Times are medians of process CPU time with one
-thread, since the wall clock of a shared machine says little.
+thread, since the wall clock of a shared machine means little.
 """
 
 from __future__ import annotations

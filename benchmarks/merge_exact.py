@@ -1,11 +1,11 @@
-"""How exact a merge is: merged against live, and both against float64; PEFT's merge of the same deltas beside it.
+"""How exact a merge is: merged and unmerged outputs compared with each other and with float64; PEFT's merge of the same deltas beside it.
 
     OMP_NUM_THREADS=1 python benchmarks/merge_exact.py
 
 Three phases in a row, each a LoRA trained by mgk for a few steps of Adam; four seeds. PEFT gets the very same factors
 and the same base, and merges them into a chain of its own. Errors are relative 2-norms over the outputs (logits) of
 fixed inputs; the largest of the twelve. *against float64*: ‖outputs − outputs of the same weights and factors in
-float64‖; merged's over live's. *less PEFT's*: mean of the twelve differences of merged against live, in standard errors
+float64‖; merged's over live's. *less PEFT's*: mean of the twelve differences between the two errors, in standard errors
 of that mean. Both errors are rounding noise of two forward passes: above 4, mgk's would be larger by more than chance.
 
 A second table: ten phases of ‖ΔW‖ = 1e-3 ‖W‖ on bf16 weights; the share of the summed delta that is there in the end.
@@ -205,7 +205,7 @@ def peft_key(weight: str, letter: str, own: dict[str, Tensor]) -> str:
 def by_peft(
     model: nn.Module, adapter: Adapter, subject: Subject, inputs: dict[str, Tensor]
 ) -> tuple[nn.Module, float]:
-    """Merge the same factors with PEFT; return its merged model and merged against live."""
+    """Merge the same factors with PEFT; return its merged model and how far it is from the unmerged one."""
     from peft import LoraConfig, get_peft_model
 
     targets = subject.peft if isinstance(subject.peft, str) else list(subject.peft or ())
@@ -224,7 +224,7 @@ def by_peft(
 
 
 def chain(subject: Subject, seed: int) -> list[tuple[float, float, float]]:
-    """Return merged against live, its ratio against float64, and PEFT's merged against live, after each phase."""
+    """Return the error of merged against unmerged, its ratio against float64, and PEFT's error, after each phase."""
     model, inputs = build(subject, seed)
     peft_model = build(subject, seed)[0] if subject.peft is not None else None
     rows = []
@@ -301,7 +301,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     print(
-        "| fp32, three trained phases | merged against live | limit | PEFT's | less PEFT's | merged ÷ live, float64 |"
+        "| fp32, three trained phases | merged against unmerged | limit | PEFT's | less PEFT's | merged ÷ unmerged, float64 |"
     )
     print("|---|---|---|---|---|---|")
     for subject in SUBJECTS:

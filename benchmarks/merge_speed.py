@@ -7,7 +7,7 @@ and its residual, *PEFT* is ``merge_and_unload(safe_merge=True)``. Each way has 
 the processes take turns, each building a model and merging it. CPU seconds of one thread (what other programs take does
 not count, the cache that they spoil does). *first*: the first merge of the process, for which the system has to hand out
 memory page by page; the figure of the others is their median. Extra memory is the peak of a fresh process over what it
-held before the merge, without the old weights that stand in files mapped to memory.
+held before the merge, without the old weights in files mapped to memory.
 """
 
 from __future__ import annotations

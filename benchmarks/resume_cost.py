@@ -56,7 +56,7 @@ def timed_disk() -> Any:
 
 
 class Watch:
-    """Tells when the first step began, and what the time before it went to."""
+    """Records when the first step began, and what the time before it was spent on."""
 
     def __init__(self, started: float, stop_in: str | None) -> None:
         self.started, self.stop_in = started, stop_in
@@ -65,7 +65,7 @@ class Watch:
         self._part, self._since = "start", started
 
     def __call__(self, event: Any) -> None:
-        """Take one event; send this process the signal where it shall stop."""
+        """Take one event; send this process the signal at the step where it has to stop."""
         if event["event"] == "part" and self.first_step is None:
             self._close(time.time())
             self._part = event["part"]
@@ -82,7 +82,7 @@ class Watch:
 
 
 def worker(options: dict[str, Any]) -> None:
-    """Run or resume in this process; tell when the first step was taken and what the disk cost."""
+    """Run or resume in this process; return when the first step was taken and what the disk cost."""
     from mgk_core.contract.errors import GateRefused, Interrupted
     from mgk_core.run.runner import resume_run, run_pipeline
 

@@ -3,7 +3,7 @@
     python benchmarks/soak.py [--phases 100] [--steps 200]
 
 Prints one JSON object: per figure the slope per phase with its standard error (least squares over the phases after
-the first tenth, which warm caches up), and the bytes on disk against what ``mgk plan`` had said. A step's time is the
+the first tenth, which warm caches up), and the bytes on disk against what ``mgk plan`` had estimated. A step's time is the
 least of a phase's lines in CPU seconds, over that of a fixed matrix product timed at the same moment, since what else
 the machine does slows both.
 """
@@ -78,7 +78,7 @@ def slope(values: list[float]) -> dict[str, float]:
 
 
 def yardstick() -> float:
-    """CPU seconds of fixed work that a step's time is held against: the least of nine tries."""
+    """CPU seconds of fixed work that a step's time is compared with: the least of nine tries."""
     a, b = torch.ones(16, 128), torch.ones(128, 128)
     tries = []
     for _ in range(9):

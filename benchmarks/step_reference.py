@@ -3,7 +3,7 @@
 Both train LoRA of rank 8 on layers 1 and 2 with plain SGD and batches of 16. PEFT's loop has its
 batches ready and does nothing but zero_grad, forward, loss, backward, step. mgk's is the trainer that
 ``mgk run`` uses: it chooses rows, makes the batch, sets the learning rate, checks that all is finite,
-accounts for the loss and tells of it every ten steps. The two take turns, block by block.
+accounts for the loss and reports it every ten steps. The two take turns, block by block.
 
     OMP_NUM_THREADS=1 python benchmarks/step_reference.py
 """

@@ -32,7 +32,7 @@ BASE = {
 """What the base knew before: texts that no phase trains on, declared once, by the first phase."""
 
 GENERATED = {"generate": 8, "new_tokens": 12}
-"""How much the model writes itself in the first and the last row: a look, not a measurement."""
+"""How much the model writes itself in the first and the last row: an impression, not a measurement."""
 
 PIPELINE = Pipeline(
     name="korean-medical",

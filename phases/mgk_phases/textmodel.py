@@ -4,7 +4,7 @@ The constants are those of the reference program: learning rates 1e-3, 5e-4 and 
 batches 3 x 20, 3 x 20 and 5 x 25, sixteen examples a batch, LoRA of rank 8 and alpha 16 on the first
 two layers. Each phase has a teacher and an input distribution of its own, so it learns something
 that the others do not, and forgets something of what they taught: plain merging prevents none of
-it, and the retention matrix says so. The gate asks each phase for its own gain only, 30 % of the way
+it, and the retention matrix shows it. The gate asks each phase for its own gain only, 30 % of the way
 to the best possible loss; on unrelated random targets (``data.type = "noise"``) it refuses.
 """
 

@@ -1,6 +1,6 @@
 """A character language model over three kinds of text that ship with what mgk depends on.
 
-English prose (what scikit-learn says of its data sets, and the standard library's docstrings), Python
+English prose (scikit-learn's descriptions of its data sets, and the standard library's docstrings), Python
 code (the standard library without its docstrings and comments) and Korean (mgk's own medical texts,
 in decomposed letters). A causal transformer of two layers learns the first with all its weights and
 the others as phases.
@@ -163,7 +163,7 @@ def bits(bundle: CharacterBundle, task: Task) -> float:
 
 
 def suite(seed: int) -> Suite:
-    """Make the suite; the seed draws where each kind's held-out text lies and the weights."""
+    """Make the suite; the seed draws the place of each kind's held-out text and the weights."""
     kinds = texts()
     alphabet = {c: i for i, c in enumerate(sorted(set("".join(kinds.values()))))}
     generator = torch.Generator().manual_seed(seed)

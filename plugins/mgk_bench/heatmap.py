@@ -14,7 +14,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def colours(table: Mapping[str, Any]) -> list[list[float | None]]:
-    """Return each cell's share of the probe's largest move from row 0, better positive, in −1 … 1.
+    """Return each cell's share of the probe's largest move from the baseline, better positive, in −1 … 1.
 
     Probes of unlike kinds (perplexity, accuracy) get comparable colours that way; None: not measured.
     """
@@ -34,7 +34,7 @@ def heatmap(retention: Mapping[str, Any] | Path, path: Path) -> Path:
     """Draw R: rows are the base and the phases, columns the probes, numbers as measured.
 
     :param retention: what retention.json holds, or the file
-    :param path: where to; its ending says which format
+    :param path: where to; its ending chooses the format
     """
     table: Mapping[str, Any] = read_json(retention) if isinstance(retention, Path) else retention
     if path.suffix not in SUFFIXES:

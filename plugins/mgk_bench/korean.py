@@ -46,7 +46,7 @@ class KoreanCell:
     """One method with one seed.
 
     taught: probe → the row after which it was taught; None for the base's own. rows: probe → nats
-    per token, row 0 first. accuracy: the same, of questions. n: items of each probe. paired: differences
+    per token, the baseline first. accuracy: the same, of questions. n: items of each probe. paired: differences
     on the same items, as in retention.json. cpu: part of the run → CPU seconds of the process.
     """
 

@@ -75,7 +75,7 @@ def figures(cell: KoreanCell, naive: KoreanCell) -> KoreanFigures:
 
 
 def _gains(cell: KoreanCell, *, since_base: bool) -> dict[str, float]:
-    """R[j, j] less row 0, or less the row before."""
+    """R[j, j] less the baseline, or less the row before."""
     taught = {p: i for p, i in cell.taught.items() if i is not None}
     return {
         p: cell.rows[i][p] - cell.rows[0 if since_base else i - 1][p] for p, i in taught.items()

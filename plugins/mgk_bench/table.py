@@ -24,7 +24,7 @@ class Figures:
     """What is read off one cell's retention matrix, in the suite's unit; more is better.
 
     acc: mean over all tasks at the end. bwt: mean over all tasks but the last of R[last, j] − R[j, j]
-    (the base task counts, taught by row 0). plasticity: mean over the phases of R[j, j]. base_kept:
+    (the base task counts, taught by the baseline). plasticity: mean over the phases of R[j, j]. base_kept:
     R[last, 0] − R[0, 0]. worst: the smallest R[last, j] − R[j, j]. bwt and worst are None where all
     tasks were learnt at once.
     """

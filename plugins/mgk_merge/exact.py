@@ -2,7 +2,7 @@
 
 The sum is taken in fp32 (float64 for a float64 base) and rounded once. A bf16 or fp16 weight
 keeps S − W' as its residual, which the next merge adds. Contents are exchanged in place: the
-Parameter objects and their memory stay, so ties, optimizers and compiled code go on.
+Parameter objects and their memory stay, so ties, optimizers and compiled code keep working.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Figures:
         """Take in one block of contiguous tensors, fp32 or wider.
 
         delta: what was to be added. old: the weight before. visible: W' − W. carried: what the
-        residual took up, None where there is none.
+        residual absorbed, None where there is none.
 
         :raises MergeError: something is NaN or infinite
         """

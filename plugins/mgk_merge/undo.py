@@ -1,4 +1,4 @@
-"""The way back: what stood in each tensor before it was overwritten, in memory or on disk.
+"""The way back: what each tensor contained before it was overwritten, in memory or on disk.
 
 A block is kept before it is overwritten and counted as kept only once it is whole, so that
 restoring is right at whatever instant the merge stopped.
@@ -182,7 +182,7 @@ class ExactUndo:
         self.state.merged[:] = [a for a in self.state.merged if a is not self.adapter]
 
     def release(self) -> None:
-        """Forget the old tensors; the merge stands."""
+        """Forget the old tensors; the merge is final."""
         self._spent = True
         self._residuals = {}
         self.keeper.forget()

@@ -1,4 +1,4 @@
-"""An observer that tells, without any data, how far each layer has drifted from what it did."""
+"""An observer that reports, without any data, how far each layer has drifted from what it did."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mgk_retention.specs import AlarmSpec
 
 @define(eq=False)
 class Alarm:
-    """Looks at every logged step. tell: sends an event; limit: drift of a layer that is told."""
+    """Measures after every logged step. `tell` sends an event; limit: drift of a layer that is reported."""
 
     ctx: PhaseContext
     limit: float

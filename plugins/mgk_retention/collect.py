@@ -24,7 +24,7 @@ from mgk_retention.needs import Form, Needs, needs_after
 class Layers:
     """Takes what `visit_layers` shows and adds it up, weight by weight.
 
-    weights: the base's tensors that may be looked at; what is no matrix is left out. seen: positions.
+    weights: the base's tensors that may be read; those that are not matrices are left out. seen: positions.
     """
 
     weights: dict[str, Tensor]
@@ -62,7 +62,7 @@ class Layers:
             self.fisher[name] = self.fisher[name].add_(found) if name in self.fisher else found
 
     def _add_inputs(self, name: str, x: Tensor, weight: Tensor, form: Form) -> None:
-        """Add inputs once for layers that have the same (queries, keys and values, say)."""
+        """Add inputs once for layers that have the same (for example queries, keys and values)."""
         first, last = self._last or (name, x)
         if name in self.shares and _same(last, x):
             return
@@ -111,7 +111,7 @@ def _mean(accumulator: Accumulator, name: str) -> Moment:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two layers of one batch were given the same numbers."""
+    """Return whether two layers of one batch were given the same numbers."""
     return a.shape == b.shape and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
 
 

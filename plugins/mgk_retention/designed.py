@@ -3,7 +3,7 @@
 The rows of A are the r directions a that maximise aᵀ C_new a / aᵀ (C_new + λ C_old + ρ I) a: where new inputs
 are large and old ones small. InfLoRA (Liang & Li 2024, arXiv 2404.00228) takes the top directions
 of C_new after cutting out the old subspace; this is the same with a soft cut. With A frozen the
-delta cannot leave that span, whatever the loss says.
+delta cannot leave that span, whatever the loss asks for.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def as_tensors(examples: Sequence[Any]) -> dict[str, Tensor]:
 
 
 def from_tensors(kept: Mapping[str, Tensor], kind: type[Any], device: torch.device) -> list[Any]:
-    """Return the examples of `as_tensors`, made anew as instances of ``kind``."""
+    """Return the examples of `as_tensors`, rebuilt as instances of ``kind``."""
     columns = {}
     for attribute in attrs.fields(kind):
         shapes = kept[f"{attribute.name}/shapes"].tolist()
@@ -81,7 +81,7 @@ def _choose(n: int, share: float, generator: torch.Generator) -> list[int]:
 
 
 def generated(bundle: Bundle, examples: Sequence[Any], spec: ReplaySpec) -> list[Tokens]:
-    """Let the model itself continue the first tokens of each example; all that it says is learnt.
+    """Let the model itself continue the first tokens of each example; everything it generates is learned.
 
     For where old data may not be kept: of an example only its first ``prompt_tokens`` remain.
     """

@@ -143,11 +143,11 @@ def _stack(members: Sequence[Guarded]) -> Stack:
 
 
 def guard_term(ctx: PhaseContext, past: Past, spec: DriftGuardSpec) -> LossTerm | None:
-    """Return the term, and say in the phase's notes what it guards; None where nothing was kept."""
+    """Return the term, and state in the phase's notes what it guards; None where nothing was kept."""
     guard = make_guard(ctx, past, spec)
     held = len(matrices(ctx.adapter)) - len(guard.unguarded) if ctx.adapter is not None else 0
     phases = ", ".join(name for name, _ in past.files) or "nothing"
-    note = f"drift-guard: {held} of {held + len(guard.unguarded)} weights are held to what they did for: {phases}"
+    note = f"drift-guard: {held} of {held + len(guard.unguarded)} weights keep what they did for: {phases}"
     if "base" not in [name for name, _ in past.files]:
         note += "; the base is unprotected: give the first phase calibration text"
     if note not in ctx.notes:

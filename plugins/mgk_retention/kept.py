@@ -36,7 +36,7 @@ def packed(part: str, weight: str, moment: Moment) -> dict[str, Tensor]:
 
 
 def alias(part: str, weight: str, other: str) -> dict[str, Tensor]:
-    """Return the entry that says: as ``other``."""
+    """Return the entry that means: the same as ``other``."""
     return {f"{part}{weight}/same": torch.tensor(list(other.encode()), dtype=torch.uint8)}
 
 

@@ -110,7 +110,7 @@ def _expand(factor: Tensor | float, dims: int) -> Tensor | float:
 
 
 def sketched(matrix: Tensor, k: int, tail: str) -> Sketch:
-    """Keep the top k eigenvectors of one matrix, and of the rest what ``tail`` says.
+    """Keep the top k eigenvectors of one matrix, and of the rest what ``tail`` names.
 
     matrix: (d, d). tail ``isotropic``: the mean of the other eigenvalues in every other direction;
     ``diagonal``: the other eigenvectors' own diagonal. Trace and top are kept exactly by both.

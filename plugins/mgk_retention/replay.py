@@ -26,7 +26,7 @@ BatchAt = Callable[[int], Batch]
 
 OFTEN = 4
 """How often an example may be seen in a phase. The Korean pipeline's 48 calibration texts, seen six times each beside 100
-steps of text, were learnt by heart, and the base's other texts of their kind became .8 nats worse."""
+steps of text, were learned by heart, and the base's other texts of their kind became 0.8 nats worse."""
 
 
 @frozen(eq=False)
@@ -87,7 +87,7 @@ def calibration_batches(ctx: PhaseContext) -> BatchAt:
 
 
 def replay_term(ctx: PhaseContext, past: Past, spec: ReplaySpec) -> LossTerm | None:
-    """strength · mean loss of kept examples. The phase's notes say where they are seen too often."""
+    """strength · mean loss of kept examples. The phase's notes warn if they are seen too often."""
     at = kept_batches(ctx, past, spec.batch or ctx.phase.train.batch_size, spec.type)
     if at is None:
         return None

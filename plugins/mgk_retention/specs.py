@@ -55,7 +55,7 @@ class DriftGuardSpec(MomentsSpec):
         10.0, above(0), help="weight of the term; one value serves models of any size"
     )
     identity: float = option(
-        0.5, between(0, 1), help="share of the outputs that count whatever the old gradients say"
+        0.5, between(0, 1), help="share of the outputs that count regardless of the old gradients"
     )
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
@@ -92,7 +92,7 @@ class ReplaySpec(MethodSpec):
     )
     strength: float = option(1.0, above(0), help="weight of their loss")
     source: str = option(
-        "kept", one_of("kept", "generated"), help="real examples, or what the model says itself"
+        "kept", one_of("kept", "generated"), help="real examples, or text that the model generates itself"
     )
     prompt_tokens: int = option(
         4, at_least(1), help="tokens of an example that a generated one begins with"
@@ -191,7 +191,7 @@ class AlarmSpec(MomentsSpec):
     """alarm: how far each layer drifts from what it did, without any data, during training."""
 
     limit: float = option(
-        0.05, above(0), help="tr(ΔW C ΔWᵀ) / tr(W C Wᵀ) of a layer from which on it is told"
+        0.05, above(0), help="tr(ΔW C ΔWᵀ) / tr(W C Wᵀ) of a layer above which it is reported"
     )
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:

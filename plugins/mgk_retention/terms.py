@@ -19,7 +19,7 @@ from mgk_retention.specs import (
 
 
 def loss_terms(ctx: PhaseContext) -> dict[str, LossTerm]:
-    """Return name → term; a method that finds nothing to hold on to gives none, and a note says so."""
+    """Return name → term; a method that finds nothing to protect gives none, and a note records it."""
     past = Past(ctx.history, ctx.device)
     terms: dict[str, LossTerm] = {}
     for spec in ctx.specs(MethodSpec):

@@ -43,7 +43,7 @@ def autograd_gradients(bundle: Bundle, parameters: Sequence[Tensor]) -> Gradient
 
 
 def agree(ctx: PhaseContext, offered: GradientFn, reference: GradientFn, batch: Batch) -> bool:
-    """Tell whether two ways give the same loss and gradients, as in training (dropout would tell).
+    """Return whether two ways give the same loss and gradients, as in training (dropout would show).
 
     Once per phase; it waits for the device. torch's random state is left as it was.
     """

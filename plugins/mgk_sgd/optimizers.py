@@ -53,5 +53,5 @@ def _sgd(parameters: list[nn.Parameter], spec: SgdSpec) -> torch.optim.SGD:
 
 
 def can_fuse(parameters: list[nn.Parameter]) -> bool:
-    """Tell whether torch has a fused kernel for all of these."""
+    """Return whether torch has a fused kernel for all of these."""
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)

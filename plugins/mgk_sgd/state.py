@@ -1,7 +1,7 @@
 """An optimizer's state as flat tensors, which safetensors can hold, and back without a rounding.
 
 Names: ``state/<parameter>/<kind>/<key>`` and ``group/<group>/<kind>/<key>``, keys of nested
-containers joined by ``/`` (a list's index with ``#``). Kind says what to make of the tensor again:
+containers joined by ``/`` (a list's index with ``#``). Kind defines what to turn the tensor back into:
 ``tensor`` (on the parameter's device), ``host`` (on the CPU), ``int``, ``float``, ``bool``.
 """
 

@@ -66,7 +66,7 @@ def _takes_flag(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def _flagged(optimizer: torch.optim.Optimizer) -> Update:
-    """Tell the fused kernels; they also leave their step counts where they are."""
+    """Inform the fused kernels; they also leave their step counts where they are."""
     plain = _plain(optimizer)
 
     def update(gradients: Sequence[Tensor], bad: Tensor | None) -> None:

@@ -26,11 +26,11 @@ AVOID = {
     r"held (to|over)": "tested with, limited to",
     r"go(es|ing)? on|went on": "resume, continue",
     r"shall": "will, must",
-    r"(is|are|was) no (?!longer\b|such\b|more\b|less\b|finer\b|better\b|worse\b|substitute\b)[a-z]+": "is not a",
+    r"(?<!there )(is|are|was) no (?!longer\b|such\b|more\b|less\b|finer\b|better\b|worse\b|substitute\b)[a-z]+": "is not a",
     r"nobody's": "no … has; of no one",
     r"(take|takes|took|taken|taking) (over|up)": "load, inherit, copy",
     r"(bring|brings|brought|bringing)( \w+){0,3} back": "restore",
-    r"(a|one|each|two|three|few|first|second|at) looks?": "pass, read",
+    r"(a|one|each|two|three|few|first|second|at) looks?(?!-)": "pass, read",
     r"faults? (of|in) mgk|mgk has a fault": "internal error (bug)",
     r"live (model|outputs?|network|one|weights|adapter|gradients|scores?)": "unmerged",
     r"(against|than|equals|is|was|as) live|adapter live": "unmerged",
@@ -45,11 +45,12 @@ RULES = {
 RULES[re.compile(r"(?<![\w.)\]/])[+−±~≤≥<>-]?\.\d+\b(?!\.\d)")] = "a leading zero: 0.98"
 RULES[re.compile("‥")] = "words"
 
+EXEMPT = "as it stands in the national classification"  # a prompt; benchmarks quote its token count
+
 PENDING = {
     "cli", "mgk_core/config", "mgk_core/contract", "mgk_core/host", "mgk_core/model", "mgk_core/record", "mgk_core/run",
-    "mgk_core/testing", "mgk_core/tools", "phases", "plugins/mgk_bench", "plugins/mgk_hf", "plugins/mgk_lora",
-    "plugins/mgk_merge", "plugins/mgk_peft", "plugins/mgk_retention", "plugins/mgk_sgd", "plugins/mgk_text",
-    "plugins/mgk_textmodel", "plugins/mgk_validation", "benchmarks", "examples",
+    "mgk_core/testing", "mgk_core/tools", "plugins/mgk_hf", "plugins/mgk_lora", "plugins/mgk_peft",
+    "plugins/mgk_text", "plugins/mgk_textmodel", "plugins/mgk_validation", "examples",
 }  # fmt: skip
 """Folders whose wording is being revised; remove a name once its test passes."""
 
@@ -68,7 +69,7 @@ class Finding:
 
 def check(text, where):
     """Return what should be worded differently in a text."""
-    text = re.sub(r"`[^`]*`", "", text)
+    text = re.sub(r"`[^`]*`", "", text).replace(EXEMPT, "")
     return [
         Finding(where, match[0].strip(), better)
         for rule, better in RULES.items()

@@ -144,7 +144,7 @@ def test_notes_say_what_is_held_and_what_is_not(small, context):
     assert guard_term(ctx, Past((), ctx.device), spec) is None
     guard = guard_term(ctx, Past(small.remembered(text=kept), ctx.device), spec)
     assert guard.unguarded == ["0.weight"]
-    assert "2 of 3 weights are held to what they did for: text" in ctx.notes[-1]
+    assert "2 of 3 weights" in ctx.notes[-1]
     assert "the base is unprotected" in ctx.notes[-1]
 
 
