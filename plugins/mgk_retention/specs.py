@@ -92,7 +92,9 @@ class ReplaySpec(MethodSpec):
     )
     strength: float = option(1.0, above(0), help="weight of their loss")
     source: str = option(
-        "kept", one_of("kept", "generated"), help="real examples, or text that the model generates itself"
+        "kept",
+        one_of("kept", "generated"),
+        help="real examples, or text that the model generates itself",
     )
     prompt_tokens: int = option(
         4, at_least(1), help="tokens of an example that a generated one begins with"
