@@ -84,6 +84,14 @@ class Adaptable(Protocol):
 
 
 @runtime_checkable
+class HasCard(Protocol):
+    """Optional: a bundle that knows its base's entry on the hub."""
+
+    def card(self) -> Mapping[str, Any]:
+        """Return the hub's metadata of a model derived from this base: licence, base_model, task."""
+
+
+@runtime_checkable
 class Shareable(Protocol):
     """Optional: a bundle whose base other libraries load, so that an adapter alone can be shared."""
 

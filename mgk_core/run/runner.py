@@ -38,6 +38,7 @@ from mgk_core.record.run_directory import (
     told_if_gone,
 )
 from mgk_core.record.store import Store, folder_digests, json_text, text_digest
+from mgk_core.run.card import write_card
 from mgk_core.run.fork import finish as finish_fork
 from mgk_core.run.fork import fork
 from mgk_core.run.out_of_memory import told_of
@@ -366,6 +367,7 @@ def _save_model(session: Session) -> None:
 
     def save(where: Path) -> None:
         session.bundle.save(where)
+        write_card(where, session)
         found.append(compare_saved(where, session.bundle.model, session.weights.base))
         found[0].check(session.store.path(MODEL))
 

@@ -165,13 +165,21 @@ class HfBundle:
         return [_until(row, {*ends, self._pad_id}) for row in made[:, width:].tolist()]
 
     def save(self, directory: Path) -> None:
-        """Write model, tokenizer and licence notice as transformers loads them."""
+        """Write the whole model as transformers loads it, with the base's files that are still true."""
+        from mgk_hf.beside import keep_beside
         from mgk_hf.saving import save
 
         save(
             self.model, self.tokenizer, directory,
             source=self.source, notice=self.notice, stops=self.conversation.stops,
         )  # fmt: skip
+        keep_beside(self.source, directory, grown=bool(self.preparation))
+
+    def card(self) -> dict[str, Any]:
+        """Return what a model card says of the base: hub metadata and licence."""
+        from mgk_hf.card import metadata
+
+        return metadata(self.model, self.source, multimodal=bool(self.network.language))
 
     def adapter_keys(self) -> dict[str, Any]:
         """Return what names this base in PEFT's ``adapter_config.json``."""

@@ -16,6 +16,7 @@ from mgk_core.contract.errors import InputError
 from mgk_core.contract.files import check_header
 from mgk_core.model.device import is_out_of_memory
 from mgk_hf import gemma_q4, prepare, quantized, tiny
+from mgk_hf.beside import snapshot
 from mgk_hf.bundle import HfBundle
 from mgk_hf.chat_template import Settings
 from mgk_hf.checks import check_causal, check_kind, check_vocabulary, check_weights
@@ -41,6 +42,8 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
     else:
         model, tokenizer = _pretrained(spec, str(source) if source else spec.id, device)
     notes = list(check_vocabulary(model, tokenizer))
+    if source is None and spec.id != tiny.MODEL_ID:
+        source = snapshot(spec.id, spec.revision, getattr(model.config, "_commit_hash", None))
     added = prepare.tokens(model, tokenizer, spec, _texts)
     _set_dtypes(model, spec, device)
     quantized.keep_as_stored(model)
