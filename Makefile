@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 
 PYTEST_ARGS ?=
 
-.PHONY: run test slow properties faults fuzz lint types docs bench clean
+.PHONY: run test slow browser properties faults fuzz lint types docs bench clean
 
 run: $(VENV)/.run
 	$(BIN)/mgk run
@@ -14,7 +14,12 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
 
 slow: $(VENV)/.dev
-	MGK_HYPOTHESIS=thorough $(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGS)
+	MGK_HYPOTHESIS=thorough $(BIN)/python -m pytest -n 2 -m slow --ignore tests/browser $(PYTEST_ARGS)
+
+# A browser for the report's tests: Debian's package, installed where this user may.
+browser: $(VENV)/.dev
+	command -v chromium || { [ "$$(id -u)" = 0 ] && apt-get install -y -q chromium >/dev/null; } || true
+	$(BIN)/python -m pytest -q tests/browser
 
 properties: $(VENV)/.dev
 	MGK_HYPOTHESIS=thorough $(BIN)/python -m pytest -q tests/property
