@@ -28,7 +28,7 @@ def restore_markup(bundle: Bundle, store: Store) -> None:
 
 
 def record_markup(bundle: Bundle, store: Store) -> None:
-    """Record the markup of a run that starts; one that was copied from another run stays."""
+    """Record the markup of a run that starts."""
     conversation = conversation_of(bundle)
-    if conversation is not None and not store.path(NAME).is_file():
+    if conversation is not None:
         store.write_json(NAME, conversation.record())

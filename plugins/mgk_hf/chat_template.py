@@ -7,7 +7,6 @@ so any program that applies it renders what was trained.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,7 +103,7 @@ def has_switch(template: str) -> bool:
 def fixed(tokenizer: Any, template: str, settings: Settings) -> str:
     """Return a template with its date fixed to now and the settings written into it."""
     parts = [
-        _fixed_date(tokenizer) if "strftime_now" in template else "",
+        _fixed_date(tokenizer, template) if "strftime_now" in template else "",
         _thinking_off() if settings.thinking in ("auto", "off") and has_switch(template) else "",
         _with_system(settings.system) if settings.system else "",
         _FOLD if settings.fold_system else "",
@@ -173,9 +172,10 @@ def _roles(messages: Sequence[Message]) -> str:
     return ", ".join(str(m.get("role")) for m in messages)
 
 
-def _fixed_date(tokenizer: Any) -> str:
+def _fixed_date(tokenizer: Any, template: str) -> str:
     """Return a macro that answers ``strftime_now`` with this moment, whatever the format."""
-    directives = [*_UNPADDED, *(f"%{d}" for d in _DIRECTIVES)]
+    known = [*_UNPADDED, *(f"%{d}" for d in _DIRECTIVES)]
+    directives = [d for d in known if d in template] or known
     asked = "{{ strftime_now(" + _literal("\x1f".join(directives)) + ") }}"
     values = _render(tokenizer, asked, [{"role": "user", "content": ""}]).split("\x1f")
     table = dict(zip(directives, values, strict=True)) | {"%%": "%"}
@@ -188,14 +188,12 @@ def _fixed_date(tokenizer: Any) -> str:
     )
 
 
-def fixed_date(tokenizer: Any, template: str) -> str:
-    """Return the date that a fixed template prints, ISO 8601; empty where it prints none."""
+def today(tokenizer: Any, template: str) -> str:
+    """Return the date that a template would print now, ISO 8601; empty where it prints none."""
     if "strftime_now" not in template:
         return ""
-    start = re.match(r"\{%- macro strftime_now.*?endmacro %\}", template, re.DOTALL)
-    head = start[0] if start else ""
-    ask = head + "{{ strftime_now('%Y-%m-%d') }}"
-    return _render(tokenizer, ask, [{"role": "user", "content": ""}])
+    asked = "{{ strftime_now('%Y-%m-%d') }}"
+    return _render(tokenizer, asked, [{"role": "user", "content": ""}])
 
 
 def _thinking_off() -> str:

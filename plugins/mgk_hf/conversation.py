@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import asdict, define, field, frozen
 
 from mgk_core.contract.bundle import Tokens
 from mgk_core.contract.conversation import Message, Options, Style
 from mgk_core.contract.errors import InputError
 from mgk_hf import chat_template
-from mgk_hf.chat_template import Settings
+from mgk_hf.chat_template import Settings, has_switch
 from mgk_hf.cutting import Cutter
 from mgk_hf.turns import THINKING, ChatTurns, PlainTurns, Turns, begin_of, shape_of
 
@@ -25,7 +25,8 @@ class HfConversation:
 
     ends: the tokens that the base's generation configuration ends with. template: the chat
     template in use, None without one. native: whether the base brought it. fixed: whether date and
-    settings are written into it, which happens when the first data are put into turns.
+    settings are written into it, which happens when the first data are put into turns. date: what
+    it then prints, ISO 8601, where it prints one.
     """
 
     tokenizer: Any = field(repr=False)
@@ -34,6 +35,7 @@ class HfConversation:
     template: str | None = field(init=False, repr=False)
     native: bool = field(init=False)
     fixed: bool = field(init=False, default=False)
+    date: str = field(init=False, default="")
     _kept: ChatTurns | None = field(init=False, default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -111,20 +113,24 @@ class HfConversation:
 
     def record(self) -> dict[str, Any]:
         """Return the markup as JSON."""
-        template = self.template or ""
         return {
             "template": self.template,
             "native": self.native,
             "fixed": self.fixed,
-            "date": chat_template.fixed_date(self.tokenizer, template) if self.fixed else "",
+            "settings": asdict(self.settings),
+            "date": self.date,
             "stops": list(self.stops),
         }
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """Use a recorded markup; only one that was fixed says more than the base itself."""
-        if not record["fixed"]:
+        """Use a recorded markup, unless the settings that made it have changed since.
+
+        Only a fixed one says more than the base itself.
+        """
+        if not record["fixed"] or record["settings"] != asdict(self.settings):
             return
         self._use(record["template"])
+        self.date = str(record["date"])
         self.native = bool(record["native"])
 
     def _fix(self) -> None:
@@ -133,6 +139,7 @@ class HfConversation:
             return
         tokenizer, settings = self.tokenizer, self.settings
         template = self.template or chat_template.template_for(tokenizer, bos=bool(self.begin))
+        self.date = chat_template.today(tokenizer, template)
         template = chat_template.fixed(tokenizer, template, settings)
         if settings.thinking == "off" and not chat_template.has_switch(template):
             template = chat_template.continued(template, self._thinking_end(template))
@@ -213,9 +220,13 @@ class View:
             found.append(
                 "chat template: the base has none; its model is saved with one for its turns"
             )
-        if date := self.whole.record()["date"]:
+        if date := self.whole.date:
             found.append(
                 f"chat template: prints the date, fixed to {date} for this run and its model"
+            )
+        if self.whole.settings.thinking == "auto" and has_switch(self.turns.template):
+            found.append(
+                "chat template: thinking is off by default, here and in the saved model; see base.thinking"
             )
         shape = self.turns.shape
         if (before := shape.insert + shape.lead).strip():

@@ -13,6 +13,7 @@ from mgk_hf.extend import Extension, choose, extend
 from mgk_hf.network import Network
 from mgk_hf.rows import train_rows
 from mgk_hf.specs import HfSpec
+from mgk_hf.turns import begin_of
 
 Read = Callable[[str], Iterable[str]]
 """Name of a file → its texts, or its lines."""
@@ -46,7 +47,7 @@ def train(network: Network, tokenizer: Any, spec: HfSpec, added: Added) -> dict[
     """Train the new rows on the texts and return the ledger's entry: from which base to which."""
     made, loss = added.extension, None
     if spec.new_tokens_steps and added.texts:
-        begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        begin = begin_of(tokenizer)
         ids = tokenizer(list(added.texts), add_special_tokens=False)["input_ids"]
         loss = train_rows(
             network,
