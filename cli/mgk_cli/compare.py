@@ -1,4 +1,4 @@
-"""Several runs side by side: how each ended, what it scores, what it cost, and in what they differ."""
+"""Several runs side by side: result, scores, costs, and the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mgk_cli import formatting as fmt
+from mgk_cli.effects import effects_in
 from mgk_cli.matrix import cell, explained
 from mgk_cli.memory import peak_of
-from mgk_cli.run_view import STATES, STATUS, base_of, machine_of, seed_of
+from mgk_cli.retention import by_metric
+from mgk_cli.run_facts import STATES, STATUS, base_of, machine_of, seed_of
 from mgk_cli.tables import Column, fitted, room, text
 
 if TYPE_CHECKING:
@@ -20,32 +22,33 @@ if TYPE_CHECKING:
 
 Rows = list[tuple[str, list[str]]]
 MOST = 40  # differing settings that are listed
-LONGEST = 32  # signs of a setting's value
+LONGEST = 32  # characters of a setting's value
 
 
 def side_by_side(runs: Sequence[RunLook], width: int) -> Iterator[RenderableType]:
-    """Yield the tables that compare runs, in blocks of columns that fit."""
+    """Yield the tables that compare runs, split into blocks of columns that fit."""
     names = [fmt.clean(r.directory.name or str(r.directory)) for r in runs]
     scores = list(_scores(runs))
-    yield from _tables([*_standing(runs), *scores, *_figures(runs), *_costs(runs)], names, width)
-    if said := explained("".join(score for _, row in scores for score in row)):
-        yield text("; ".join(said), "dim")
+    yield from _tables([*_status(runs), *scores, *_figures(runs), *_costs(runs)], names, width)
+    written = "".join(score for _, row in scores for score in row)
+    if legend := explained(written):
+        yield text("; ".join(legend), "dim")
     yield text("")
     if len({r.name for r in runs}) > 1:
-        yield text("they are of different pipelines, so their settings are not compared")
+        yield text("different pipelines: settings not compared")
         return
     differing = _settings(runs)
     if not differing:
-        yield text("the same configuration")
+        yield text("same configuration")
         return
-    yield text("settings in which they differ", "dim")
+    yield text("settings that differ", "dim")
     yield from _tables(differing[:MOST], names, width)
     if len(differing) > MOST:
-        yield text(f"and {len(differing) - MOST} more; see run.toml of each")
+        yield text(f"and {len(differing) - MOST} more; see the run.toml files")
 
 
 def _tables(rows: Rows, names: Sequence[str], width: int) -> Iterator[Table]:
-    """Draw rows as a table, as many runs beside each other as fit."""
+    """Draw rows as tables with as many runs side by side as fit."""
     labels = Column("", cells=[text(label, "dim") for label, _ in rows])
     columns = [Column(n, cells=[text(cells[i]) for _, cells in rows]) for i, n in enumerate(names)]
     block: list[Column] = []
@@ -57,7 +60,7 @@ def _tables(rows: Rows, names: Sequence[str], width: int) -> Iterator[Table]:
     yield fitted([labels, *block], width)
 
 
-def _standing(runs: Sequence[RunLook]) -> Rows:
+def _status(runs: Sequence[RunLook]) -> Rows:
     rows: Rows = [
         ("status", [STATUS[r.status][0] for r in runs]),
         ("base", [base_of(r) for r in runs]),
@@ -72,12 +75,17 @@ def _standing(runs: Sequence[RunLook]) -> Rows:
 
 
 def _scores(runs: Sequence[RunLook]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each probe's last score, and the share of its gain that is kept."""
+    """Yield each probe's last score and the share of its gain that is kept."""
     for probe in dict.fromkeys(p["name"] for r in runs for p in r.retention.get("probes", ())):
         yield probe, [_last(r.retention, probe) for r in runs]
-        kept = [r.retention.get("gain_kept", {}).get(probe) for r in runs]
-        if any(k is not None for k in kept):
-            yield "  gain kept", [fmt.share(k) for k in kept]
+        kept = [_gain_kept(r.retention, probe) for r in runs]
+        if any(k != "–" for k in kept):
+            yield "  gain kept", kept
+
+
+def _gain_kept(table: Mapping[str, Any], probe: str) -> str:
+    known = any(p["name"] == probe for p in table.get("probes", ()))
+    return effects_in(table).gain_kept(probe) if known else "–"
 
 
 def _last(table: Mapping[str, Any], probe: str) -> str:
@@ -87,11 +95,14 @@ def _last(table: Mapping[str, Any], probe: str) -> str:
 
 def _figures(runs: Sequence[RunLook]) -> Rows:
     tables = [r.retention for r in runs]
-    return [
-        ("BWT", [fmt.signed(t.get("bwt")) for t in tables]),
-        ("forgetting", [fmt.number(t.get("forgetting"), 3) for t in tables]),
-        ("base since row 0", [_drift(t) for t in tables]),
-    ]
+    rows: Rows = []
+    for metric in dict.fromkeys(m for t in tables for m in by_metric(t, "bwt")):
+        bwt = [by_metric(t, "bwt").get(metric) for t in tables]
+        rows.append((f"BWT {metric}", [fmt.signed(value) for value in bwt]))
+        forgotten = [by_metric(t, "forgetting").get(metric) for t in tables]
+        rows.append((f"forgetting {metric}", [fmt.number(value, 3) for value in forgotten]))
+    rows.append(("base since the baseline", [_drift(t) for t in tables]))
+    return rows
 
 
 def _drift(table: Mapping[str, Any]) -> str:
@@ -111,7 +122,7 @@ def _costs(runs: Sequence[RunLook]) -> Rows:
 
 
 def _settings(runs: Sequence[RunLook]) -> Rows:
-    """Return the settings whose values are not the same in all runs."""
+    """Return the settings that differ between runs."""
     flat = [dict(_flat(r.config)) for r in runs]
     keys = dict.fromkeys(k for f in flat for k in f)
     rows = (

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _GONE = (errno.EPIPE, errno.EIO)
-"""What writing gives where the reader of a pipe, or the terminal, has gone."""
+"""Errors of writing to a closed pipe or terminal."""
 
-PIPE_WIDTH = 120  # columns of tables where the output is no terminal and COLUMNS says nothing
+PIPE_WIDTH = 120  # columns if the output is not a terminal and COLUMNS is not set
 
 
 @cache
@@ -26,7 +26,7 @@ def _class() -> type[Console]:
     from rich.console import Console as RichConsole
 
     class Quiet(RichConsole):
-        """A console whose reader may leave: what follows goes nowhere, and the work goes on."""
+        """A console that keeps working, silently, after its reader has closed the pipe."""
 
         def on_broken_pipe(self) -> None:
             close_stdout()
@@ -35,7 +35,7 @@ def _class() -> type[Console]:
 
 
 def make(stream: TextIO | None = None, **options: Any) -> Console:
-    """Return a console on a stream (standard output where None) that takes text as it is."""
+    """Return a console for a stream (default: standard output) that prints text literally."""
     target = stream or sys.stdout
     if not target.isatty() and "width" not in options:
         with contextlib.suppress(ValueError):
@@ -47,7 +47,7 @@ def make(stream: TextIO | None = None, **options: Any) -> Console:
 
 
 def show(*what: RenderableType, indent: int = 0) -> None:
-    """Print renderables to standard output, one below the other."""
+    """Print renderables to standard output."""
     from rich.padding import Padding
 
     console = make()
@@ -61,19 +61,19 @@ def show(*what: RenderableType, indent: int = 0) -> None:
 
 
 def line(text: str = "") -> None:
-    """Print one line of plain text, however long."""
+    """Print one line of plain text without wrapping it."""
     with pipe_may_close():
         print(clean(text))
 
 
 def note(text: str) -> None:
-    """Print one line to standard error: what is told beside the result."""
+    """Print one line to standard error, so that it does not mix with the result."""
     print(clean(text), file=sys.stderr)
 
 
 @contextlib.contextmanager
 def pipe_may_close() -> Any:
-    """Go on quietly where the reader of standard output has gone."""
+    """Continue silently if the reader of standard output has closed the pipe."""
     with terminal_may_go(close_stdout):
         yield
         sys.stdout.flush()
@@ -81,7 +81,7 @@ def pipe_may_close() -> Any:
 
 @contextlib.contextmanager
 def terminal_may_go(then: Callable[[], None] = lambda: None) -> Any:
-    """Leave unsaid what a terminal that has been closed can no longer show. then: done where it has gone."""
+    """Ignore errors of writing to a closed terminal. then: called if it is closed."""
     try:
         yield
     except OSError as error:
@@ -91,18 +91,18 @@ def terminal_may_go(then: Callable[[], None] = lambda: None) -> Any:
 
 
 def close_stdout() -> None:
-    """Send whatever is still written to standard output nowhere."""
+    """Redirect standard output to /dev/null."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, sys.stdout.fileno())
     except (OSError, ValueError):  # no real file underneath (a test's buffer)
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - stands in until the process ends
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open until the process ends
     finally:
         os.close(nowhere)
 
 
 def tolerate_foreign_text() -> None:
-    """Let no terminal's encoding stop a message: what it lacks is shown as an escape."""
+    """Print characters that the terminal's encoding lacks as escapes instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -1,4 +1,4 @@
-"""Errors as a user sees them: what each line says, and the exit code."""
+"""Errors as a user sees them: message and exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INPUT, ENVIRONMENT, INTERRUPTED = 2, 3, 130
 
 
 def report(error: BaseException, *, debug: bool = False) -> int:
-    """Say an error on standard error; return the exit code. debug: with the traceback."""
+    """Print an error to standard error and return its exit code. debug: with the traceback."""
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     lines, code = describe(error)
@@ -26,7 +26,7 @@ def report(error: BaseException, *, debug: bool = False) -> int:
 
 
 def describe(error: BaseException) -> tuple[list[str], int]:
-    """Return the lines that say an error, and its exit code."""
+    """Return the lines of an error message and its exit code."""
     if isinstance(error, click.ClickException):
         return [*_errors([_plain(error.format_message())]), *_usage(error)], INPUT
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
@@ -44,16 +44,16 @@ def describe(error: BaseException) -> tuple[list[str], int]:
         errno.EACCES,
     ):
         where = f"{error.filename}: " if error.filename else ""
-        return _errors([f"{where}{error.strerror}; mend that and start again"]), ENVIRONMENT
-    text = f"mgk has a fault (it is not yours): {type(error).__name__}: {error}"
+        return _errors([f"{where}{error.strerror}; fix this and try again"]), ENVIRONMENT
+    text = f"internal error (a bug in mgk): {type(error).__name__}: {error}"
     return [
         *_errors([text]),
-        "run the command again with --debug and report what it prints",
+        "run the command again with --debug and report the output",
     ], ENVIRONMENT
 
 
 def _ours(error: BaseException) -> tuple[list[str], int] | None:
-    """Describe an `MgkError`; None for anything else. Without one loaded there can be none."""
+    """Describe an `MgkError`; None for any other error. Its module may not be imported yet."""
     if "mgk_core.contract.errors" not in sys.modules:
         return None
     from mgk_core.contract.errors import ConfigError, DataError, Interrupted, MgkError
@@ -74,7 +74,7 @@ def _errors(messages: list[str]) -> list[str]:
 
 
 def _plain(message: str) -> str:
-    """Bring click's sentence into the house's form: small first letter, no full stop."""
+    """Rewrite click's sentence in mgk's style: lower case, no full stop."""
     text = (
         message.replace("\n", " ")
         .strip()
@@ -85,15 +85,15 @@ def _plain(message: str) -> str:
 
 
 def _usage(error: click.ClickException) -> list[str]:
-    """Return where to look a command's usage up."""
+    """Return a pointer to the command's help."""
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     return [f"see '{ctx.command_path} --help'"] if ctx is not None else []
 
 
 def _out_of_memory(error: BaseException) -> list[str]:
-    said = clean(str(error).split("\n")[0]) or "the system gave no more memory"
-    mend = (
-        "lower train.micro_batch (the effective batch stays the same), the examples' length or the adapter's rank;"
-        " run.undo=disk keeps the old weights of a merge out of memory"
+    reason = clean(str(error).split("\n")[0]) or "the system has no more memory"
+    fix = (
+        "lower train.micro_batch (the effective batch size stays the same), the examples' length or"
+        " the adapter's rank; run.undo=disk keeps the old weights of a merge out of memory"
     )
-    return [f"error: out of memory: {said}", mend]
+    return [f"error: out of memory: {reason}", fix]

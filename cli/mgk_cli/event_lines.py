@@ -1,4 +1,4 @@
-"""What each event of a run is in fmt. Nothing is said that no event carried."""
+"""Turns the events of a run into lines of text. Every figure comes from an event."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 from attrs import define, field, frozen
 
 from mgk_cli import formatting as fmt
+from mgk_cli.score_lines import score_lines
 
 Tone = Literal["plain", "head", "dim", "good", "warn", "bad"]
 Event = Mapping[str, Any]
@@ -15,33 +16,37 @@ Event = Mapping[str, Any]
 
 @frozen
 class Line:
-    """One line, and how it is meant."""
+    """One line of output. wrap: False for a row of a table."""
 
     text: str
     tone: Tone = "plain"
     indent: int = 2
+    wrap: bool = True
 
 
 @define
 class EventLines:
-    """Turns events into lines; remembers what the next ones refer to."""
+    """Turns events into lines and keeps what later lines refer to. width: of tables, in cells."""
 
+    width: int = 80
     phases: int = 0
-    first: Event | None = None
-    last: Event | None = None
+    first_step: Event | None = None
+    last_step: Event | None = None
+    merge: Event | None = None
+    verification: Event | None = None
     row: dict[str, float] = field(factory=dict)
     alarms: int = 0
 
     def __call__(self, event: Event) -> Iterator[Line]:
-        """Yield the lines that say one event; most events have one or none."""
-        said = getattr(self, f"_{event['event']}", None)
-        if said is not None:
-            yield from said(event)
+        """Yield the lines for one event; most events have one or none."""
+        lines_of = getattr(self, f"_{event['event']}", None)
+        if lines_of is not None:
+            yield from lines_of(event)
 
     def trained(self) -> Iterator[Line]:
-        """Yield a line on the training that just ended, if any."""
-        first, last = self.first, self.last
-        self.first = self.last = None
+        """Yield a line about the training that just ended, if any."""
+        first, last = self.first_step, self.last_step
+        self.first_step = self.last_step = None
         if first is None or last is None:
             return
         memory = fmt.size(last.get("cuda_peak", last.get("rss_peak")))
@@ -49,8 +54,25 @@ class EventLines:
         pace = fmt.rate(last.get("per_second"), unit_of(last))
         yield Line(f"trained {fmt.several(last['step'], 'step')}: {loss}, {pace}, peak {memory}")
         if self.alarms > 1:
-            yield Line(f"{self.alarms} alarms in all", "warn")
+            yield Line(f"{self.alarms} alarms in total", "warn")
         self.alarms = 0
+
+    def merged(self) -> Iterator[Line]:
+        """Yield a line about the merge that just ended, if any, with its verification."""
+        merge, found = self.merge, self.verification
+        self.merge = self.verification = None
+        if merge is None:
+            return
+        how = [] if merge["rule"] == "exact" else [fmt.clean(merge["rule"])]
+        if merge["scale"] != 1:
+            how.append(f"scaled by {fmt.number(merge['scale'], 3)}")
+        note = f" ({', '.join(how)})" if how else ""
+        text = f"merged{note}: {delta_kept(merge)}"
+        if found is not None:
+            text += f", {compared(found)}"
+        yield Line(text, "plain" if found is None or found["ok"] else "bad")
+        for warning in merge["warnings"]:
+            yield Line(fmt.clean(warning), "warn")
 
     def _load(self, event: Event) -> Iterator[Line]:
         if event["what"] == "base":
@@ -65,65 +87,53 @@ class EventLines:
             head = f"phase {event['index'] + 1}/{max(self.phases, event['index'] + 1)} {name}"
             yield Line(f"{head}: {title}" if title else head, "head", 0)
         elif event.get("result") == "kept_apart":
-            yield Line(
-                "kept apart: the base stays as it was, and model/ will not contain this phase",
-                "warn",
-            )
+            yield Line("not merged (kept apart): the base is unchanged, model/ omits it", "warn")
         elif event.get("result") == "rolled_back":
-            yield Line("rolled back: the base is as before the phase", "bad")
+            yield Line("rolled back: the base is as it was before the phase", "bad")
 
     def _step(self, event: Event) -> Iterator[Line]:
-        if self.first is None:
-            self.first = event
-        self.last = event
+        if self.first_step is None:
+            self.first_step = event
+        self.last_step = event
         if event.get("skipped"):
-            what = fmt.several(event["skipped"], "step")
-            yield Line(
-                f"{what} up to step {event['step']} left out: loss or gradient not finite", "warn"
-            )
+            count = fmt.several(event["skipped"], "step")
+            text = f"{count} skipped before step {event['step']}: loss or gradient not finite"
+            yield Line(text, "warn")
 
     def _dev(self, event: Event) -> Iterator[Line]:
         yield Line(f"dev loss {fmt.number(event['loss'])} at step {event['step']}", "dim")
 
     def _merge(self, event: Event) -> Iterator[Line]:
         yield from self.trained()
-        scale = "" if event["scale"] == 1 else f" scaled by {fmt.number(event['scale'], 3)}"
-        yield Line(f"merged ({fmt.clean(event['rule'])}{scale}): {cost(event)}")
-        for warning in event["warnings"]:
-            yield Line(fmt.clean(warning), "warn")
+        self.merge = event
 
     def _verify(self, event: Event) -> Iterator[Line]:
-        yield from self.trained()  # a rule may have it compared before it says what it merged
-        said = f"merged against live: {event['error']:.2g}, rounding explains {event['bound']:.2g}"
-        yield Line(said, "plain" if event["ok"] else "bad")
+        yield from self.trained()  # a merge rule may verify before its merge event
+        self.verification = event
+        if not event["ok"]:
+            yield from self.merged()
 
     def _evaluation(self, event: Event) -> Iterator[Line]:
         yield from self.trained()
-        scores = {s["probe"]: s["value"] for s in event["scores"]}
-        named = ", ".join(self._change(probe, value) for probe, value in scores.items())
-        yield Line(
-            f"scores of {fmt.clean(event['row'])}: {named}",
-            indent=0 if event["row"] == "base" else 2,
-        )
-        self.row |= scores
-
-    def _change(self, probe: str, value: float) -> str:
-        before = f"{fmt.number(self.row[probe])} → " if probe in self.row else ""
-        return f"{fmt.clean(probe)} {before}{fmt.number(value)}"
+        yield from self.merged()
+        name = "baseline" if event["row"] == "base" else fmt.clean(event["row"])
+        scores = {s["probe"]: s for s in event["scores"]}
+        for text in score_lines(name, self.row, scores, self.width - 2):
+            yield Line(text, wrap=False)
+        self.row |= {probe: s["value"] for probe, s in scores.items()}
 
     def _gate(self, event: Event) -> Iterator[Line]:
         for note in event["notes"]:
             yield Line(fmt.clean(note), "warn")
         for refusal in event["refusals"]:
-            yield Line(
-                f"refused by {fmt.clean(refusal['gate'])}: {fmt.clean(refusal['reason'])}",
-                "bad",
-            )
+            reason = fmt.clean(refusal["reason"])
+            yield Line(f"refused by {fmt.clean(refusal['gate'])}: {reason}", "bad")
         if event["accept"]:
-            yield Line("the gates accept", "good")
+            yield Line("all gates passed", "good")
 
     def _recover(self, event: Event) -> Iterator[Line]:
-        yield Line(f"recovery: {fmt.clean(event['method'])} ({fmt.clean(event['action'])})", "warn")
+        method, action = fmt.clean(event["method"]), fmt.clean(event["action"])
+        yield Line(f"recovery: {method} ({action})", "warn")
 
     def _note(self, event: Event) -> Iterator[Line]:
         phase = event.get("phase")
@@ -132,28 +142,29 @@ class EventLines:
 
     def _alarm(self, event: Event) -> Iterator[Line]:
         self.alarms += 1
-        if self.alarms == 1:  # the next ones are on the progress line, and counted
+        if self.alarms == 1:  # later alarms are counted and flagged on the progress line
             yield Line(f"alarm at step {event.get('step', '?')}: {alarm(event)}", "warn")
 
 
-def cost(event: Event) -> str:
-    """Say what rounding cost a merge."""
-    kept = f"{fmt.share(event['kept'])} of the delta is in the weights"
-    total = "" if _alike(event) else f" ({fmt.share(event['kept_total'])} with the residual)"
-    moved = f"‖ΔW‖/‖W‖ {fmt.number(event['relative'], 2)}"
-    return f"{kept}{total}, {moved}, largest rounding error {fmt.number(event['max_error'], 2)}"
+def delta_kept(merge: Event) -> str:
+    """Return how much of the delta the rounded weights hold."""
+    kept = f"{fmt.share(merge['kept'])} of ΔW kept"
+    if abs(float(merge["kept_total"]) - float(merge["kept"])) < 5e-3:
+        return kept
+    return f"{kept} ({fmt.share(merge['kept_total'])} with the residual)"
 
 
-def _alike(event: Event) -> bool:
-    return abs(float(event["kept_total"]) - float(event["kept"])) < 5e-3
+def compared(found: Event) -> str:
+    """Return the error of the merged outputs against the unmerged ones."""
+    return f"error {found['error']:.2g}, tolerance from rounding {found['bound']:.2g}"
 
 
 def alarm(event: Event) -> str:
-    """Return an alarm's own text, or what it carries."""
+    """Return an alarm's text, or its data."""
     if "text" in event:
         return fmt.clean(event["text"])
-    carried = {k: v for k, v in event.items() if k not in ("event", "phase")}
-    return ", ".join(f"{fmt.clean(k)} {fmt.clean(v)}" for k, v in carried.items())
+    data = {k: v for k, v in event.items() if k not in ("event", "phase")}
+    return ", ".join(f"{fmt.clean(k)} {fmt.clean(v)}" for k, v in data.items())
 
 
 def drift(event: Event) -> str:
@@ -164,10 +175,5 @@ def drift(event: Event) -> str:
 
 
 def unit_of(event: Event) -> str:
-    """Return what a step event counts."""
+    """Return the unit that a step event counts in."""
     return str(event.get("unit", "samples"))
-
-
-def time_left(event: Event, pace: float | None) -> float | None:
-    """Return seconds left in a phase. pace: steps per second."""
-    return (event["steps"] - event["step"]) / pace if pace else None

@@ -1,4 +1,4 @@
-"""Numbers, sizes, times and foreign text as they are shown."""
+"""Formatting of numbers, sizes, durations and untrusted text."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def clean(text: object, *, lines: bool = False) -> str:
-    """Return text with everything that could steer a terminal made visible.
+    """Return text in which everything that could control a terminal is escaped.
 
-    Control characters, marks of direction, separators of lines and lone surrogates become escapes.
+    Escaped are control characters, direction marks, line separators and lone surrogates.
     lines: keep line breaks.
     """
     return "".join(c if c == "\n" and lines else _shown(c) for c in str(text))
@@ -20,13 +20,38 @@ def clean(text: object, *, lines: bool = False) -> str:
 def _shown(char: str) -> str:
     if char == " " or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
         return char
-    if char == "\u200d":  # joins the parts of one sign; steers nothing
+    if char == "\u200d":  # zero-width joiner: part of emoji and some scripts, harmless
         return char
     return char.encode("unicode_escape").decode("ascii")
 
 
+def cells(text: str) -> int:
+    """Return the terminal cells that a text takes; Korean takes two a character."""
+    from rich.cells import cell_len
+
+    return max(map(cell_len, text.split("\n")))
+
+
+def shorten(text: str, width: int) -> str:
+    """Return text in at most ``width`` terminal cells, with an ellipsis in the middle if it is cut.
+
+    Both ends stay, since names of probes differ in either: ``korean-m…-generated``.
+    """
+    if cells(text) <= width:
+        return text
+    head, tail = _fitting(text, width // 2), _fitting(text[::-1], (width - 1) // 2)[::-1]
+    return f"{head}…{tail}"
+
+
+def _fitting(text: str, width: int) -> str:
+    end = len(text)
+    while cells(text[:end]) > width:
+        end -= 1
+    return text[:end]
+
+
 def number(value: float | None, digits: int = 4) -> str:
-    """Return a number with so many significant digits; ``–`` where there is none."""
+    """Return a number with this many significant digits; ``–`` for None."""
     if value is None:
         return "–"
     if not math.isfinite(value):
@@ -46,7 +71,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def score(value: float | None, stderr: float | None = None) -> str:
-    """Return ``value ± stderr``, both cut where the standard error's second digit stands."""
+    """Return ``value ± stderr``, both rounded to the second digit of the standard error."""
     if value is None:
         return "–"
     if stderr is None or not math.isfinite(stderr) or stderr <= 0 or not math.isfinite(value):
@@ -56,29 +81,29 @@ def score(value: float | None, stderr: float | None = None) -> str:
 
 
 def places(stderr: float) -> int:
-    """Return how many decimal places show two digits of a standard error."""
+    """Return the decimal places that show two digits of a standard error."""
     if not math.isfinite(stderr) or stderr <= 0:
         return 3
     return min(8, max(0, 1 - math.floor(math.log10(stderr))))
 
 
 def p_value(p: float) -> str:
-    """Return ``p = …``, or ``p < …`` where it is at the end of what the test can tell."""
+    """Return ``p = …``, or ``p < 0.001`` below that."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def share(value: float | None) -> str:
-    """Return a share as per cent."""
+    """Return a fraction as a percentage."""
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
 def count(value: float) -> str:
-    """Return a whole number with its thousands apart."""
+    """Return a whole number with thousands separators."""
     return f"{round(value):,}"
 
 
 def size(value: float | None) -> str:
-    """Return bytes in a unit that fits (powers of 1000)."""
+    """Return bytes in a suitable unit (powers of 1000)."""
     if value is None:
         return "–"
     amount, unit = float(value), 0
@@ -111,7 +136,7 @@ def several(n: int, one: str, many: str | None = None) -> str:
 
 
 def digest(value: str, length: int = 12) -> str:
-    """Return the beginning of a digest."""
+    """Return the first characters of a digest."""
     return clean(value[:length])
 
 
@@ -125,7 +150,7 @@ def rate(per_second: float | None, unit: str) -> str:
 
 
 def clock(seconds: float | None) -> str:
-    """Return time left as ``m:ss`` or ``h:mm:ss``."""
+    """Return a remaining time as ``m:ss`` or ``h:mm:ss``."""
     if seconds is None or not math.isfinite(seconds):
         return "–:––"
     whole = max(0, round(seconds))

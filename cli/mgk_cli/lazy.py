@@ -1,4 +1,4 @@
-"""A group whose commands are imported when they are run, so that ``--help`` costs nothing."""
+"""A group that imports a command only when it is run, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GROUP = "mgk.commands"
 
 
 class Command(click.Command):
-    """A command with ``--debug``, whose help keeps examples as they were written."""
+    """A command with ``--debug``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -22,12 +22,12 @@ class Command(click.Command):
 
 
 def debug_option() -> click.Option:
-    """``--debug``: only shown here; `mgk_cli.main.invoke` looks for it itself, wherever it stands."""
+    """Return ``--debug``. It is only listed here; `mgk_cli.main.invoke` reads it from any position."""
     return click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks.")
 
 
 class LazyGroup(click.Group):
-    """Knows its commands by name and short help; plugins' commands by their entry points' names."""
+    """A group that knows its commands by name and short help, and plugins' commands by entry point."""
 
     def __init__(self, *args: Any, own: Mapping[str, str], package: str, **kwargs: Any) -> None:
         """:param own: name → short help; each is imported from ``package`` under its name."""
@@ -35,7 +35,7 @@ class LazyGroup(click.Group):
         self.own, self.package = dict(own), package
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return all names: the own in their order, then those of plugins."""
+        """Return all names: built-in commands in order, then those of plugins."""
         return [*self.own, *(n for n in foreign() if n not in self.own)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -47,7 +47,7 @@ class LazyGroup(click.Group):
         return load_foreign(cmd_name) if cmd_name in foreign() else None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the command; an unknown one is answered with the nearest names."""
+        """Find the command; for an unknown one, suggest the closest names."""
         if args and self.get_command(ctx, args[0]) is None:
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=3, cutoff=0.5)
             hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
@@ -55,17 +55,17 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing one."""
+        """List the commands without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl(list(self.own.items()))
         others = {n: owner for n, owner in foreign().items() if n not in self.own}
         if others:
-            with formatter.section("Commands of plugins"):
+            with formatter.section("Plugin commands"):
                 formatter.write_dl([(n, f"from {owner}") for n, owner in others.items()])
 
 
 def foreign() -> dict[str, str]:
-    """Return the names of plugins' commands → the distribution that each comes from."""
+    """Return plugin commands: name → the package it comes from."""
     points = importlib.metadata.entry_points(group=GROUP)
     return {
         p.name: f"{p.dist.name} {p.dist.version}" if p.dist else "?"
@@ -74,7 +74,7 @@ def foreign() -> dict[str, str]:
 
 
 def load_foreign(name: str) -> click.Command:
-    """Import a plugin's command; a `PluginError` says whose it is and why it failed."""
+    """Import a plugin's command; a `PluginError` names the package and the reason."""
     from mgk_core.config.catalog import entries
     from mgk_core.contract.errors import PluginError
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def print_json(rows: Sequence[Any]) -> None:
-    """Print one JSON object a line; what is not finite as text, as in the files of a run."""
+    """Print one JSON object per line; NaN and infinity as text, as in a run's files."""
     for row in rows:
         line(json.dumps(finite(row), ensure_ascii=False, default=str))
 
 
 def installed(group: str, kind: str) -> list[dict[str, Any]]:
-    """Return what an entry-point group holds, each loaded on its own, so that a broken one hides no other."""
+    """Load each entry point of a group on its own, so that a broken one does not hide the others."""
     from mgk_core.config.catalog import entries
     from mgk_core.contract.errors import MgkError
 
@@ -61,7 +61,7 @@ def catalogue(rows: Sequence[dict[str, Any]], width: int) -> Iterator[Renderable
         title = (
             text(row["title"])
             if row["error"] is None
-            else text(f"broken: {row['error']}", "bold red")
+            else text(f"failed to load: {row['error']}", "bold red")
         )
         cells = [
             text(row["name"], "bold"),
@@ -72,17 +72,17 @@ def catalogue(rows: Sequence[dict[str, Any]], width: int) -> Iterator[Renderable
         ]
         for column, cell in zip(columns, cells, strict=True):
             column.cells.append(cell)
-    yield fitted(columns, width) if rows else text("nothing is installed")
+    yield fitted(columns, width) if rows else text("no pipelines installed")
 
 
 def plugin_rows(plugins: Plugins) -> list[dict[str, Any]]:
-    """Return one row a plugin, in the order in which hooks ask them."""
+    """Return one row per plugin, in the order in which hooks call them."""
     types: dict[str, dict[str, list[str]]] = {}
     for claim in plugins.registry:
         types.setdefault(claim.plugin, {}).setdefault(claim.slot, []).append(claim.type)
-    asked = reversed(plugins.infos)  # pluggy asks the last registered first
+    called = reversed(plugins.infos)  # pluggy calls the last registered plugin first
     return [
-        _plugin_row(number, info, types.get(info.name, {})) for number, info in enumerate(asked, 1)
+        _plugin_row(number, info, types.get(info.name, {})) for number, info in enumerate(called, 1)
     ]
 
 
@@ -101,7 +101,7 @@ def _plugin_row(number: int, info: PluginInfo, types: dict[str, list[str]]) -> d
 
 
 def plugins_drawn(rows: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
-    """Draw plugins as blocks: name and origin, then types and hooks."""
+    """Draw one block per plugin: name and package, then types and hooks."""
     from rich.padding import Padding
 
     styles = {"ok": "green", "left out": "dim", "broken": "bold red"}
@@ -127,6 +127,7 @@ def plugins_drawn(rows: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
     broken = sum(r["state"] == "broken" for r in rows)
     if broken:
         yield text(
-            f"{several(broken, 'plugin')} broken; runs go on without with --without-plugin NAME",
+            f"{several(broken, 'plugin')} failed to load; use --without-plugin NAME to run without"
+            f" {'it' if broken == 1 else 'them'}",
             "yellow",
         )

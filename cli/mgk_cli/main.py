@@ -1,4 +1,4 @@
-"""The entry of the command line: parses, runs one command, and turns errors into words and exit codes."""
+"""Entry point of the command line: runs one command; errors become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from mgk_cli.lazy import LazyGroup, debug_option
 
 COMMANDS = {
     "run": "Run a pipeline.",
-    "resume": "Go on with a run where it was.",
-    "phase": "Run one phase from its saved predecessor.",
-    "plan": "Say what a run would do; run nothing.",
-    "show": "Show one run, or several side by side.",
+    "resume": "Resume an interrupted run.",
+    "phase": "Run a single phase, starting from the saved phase before it.",
+    "plan": "Dry run: show steps, memory and disk without training.",
+    "show": "Show a run, or compare several.",
     "verify": "Check every file of a run against its ledger.",
-    "rebuild": "Build a run's model again, up to or without a phase.",
-    "export": "Write a run's phases as one adapter.",
-    "ask": "Ask a run's model, base and final side by side.",
-    "chat": "Talk with a run's model.",
-    "config": "Show the resolved configuration and its sources.",
-    "pipelines": "List the installed pipelines.",
+    "rebuild": "Rebuild the model of a run up to a phase, or without one.",
+    "export": "Export the phases of a run as one adapter.",
+    "ask": "Ask the base and the final model of a run the same question.",
+    "chat": "Chat with the model of a run.",
+    "config": "Print the resolved configuration and where each value comes from.",
+    "pipelines": "List the installed pipelines and phases.",
     "plugins": "List the installed plugins and their hooks.",
-    "doctor": "Check this machine and this installation.",
-    "new-plugin": "Write a new plugin as a complete distribution.",
-    "check-plugin": "Hold a plugin to the laws of its kind.",
+    "doctor": "Check this machine and the installation.",
+    "new-plugin": "Create a new plugin as a complete Python package.",
+    "check-plugin": "Run the conformance tests on a plugin.",
 }
 
 
@@ -40,9 +40,9 @@ COMMANDS = {
 )
 @click.version_option(package_name="mgk", message="mgk %(version)s")
 def cli() -> None:
-    """Take a language model through phases of training, and know what each phase gained and cost.
+    """Train a language model in phases and measure what each phase gained and what it cost.
 
-    Exit codes: 0 done, 1 a gate refused, 2 bad input, 3 environment, 130 interrupted (resumable).
+    Exit codes: 0 success, 1 refused by a gate, 2 bad input, 3 environment, 130 interrupted (resumable).
     """
 
 
@@ -50,7 +50,7 @@ cli.params.append(debug_option())
 
 
 def invoke(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line once; return its exit code. Nothing is raised."""
+    """Run one command line and return its exit code; never raises."""
     console.tolerate_foreign_text()
     args = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -61,7 +61,7 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return errors.INPUT
-    except BaseException as error:  # noqa: BLE001 - the last place that can turn an error into words
+    except BaseException as error:  # noqa: BLE001 - last chance to turn an error into a message
         return errors.report(error, debug="--debug" in args)
     finally:
         with console.pipe_may_close():
@@ -69,9 +69,9 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
 
 
 def main() -> None:
-    """Be the console script ``mgk``."""
+    """Run the console script ``mgk``."""
     code = invoke()
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
-    )  # all is said; in Python's own exit Ctrl-C would print a traceback
+    )  # everything is printed; from here on Ctrl-C would only print a traceback
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""The retention matrix on a terminal: rows of R by probes, in blocks of columns that fit."""
+"""The retention matrix as a table: rows of R by probes, in blocks of columns that fit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from mgk_cli import formatting as fmt
+from mgk_cli.effects import Effects, effects_in
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,21 +17,21 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 GAP = 2
-FEW = 100  # items below which a score stands with its interval
+FEW = 100  # items below which a score is shown with its interval
 TAUGHT = "◂"
 _SHADES = " ░▒▓█"
 _BETTER, _WORSE = (
     (31, 111, 180),
     (200, 100, 20),
-)  # blue and orange: told apart by the colour-blind too
+)  # blue and orange, which colour-blind readers can tell apart
 
 
 @frozen
 class Column:
     """One probe: heading lines, a score per row, closing cells. heat: per row, −1 … 1 or None.
 
-    signs: what stands behind each score, its shade and the mark of the phase that teaches it. All of a
-    column are equally wide, so that its scores end one below the other.
+    signs: what follows each score, its shade and the mark of the phase that teaches it. All signs of
+    a column are equally wide, so that its scores are aligned.
     """
 
     heading: tuple[str, ...]
@@ -42,7 +43,7 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Cells of the terminal that the column needs."""
+        """Terminal cells the column needs."""
         from rich.cells import cell_len
 
         return max(
@@ -53,7 +54,7 @@ class Column:
         )
 
     def aligned(self, score: str, signs: str) -> str:
-        """Return a score with the signs behind it, as wide as the column."""
+        """Return a score followed by its signs, as wide as the column."""
         from rich.cells import cell_len
 
         return " " * (self.width - cell_len(score + signs)) + score + signs
@@ -62,26 +63,35 @@ class Column:
 def matrix(
     table: Mapping[str, Any], *, width: int, heat: bool = False, colour: bool = True
 ) -> Iterator[RenderableType]:
-    """Draw retention.json's matrix and its legend. heat: tint each cell by its change against row 0."""
+    """Draw the matrix of retention.json and its legend. heat: shade cells by change vs the baseline."""
     from rich.cells import cell_len
 
     names = row_names(table)
-    labels = ("gain when taught", "gain kept")
+    labels = ("gain in its phase", "gain kept")
     first = max(map(cell_len, (*names, *labels)))
-    columns = [_column(table, j, heat=heat, colour=colour) for j in range(len(table["probes"]))]
+    effects = effects_in(table)
+    columns = [
+        _column(table, effects, j, heat=heat, colour=colour) for j in range(len(table["probes"]))
+    ]
     for block in _blocks(columns, width - first):
         yield _draw(names, labels, block, heat=heat and colour)
-    for said in (_signs(columns), _shading(columns, colour=colour), _gains(table)):
-        if said:
-            yield _text("; ".join(said), "dim")
+    for legend in (_signs(columns), _shading(columns, colour=colour), _gains(table)):
+        if legend:
+            yield _text("; ".join(legend), "dim")
 
 
 def row_names(table: Mapping[str, Any]) -> list[str]:
-    """Return the rows' names with their marks."""
-    return [fmt.clean(r["name"] + (f" ({r['mark']})" if r["mark"] else "")) for r in table["rows"]]
+    """Return the names of the rows with their marks; row 0 is the baseline."""
+    names = []
+    for i, row in enumerate(table["rows"]):
+        name = "baseline" if i == 0 else row["name"]
+        names.append(fmt.clean(f"{name} ({row['mark']})" if row["mark"] else name))
+    return names
 
 
-def _column(table: Mapping[str, Any], j: int, *, heat: bool, colour: bool) -> Column:
+def _column(
+    table: Mapping[str, Any], effects: Effects, j: int, *, heat: bool, colour: bool
+) -> Column:
     probe = table["probes"][j]
     heats = tuple(_heat(table, j)) if heat else (None,) * len(table["rows"])
     shades = [_shade(h) if not colour else "" for h in heats]
@@ -89,19 +99,18 @@ def _column(table: Mapping[str, Any], j: int, *, heat: bool, colour: bool) -> Co
     marks = [
         "" if taught is None else f" {TAUGHT}" if i == taught else "  " for i in range(len(heats))
     ]
-    kept = table["gain_kept"].get(probe["name"])
     return Column(
         heading=tuple(_heading(table, j)),
         scores=tuple(cell(table, i, j) for i in range(len(heats))),
         signs=tuple(shade + mark for shade, mark in zip(_even(shades), marks, strict=True)),
         taught=taught,
         heat=heats,
-        closing=(fmt.signed(table["gain"].get(probe["name"]), 4), fmt.share(kept)),
+        closing=(fmt.signed(table["gain"].get(probe["name"]), 4), effects.gain_kept(probe["name"])),
     )
 
 
 def taught_in(table: Mapping[str, Any], probe: Mapping[str, Any]) -> int | None:
-    """Return the row of the phase that teaches a probe; None for the base's, and where it has not run yet."""
+    """Return the row of a probe's phase; None for the base's probes and phases that have not run."""
     rows = [r["name"] for r in table["rows"]]
     return (
         rows.index(probe["phase"]) if probe["phase"] in rows and probe["phase"] != "base" else None
@@ -109,12 +118,12 @@ def taught_in(table: Mapping[str, Any], probe: Mapping[str, Any]) -> int | None:
 
 
 def cell(table: Mapping[str, Any], i: int, j: int) -> str:
-    """Return one score with its standard error; of few items with its 95 % interval instead."""
+    """Return one score with its standard error, or its 95 % interval if there are few items."""
     value, stderr, n = table["R"][i][j], table["stderr"][i][j], table["n"][i][j]
     if value is None or n is None or n >= FEW or "interval" not in table:
         return fmt.score(value, stderr)
     low, high = table["interval"][i][j]
-    if not math.isfinite(low + high):  # a single item says nothing of its error
+    if not math.isfinite(low + high):  # a single item has no error
         return fmt.number(value)
     places = fmt.places(stderr or (high - low) / 4)
     return f"{value:.{places}f} [{low:.{places}f}, {high:.{places}f}]"
@@ -125,12 +134,12 @@ def _heading(table: Mapping[str, Any], j: int) -> Iterator[str]:
     yield fmt.clean(probe["name"])
     yield fmt.clean(probe["metric"]) + (" ↑" if probe["higher_is_better"] else " ↓")
     counts = sorted({row[j] for row in table["n"] if row[j] is not None})
-    told = f"n {'–'.join(fmt.count(n) for n in counts)}" if counts else "not measured"
-    yield told if probe["chance"] is None else f"{told}, chance {fmt.number(probe['chance'], 3)}"
+    count = f"n {'–'.join(fmt.count(n) for n in counts)}" if counts else "not measured"
+    yield count if probe["chance"] is None else f"{count}, chance {fmt.number(probe['chance'], 3)}"
 
 
 def _heat(table: Mapping[str, Any], j: int) -> Iterator[float | None]:
-    """Change against row 0, better positive, as a share of the column's largest change."""
+    """Yield the change vs the baseline, positive is better, relative to the column's largest."""
     column = [row[j] for row in table["R"]]
     sign = 1.0 if table["probes"][j]["higher_is_better"] else -1.0
     zero = column[0] if column else None
@@ -141,7 +150,7 @@ def _heat(table: Mapping[str, Any], j: int) -> Iterator[float | None]:
 
 
 def _shade(heat: float | None) -> str:
-    """Heat in signs, for terminals without colours."""
+    """Return heat as characters, for terminals without colour."""
     if heat is None or round(abs(heat) * 4) == 0:
         return ""
     return f" {'+' if heat > 0 else '−'}{_SHADES[round(abs(heat) * 4)]}"
@@ -153,58 +162,64 @@ def _even(shades: Sequence[str]) -> list[str]:
 
 
 def explained(scores: str) -> list[str]:
-    """Explain the two ways in which scores, as `cell` writes them, say how sure they are; only those that are there."""
+    """Explain the notations of uncertainty that occur in scores written by `cell`."""
     return _there(
         ("± standard error", "±" in scores),
-        (f"[a, b] 95 % interval, where fewer than {FEW} items were scored", "[" in scores),
+        (f"[a, b] 95 % interval, for fewer than {FEW} items", "[" in scores),
     )
 
 
 def _there(*meanings: tuple[str, bool]) -> list[str]:
-    """Return the explanations of what is there."""
+    """Return the explanations whose condition holds."""
     return [meaning for meaning, there in meanings if there]
 
 
 def _signs(columns: Sequence[Column]) -> list[str]:
-    """Explain the signs of headings and scores, those that are there."""
+    """Explain the signs that occur in headings and scores."""
     headings = "".join(c.heading[1] for c in columns)
     return [
-        *_there((f"{TAUGHT} taught here", any(c.taught is not None for c in columns))),
+        *_there((f"{TAUGHT} trained in this phase", any(c.taught is not None for c in columns))),
         *explained("".join(s for c in columns for s in c.scores)),
-        *_there(("↑ more is better", "↑" in headings), ("↓ less is better", "↓" in headings)),
+        *_there(("↑ higher is better", "↑" in headings), ("↓ lower is better", "↓" in headings)),
     ]
 
 
 def _shading(columns: Sequence[Column], *, colour: bool) -> list[str]:
-    """Explain the shades that are there."""
+    """Explain the shades that occur."""
     steps = {round(h * 4) for c in columns for h in c.heat if h is not None}
     tones = {True: "blue" if colour else "+", False: "orange" if colour else "−"}
     there = [
-        f"{tones[better]} {said}"
-        for better, said in ((True, "better"), (False, "worse"))
+        f"{tones[better]} {meaning}"
+        for better, meaning in ((True, "better"), (False, "worse"))
         if any((s > 0) is better for s in steps if s)
     ]
     if not there:
         return []
     if colour:
         return [
-            f"{', '.join(there)} than row 0",
-            "the stronger, the nearer to the column's largest change",
+            f"{', '.join(there)} than the baseline",
+            "stronger colour: nearer to the largest change of the column",
         ]
     quarters = " ".join(_SHADES[i] for i in sorted({abs(s) for s in steps if s}))
     return [
-        f"{', '.join(there)} than row 0",
-        f"{quarters} by how many quarters of the column's largest change",
+        f"{', '.join(there)} than the baseline",
+        f"{quarters} quarters of the column's largest change",
     ]
 
 
 def _gains(table: Mapping[str, Any]) -> list[str]:
-    """Explain the closing rows, where they say something."""
+    """Explain the last two rows, if they have values."""
     gained = any(g is not None for g in table["gain"].values())
     kept = any(k is not None for k in table["gain_kept"].values())
     return _there(
-        ("gain when taught: against row 0, positive is better", gained),
-        ("gain kept: the share of it that the last row has", kept),
+        (
+            "gain in its phase: change vs the baseline after the phase that trains it, + is better",
+            gained,
+        ),
+        (
+            "gain kept: share of that gain left in the last row, n.s. if the gain is not significant",
+            kept,
+        ),
     )
 
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def memory_of(run: RunLook, phase: PhaseLook) -> str:
-    """Return a phase's peak: allocated and reserved on CUDA, else the process's so far."""
-    return _said(_largest(run, phase))
+    """Return a phase's peak: allocated and reserved on CUDA, else that of the process so far."""
+    return _formatted(_largest(run, phase))
 
 
 def peak_of(run: RunLook) -> str:
@@ -21,18 +21,18 @@ def peak_of(run: RunLook) -> str:
     for phase in run.phases:
         for key, value in _largest(run, phase).items():
             found[key] = max(found.get(key, 0), value)
-    return _said(found) or "–"
+    return _formatted(found) or "–"
 
 
 def _largest(run: RunLook, phase: PhaseLook) -> dict[str, int]:
-    noted = run.journal.last("phase_exit", phase=phase.name)
+    exit_event = run.journal.last("phase_exit", phase=phase.name)
     found = dict(phase.training.memory)
-    for key, value in (noted.get("memory", {}) if noted else {}).items():
+    for key, value in (exit_event.get("memory", {}) if exit_event else {}).items():
         found[key] = max(found.get(key, 0), int(value))
     return found
 
 
-def _said(found: dict[str, int]) -> str:
+def _formatted(found: dict[str, int]) -> str:
     if "cuda_peak" in found:
         return f"{fmt.size(found['cuda_peak'])} ({fmt.size(found.get('cuda_reserved'))} reserved)"
     return fmt.size(found["rss_peak"]) if "rss_peak" in found else ""

@@ -1,4 +1,4 @@
-"""Options that several commands share, with one wording."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ TOKENS = click.option(
     type=click.IntRange(1, 8192),
     default=128,
     metavar="N",
-    help="Longest answer.  [default: 128]",
+    help="Maximum tokens per answer.  [default: 128]",
 )
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 
 
 def config_options(function: F) -> F:
-    """``--config`` and ``--set``: what lies over the pipeline."""
+    """``--config`` and ``--set``: what overrides the pipeline."""
     return _apply(
         function,
         click.option(
             "--config",
             type=click.Path(path_type=Path),
             metavar="FILE",
-            help="TOML file to lay over the pipeline.",
+            help="TOML file that overrides the pipeline.",
         ),
         set_option,
     )
@@ -43,7 +43,7 @@ def set_option(function: F) -> F:
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Set one value, such as phases.mcq.optimizer.lr=1e-4. May be repeated.",
+        help="Override one value, e.g. phases.mcq.optimizer.lr=1e-4. May be repeated.",
     )(function)
 
 
@@ -58,7 +58,7 @@ def machine_options(function: F) -> F:
             "--seed",
             type=click.IntRange(min=0),
             metavar="N",
-            help="Seed of everything random.  [default: 0]",
+            help="Random seed.  [default: 0]",
         ),
     )
 
@@ -70,7 +70,7 @@ def _a_number(_ctx: click.Context, _option: click.Parameter, value: float | None
 
 
 def limit_options(function: F) -> F:
-    """``--minutes`` and ``--auto-batch``: what a process may take, in time and in memory."""
+    """``--minutes`` and ``--auto-batch``: limits on time and memory."""
     return _apply(
         function,
         click.option(
@@ -78,12 +78,14 @@ def limit_options(function: F) -> F:
             type=click.FloatRange(min=0, min_open=True),
             callback=_a_number,
             metavar="N",
-            help="Stop after N minutes as at Ctrl-C, before a time limit ends the process; 'mgk resume' goes on.",
+            help="Checkpoint and exit after N minutes, e.g. ahead of a scheduler's time limit;"
+            " 'mgk resume' continues.",
         ),
         click.option(
             "--auto-batch",
             is_flag=True,
-            help="Where a step is out of memory, halve the micro-batch and go on; the batch stays the same.",
+            help="If a step runs out of memory, halve the micro-batch and continue;"
+            " the effective batch size stays the same.",
         ),
     )
 
@@ -105,15 +107,20 @@ def without_option(function: F) -> F:
         "without",
         multiple=True,
         metavar="NAME",
-        help="Leave a plugin out. May be repeated.",
+        help="Run without this plugin. May be repeated.",
     )(function)
 
 
 def output_options(function: F) -> F:
-    """``--quiet`` and ``--json``: how progress is told."""
+    """``--quiet`` and ``--json``: what a run prints."""
     return _apply(
         function,
-        click.option("--quiet", "-q", is_flag=True, help="Say nothing but the result."),
+        click.option(
+            "--quiet",
+            "-q",
+            is_flag=True,
+            help="Print only the result line and the path of the run.",
+        ),
         click.option(
             "--json",
             "as_json",
@@ -124,9 +131,9 @@ def output_options(function: F) -> F:
 
 
 def json_option(function: F) -> F:
-    """``--json`` for commands that show something."""
+    """``--json`` for commands that print a result."""
     return click.option(
-        "--json", "as_json", is_flag=True, help="Print JSON, one object a line, and nothing else."
+        "--json", "as_json", is_flag=True, help="Print JSON, one object per line, and nothing else."
     )(function)
 
 

@@ -1,4 +1,4 @@
-"""A plan, drawn."""
+"""The plan of a run as text and tables."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from mgk_core.tools.plan import PhasePlan, Plan
 
 
-def drawn(plan: Plan, width: int) -> Iterator[RenderableType]:
-    """Yield the parts of a plan."""
+def drawn(plan: Plan, width: int, *, hooks: bool = False) -> Iterator[RenderableType]:
+    """Yield the parts of a plan. hooks: also which plugins implement which hooks."""
     yield text(plan.name, "bold").append(f"  {plan.title}", "not bold")
     where = f"{plan.device}, {fmt.several(plan.threads, 'thread')}, seed {plan.seed}"
     yield text(
@@ -30,13 +30,16 @@ def drawn(plan: Plan, width: int) -> Iterator[RenderableType]:
         yield from _details(phase)
     yield text("")
     yield from _totals(plan)
+    if hooks:
+        yield text("")
+        yield _hooks(plan, width)
 
 
 def _phases(plan: Plan, width: int) -> Table:
     columns = [
-        Column("phase"), Column("examples", right=True), Column("batch", right=True), Column("steps", right=True),
-        Column("adapter", spare=1), Column("weights", right=True, spare=2), Column("trainable", right=True),
-        Column("of all", right=True, spare=3),
+        Column("phase", shrink=True), Column("examples", right=True), Column("batch", right=True), Column("steps", right=True),
+        Column("adapter", spare=1), Column("targets", right=True, spare=2), Column("trainable", right=True),
+        Column("share", right=True, spare=3),
     ]  # fmt: skip
     for phase in plan.phases:
         micro = "" if phase.micro_batch == phase.batch_size else f" by {phase.micro_batch}"
@@ -74,29 +77,33 @@ def _sizes(parts: object) -> str:
 
 
 def _totals(plan: Plan) -> Iterator[Text]:
-    """Say what the whole needs, and what stands in the way."""
+    """Yield the totals of memory and disk, and conflicts."""
     runtime = (
-        f"{fmt.size(plan.runtime)} of it beside the weights: libraries, tokenizer, copies"
+        f"including {fmt.size(plan.runtime)} for libraries, tokenizer and copies of weights"
         if plan.device == "cpu"
-        else "on the device and off it"
+        else "on the device and the host"
     )
     yield text(
-        f"memory at the peak: about {fmt.size(plan.peak)} ({runtime}; the rest as single batches take it, without what"
-        " the allocator holds back)"
+        f"peak memory: about {fmt.size(plan.peak)}, {runtime}; measured on single batches,"
+        " without what the allocator reserves"
     )
     yield text(
-        f"disk of the run: about {fmt.size(plan.disk)}, {fmt.size(plan.base_bytes)} of it model/"
+        f"disk: about {fmt.size(plan.disk)}, of which model/ takes {fmt.size(plan.base_bytes)}"
     )
     taught = {p.phase for phase in plan.phases for p in phase.probes}
     if "base" not in taught:
         yield text(
-            "base UNMEASURED: no probe measures what the untouched base can do", "bold yellow"
+            "base UNMEASURED: no probe measures what the original base can do", "bold yellow"
         )
-    hooks = ", ".join(
-        f"{hook.removeprefix('mgk_')} ({', '.join(names)})" for hook, names in plan.hooks.items()
-    )
-    yield _pair("hooks", hooks)
     for conflict in plan.conflicts:
         yield text(f"conflict: {conflict}", "yellow")
     if not plan.conflicts:
-        yield text("no conflicts; nothing was run")
+        yield text("no conflicts; dry run, nothing was trained")
+
+
+def _hooks(plan: Plan, width: int) -> Table:
+    columns = [Column("hook"), Column("called plugins, in order")]
+    for hook, names in plan.hooks.items():
+        columns[0].cells.append(text(hook))
+        columns[1].cells.append(text(", ".join(names)))
+    return fitted(columns, width)

@@ -1,4 +1,4 @@
-"""How a run is followed: live bars on a terminal, plain lines elsewhere, JSON lines, or nothing."""
+"""Progress output: a live bar on a terminal, plain lines elsewhere, JSON lines, or nothing."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
-from attrs import define, field
-
 from mgk_cli import console
-from mgk_cli import formatting as fmt
-from mgk_cli.event_lines import Event, EventLines, Line, drift, time_left, unit_of
+from mgk_cli.event_lines import Event, EventLines, Line
+from mgk_cli.live_bar import make_bar
+from mgk_cli.status import Status
 from mgk_core.record.json_numbers import finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import TaskID
 
     Sink = Callable[[Event], None]
 
@@ -33,28 +34,49 @@ STYLES = {
     "warn": "yellow",
     "bad": "bold red",
 }
-PLAIN_EVERY = 1.0  # seconds between two lines of steps where the output is no terminal
+HEARTBEAT = 30.0  # seconds between two progress lines where the output is not a terminal
+JSON_EVERY = 1.0  # seconds between two progress events of one activity in JSON output
 _STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
 
 
 @contextlib.contextmanager
 def following(*, quiet: bool, as_json: bool) -> Iterator[Sink]:
-    """Give the sink that fits standard output, for the time of a run."""
+    """Give the sink for the events of a run that fits standard output."""
     if as_json:
-        yield _guarded(json_line)
+        yield _guarded(_seldom(json_line))
     elif quiet:
         yield _guarded(lambda _: None)
-    elif sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
-        with Live(console.make()) as live:
-            yield _guarded(live)
     else:
-        yield _guarded(Lines(console.make()))
+        with _drawing(console.make(), "loading") as sink:
+            yield _guarded(sink)
+
+
+@contextlib.contextmanager
+def waiting(what: str, *, silent: bool = False) -> Iterator[None]:
+    """Show the progress of a command on standard error, so that its result stays clean.
+
+    what: its name until a loop inside names itself. silent: show nothing.
+    """
+    if silent:
+        yield
+        return
+    from mgk_core.contract.progress import reporting_to
+
+    with _drawing(console.make(sys.stderr), what) as sink, reporting_to(_guarded(sink)):
+        yield
+
+
+def _drawing(to: Console, what: str) -> AbstractContextManager[Sink]:
+    """Return what draws on a console: bars on a terminal, else lines."""
+    if to.file.isatty() and os.environ.get("TERM") != "dumb":
+        return Live(to, what)
+    return Lines(to, what)
 
 
 def _guarded(sink: Sink) -> Sink:
-    """Answer a signal without touching buffered streams: the handler may stand in the middle of a write.
+    """Answer a signal without buffered output, since its handler may interrupt a write.
 
-    Where the terminal has gone, what follows is told to nobody, and the work goes on to its checkpoint.
+    Once the terminal is closed, events are dropped and the work continues to its checkpoint.
     """
     gone = False
 
@@ -73,188 +95,105 @@ def _guarded(sink: Sink) -> Sink:
     return guarded
 
 
+def _seldom(sink: Sink) -> Sink:
+    """Drop progress events that follow each other too closely, except an activity's last."""
+    last = 0.0
+
+    def limited(event: Event) -> None:
+        nonlocal last
+        if event["event"] == "progress" and event["done"] < event["total"]:
+            if time.monotonic() - last < JSON_EVERY:
+                return
+            last = time.monotonic()
+        sink(event)
+
+    return limited
+
+
 def json_line(event: Event) -> None:
     """Print one event as one line of JSON."""
     with console.pipe_may_close():
         print(json.dumps(finite(event), ensure_ascii=False, default=str))
 
 
-def say(to: Console, said: Line) -> None:
-    """Print one line with its tone, wrapped under its indent."""
+def print_line(to: Console, line: Line) -> None:
+    """Print one line in its style, wrapped under its indent."""
     from rich.padding import Padding
     from rich.text import Text
 
-    to.print(
-        Padding(Text(said.text, style=STYLES[said.tone]), (0, 0, 0, said.indent), expand=False)
-    )
+    content = Text(line.text, style=STYLES[line.tone])
+    to.print(Padding(content, (0, 0, 0, line.indent), expand=False), no_wrap=not line.wrap)
 
 
-@define
-class Pace:
-    """Steps per second since the phase's first figures."""
-
-    phase: str = ""
-    since: float = 0.0
-    step: int = 0
-    begun: float = 0.0
-
-    def __call__(self, event: Event) -> float | None:
-        """Take a step event; None until there is something to go by."""
-        now = time.monotonic()
-        if event["phase"] != self.phase or event["step"] < self.step:
-            self.phase, self.since, self.step = event["phase"], now, event["step"]
-            own = event["step"] / event["seconds"] if event["seconds"] > 0 else None
-            return own if event["step"] <= event["steps"] else None
-        gone = now - self.since
-        return (
-            (event["step"] - self.step) / gone if gone > 0 and event["step"] > self.step else None
-        )
-
-
-@define
 class Lines:
-    """Plain lines for logs and pipes."""
+    """Plain lines for logs and pipes, with a progress line now and then."""
 
-    console: Console
-    event_lines: EventLines = field(factory=EventLines)
-    _told: float = 0.0
-    _pace: Pace = field(factory=Pace)
-    _drift: str = ""
+    def __init__(self, to: Console, what: str, every: float = HEARTBEAT) -> None:
+        self.console, self.every = to, every
+        self.lines, self.status = EventLines(to.width), Status(what)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(timeout=1.0)
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
-        for said in self.event_lines(event):
-            say(self.console, said)
-        if event["event"] == "step":
-            self._step(event)
-        elif event["event"] == "drift":
-            self._drift = drift(event)
-        elif event["event"] == "phase":
-            self._drift = ""
+        self.status.update(event)
+        for line in self.lines(event):
+            print_line(self.console, line)
 
-    def _step(self, event: Event) -> None:
-        pace = self._pace(event)
-        now = time.monotonic()
-        if now - self._told < PLAIN_EVERY and event["step"] < event["steps"]:
-            return
-        self._told = now
-        shown = [*figures(event, pace), *filter(None, [self._drift])]
-        say(self.console, Line(f"step {event['step']}/{event['steps']}  {'  '.join(shown)}", "dim"))
-
-
-def figures(event: Event, pace: float | None) -> list[str]:
-    """Return loss, rate, memory and time left of a step event."""
-    memory = fmt.size(event.get("cuda_allocated", event.get("rss")))
-    left = fmt.clock(time_left(event, pace))
-    return [
-        f"loss {fmt.number(event['loss'])}",
-        fmt.rate(event["per_second"], unit_of(event)),
-        memory,
-        f"{left} left",
-    ]
+    def _beat(self) -> None:
+        # A thread of its own, so that a long call into another library is seen as well.
+        while not self._ended.wait(self.every):
+            with console.terminal_may_go():
+                print_line(self.console, Line(self.status.line(), "dim"))
 
 
 class Live:
-    """A bar for the phase in training, a spinner for everything else; what is done scrolls up as lines."""
+    """A bar for what is being done; finished work scrolls up as lines."""
 
-    def __init__(self, to: Console) -> None:
-        self.console, self.event_lines, self.pace = to, EventLines(), Pace()
-        self.progress = _bars(to)
+    def __init__(self, to: Console, what: str) -> None:
+        self.console = to
+        self.lines, self.status = EventLines(to.width), Status(what)
+        self.bar = make_bar(to)
         self.task: TaskID | None = None
-        self.alarmed = False
+        self.shown: tuple[str, bool] = ("", False)
 
     def __enter__(self) -> Self:
-        self.progress.start()
-        self._begin("loading")
+        self.bar.start()
+        self._draw()
         return self
 
     def __exit__(self, *_: object) -> None:
         with console.terminal_may_go():
             self._end()
-            self.progress.stop()
+            self.bar.stop()
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
-        kind = event["event"]
-        if kind == "part":
-            self._part(event["part"])
-        elif kind == "step":
-            self._step(event)
-        elif kind in ("drift", "alarm") and self.task is not None:
-            self.alarmed = self.alarmed or kind == "alarm"
-            self.progress.update(self.task, alarm=f"{'⚠ ' if self.alarmed else ''}{drift(event)}")
-        elif kind == "phase":
-            self.alarmed = False
-        for said in self.event_lines(event):
-            say(self.console, said)
+        self.status.update(event)
+        for line in self.lines(event):
+            print_line(self.console, line)
+        self._draw()
 
-    def _part(self, part: str) -> None:
-        words_of = {
-            "load": "loading",
-            "evaluation": "scoring",
-            "merge": "merging",
-            "save": "saving",
-            "attach": "attaching",
-        }
-        self._begin(words_of.get(part, part))
-
-    def _begin(self, what: str) -> None:
-        self._end()
-        self.task = self.progress.add_task(what, total=None, figures="", alarm="", begun=what)
+    def _draw(self) -> None:
+        status = self.status
+        shown = (status.what, status.total is None)
+        if self.task is None or shown != self.shown:
+            # A new task, so that its elapsed time starts at zero.
+            self._end()
+            self.shown = shown
+            self.task = self.bar.add_task(status.what, total=status.total, figures="", alarm="")
+        fields: dict[str, Any] = {"figures": "  ".join(status.figures), "alarm": status.drift}
+        self.bar.update(self.task, total=status.total, completed=status.done, **fields)
 
     def _end(self) -> None:
         if self.task is not None:
-            self.progress.remove_task(self.task)
+            self.bar.remove_task(self.task)
             self.task = None
-
-    def _step(self, event: Event) -> None:
-        name = fmt.clean(event["phase"])
-        if self.task is None or self.progress.tasks[-1].fields.get("begun") != name:
-            self._end()
-            self.task = self.progress.add_task(
-                name, total=event["steps"], figures="", alarm="", begun=name
-            )
-        shown = "  ".join(figures(event, self.pace(event)))
-        self.progress.update(
-            self.task, completed=event["step"], total=event["steps"], figures=shown
-        )
-
-
-def _bars(to: Console) -> Progress:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-    from rich.table import Column
-    from rich.text import Text
-
-    class Bar(BarColumn):
-        """No bar where there is nothing to count."""
-
-        def render(self, task: Task) -> Any:
-            return Text("") if task.total is None else super().render(task)
-
-    class Count(MofNCompleteColumn):
-        """Steps done, or the time that something without steps has taken so far."""
-
-        def render(self, task: Task) -> Text:
-            return TimeElapsedColumn().render(task) if task.total is None else super().render(task)
-
-    columns: list[Any] = [
-        SpinnerColumn(),
-        TextColumn(
-            "{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=24)
-        ),
-        Bar(bar_width=None, table_column=Column(ratio=1, min_width=4)),
-        Count(table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)),
-        TextColumn(
-            "{task.fields[alarm]}", style="yellow", markup=False, table_column=Column(no_wrap=True)
-        ),
-    ]
-    return Progress(*columns, console=to, expand=True, refresh_per_second=8, transient=True)

@@ -1,4 +1,4 @@
-"""Doing a run's work with progress told, and saying at the end what came of it."""
+"""Runs a pipeline with progress, and prints the outcome."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mgk_cli import progress
-from mgk_cli.console import show
+from mgk_cli.console import line, make, show
 
 if TYPE_CHECKING:
     from mgk_core.record.events import Sink
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def work(run: Callable[[Sink], RunResult], directory: Path, *, quiet: bool, as_json: bool) -> None:
-    """Follow a run to its end, then report from what it wrote.
+    """Run with progress, then print the outcome from the run directory.
 
-    :raises Interrupted: also for a second Ctrl-C, with how to go on
+    :raises Interrupted: also for a second Ctrl-C, with the command that resumes
     """
     from mgk_core.contract.errors import GateRefused, Interrupted, MgkError
 
@@ -32,22 +32,22 @@ def work(run: Callable[[Sink], RunResult], directory: Path, *, quiet: bool, as_j
                 {"event": "error", "exit_code": error.exit_code, "message": str(error)}
             )
         elif isinstance(error, GateRefused):
-            report(directory)
+            report(directory, quiet=quiet)
         raise
     if as_json:
         progress.json_line(as_event(result))
     else:
-        report(result.directory)
+        report(result.directory, quiet=quiet)
 
 
 def _stopped(directory: Path) -> str:
     if (directory / "journal.jsonl").exists():
-        return f"stopped at once; what was checkpointed is kept. Go on with: mgk resume {directory}"
+        return f"stopped at once; checkpoints are kept. To resume: mgk resume {directory}"
     return "stopped; nothing was written"
 
 
 def as_event(result: RunResult) -> Mapping[str, Any]:
-    """Return the last line of ``--json``."""
+    """Return the last line of ``--json`` output."""
     model = result.directory / "model"
     return {
         "event": "result",
@@ -63,9 +63,14 @@ def as_event(result: RunResult) -> Mapping[str, Any]:
     }
 
 
-def report(directory: Path) -> None:
-    """Draw what stands in the run directory."""
-    from mgk_cli.run_view import summary
+def report(directory: Path, *, quiet: bool) -> None:
+    """Print the outcome of a run. quiet: the result line and the path of the run only."""
+    from mgk_cli.outcome import headline, outcome
     from mgk_core.tools.run_summary import look
 
-    show(*summary(look(directory)))
+    run = look(directory)
+    if quiet:
+        line(headline(run).plain)
+        line(str(directory))
+    else:
+        show(*outcome(run, make().width))

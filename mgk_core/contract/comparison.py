@@ -41,6 +41,44 @@ def paired(before: Score, after: Score, *, draws: int = 2000, seed: int = 0) -> 
     return Paired(mean, stderr, _bootstrap(differences, draws, seed), n, "paired bootstrap")
 
 
+@frozen
+class Change:
+    """One probe from one row to another, in its metric's unit. change: positive is better."""
+
+    before: float
+    after: float
+    change: float
+    stderr: float
+    p: float
+    test: str
+
+
+def change(before: Score, after: Score) -> Change:
+    """Compare two rows of one probe: paired by item where both have the items, else a z-test."""
+    gained, test = after.better_by(before), paired(before, after)
+    if test is None:
+        stderr = math.hypot(before.stderr, after.stderr)
+        p = normal_p(gained, stderr)
+        return Change(before.value, after.value, gained, stderr, p, "unpaired z")
+    unit = item_unit(after.metric, before.value, after.value)
+    return Change(before.value, after.value, gained, test.stderr * unit, test.p, test.test)
+
+
+def item_unit(metric: str, before: float, after: float) -> float:
+    """Return what a difference between items is multiplied by to be one between scores.
+
+    The items of a perplexity are log-likelihoods: d exp(x) = exp(x) dx.
+    """
+    return (before + after) / 2 if metric == "perplexity" else 1.0
+
+
+def normal_p(difference: float, stderr: float) -> float:
+    """Two-sided p of a normally distributed difference; 1 where its error is not known."""
+    if not math.isfinite(stderr) or difference == 0:
+        return 1.0
+    return math.erfc(abs(difference) / stderr / math.sqrt(2)) if stderr > 0 else 0.0
+
+
 def _mcnemar(differences: Sequence[float]) -> float:
     """Two-sided exact binomial test on the items that changed."""
     won = sum(d > 0 for d in differences)

@@ -8,7 +8,7 @@ Definitions: BWT as Lopez-Paz & Ranzato 2017 (arXiv 1706.08840); forgetting as C
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 
@@ -51,6 +51,28 @@ def forgetting(r: Retention) -> float | None:
         if past and last is not None:
             losses.append(max(past) - last)
     return sum(losses) / len(losses) if losses else None
+
+
+def by_metric(
+    figure: Callable[[Retention], float | None], r: Retention, metrics: Sequence[str]
+) -> dict[str, float]:
+    """Return ``figure`` over the probes of each metric: a mean over different units means nothing."""
+    found = {}
+    for metric in dict.fromkeys(metrics):
+        value = figure(_of_probes(r, [i for i, m in enumerate(metrics) if m == metric]))
+        if value is not None:
+            found[metric] = value
+    return found
+
+
+def _of_probes(r: Retention, columns: Sequence[int]) -> Retention:
+    return Retention(
+        probes=tuple(r.probes[j] for j in columns),
+        rows=r.rows,
+        values=tuple(tuple(row[j] for j in columns) for row in r.values),
+        higher_is_better=tuple(r.higher_is_better[j] for j in columns),
+        taught=tuple(r.taught[j] for j in columns),
+    )
 
 
 def forward_transfer(r: Retention) -> float | None:

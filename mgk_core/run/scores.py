@@ -12,7 +12,8 @@ import cattrs
 import torch
 
 from mgk_core.contract.bundle import Probe, Score
-from mgk_core.contract.comparison import interval, paired
+from mgk_core.contract.comparison import change as compare_scores
+from mgk_core.contract.comparison import interval, item_unit, paired
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import InputError, StoreError
 from mgk_core.contract.files import read_json
@@ -116,6 +117,7 @@ def retention_table(
 ) -> dict[str, Any]:
     """Return what retention.json holds: R, the figures read off it, n and standard errors."""
     r = metrics.retention_of(rows, probes)
+    kinds = [str(_kind(rows, p)["metric"]) for p in r.probes]
     return {
         "probes": [
             {"name": p, "phase": probes[p], "higher_is_better": r.higher_is_better[j]}
@@ -138,6 +140,9 @@ def retention_table(
         "base_drift": metrics.base_drift(r),
         "base_measured": any(v == "base" for v in probes.values()),
         "worst": metrics.worst(r),
+        "bwt_by_metric": metrics.by_metric(metrics.bwt, r, kinds),
+        "forgetting_by_metric": metrics.by_metric(metrics.forgetting, r, kinds),
+        "changes": _changes(rows, r),
         "paired": _paired(rows, r),
     }
 
@@ -147,6 +152,58 @@ def _kind(rows: Sequence[tuple[str, Row]], probe: str) -> dict[str, Any]:
         if probe in row:
             return {"metric": row[probe].metric, "chance": row[probe].chance}
     return {"metric": "", "chance": None}
+
+
+def changes_in(table: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the changes in a table of retention.json.
+
+    Earlier versions wrote none; there they come from values and standard errors, and from the
+    comparisons by item that were written.
+    """
+    if "changes" in table:
+        found: Sequence[Mapping[str, Any]] = table["changes"]
+        return found
+    rows = [(row["name"], _scores_in(table, i)) for i, row in enumerate(table["rows"])]
+    phases = {p["name"]: p["phase"] for p in table["probes"]}
+    kinds = {p["name"]: p["metric"] for p in table["probes"]}
+    known = {(p["from"], p["to"], p["probe"]): p for p in table["paired"]}
+    changes = _changes(rows, metrics.retention_of(rows, phases))
+    for change in changes:
+        pair = known.get((change["from"], change["to"], change["probe"]))
+        if pair is not None:
+            metric = kinds[change["probe"]]
+            unit = item_unit(metric, change["before"], change["after"])
+            change |= {"stderr": pair["stderr"] * unit, "p": pair["p"], "test": pair["test"]}
+    return changes
+
+
+def _scores_in(table: Mapping[str, Any], i: int) -> Row:
+    """Return row i as scores without items."""
+    row = {}
+    for j, probe in enumerate(table["probes"]):
+        value = table["R"][i][j]
+        if value is not None:
+            row[probe["name"]] = Score(
+                probe["name"], probe["metric"], value, table["n"][i][j], table["stderr"][i][j],
+                probe["higher_is_better"],
+            )  # fmt: skip
+    return row
+
+
+def _changes(rows: Sequence[tuple[str, Row]], r: metrics.Retention) -> list[dict[str, Any]]:
+    """Compare every probe with the row before, and between baseline, teaching phase and last row."""
+    result = []
+    last = len(rows) - 1
+    for probe, taught in zip(r.probes, r.taught, strict=True):
+        pairs = {(i - 1, i) for i in range(1, len(rows))} | {(0, last)}
+        if taught is not None and taught <= last:
+            pairs |= {(0, taught), (taught, last)}
+        for one, other in sorted(p for p in pairs if p[0] < p[1]):
+            before, after = rows[one][1].get(probe), rows[other][1].get(probe)
+            if before is not None and after is not None:
+                found = attrs.asdict(compare_scores(before, after))
+                result.append({"from": rows[one][0], "to": rows[other][0], "probe": probe} | found)
+    return result
 
 
 def _paired(rows: Sequence[tuple[str, Row]], r: metrics.Retention) -> list[dict[str, Any]]:

@@ -62,10 +62,10 @@ def test_a_broken_plugin_is_named_and_hides_no_other(mgk):
     assert "mgk-half 0.3" in ran.out
     assert "ImportError: no such thing" in ran.out
     assert "mgk_lora.plugin  ok" in ran.out
-    assert "1 plugin broken" in ran.out
+    assert "1 plugin failed to load" in ran.out
     listed = mgk("pipelines")
     assert listed.code == 0
-    assert "broken:" in listed.out
+    assert "failed to load:" in listed.out
     assert "textmodel" in listed.out
 
 
@@ -118,7 +118,7 @@ def test_plan_says_what_would_be_done_and_does_nothing(mgk, tmp_path, monkeypatc
     row = next(line for line in ran.out.splitlines() if line.startswith("3 mcq"))
     assert row.split()[2:] == ["400", "16", "125", "lora", "2", "3,584", "12.38", "%"]
     assert "adapter lora (lora)" in ran.out
-    assert "nothing was run" in ran.out
+    assert "nothing was trained" in ran.out
     assert "base UNMEASURED" in ran.out
     assert list(tmp_path.iterdir()) == []
 

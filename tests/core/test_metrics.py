@@ -11,8 +11,8 @@ from mgk_core.contract.bundle import Score
 from mgk_core.run import metrics
 
 
-def score(probe, value, *, higher=True, items=(), stderr=0.0):
-    return Score(probe, "m", value, max(len(items), 1), stderr, higher, per_item=tuple(items))
+def score(probe, value, *, higher=True, items=(), stderr=0.0, metric="m"):
+    return Score(probe, metric, value, max(len(items), 1), stderr, higher, per_item=tuple(items))
 
 
 def matrix(values, probes=("base", "a", "b"), higher=(True, True, True), taught=(None, 1, 2)):
@@ -146,3 +146,34 @@ def test_interval_of_other_scores_is_normal():
     """Mean ± 1.96 standard errors."""
     low, high = comparison.interval(score("q", 2.0, items=[1.5, 2.5], stderr=0.5))
     assert (low, high) == (pytest.approx(2 - 0.979982), pytest.approx(2 + 0.979982))
+
+
+def test_a_change_is_in_the_metrics_unit():
+    """A perplexity's items are nats: the error of 8 → 4 is that of the nats times their mean, 6."""
+    items = [2.0, 2.2, 2.1, 2.3], [1.4, 1.3, 1.5, 1.2]
+    before = score("p", 8.0, items=items[0], higher=False, metric="perplexity")
+    after = score("p", 4.0, items=items[1], higher=False, metric="perplexity")
+    found = comparison.change(before, after)
+    assert (found.before, found.after, found.change) == (8.0, 4.0, 4.0)
+    assert found.stderr == pytest.approx(6.0 * comparison.paired(before, after).stderr)
+
+
+def test_a_change_without_items_is_a_z_test():
+    """1.96 standard errors of the difference are p = 0.05; of no known error none is significant."""
+    before = score("p", 0.0, stderr=0.6)
+    found = comparison.change(before, score("p", 1.959964, stderr=0.8))
+    assert found.stderr == pytest.approx(1.0)
+    assert found.p == pytest.approx(0.05, abs=1e-6)
+    assert comparison.change(before, score("p", 9.0, stderr=math.nan)).p == 1.0
+
+
+def test_a_mean_by_metric_never_mixes_units():
+    """BWT over accuracies and over losses apart; a metric without an earlier probe has none."""
+    rows = [
+        ("base", {"a": score("a", 0.2), "b": score("b", 9.0), "c": score("c", 1.0)}),
+        ("one", {"a": score("a", 0.8), "b": score("b", 4.0), "c": score("c", 1.0)}),
+        ("two", {"a": score("a", 0.5), "b": score("b", 6.0), "c": score("c", 5.0)}),
+    ]
+    r = metrics.retention_of(rows, {"a": "one", "b": "one", "c": "two"})
+    found = metrics.by_metric(metrics.bwt, r, ["accuracy", "loss", "margin"])
+    assert found == {"accuracy": pytest.approx(-0.3), "loss": pytest.approx(2.0)}

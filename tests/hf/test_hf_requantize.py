@@ -360,7 +360,7 @@ def test_the_console_tells_of_training_before_what_came_of_it(ran):
     found = [
         " ".join(line.split()[:2]) for line in lines if line.startswith(("trained ", "merged "))
     ]
-    packed = ["trained 4", "merged against", "merged (original):", "merged into"]
+    packed = ["trained 4", "merged (original):", "merged into"]
     assert found == packed * 3
 
 

@@ -1,1 +1,1 @@
-"""The commands. Each module holds one, named as the module is, and is imported when it is asked for."""
+"""The commands: one per module, named like the module and imported when it is called."""

@@ -13,13 +13,17 @@ from mgk_cli.lazy import Command
 if TYPE_CHECKING:
     from mgk_core.tools.chat import Answer
 
-SIDE_BY_SIDE = 100  # columns below which the two answers stand one under the other
+SIDE_BY_SIDE = (
+    100  # columns; on a narrower terminal the two answers are printed one below the other
+)
+
+EMPTY = "(empty answer)"
 
 
 @click.command(
     "ask",
     cls=Command,
-    short_help="Ask a run's model, base and final side by side.",
+    short_help="Ask the base and the final model of a run the same question.",
     epilog='Example: mgk ask runs/korean-medical-1 "당뇨병의 영어 이름은"',
 )
 @options.RUN
@@ -32,10 +36,10 @@ def command(
     *, run: Path, questions: tuple[str, ...], tokens: int, base: Path | None,
     without: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
-    """Put each QUESTION to the untouched base and to the final model of RUN.
+    """Ask the original base and the final model of RUN each QUESTION, and print both answers.
 
-    Answers are greedy: the most likely token each time, in the tokenizer's chat turns where it has
-    them. A base model that was never taught to answer goes on with the text instead.
+    Decoding is greedy. The tokenizer's chat template is used if it has one; a base without chat
+    training continues the text instead of answering it.
     """
     import attrs
 
@@ -58,12 +62,12 @@ def _draw(answer: Answer) -> None:
 
     show(text(answer.question, "bold"))
     if make().width < SIDE_BY_SIDE:
-        for name, said in (("base", answer.base), ("final", answer.final)):
+        for name, answered in (("base", answer.base), ("final", answer.final)):
             show(text(name, "dim"))
-            show(text(said or "(nothing)"), indent=2)
+            show(text(answered or EMPTY), indent=2)
         return
     table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim", expand=True)
     for name in ("base", "final"):
         table.add_column(name, ratio=1)
-    table.add_row(text(answer.base or "(nothing)"), text(answer.final or "(nothing)"))
+    table.add_row(text(answer.base or EMPTY), text(answer.final or EMPTY))
     show(table)

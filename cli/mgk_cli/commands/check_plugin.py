@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from mgk_cli.tables import Column
 
 BROKEN = 2
-RESULTS = {True: ("holds", "green"), False: ("broken", "bold red"), None: ("does not apply", "dim")}
+RESULTS = {True: ("pass", "green"), False: ("FAIL", "bold red"), None: ("n/a", "dim")}
 
 
 class Law(Protocol):
-    """What the kit says of one law. subject: what was held to it. ok: None where it does not apply."""
+    """The result of one test. subject: what was tested. ok: None if the test does not apply."""
 
     law: str
     subject: str
@@ -31,15 +31,15 @@ class Law(Protocol):
 @click.command(
     "check-plugin",
     cls=Command,
-    short_help="Hold a plugin to the laws of its kind.",
+    short_help="Run the conformance tests on a plugin.",
     epilog="Example: mgk check-plugin lora",
 )
 @click.argument("name")
 @options.json_option
 def command(*, name: str, as_json: bool) -> int:
-    """Hold the installed plugin NAME to the laws of `mgk_core.testing`, and print a table.
+    """Run the conformance tests of `mgk_core.testing` on the installed plugin NAME.
 
-    Exits 2 where a law is broken; the line says on which case, and by how much.
+    Exits 2 if a test fails; its line names the failing case and by how much it is off.
     """
     import attrs
 
@@ -53,14 +53,17 @@ def command(*, name: str, as_json: bool) -> int:
         print_json([attrs.asdict(f) for f in found])
     else:
         show(*_drawn(found, make().width))
-        held = sum(f.ok is True for f in found)
-        whole = f"all {several(held, 'law')} hold" if held else "no law applies"
-        line(f"{several(len(broken), 'law')} broken" if broken else whole)
+        passed = sum(f.ok is True for f in found)
+        total = several(passed + len(broken), "test")
+        if broken:
+            line(f"{len(broken)} of {total} failed")
+        else:
+            line(f"all {total} passed" if passed else "no test applies to this plugin")
     return BROKEN if broken else 0
 
 
 def _kit() -> Any:
-    """Return the kit's `check_plugin`; it needs hypothesis, which a slim installation may lack."""
+    """Return the kit's `check_plugin`; it needs hypothesis, which may not be installed."""
     from mgk_core.contract.errors import EnvironmentFault
 
     try:
@@ -72,13 +75,13 @@ def _kit() -> Any:
     check = getattr(testing, "check_plugin", None)
     if check is None:
         raise EnvironmentFault(
-            "this mgk has no conformance kit (mgk_core.testing.check_plugin); install a newer release"
+            "this version of mgk has no conformance kit (mgk_core.testing.check_plugin); upgrade mgk"
         )
     return check
 
 
 def _drawn(found: Sequence[Law], width: int) -> Iterator[RenderableType]:
-    """Draw the table. Where it is wider than the terminal, what is broken or does not apply is explained below it."""
+    """Draw the table. If it is too wide, details of failures and skipped tests go below it."""
     from mgk_cli.tables import fitted, room, text
 
     columns = _columns(found)
@@ -95,7 +98,7 @@ def _drawn(found: Sequence[Law], width: int) -> Iterator[RenderableType]:
 def _columns(found: Sequence[Law]) -> list[Column]:
     from mgk_cli.tables import Column, text
 
-    columns = [Column("law"), Column("on"), Column("result"), Column("detail", spare=1)]
+    columns = [Column("test"), Column("subject"), Column("result"), Column("detail", spare=1)]
     for row in found:
         cells = (text(row.law), text(row.subject), text(*RESULTS[row.ok]), text(row.detail))
         for column, cell in zip(columns, cells, strict=True):

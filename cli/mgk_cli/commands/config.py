@@ -13,7 +13,7 @@ from mgk_cli.lazy import Command
 @click.command(
     "config",
     cls=Command,
-    short_help="Show the resolved configuration and its sources.",
+    short_help="Print the resolved configuration and where each value comes from.",
     epilog="Example: mgk config textmodel --set run.seed=3 > my.toml",
 )
 @click.argument("pipeline", required=False)
@@ -24,9 +24,9 @@ def command(
     *, pipeline: str | None, config: Path | None, overrides: tuple[str, ...],
     device: str | None, seed: int | None, without: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Print the resolved configuration of PIPELINE as TOML, each value with where it came from.
+    """Print the resolved configuration of PIPELINE as TOML, with the source of each value.
 
-    What is printed is itself a configuration that --config takes.
+    The output is itself a configuration file: pass it to --config.
     """
     from mgk_cli.console import pipe_may_close
     from mgk_cli.formatting import clean

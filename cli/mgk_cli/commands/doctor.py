@@ -15,15 +15,15 @@ ENVIRONMENT = 3
 @click.command(
     "doctor",
     cls=Command,
-    short_help="Check this machine and this installation.",
+    short_help="Check this machine and the installation.",
     epilog="Example: mgk doctor",
 )
-@click.option("--device", default="auto", metavar="NAME", help="Device to try.  [default: auto]")
+@click.option("--device", default="auto", metavar="NAME", help="Device to test.  [default: auto]")
 @options.json_option
 def command(*, device: str, as_json: bool) -> int:
     """Check Python, torch, the device, libraries, plugins, disk and memory.
 
-    Each line is ok, warning or error, with the mend. Exits 3 where there is an error.
+    Each line is ok, warning or error, with how to fix it. Exits 3 if there is an error.
     """
     import attrs
 

@@ -13,7 +13,7 @@ from mgk_cli.lazy import Command
 @click.command(
     "export",
     cls=Command,
-    short_help="Write a run's phases as one adapter.",
+    short_help="Export the phases of a run as one adapter.",
     epilog="Example: mgk export runs/korean-medical-1 --as-adapter --out adapters/korean-medical",
 )
 @options.RUN
@@ -21,7 +21,7 @@ from mgk_cli.lazy import Command
     "--as-adapter",
     is_flag=True,
     required=True,
-    help="As one PEFT adapter of the summed rank on the original base.",
+    help="Export one PEFT adapter for the original base; its rank is the sum of the phases' ranks.",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="New directory."
@@ -33,10 +33,10 @@ def command(
     *, run: Path, as_adapter: bool, out: Path, base: Path | None, without: tuple[str, ...],
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Write the merged phases of RUN as one adapter that PEFT loads onto the original base.
+    """Export the merged phases of RUN as one adapter that PEFT loads onto the original base.
 
-    This is what can be shared where the base itself may not be. Base and adapter together are held
-    against the run's final weights before anything is written. The whole model lies in RUN/model.
+    Use it to share a result when the base itself may not be redistributed. Base plus adapter is
+    compared with the run's final weights before anything is written. The full model is in RUN/model.
     """
     import attrs
 
@@ -45,9 +45,9 @@ def command(
     from mgk_cli.listing import print_json
     from mgk_core.tools.export import export_adapter
 
-    if not as_adapter:  # click insists on the flag; a caller from Python may not
+    if not as_adapter:  # click requires the flag, but a caller from Python may omit it
         raise click.UsageError(
-            "say what to export: --as-adapter; the whole model lies in RUN/model"
+            "pass --as-adapter to export an adapter; the full model is already in RUN/model"
         )
     made = export_adapter(run, out, without=without, base=base)
     if as_json:
@@ -57,7 +57,8 @@ def command(
     line(f"adapter {made.directory}: {' + '.join(made.phases)}")
     line(f"rank {low if low == high else f'{low} to {high}'}, {count(made.parameters)} parameters")
     line(
-        f"base + adapter against the run's weights: {made.verification.error:.2g}, rounding explains {made.verification.bound:.2g}"
+        f"base + adapter vs the run's weights: error {made.verification.error:.2g},"
+        f" tolerance from rounding {made.verification.bound:.2g}"
     )
     for name in made.left_out:
-        line(f"left out: {name} was kept apart; its own adapter lies in {run}/phases")
+        line(f"not included: {name} was not merged; its adapter is in {run}/phases")

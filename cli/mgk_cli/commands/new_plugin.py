@@ -12,7 +12,7 @@ from mgk_cli.lazy import Command
 @click.command(
     "new-plugin",
     cls=Command,
-    short_help="Write a new plugin as a complete distribution.",
+    short_help="Create a new plugin as a complete Python package.",
     epilog="Example: mgk new-plugin adapter my-adapter",
 )
 @click.argument("kind")
@@ -25,10 +25,10 @@ from mgk_cli.lazy import Command
     help="New directory.  [default: mgk-NAME]",
 )
 def command(*, kind: str, name: str, directory: Path | None) -> None:
-    """Write the plugin NAME of a KIND (adapter): package metadata, code, tests, README.
+    """Create the plugin NAME of a KIND (adapter): package metadata, code, tests, README.
 
-    Its own tests pass at once; then put your own formula in, and let 'mgk check-plugin NAME' say
-    whether forward pass and merge still agree.
+    Its tests pass as generated. Replace the formula with yours, then run 'mgk check-plugin NAME'
+    to check that forward pass and merge still agree.
     """
     from mgk_cli.console import line
     from mgk_core.tools.scaffold import plain_name, write_plugin

@@ -13,7 +13,7 @@ from mgk_cli.lazy import Command
 @click.command(
     "phase",
     cls=Command,
-    short_help="Run one phase from its saved predecessor.",
+    short_help="Run a single phase, starting from the saved phase before it.",
     epilog="Example: mgk phase runs/textmodel-1 mcq --out runs/mcq-slow --set phases.mcq.optimizer.lr=1e-4",
 )
 @options.RUN
@@ -31,10 +31,10 @@ def command(
     *, run: Path, phase: str, out: Path | None, overrides: tuple[str, ...], without: tuple[str, ...],
     quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Run PHASE from what stood before it in RUN; nothing earlier is trained again.
+    """Run PHASE of RUN, starting from the saved result of the phase before it.
 
-    The phase that comes next in an unfinished RUN is run in place. Any other one, or one with
-    changed settings, is run in a new directory that begins with a copy of what came before.
+    If PHASE is the next one of an unfinished RUN, it runs in place. Any other phase, or changed
+    settings, goes to a new directory that starts with a copy of the earlier phases.
     """
     from mgk_cli.running import work
     from mgk_core.run.runner import run_phase

@@ -11,14 +11,14 @@ from mgk_cli.lazy import Command
 @click.command(
     "pipelines",
     cls=Command,
-    short_help="List the installed pipelines.",
+    short_help="List the installed pipelines and phases.",
     epilog="Example: mgk pipelines --json",
 )
 @options.json_option
 def command(*, as_json: bool) -> None:
-    """List every installed pipeline and phase, and the distribution that each comes from.
+    """List the installed pipelines and phases and the package each comes from.
 
-    One that cannot be loaded is named with the reason.
+    One that fails to load is listed with the reason.
     """
     from mgk_cli.console import make, show
     from mgk_cli.listing import installed, print_json

@@ -13,21 +13,23 @@ from mgk_cli.lazy import Command
 @click.command(
     "plan",
     cls=Command,
-    short_help="Say what a run would do; run nothing.",
+    short_help="Dry run: show steps, memory and disk without training.",
     epilog="Example: mgk plan textmodel --set phases.mcq.adapter.rank=16",
 )
 @click.argument("pipeline", required=False)
 @options.config_options
 @options.machine_options
 @options.without_option
+@click.option("--hooks", is_flag=True, help="Also list which plugins implement which hooks.")
 @options.json_option
 def command(
     *, pipeline: str | None, config: Path | None, overrides: tuple[str, ...],
-    device: str | None, seed: int | None, without: tuple[str, ...], as_json: bool,
+    device: str | None, seed: int | None, without: tuple[str, ...], hooks: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
-    """Say what a run of PIPELINE would do: data, steps, parameters, memory, disk, plugins, hooks, conflicts.
+    """Dry run of PIPELINE: show data, steps, parameters, memory, disk, plugins and conflicts.
 
-    The model is loaded and the data are read; nothing is trained, and nothing is written but caches.
+    The model is loaded and the data is read, but nothing is trained and only caches are written.
     """
     import attrs
 
@@ -45,4 +47,4 @@ def command(
     if as_json:
         print_json([attrs.asdict(plan) | {"memory_peak": plan.peak, "disk": plan.disk}])
     else:
-        show(*drawn(plan, make().width))
+        show(*drawn(plan, make().width, hooks=hooks))

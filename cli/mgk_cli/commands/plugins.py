@@ -17,9 +17,9 @@ from mgk_cli.lazy import Command
 @options.without_option
 @options.json_option
 def command(*, without: tuple[str, ...], as_json: bool) -> None:
-    """List every plugin in the order in which hooks ask them: distribution, types and hooks.
+    """List the plugins in the order in which hooks call them, with package, types and hooks.
 
-    A plugin that cannot be loaded is named with the reason, and hides no other.
+    A plugin that fails to load is listed with the reason; the others are not affected.
     """
     from mgk_cli.console import show
     from mgk_cli.listing import plugin_rows, plugins_drawn, print_json

@@ -13,21 +13,21 @@ from mgk_cli.lazy import Command
 @click.command(
     "rebuild",
     cls=Command,
-    short_help="Build a run's model again, up to or without a phase.",
+    short_help="Rebuild the model of a run up to a phase, or without one.",
     epilog="Example: mgk rebuild runs/textmodel-1 --until plain_text --out models/after-text",
 )
 @options.RUN
 @click.option(
     "--until",
     metavar="PHASE",
-    help="Stop after this phase: the model as it stood then, bit for bit.",
+    help="Stop after this phase: the model exactly as it was then, bit for bit.",
 )
 @click.option(
     "--without",
     "leave_out",
     multiple=True,
     metavar="PHASE",
-    help="Leave this phase's delta out. May be repeated.",
+    help="Leave out this phase's delta. May be repeated.",
 )
 @click.option(
     "--scale",
@@ -49,10 +49,11 @@ def command(
     *, run: Path, until: str | None, leave_out: tuple[str, ...], scale: tuple[str, ...], out: Path,
     base: Path | None, without: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
-    """Build the model of RUN again from its base and its adapters; nothing is trained.
+    """Rebuild the model of RUN from its base and adapters, without training.
 
-    A prefix (--until) is held against the ledger and must be bit-identical on the same device,
-    thread count and library versions. --without and --scale give a model that never was.
+    A prefix (--until) is checked against the ledger: it must be bit-identical on the same device,
+    thread count and library versions. --without and --scale make a model that the run never had,
+    so none of its scores are known.
     """
     import attrs
 
@@ -74,14 +75,14 @@ def command(
         print_json([attrs.asdict(made)])
         return
     line(
-        f"model {made.directory}: base + {' + '.join(_term(p, made.scales) for p in made.phases) or 'nothing'}"
+        f"model {made.directory}: base + {' + '.join(_term(p, made.scales) for p in made.phases) or 'no phase'}"
     )
     if made.recorded is None:
         line(
-            f"weights {digest(made.weights)}…; no run had this model, and none of its scores are known"
+            f"weights {digest(made.weights)}…; the run never had this model, so its scores are not known"
         )
     else:
-        line(f"weights {digest(made.weights)}…, as the ledger says")
+        line(f"weights {digest(made.weights)}…, identical to the ledger")
 
 
 def _factor(text: str) -> tuple[str, float]:

@@ -13,7 +13,7 @@ from mgk_cli.lazy import Command
 @click.command(
     "resume",
     cls=Command,
-    short_help="Go on with a run where it was.",
+    short_help="Resume an interrupted run.",
     epilog="Example: mgk resume runs/textmodel-1",
 )
 @options.RUN
@@ -23,7 +23,7 @@ from mgk_cli.lazy import Command
     "accept",
     multiple=True,
     metavar="KEY",
-    help="Go on although this has changed since the run began, and record it. May be repeated.",
+    help="Resume although this input has changed, and record the change. May be repeated.",
 )
 @options.limit_options
 @options.base_option
@@ -33,10 +33,10 @@ def command(
     *, run: Path, until: str | None, accept: tuple[str, ...], minutes: float | None, auto_batch: bool,
     base: Path | None, without: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Go on with RUN where it was, to the same end as if it had not been stopped.
+    """Resume RUN where it stopped; the result is the same as if it had never been interrupted.
 
-    Configuration, data, tokenizer, base, code of plugins, libraries and threads must be what they
-    were; each change is named with both values.
+    Configuration, data, tokenizer, base, plugin code, libraries and thread count must not have
+    changed; each change is reported with both values.
     """
     from mgk_cli.running import work
     from mgk_core.run.runner import resume_run

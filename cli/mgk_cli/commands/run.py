@@ -20,7 +20,7 @@ DEFAULT = "korean-medical"
 )
 @click.argument("pipeline", required=False)
 @options.config_options
-@click.option("--until", metavar="PHASE", help="Stop after this phase; 'mgk resume' goes on.")
+@click.option("--until", metavar="PHASE", help="Stop after this phase; 'mgk resume' continues.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -38,8 +38,9 @@ def command(
 ) -> None:  # fmt: skip
     """Run PIPELINE (default: korean-medical) into a new run directory.
 
-    Each phase trains one adapter on the frozen base, scores every probe before and after, asks the
-    gates, and merges or rolls back. At the end stands what each phase gained and what it cost.
+    Each phase trains an adapter on the frozen base, merges it, scores every probe (evaluation set),
+    and keeps the merge only if all gates (acceptance tests) pass. The run ends with a summary of
+    what each phase gained and what it cost the others.
     """
     from mgk_cli.running import work
     from mgk_core.run.runner import run_pipeline
@@ -57,7 +58,7 @@ def command(
 
 
 def free_name(name: str, root: Path = Path("runs")) -> Path:
-    """Return ``runs/NAME-N`` with the first N that is free."""
+    """Return ``runs/NAME-N`` with the first N that is not taken."""
     number = 1
     while (root / f"{name}-{number}").exists():
         number += 1

@@ -20,7 +20,7 @@ DIFFERS = 2
 )
 @options.RUN
 @click.option(
-    "--weights", is_flag=True, help="Also build the weights again from the base and the adapters."
+    "--weights", is_flag=True, help="Also rebuild the weights from the base and the adapters."
 )
 @options.base_option
 @options.without_option
@@ -28,9 +28,9 @@ DIFFERS = 2
 def command(
     *, run: Path, weights: bool, base: Path | None, without: tuple[str, ...], as_json: bool
 ) -> int:
-    """Recompute the digest of every file of RUN, the journal's chain, and with --weights the model itself.
+    """Recompute the digest of every file of RUN and the journal's hash chain.
 
-    Names everything that differs, the first one first. Exits 2 where something does.
+    Lists everything that differs, the earliest first. Exits 2 if anything does.
     """
     from mgk_core.tools.verify_run import audit, audit_weights
 
@@ -64,7 +64,7 @@ def _draw(found: object, *, asked: bool) -> None:
     from mgk_cli.formatting import digest, several
     from mgk_core.tools.verify_run import Audit
 
-    assert isinstance(found, Audit)  # noqa: S101 - typed late, so that --help needs no torch
+    assert isinstance(found, Audit)  # noqa: S101 - imported late, so that --help does not need torch
     wrong = [f for f in found.findings if not f.harmless]
     for finding in [*wrong, *(f for f in found.findings if f.harmless)]:
         line(
@@ -75,10 +75,10 @@ def _draw(found: object, *, asked: bool) -> None:
             f"{several(len(wrong), 'error')} in {several(found.checked, 'check')}; first: {wrong[0].path}"
         )
         if asked and found.weights is None:
-            line("the weights were not built again: mend the files first")
+            line("weights not rebuilt: fix the files first")
         return
     line(
-        f"{several(found.checked, 'check')}: every file is what was written, and the chain is whole"
+        f"{several(found.checked, 'check')} passed: every file is unchanged and the journal's chain is intact"
     )
     if found.weights is not None:
-        line(f"weights built again from the base: {digest(found.weights)}…, as the ledger says")
+        line(f"weights rebuilt from the base: {digest(found.weights)}…, identical to the ledger")
