@@ -25,7 +25,8 @@ import click
 
 from mgk_core.contract import hookspecs, settings
 from mgk_core.host.manager import Plugins, load_plugins
-from mgk_core.contract.specs import SLOTS, Registered
+from mgk_core.contract.settings import SLOTS
+from mgk_core.contract.specs import Registered
 
 REFERENCE = Path(__file__).parent / "reference"
 MARKER = "<!-- generated below this line by docs/generate.py -->"
@@ -67,7 +68,7 @@ def _families() -> dict[str, str]:
     """Return first hook of a family → the family, from the comments between them."""
     source = inspect.getsource(hookspecs)
     found = {"mgk_register_specs": "everything"}
-    for match in re.finditer(r"^# ([a-z ]+)$\s+@hookspec.*\s+def (mgk_\w+)", source, re.MULTILINE):
+    for match in re.finditer(r"^# ([a-z ]+)$\s+@\w+.*\s+def (mgk_\w+)", source, re.MULTILINE):
         found[match[2]] = match[1]
     return found
 
@@ -75,7 +76,8 @@ def _families() -> dict[str, str]:
 def _hook(name: str, plugins: Plugins) -> str:
     function = getattr(hookspecs, name)
     options = function.mgk_spec
-    kind = "firstresult" if options["firstresult"] else "historic" if options["historic"] else "all"
+    slot = hookspecs.slot_of(name)
+    kind = "historic" if options["historic"] else "all" if slot is None else f"firstresult, of the {slot}'s plugin"
     text, fields = _fields(function)
     own = [i.name for i in plugins.infos if name in i.hooks and i.distribution == "mgk"]
     implemented = ", ".join(f"`{n}`" for n in own) or "none; it is for yours"
@@ -331,7 +333,8 @@ def render(name: str) -> str:
     foreign = [i.name for i in plugins.infos if i.distribution != "mgk"]
     if foreign:
         plugins = load_plugins(without=foreign)
-    plugins.require_whole()
+    if plugins.broken:
+        raise SystemExit(f"a plugin of mgk failed to load: {plugins.broken[0]}: {plugins.broken[0].error}")
     by_hand = (REFERENCE / name).read_text(encoding="utf-8").partition(MARKER)[0]
     text = f"{by_hand}{MARKER}\n\n{PAGES[name](plugins).rstrip()}\n"
     return re.sub(r"\n{3,}", "\n\n", text)

@@ -14,7 +14,8 @@ from mgk_core.record.json_numbers import finite
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from mgk_core.host.manager import PluginInfo, Plugins
+    from mgk_core.host.blame import PluginInfo
+    from mgk_core.host.manager import Plugins
 
 
 def print_json(rows: Sequence[Any]) -> None:

@@ -97,6 +97,8 @@ def _totals(plan: Plan) -> Iterator[Text]:
         )
     for conflict in plan.conflicts:
         yield text(f"conflict: {conflict}", "yellow")
+    for warning in plan.warnings:
+        yield text(warning, "yellow")
     if not plan.conflicts:
         yield text("no conflicts; dry run, nothing was trained")
 

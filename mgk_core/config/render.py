@@ -10,8 +10,8 @@ import tomlkit
 from tomlkit.items import Table
 
 from mgk_core.config.resolve import Resolved
-from mgk_core.contract.settings import PhaseConfig, RunConfig
-from mgk_core.contract.specs import MANY, Spec
+from mgk_core.contract.settings import MANY, PhaseConfig, RunConfig
+from mgk_core.contract.specs import Spec
 
 
 def as_table(config: RunConfig) -> dict[str, Any]:

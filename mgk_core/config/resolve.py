@@ -16,9 +16,12 @@ from attrs import frozen
 from mgk_core.config.catalog import find_phase, find_pipeline
 from mgk_core.config.structure import read_table
 from mgk_core.config.tree import Source, Tree, parse_set, read_toml
+from mgk_core.config.unused import unused_defaults
 from mgk_core.contract.errors import ConfigError, InputError, Problem, closest, nearest
 from mgk_core.contract.pipeline import Phase, Pipeline, check_name, order
 from mgk_core.contract.settings import (
+    MANY,
+    ONE,
     EvaluateSettings,
     PhaseConfig,
     PluginSettings,
@@ -26,7 +29,7 @@ from mgk_core.contract.settings import (
     RunSettings,
     TrainSettings,
 )
-from mgk_core.contract.specs import MANY, Slot, Spec, SpecRegistry
+from mgk_core.contract.specs import Slot, Spec, SpecRegistry
 
 _TOP = ("name", "title", "extends", "base", "defaults", "phases", "run", "plugins")
 _PHASE_KEYS = tuple(a.name for a in attrs.fields(Phase) if a.name != "name")
@@ -36,10 +39,11 @@ _RECOGNISED: dict[Slot, str] = {"data": "auto"}  # the type of a table that name
 
 @frozen
 class Resolved:
-    """The resolved configuration and where each value came from."""
+    """The resolved configuration, where each value came from, and notes on what has no effect."""
 
     config: RunConfig
     tree: Tree
+    notes: tuple[str, ...] = ()
 
 
 def load_tree(
@@ -154,7 +158,7 @@ def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
         run=run,
         plugins=plugins,
     )
-    return Resolved(config, tree)
+    return Resolved(config, tree, tuple(unused_defaults(tree)))
 
 
 def plugin_settings(tree: Tree) -> PluginSettings:
@@ -269,7 +273,7 @@ def _phase(
         return None
     _check_keys(tree, values, _PHASE_KEYS, path, problems)
     made: dict[str, Any] = {}
-    for slot in ("data", "adapter", "optimizer", "step", "merge"):
+    for slot in ONE:
         made[slot] = _spec(tree, registry, slot, values.get(slot), (*path, slot), problems)
     for slot in MANY:
         made[slot] = _many(tree, registry, slot, values.get(slot, {}), (*path, slot), problems)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from attrs import define, field, frozen
@@ -119,6 +119,7 @@ class StepOut:
     lr: float
 
 
+@runtime_checkable
 class StepFn(Protocol):
     """One optimizer step; made once per phase, nothing of pluggy inside."""
 
@@ -132,6 +133,7 @@ class StepFn(Protocol):
         """Take the state over."""
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Is told of what happens in a phase. An observer with ``state_dict`` is checkpointed."""
 

@@ -1,13 +1,14 @@
 """Every hook of mgk: signature and contract. Nothing here runs.
 
-A *firstresult* hook answers only for the type that its spec names, and returns None to leave the
-question to another plugin. An *all* hook is asked of every plugin, in the order of `mgk plugins`.
+A *firstresult* hook is called for the plugin alone that registered the type in question. An *all*
+hook is called for every plugin, in the order of `mgk plugins`. Wrappers of other plugins run around
+both. The return annotation is what the host checks an answer against.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
         Refusal,
         Verdict,
     )
-    from mgk_core.contract.specs import Spec, SpecRegistry
+    from mgk_core.contract.specs import Slot, Spec, SpecRegistry
 
 PROJECT = "mgk"
 HOOK_API_VERSION = 1
@@ -40,13 +41,37 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 """Decorator that marks a function as a hook's implementation; without it the function is never called."""
 
 
+def _owner_only(slot: Slot) -> Callable[[Any], Any]:
+    """Mark a hook that is called for the plugin alone that registered the type in ``slot``."""
+
+    def mark(function: Any) -> Any:
+        function.mgk_slot = slot
+        return hookspec(firstresult=True)(function)
+
+    return mark
+
+
+def _everyone(*, acts: bool) -> Callable[[Any], Any]:
+    """Mark a hook that is called for every plugin.
+
+    acts: it may change what a run computes, also where the configuration names no type of its plugin.
+    """
+
+    def mark(function: Any) -> Any:
+        function.mgk_acts = acts
+        return hookspec(function)
+
+    return mark
+
+
 @hookspec(historic=True)
 def mgk_register_specs(registry: SpecRegistry) -> None:
     """Register the plugin's own configuration classes.
 
     Called once per plugin when it is loaded, before any configuration is read.
 
-    :param registry: call ``registry.add(slot, type, cls)`` for each type that the plugin answers for
+    :param registry: call ``registry.add(slot, type, cls)`` for each type that the plugin answers for,
+        and ``registry.add_metric(name)`` for each metric that its ``mgk_evaluate`` measures
 
     .. versionadded:: 0.1
     """
@@ -55,7 +80,7 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
 # model construction
 
 
-@hookspec(firstresult=True)
+@_owner_only("base")
 def mgk_build_model(spec: Spec, device: torch.device) -> Bundle | None:
     """Build or load the base model.
 
@@ -69,7 +94,7 @@ def mgk_build_model(spec: Spec, device: torch.device) -> Bundle | None:
     """
 
 
-@hookspec(firstresult=True)
+@_owner_only("data")
 def mgk_load_data(spec: Spec, bundle: Bundle) -> PhaseData | None:
     """Read one phase's data and probes.
 
@@ -86,7 +111,7 @@ def mgk_load_data(spec: Spec, bundle: Bundle) -> PhaseData | None:
 # adapter injection
 
 
-@hookspec(firstresult=True)
+@_owner_only("adapter")
 def mgk_attach_adapter(model: nn.Module, spec: Spec, name: str) -> Adapter | None:
     """Attach a new adapter.
 
@@ -103,7 +128,7 @@ def mgk_attach_adapter(model: nn.Module, spec: Spec, name: str) -> Adapter | Non
     """
 
 
-@hookspec
+@_everyone(acts=True)
 def mgk_init_adapter(adapter: Adapter, ctx: PhaseContext) -> None:
     """Look at statistics before training, and initialise or constrain the adapter by them.
 
@@ -120,7 +145,7 @@ def mgk_init_adapter(adapter: Adapter, ctx: PhaseContext) -> None:
 # optimizer step
 
 
-@hookspec(firstresult=True)
+@_owner_only("optimizer")
 def mgk_make_optimizer(adapter: Adapter, spec: Spec) -> torch.optim.Optimizer | None:
     """Make the optimizer of a phase.
 
@@ -132,7 +157,7 @@ def mgk_make_optimizer(adapter: Adapter, spec: Spec) -> torch.optim.Optimizer | 
     """
 
 
-@hookspec
+@_everyone(acts=True)
 def mgk_loss_terms(ctx: PhaseContext) -> Mapping[str, LossTerm] | None:
     """Offer callables that are added to the mean loss, once per optimizer step.
 
@@ -145,7 +170,7 @@ def mgk_loss_terms(ctx: PhaseContext) -> Mapping[str, LossTerm] | None:
     """
 
 
-@hookspec(firstresult=True)
+@_owner_only("step")
 def mgk_make_step(ctx: StepContext) -> StepFn | None:
     """Make the function that performs one optimizer step.
 
@@ -158,7 +183,7 @@ def mgk_make_step(ctx: StepContext) -> StepFn | None:
     """
 
 
-@hookspec
+@_everyone(acts=False)
 def mgk_observers(ctx: PhaseContext) -> Sequence[Observer] | None:
     """Offer objects that are told of steps, evaluations and checkpoints.
 
@@ -172,7 +197,7 @@ def mgk_observers(ctx: PhaseContext) -> Sequence[Observer] | None:
 # phase transition
 
 
-@hookspec
+@_everyone(acts=False)
 def mgk_phase_enter(ctx: PhaseContext) -> None:
     """Be told that a phase begins.
 
@@ -184,7 +209,7 @@ def mgk_phase_enter(ctx: PhaseContext) -> None:
     """
 
 
-@hookspec
+@_everyone(acts=False)
 def mgk_phase_exit(ctx: PhaseContext, outcome: Outcome) -> None:
     """Be told that a phase has ended, also when it failed.
 
@@ -195,7 +220,7 @@ def mgk_phase_exit(ctx: PhaseContext, outcome: Outcome) -> None:
     """
 
 
-@hookspec
+@_everyone(acts=False)
 def mgk_recorded(run: Path, phase: str) -> None:
     """Read what a run has written, for a report or a tracker.
 
@@ -210,7 +235,7 @@ def mgk_recorded(run: Path, phase: str) -> None:
     """
 
 
-@hookspec
+@_everyone(acts=True)
 def mgk_collect_statistics(ctx: PhaseContext) -> Mapping[str, Tensor] | None:
     """Collect what later phases need to know of this one, or of the base (``ctx.base_phase``).
 
@@ -224,21 +249,22 @@ def mgk_collect_statistics(ctx: PhaseContext) -> Mapping[str, Tensor] | None:
     """
 
 
-@hookspec(firstresult=True)
+@_owner_only("metric")
 def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score | None:
     """Measure one probe on the model as it stands.
 
-    Called for each probe and row. Answers for ``probe.metric``. Dropout is off.
+    Called for each probe and row, for the plugin that registered ``probe.metric``. Dropout is off.
 
     :param ctx: the phase (for row 0: the first)
     :param probe: what to measure
-    :return: the score with n and standard error
+    :return: the score of that probe and metric, with n and standard error. NaN or infinity on the
+        untouched base is an error; after a merge it refuses the transition
 
     .. versionadded:: 0.1
     """
 
 
-@hookspec
+@_everyone(acts=True)
 def mgk_propose_merge(ctx: PhaseContext) -> Proposal | None:
     """Shape what is merged: scale, transform, keep apart, or refuse.
 
@@ -252,7 +278,7 @@ def mgk_propose_merge(ctx: PhaseContext) -> Proposal | None:
     """
 
 
-@hookspec(firstresult=True)
+@_owner_only("merge")
 def mgk_merge(
     model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec
 ) -> MergeReport | None:
@@ -271,7 +297,7 @@ def mgk_merge(
     """
 
 
-@hookspec
+@_everyone(acts=True)
 def mgk_gate(
     ctx: PhaseContext, before: Sequence[Mapping[str, Score]], after: Mapping[str, Score]
 ) -> Verdict | None:
@@ -280,13 +306,14 @@ def mgk_gate(
     :param ctx: the phase
     :param before: all rows so far, row 0 first
     :param after: the row just measured
-    :return: the verdict, or None where the phase names none of the plugin's gates
+    :return: the verdict, each refusal with its reason, or None where the phase names none of the
+        plugin's gates
 
     .. versionadded:: 0.1
     """
 
 
-@hookspec(firstresult=True)
+@_owner_only("recover")
 def mgk_recover(
     ctx: PhaseContext, refusals: Sequence[Refusal], tried: Sequence[Recovery], spec: Spec
 ) -> Recovery | None:
@@ -308,6 +335,17 @@ def mgk_recover(
 def spec_names() -> list[str]:
     """Return the names of all hooks, in the order of this file."""
     return [n for n in globals() if n.startswith("mgk_")]
+
+
+def slot_of(hook: str) -> Slot | None:
+    """Return the slot whose type decides which plugin a hook is called for; None: every plugin."""
+    slot: Slot | None = getattr(globals()[hook], "mgk_slot", None)
+    return slot
+
+
+def acts(hook: str) -> bool:
+    """Whether a hook may change what a run computes where no type of its plugin is named."""
+    return bool(getattr(globals()[hook], "mgk_acts", False))
 
 
 __all__ = ["HOOK_API_VERSION", "hookimpl"]

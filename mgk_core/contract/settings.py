@@ -6,11 +6,11 @@ What a plugin's hooks read. `mgk_core.config.resolve` makes these from declarati
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from attrs import field, frozen
+from attrs import field, fields, frozen
 
-from mgk_core.contract.specs import MANY, Spec, above, at_least, one_of, option
+from mgk_core.contract.specs import Slot, Spec, above, at_least, one_of, option
 
 S = TypeVar("S", bound=Spec)
 
@@ -133,6 +133,12 @@ class PhaseConfig:
     recover: tuple[Spec, ...] = ()
     observe: tuple[Spec, ...] = ()
 
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """Every slot's entries, in the order of the fields."""
+        ones = tuple(getattr(self, slot) for slot in ONE)
+        return ones + tuple(spec for slot in MANY for spec in getattr(self, slot))
+
     def of(self, cls: type[S]) -> tuple[S, ...]:
         """Return this phase's entries of a class, in the order in which they were declared.
 
@@ -140,6 +146,20 @@ class PhaseConfig:
         """
         many = [spec for slot in MANY for spec in getattr(self, slot)]
         return tuple(spec for spec in many if isinstance(spec, cls))
+
+
+def _slots_with(annotation: str) -> tuple[Slot, ...]:
+    """Return the fields of `PhaseConfig` that are annotated so: each is a slot."""
+    found = [a.name for a in fields(PhaseConfig) if str(a.type) == annotation]
+    return cast("tuple[Slot, ...]", tuple(found))
+
+
+ONE = _slots_with("Spec")
+"""Slots of a phase that hold one type."""
+MANY = _slots_with("tuple[Spec, ...]")
+"""Slots of a phase that hold any number of types, in order."""
+SLOTS: tuple[Slot, ...] = ("base", *ONE, *MANY)
+"""Every slot that a configuration has a table for."""
 
 
 @frozen(kw_only=True)

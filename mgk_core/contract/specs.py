@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from attrs import Attribute, field, frozen
 
@@ -25,12 +25,9 @@ Slot = Literal[
     "gate",
     "recover",
     "observe",
+    "metric",
 ]
-"""What a configuration table chooses a plugin for."""
-SLOTS: tuple[Slot, ...] = (
-    "base", "data", "adapter", "optimizer", "step", "merge", "retention", "gate", "recover", "observe",
-)  # fmt: skip
-MANY: tuple[Slot, ...] = ("retention", "gate", "recover", "observe")
+"""What a plugin is chosen for: a table of the configuration, or (``metric``) a probe's metric."""
 
 
 @frozen(kw_only=True)
@@ -42,7 +39,7 @@ class Spec:
 
 @frozen
 class Registered:
-    """One claim of a type: who made it and which class reads its table."""
+    """One claim of a type: who made it and which class reads its table (`Spec` for a metric)."""
 
     plugin: str
     slot: Slot
@@ -52,29 +49,39 @@ class Registered:
 
 
 class SpecRegistry:
-    """Slot and type → class. Two plugins that claim one type are an error that names both."""
+    """Slot and type → class. Two plugins that claim one type are an error that names both.
+
+    unavailable: plugins that failed to load, for the message about a type that nobody registered.
+    """
 
     def __init__(self, prefer: dict[str, str] | None = None) -> None:
-        """:param prefer: ``"slot:type"`` → plugin that shall have it (``plugins.prefer``)."""
+        """:param prefer: ``"slot:type"`` → the plugin to choose (``plugins.prefer``)."""
         self._claims: dict[tuple[str, str], list[Registered]] = {}
         self._prefer = prefer or {}
         self.plugin = "?"  # set by the manager around each plugin's hook call
+        self.unavailable: list[str] = []
 
     def add(self, slot: Slot, type_: str, cls: type[Spec]) -> None:
         """Claim ``type_`` in ``slot``. ``family:*`` claims every type that begins so."""
-        summary = (cls.__doc__ or "").strip().split("\n")[0]
-        claim = Registered(self.plugin, slot, type_, summary, cls)
-        if slot not in SLOTS:
-            raise PluginError(
-                self.plugin,
-                f"plugin {self.plugin!r}: there is no slot {slot!r}{nearest(slot, SLOTS)}",
-            )
+        if slot not in _TABLES:
+            known = nearest(slot, _TABLES)
+            raise self._wrong(f"there is no slot {slot!r}{known}")
         if not isinstance(cls, type) or not issubclass(cls, Spec):
-            raise PluginError(
-                self.plugin,
-                f"plugin {self.plugin!r}: {slot} {type_!r}: {cls!r} is no subclass of Spec",
-            )
-        self._claims.setdefault((slot, type_), []).append(claim)
+            raise self._wrong(f"{slot} {type_!r}: {cls!r} is not a subclass of Spec")
+        summary = (cls.__doc__ or "").strip().split("\n")[0]
+        self._claim(Registered(self.plugin, slot, type_, summary, cls))
+
+    def add_metric(self, name: str, summary: str = "") -> None:
+        """Claim a metric: the plugin's ``mgk_evaluate`` measures the probes that name it."""
+        if not isinstance(name, str) or not name:
+            raise self._wrong(f"expected the name of a metric, got {name!r}")
+        self._claim(Registered(self.plugin, "metric", name, summary, Spec))
+
+    def _claim(self, claim: Registered) -> None:
+        self._claims.setdefault((claim.slot, claim.type), []).append(claim)
+
+    def _wrong(self, message: str) -> PluginError:
+        return PluginError(self.plugin, f"plugin {self.plugin!r}: {message}", "mgk_register_specs")
 
     def find(self, slot: Slot, type_: str) -> Registered:
         """Return the one claim for a type; `InputError` where there is none or several."""
@@ -84,7 +91,7 @@ class SpecRegistry:
         if wanted is not None:
             claims = [c for c in claims if c.plugin == wanted]
         if not claims:
-            raise InputError(f"unknown {slot} type {type_!r}{nearest(type_, self.types(slot))}")
+            raise InputError(self._unknown(slot, type_))
         if len(claims) > 1:
             names = " and ".join(repr(c.plugin) for c in claims)
             raise InputError(
@@ -92,6 +99,14 @@ class SpecRegistry:
                 f' choose one with plugins.prefer."{slot}:{type_}" = "{claims[0].plugin}", or --without-plugin'
             )
         return claims[0]
+
+    def _unknown(self, slot: Slot, type_: str) -> str:
+        what = "metric" if slot == "metric" else f"{slot} type"
+        message = f"unknown {what} {type_!r}{nearest(type_, self.types(slot))}"
+        if not self.unavailable:
+            return message
+        failed = "; ".join(self.unavailable)
+        return f"{message}; it may come with a plugin that failed to load: {failed}"
 
     def types(self, slot: Slot) -> list[str]:
         """Return the types known in a slot, sorted."""
@@ -101,6 +116,8 @@ class SpecRegistry:
         for claims in self._claims.values():
             yield from claims
 
+
+_TABLES = tuple(slot for slot in get_args(Slot) if slot != "metric")
 
 Check = Callable[[Any, "Attribute[Any]", Any], None]
 """A validator of `option`: raises ``ValueError`` with a message that begins with 'expected'."""

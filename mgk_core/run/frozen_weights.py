@@ -3,19 +3,20 @@
 Plugins run in the same process as the model, so nothing can keep one from writing to a weight.
 What mgk can do is compare digests at every point of a phase after which a changed weight would be
 trained on, committed or saved (`benchmarks/digest_cost.py` measures what that costs), and remember
-which hooks were called since the last comparison.
+whose code ran since the last comparison.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import define, field
 from torch import nn
 
 from mgk_core.contract.adapter import Adapter, base_state_dict, state_of
 from mgk_core.contract.errors import MgkError, PluginError
-from mgk_core.host.manager import Call, Plugins
+from mgk_core.host.blame import Ran
+from mgk_core.host.manager import Plugins
 from mgk_core.model.digest import combined_digest, tensor_digests
 
 OWN = "mgk"  # distribution of the built-in plugins, which are named last
@@ -27,12 +28,11 @@ class FrozenWeights:
     """The digests that a model's base must have.
 
     base, residuals, adapter: name → digest; that of the adapter is empty while it may change.
-    observers: returns what gets events now. since: the point of the last comparison.
+    since: the point of the last comparison.
     """
 
     model: nn.Module
     plugins: Plugins
-    observers: Callable[[], Sequence[object]] = tuple
     base: dict[str, str] = field(factory=dict)
     residuals: dict[str, str] = field(factory=dict)
     adapter: dict[str, str] = field(factory=dict)
@@ -98,7 +98,7 @@ class FrozenWeights:
         self._passed(when)
 
     def _passed(self, when: str) -> None:
-        self.plugins.calls.clear()
+        self.plugins.ran.clear()
         self.since = when
 
     def _error(self, changed: Sequence[str], when: str) -> MgkError:
@@ -109,7 +109,7 @@ class FrozenWeights:
             f" after {when}"
         )
         end = "nothing was committed or saved since"
-        suspects = sorted(self._suspects(), key=self._is_own)
+        suspects = sorted(self.plugins.ran, key=self._is_own)
         if not suspects:
             return MgkError(
                 f"{start}. No plugin ran in between, so other code wrote to them; {end}"
@@ -123,16 +123,7 @@ class FrozenWeights:
             first.hook,
         )
 
-    def _suspects(self) -> Iterable[Call]:
-        """Return the hook calls since the last comparison, and the observers that get events."""
-        found = dict(self.plugins.calls)
-        for observer in self.observers():
-            owner = self.plugins.owner_of_object(observer)
-            if owner is not None:
-                found[Call(owner, "mgk_observers")] = None
-        return found
-
-    def _is_own(self, call: Call) -> bool:
+    def _is_own(self, call: Ran) -> bool:
         info = next((i for i in self.plugins.infos if i.name == call.plugin), None)
         return info is not None and info.distribution == OWN
 

@@ -11,19 +11,10 @@ from typing import Any
 
 from mgk_core.config.render import as_table
 from mgk_core.contract.errors import InputError
+from mgk_core.contract.hookspecs import acts
 from mgk_core.contract.settings import RunConfig
-from mgk_core.contract.specs import MANY, SLOTS, Registered, Spec
+from mgk_core.contract.specs import Registered
 from mgk_core.run.session import Session
-
-_UNASKED = (
-    "mgk_init_adapter",
-    "mgk_loss_terms",
-    "mgk_evaluate",
-    "mgk_collect_statistics",
-    "mgk_propose_merge",
-    "mgk_gate",
-)
-"""Hooks that are put to every plugin, or (metrics) to plugins that no type of the configuration names."""
 
 _LISTED = 20  # changes in a message
 _SHOWN = 200  # characters of a value in a message
@@ -44,9 +35,9 @@ def identity_of(session: Session) -> dict[str, str]:
         for k in ("device", "threads", "capability", "machine")
     }
     found |= {f"library.{k}": v for k, v in environment["libraries"].items()}
-    used = {
-        claim.plugin for claim in session.hooks.plugins.registry if _names(session.config, claim)
-    }
+    registry = session.hooks.plugins.registry
+    used = {claim.plugin for claim in registry if _names(session.config, claim)}
+    used |= {registry.find("metric", probe.metric).plugin for probe in session.probes}
     for info in session.hooks.plugins.infos:
         if (
             info.error is None
@@ -60,16 +51,13 @@ def identity_of(session: Session) -> dict[str, str]:
 
 def _names(config: RunConfig, claim: Registered) -> bool:
     """Whether a configuration uses a type that a plugin registered."""
-    specs: list[Spec] = [config.base]
-    for phase in config.phases:
-        specs += [getattr(phase, s) for s in SLOTS if s != "base" and s not in MANY]
-        specs += [spec for s in MANY for spec in getattr(phase, s)]
+    specs = [config.base, *(spec for phase in config.phases for spec in phase.specs)]
     return any(type(spec) is claim.cls for spec in specs)
 
 
 def _acts_unasked(hooks: Iterable[str]) -> bool:
     """Whether a plugin may change what a run computes though no type of it is named."""
-    return any(h in _UNASKED for h in hooks)
+    return any(acts(h) for h in hooks)
 
 
 def compare(old: Mapping[str, str], new: Mapping[str, str], accept: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mgk_core.contract.bundle import TrainSet
 from mgk_core.contract.context import PhaseContext, StepFn, StepOut
-from mgk_core.contract.errors import EnvironmentFault, PluginError
+from mgk_core.contract.errors import EnvironmentFault
 from mgk_core.model.device import is_out_of_memory
 from mgk_core.record.checkpoint import Progress
 
@@ -109,13 +109,6 @@ class FittingStep:
             if is_out_of_memory(error):
                 raise self._fault(error, number, min(micro, len(rows))) from error
             raise
-        if not isinstance(out, StepOut):
-            kind = self.ctx.phase.step.type
-            raise PluginError(
-                kind,
-                f"step type {kind!r} returned {type(out).__name__}; expected StepOut",
-                "mgk_make_step",
-            )
         return out
 
     def _fault(self, error: Exception, number: int, examples: int) -> OutOfMemory:

@@ -262,7 +262,7 @@ def _told_plainly(hooks: Hooks, journal: Journal, events: Events) -> Iterator[No
     except (Exception, SystemExit) as error:
         if is_out_of_memory(error):
             raise told_of(error, events.part, events.phase) from error
-        blamed = hooks.blamed(error)
+        blamed = hooks.plugins.blamed(error)
         if blamed is None:
             raise
         raise blamed from error

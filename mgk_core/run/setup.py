@@ -64,12 +64,12 @@ class Prepared:
 def prepare(tree: Tree, without: Iterable[str] = ()) -> Prepared:
     """Load plugins as the tree asks and resolve it.
 
-    :raises PluginError: an installed plugin is broken and was not left out
+    :raises PluginError: a plugin that acts in every run failed to load and was not left out
     :raises ConfigError: every problem of the configuration
     """
     settings = plugin_settings(tree)
     plugins = load_plugins(without=(*settings.without, *without), prefer=settings.prefer)
-    plugins.require_whole()
+    plugins.require_usable()
     return Prepared(resolve(tree, plugins.registry), Hooks(plugins))
 
 
@@ -114,7 +114,7 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
     bundle = prepared.build_base(device)
     bundle.model.requires_grad_(False)
     bundle.model.eval()
-    weights = FrozenWeights(bundle.model, prepared.hooks.plugins, lambda: events.observers)
+    weights = FrozenWeights(bundle.model, prepared.hooks.plugins)
     restore_markup(bundle, store)
     ledger = Ledger(
         base=weights.digest,
@@ -122,6 +122,10 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
         environment=environment(device),
         preparation=dict(getattr(bundle, "preparation", {})),
     )
+    for warning in prepared.hooks.plugins.warnings():
+        events("note", phase="plugins", text=warning)
+    for note in prepared.resolved.notes:
+        events("note", phase="configuration", text=note)
     for note in getattr(bundle, "notes", ()):
         events("note", phase="base", text=note)
     session = Session(

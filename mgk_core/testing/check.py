@@ -57,11 +57,9 @@ def check_loaded(plugins: Plugins, name: str) -> list[LawResult]:
     if infos[name].error is not None:
         raise PluginError(name, f"plugin {name!r} could not be loaded: {infos[name].error}")
     hooks = Hooks(plugins)
-    chosen: Mapping[str, Mapping[str, Any]] = getattr(
-        plugins.manager.get_plugin(name), "MGK_CHECK", {}
-    )
+    chosen: Mapping[str, Mapping[str, Any]] = getattr(plugins.objects[name], "MGK_CHECK", {})
     results: list[LawResult] = []
-    for claim in [c for c in plugins.registry if c.plugin == name]:
+    for claim in [c for c in plugins.registry if c.plugin == name and c.slot != "metric"]:
         for type_ in _types(claim, chosen):
             results += _check_type(hooks, claim, type_, chosen)
     if "mgk_evaluate" in infos[name].hooks:
@@ -195,17 +193,17 @@ CHECKS: dict[Slot, Check] = {
 
 def _evaluators(plugins: Plugins, name: str) -> list[LawResult]:
     """Hold the plugin's own ``mgk_evaluate`` to its laws, for the usual metrics that it answers for."""
-    plugin = plugins.manager.get_plugin(name)
-    others = [p for p in plugins.manager.get_plugins() if p is not plugin]
-    ask = plugins.manager.subset_hook_caller("mgk_evaluate", remove_plugins=others)
+    own = {c.type for c in plugins.registry if c.slot == "metric" and c.plugin == name}
 
     def evaluate(bundle: Bundle, probe: Probe) -> Score | None:
-        found: Score | None = ask(ctx=context(Spec(type="kit"), bundle), probe=probe)
+        asked = {"ctx": context(Spec(type="kit"), bundle), "probe": probe}
+        found: Score | None = plugins.call("mgk_evaluate", asked, name)
         return found
 
     rows = [
         r
         for probe in standard_probes()
+        if probe.metric in own
         for r in check_evaluator(evaluate, probe, f"metric {probe.metric}")
     ]
     answered = [r for r in rows if r.ok is not None]

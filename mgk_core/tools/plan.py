@@ -20,8 +20,7 @@ from mgk_core.contract.adapter import Adapter, Saves, base_state_dict
 from mgk_core.contract.bundle import PhaseData
 from mgk_core.contract.hookspecs import spec_names
 from mgk_core.contract.sampling import steps_of
-from mgk_core.contract.settings import PhaseConfig
-from mgk_core.contract.specs import MANY, Slot
+from mgk_core.contract.settings import MANY, ONE, PhaseConfig
 from mgk_core.model.device import memory
 from mgk_core.record.events import Events, Sink, ignore
 from mgk_core.record.journal import Journal
@@ -30,8 +29,6 @@ from mgk_core.run.attached import attached
 from mgk_core.run.session import Session
 from mgk_core.run.setup import Prepared, open_session
 from mgk_core.tools.footprint import memory_of, residual_bytes, scoring, size_of
-
-ONE: tuple[Slot, ...] = ("data", "adapter", "optimizer", "step", "merge")
 
 
 @runtime_checkable
@@ -94,6 +91,7 @@ class Plan:
     phases: tuple[PhasePlan, ...]
     hooks: Mapping[str, tuple[str, ...]]
     conflicts: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def peak(self) -> int:
@@ -137,6 +135,7 @@ def _plan(prepared: Prepared, store: Store, sink: Sink) -> Plan:
         phases=tuple(_phase(session, i, evaluation) for i in range(len(config.phases))),
         hooks=_hooks(session),
         conflicts=tuple(conflicts(session)),
+        warnings=(*session.hooks.plugins.warnings(), *session.resolved.notes),
     )
 
 
@@ -283,12 +282,9 @@ def _plugins(session: Session, phase: PhaseConfig) -> Iterator[tuple[str, str]]:
 
 
 def _hooks(session: Session) -> dict[str, tuple[str, ...]]:
-    """Return hook → the plugins that implement it, in the order in which they are asked."""
-    found: dict[str, tuple[str, ...]] = dict.fromkeys(spec_names(), ())
-    for info in reversed(session.hooks.plugins.infos):  # pluggy asks the last registered first
-        for hook in info.hooks:
-            found[hook] = (*found[hook], info.name)
-    return {hook: names for hook, names in found.items() if names}
+    """Return hook → the plugins that implement it, in the order in which they are called."""
+    calls = {hook: tuple(session.hooks.plugins.call_order(hook)) for hook in spec_names()}
+    return {hook: names for hook, names in calls.items() if names}
 
 
 def conflicts(session: Session) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mgk_core.contract.errors import EnvironmentFault, InputError
 from mgk_core.contract.hookspecs import hookimpl
-from mgk_core.contract.specs import Spec, SpecRegistry
+from mgk_core.contract.specs import SpecRegistry
 from mgk_hf.specs import HfSpec, UnpackSpec
 
 if TYPE_CHECKING:
@@ -44,21 +44,17 @@ def mgk_phase_enter(ctx: PhaseContext) -> None:
 
 @hookimpl
 def mgk_merge(
-    model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec
-) -> MergeReport | None:
+    model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSpec
+) -> MergeReport:
     """Merge what was trained on packed weights into full-precision ones."""
-    if not isinstance(spec, UnpackSpec):
-        return None
     from mgk_hf.unpack import merge
 
     return merge(model, adapter, proposal, spec)
 
 
 @hookimpl
-def mgk_build_model(spec: Spec, device: torch.device) -> Bundle | None:
+def mgk_build_model(spec: HfSpec, device: torch.device) -> Bundle:
     """Load the base; transformers is imported here and not before."""
-    if not isinstance(spec, HfSpec):
-        return None
     try:
         from mgk_hf.loading import build
     except ImportError as error:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mgk_core.contract.adapter import Adapter
-    from mgk_core.contract.specs import Spec, SpecRegistry
+    from mgk_core.contract.specs import SpecRegistry
 
 
 @hookimpl
@@ -22,10 +22,8 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
 
 
 @hookimpl
-def mgk_attach_adapter(model: nn.Module, spec: Spec, name: str) -> Adapter | None:
-    """Attach LoRA where the spec is one of ours."""
-    if not isinstance(spec, LoraSpec):
-        return None
+def mgk_attach_adapter(model: nn.Module, spec: LoraSpec, name: str) -> Adapter:
+    """Attach LoRA or DoRA."""
     from mgk_lora.attach import attach
 
     return attach(model, spec, name)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from mgk_core.contract.adapter import Adapter
     from mgk_core.contract.outcome import MergeReport, Proposal
-    from mgk_core.contract.specs import Spec, SpecRegistry
+    from mgk_core.contract.specs import SpecRegistry
 
 
 @hookimpl
@@ -23,11 +23,9 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
 
 @hookimpl
 def mgk_merge(
-    model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec
-) -> MergeReport | None:
-    """Merge where the spec is ours."""
-    if not isinstance(spec, MergeSpec):
-        return None
+    model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpec
+) -> MergeReport:
+    """Merge exactly."""
     from mgk_merge.exact import merge
 
     return merge(model, adapter, proposal, spec)

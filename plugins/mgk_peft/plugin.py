@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mgk_core.contract.adapter import Adapter
-    from mgk_core.contract.specs import Spec, SpecRegistry
+    from mgk_core.contract.specs import SpecRegistry
 
 
 @hookimpl
@@ -24,10 +24,8 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
 
 
 @hookimpl
-def mgk_attach_adapter(model: nn.Module, spec: Spec, name: str) -> Adapter | None:
-    """Attach one of PEFT's tuners where the spec is ours."""
-    if not isinstance(spec, PeftSpec):
-        return None
+def mgk_attach_adapter(model: nn.Module, spec: PeftSpec, name: str) -> Adapter:
+    """Attach one of PEFT's tuners."""
     from mgk_peft.attach import attach
 
     return attach(model, spec, name)

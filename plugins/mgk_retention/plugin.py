@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mgk_core.contract.bundle import Bundle, PhaseData
     from mgk_core.contract.context import Observer, PhaseContext
     from mgk_core.contract.outcome import LossTerm, Proposal, Recovery
-    from mgk_core.contract.specs import Spec, SpecRegistry
+    from mgk_core.contract.specs import SpecRegistry
 
 
 @hookimpl
@@ -32,20 +32,16 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
 
 
 @hookimpl
-def mgk_attach_adapter(model: nn.Module, spec: Spec, name: str) -> Adapter | None:
-    """Attach ``dense`` where the spec is ours."""
-    if not isinstance(spec, specs.DenseSpec):
-        return None
+def mgk_attach_adapter(model: nn.Module, spec: specs.DenseSpec, name: str) -> Adapter:
+    """Attach ``dense``."""
     from mgk_retention.dense import attach
 
     return attach(model, spec, name)
 
 
 @hookimpl
-def mgk_load_data(spec: Spec, bundle: Bundle) -> PhaseData | None:
+def mgk_load_data(spec: specs.MixedSpec, bundle: Bundle) -> PhaseData:
     """Load the parts of ``mixed``."""
-    if not isinstance(spec, specs.MixedSpec):
-        return None
     from mgk_retention.mixed import load
 
     return load(spec, bundle)
@@ -108,10 +104,10 @@ def mgk_propose_merge(ctx: PhaseContext) -> Generator[None, list[Proposal], list
 
 
 @hookimpl
-def mgk_recover(ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec) -> Recovery | None:
+def mgk_recover(
+    ctx: PhaseContext, tried: Sequence[Recovery], spec: specs.CovarianceRecoverySpec
+) -> Recovery | None:
     """Offer the covariance-aware merge after a refusal."""
-    if not isinstance(spec, specs.CovarianceRecoverySpec):
-        return None
     from mgk_retention.covariance import recovery
 
     return recovery(ctx, tried, spec)

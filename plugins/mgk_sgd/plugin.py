@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from mgk_core.contract.adapter import Adapter
     from mgk_core.contract.context import StepContext, StepFn
-    from mgk_core.contract.specs import Spec, SpecRegistry
+    from mgk_core.contract.specs import SpecRegistry
 
 
 @hookimpl
@@ -24,21 +24,16 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
 
 
 @hookimpl
-def mgk_make_optimizer(adapter: Adapter, spec: Spec) -> torch.optim.Optimizer | None:
+def mgk_make_optimizer(adapter: Adapter, spec: OptimizerSpec) -> torch.optim.Optimizer:
     """Make SGD or AdamW."""
-    if not isinstance(spec, OptimizerSpec):
-        return None
     from mgk_sgd.optimizers import make_optimizer
 
     return make_optimizer(adapter, spec)
 
 
 @hookimpl
-def mgk_make_step(ctx: StepContext) -> StepFn | None:
+def mgk_make_step(ctx: StepContext) -> StepFn:
     """Make the standard step, for any optimizer."""
-    spec = ctx.phase.phase.step
-    if not isinstance(spec, StandardStepSpec):
-        return None
     from mgk_sgd.step import StandardStep
 
     return StandardStep(ctx)

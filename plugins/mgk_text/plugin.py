@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mgk_core.contract.bundle import Bundle, LanguageBundle, PhaseData, Probe, Score
     from mgk_core.contract.context import PhaseContext
     from mgk_core.contract.outcome import LossTerm
-    from mgk_core.contract.specs import Spec, SpecRegistry
+    from mgk_core.contract.specs import SpecRegistry
 
 
 @hookimpl
@@ -22,13 +22,12 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
     registry.add("data", "auto", AutoSpec)
     for name, spec in SPECS.items():
         registry.add("data", name, spec)
+    registry.add_metric("generation", "answers that the model generates, judged one by one")
 
 
 @hookimpl
-def mgk_load_data(spec: Spec, bundle: Bundle) -> PhaseData | None:
+def mgk_load_data(spec: TextDataSpec, bundle: Bundle) -> PhaseData:
     """Read, check, tokenise and pack a phase's data."""
-    if not isinstance(spec, TextDataSpec):
-        return None
     from mgk_text.load import load
 
     return load(spec, bundle)
@@ -46,10 +45,8 @@ def mgk_loss_terms(ctx: PhaseContext) -> Mapping[str, LossTerm] | None:
 
 
 @hookimpl
-def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score | None:
+def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score:
     """Judge answers that the model generates."""
-    from mgk_text.generation import METRIC, evaluate
+    from mgk_text.generation import evaluate
 
-    if probe.metric != METRIC:
-        return None
     return evaluate(cast("LanguageBundle", ctx.bundle), probe)

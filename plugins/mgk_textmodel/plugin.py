@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from mgk_core.contract.bundle import Bundle, PhaseData
-    from mgk_core.contract.specs import Spec, SpecRegistry
+    from mgk_core.contract.specs import SpecRegistry
 
 
 @hookimpl
@@ -23,10 +23,8 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
 
 
 @hookimpl
-def mgk_build_model(spec: Spec, device: torch.device) -> Bundle | None:
+def mgk_build_model(spec: ReferenceSpec, device: torch.device) -> Bundle:
     """Build the reference network."""
-    if not isinstance(spec, ReferenceSpec):
-        return None
     from mgk_textmodel.bundle import ReferenceBundle
     from mgk_textmodel.network import build
 
@@ -35,10 +33,8 @@ def mgk_build_model(spec: Spec, device: torch.device) -> Bundle | None:
 
 
 @hookimpl
-def mgk_load_data(spec: Spec, bundle: Bundle) -> PhaseData | None:
+def mgk_load_data(spec: PairsSpec, bundle: Bundle) -> PhaseData:
     """Draw the examples of a task."""
-    if not isinstance(spec, PairsSpec):
-        return None
     from mgk_textmodel.data import load
 
     return load(spec, bundle)

@@ -17,10 +17,18 @@ if TYPE_CHECKING:
 MGK_CHECK = {"gate:min-gain": {"to_floor": 0.3}, "gate:threshold": {"limit": 4.5}}
 """What the conformance kit tries these types with; the others have defaults that refuse something."""
 
+METRICS = {
+    "squared_error": "mean squared error of the outputs",
+    "perplexity": "exponential of the mean loss per token",
+    "option_logprob": "log-likelihood of the right option, per token",
+    "option_margin": "the right option's log-likelihood per token minus that of the best wrong one",
+    "option_accuracy": "share of items whose right option is the likeliest",
+}
+
 
 @hookimpl
 def mgk_register_specs(registry: SpecRegistry) -> None:
-    """Answer for the gates and the recoveries."""
+    """Answer for the gates, the recoveries, and metrics by loss or log-likelihood."""
     registry.add("gate", "max-drop", specs.MaxDropSpec)
     registry.add("gate", "min-gain", specs.MinGainSpec)
     registry.add("gate", "keep-base", specs.KeepBaseSpec)
@@ -29,10 +37,12 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
     registry.add("recover", "train-on", specs.TrainOnSpec)
     registry.add("recover", "keep-apart", specs.KeepApartSpec)
     registry.add("recover", "stop", specs.StopSpec)
+    for name, summary in METRICS.items():
+        registry.add_metric(name, summary)
 
 
 @hookimpl
-def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score | None:
+def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score:
     """Measure squared error, perplexity, and questions with options."""
     from mgk_validation import losses, options
 
@@ -40,9 +50,7 @@ def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score | None:
         return losses.squared_error(ctx.bundle, probe)
     if probe.metric == "perplexity":
         return losses.perplexity(ctx.bundle, probe)
-    if probe.metric in ("option_logprob", "option_margin", "option_accuracy"):
-        return options.option_metric(ctx.bundle, probe)
-    return None
+    return options.option_metric(ctx.bundle, probe)
 
 
 @hookimpl

@@ -22,32 +22,44 @@ def mgk_register_specs(registry):
     registry.add({what})
 """
 
-# group, source, arguments, what is said
+STEP = """
+class Step:
+    def __call__(self, micro_batches, step): return 3
+    def state_dict(self): return {}
+    def load_state_dict(self, state): pass
+
+"""
+
+# source, what is said
 PLUGINS = {
-    "cannot be imported": ("import nothing_of_that_name", "is broken: ModuleNotFoundError", "--without-plugin zz-bad"),
-    "is no python": ("def (:", "is broken: SyntaxError"),
-    "exits at import": ("import sys\nsys.exit(0)", "is broken: SystemExit"),
-    "raises at import": ("raise RuntimeError('a\\x1b[31m\\u202eb')", "is broken: RuntimeError"),
-    "recurses at import": ("def f(): f()\nf()", "is broken: RecursionError"),
+    "cannot be imported": ("import nothing_of_that_name", "failed to load: ModuleNotFoundError", "--without-plugin zz-bad"),
+    "is no python": ("def (:", "failed to load: SyntaxError"),
+    "exits at import": ("import sys\nsys.exit(0)", "failed to load: SystemExit"),
+    "raises at import": ("raise RuntimeError('a\\x1b[31m\\u202eb')", "failed to load: RuntimeError"),
+    "recurses at import": ("def f(): f()\nf()", "failed to load: RecursionError"),
     "is written for another version": ("MGK_API_VERSION = 99", "hook API 99", "install a release of the plugin that fits"),
     "misspells a hook": (IMPORT + "@hookimpl\ndef mgk_gaet(ctx): pass", "'mgk_gaet'", "did you mean 'mgk_gate'"),
     "has other arguments": (IMPORT + "@hookimpl\ndef mgk_gate(context): pass", "context"),
     "claims a type of another": (
         IMPORT + CLAIM.format(what='"adapter", "lora", Mine'), "claimed by the plugins", "'lora' and 'zz-bad'", "plugins.prefer",
     ),
-    "registers what is no spec": (IMPORT + CLAIM.format(what='"adapter", "mine", int'), "is no subclass of Spec"),
+    "registers what is no spec": (IMPORT + CLAIM.format(what='"adapter", "mine", int'), "is not a subclass of Spec"),
     "registers in no slot": (IMPORT + CLAIM.format(what='"adaptor", "mine", Mine'), "adaptor"),
-    "raises when it registers": (IMPORT + CLAIM.format(what="1 / 0"), "is broken: ZeroDivisionError"),
+    "raises when it registers": (IMPORT + CLAIM.format(what="1 / 0"), "failed to load: ZeroDivisionError"),
     "answers with something else": (
-        IMPORT + "@hookimpl(tryfirst=True)\ndef mgk_make_optimizer(adapter, spec): return 'adam'", "zz-bad", "answered mgk_make_optimizer with str",
+        IMPORT + "@hookimpl(wrapper=True)\ndef mgk_make_optimizer(adapter, spec):\n    yield\n    return 'adam'",
+        "zz-bad", "mgk_make_optimizer returned a str; expected an Optimizer",
     ),
     "gives a step that is none": (
-        IMPORT + "@hookimpl(tryfirst=True)\ndef mgk_make_step(ctx): return lambda batches, step: 3", "returned int; expected StepOut",
+        IMPORT + STEP + "@hookimpl(wrapper=True)\ndef mgk_make_step(ctx):\n    yield\n    return Step()",
+        "zz-bad", "the step returned int; expected StepOut",
     ),
     "gives a loss term that is no tensor": (
-        IMPORT + "@hookimpl\ndef mgk_loss_terms(ctx): return {'x': lambda step: 'much'}", "raised in",
+        IMPORT + "@hookimpl\ndef mgk_loss_terms(ctx): return {'x': lambda step: 'much'}", "zz-bad", "loss term 'x' returned str",
     ),
-    "gives a verdict that is none": (IMPORT + "@hookimpl\ndef mgk_gate(ctx, before, after): return 'no'", "zz-bad", "answered mgk_gate with str; expected Verdict"),
+    "gives a verdict that is none": (
+        IMPORT + "@hookimpl\ndef mgk_gate(ctx, before, after): return 'no'", "zz-bad", "mgk_gate returned a str; expected a Verdict",
+    ),
 }  # fmt: skip
 OTHERS = {
     "a pipeline that cannot be imported": ("mgk.pipelines", "import nothing_of_that_name", "zz-bad", "cannot be loaded"),
@@ -68,7 +80,7 @@ OTHERS = {
 
 @pytest.fixture
 def install(tmp_path_factory, monkeypatch):
-    """Install a module as an entry point named zz-bad, as a distribution of its own."""
+    """Install a module as an entry point named zz-bad, as a distribution of its own; a plugin acts in every run."""
     made = []
 
     def do(group, source, attribute=""):
@@ -77,7 +89,10 @@ def install(tmp_path_factory, monkeypatch):
         info = folder / f"{module}-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zz-bad\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[{group}]\nzz-bad = {module}{attribute}\n")
+        points = f"[{group}]\nzz-bad = {module}{attribute}\n"
+        if group == "mgk.plugins":
+            points += f"[mgk.always]\nzz-bad = {module}\n"
+        (info / "entry_points.txt").write_text(points)
         (folder / f"{module}.py").write_text(source + "\n", encoding="utf-8")
         monkeypatch.syspath_prepend(folder)
         importlib.invalidate_caches()

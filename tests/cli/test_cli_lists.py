@@ -70,13 +70,15 @@ def test_a_broken_plugin_is_named_and_hides_no_other(mgk):
 
 
 @pytest.mark.usefixtures("broken")
-def test_a_run_with_a_broken_plugin_is_refused_until_it_is_left_out(mgk, tmp_path):
-    """Exit code 3 with the way on; with --without-plugin the run begins."""
-    refused = mgk("run", "textmodel", "--out", tmp_path / "run")
-    assert refused.code == 3
-    assert "mgk-half 0.3" in refused.err
-    assert "--without-plugin half" in refused.err
-    assert mgk("config", "textmodel", "--without-plugin", "half").code == 0
+def test_a_broken_plugin_stops_only_runs_that_use_it(mgk, tmp_path):
+    """A run that needs nothing of it goes on with a warning; its type is an error that names it."""
+    ran = mgk("plan", "textmodel")
+    assert ran.code == 0
+    used = mgk("run", "textmodel", "--out", tmp_path / "run", "--set", "defaults.adapter.type=half")
+    assert used.code == 2
+    assert "unknown adapter type 'half'" in used.err
+    assert "mgk-half 0.3" in used.err
+    assert "ImportError: no such thing" in used.err
 
 
 @pytest.mark.usefixtures("broken")

@@ -45,7 +45,7 @@ HOOKS = {
     "mgk_gate": "def mgk_gate(ctx, before, after): harm(ctx.model)",
     "mgk_collect_statistics": "def mgk_collect_statistics(ctx):\n    if not ctx.base_phase: harm(ctx.model)",
     "mgk_phase_exit": "def mgk_phase_exit(ctx, outcome): harm(ctx.model)",
-    "mgk_evaluate": "def mgk_evaluate(ctx, probe):\n    if ctx.adapter is not None: harm(ctx.model)",
+    "mgk_evaluate": "def mgk_evaluate(ctx, probe):\n    if ctx.adapter is not None: harm(ctx.model)\n    return (yield)",
 }
 
 
@@ -103,7 +103,8 @@ def named(error, hook):
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_hook_that_writes_to_the_base_is_named(head, small, plugin, tmp_path, hook):
     """The plugin and the hook are in the error; without it the run goes on to the right weights."""
-    plugin(f"@hookimpl\n{HOOKS[hook]}\n")
+    wrapper = "yield" in HOOKS[hook]
+    plugin(f"@hookimpl(wrapper={wrapper})\n{HOOKS[hook]}\n")
     with pytest.raises(PluginError) as caught:
         small()
     named(caught.value, hook)
@@ -174,7 +175,7 @@ def mgk_gate(ctx, before, after):
 
 def test_the_baseline_is_not_kept_where_scoring_changed_the_base(small, plugin, tmp_path):
     """Scores of a changed base are not written, so that a resumed run cannot take them for the base's."""
-    plugin("@hookimpl\ndef mgk_evaluate(ctx, probe): harm(ctx.model)\n")
+    plugin("@hookimpl(wrapper=True)\ndef mgk_evaluate(ctx, probe):\n    harm(ctx.model)\n    return (yield)\n")
     with pytest.raises(PluginError) as caught:
         small()
     named(caught.value, "mgk_evaluate")
@@ -270,9 +271,10 @@ def mgk_phase_enter(ctx):
     assert ctx.directory.is_dir()
     (ctx.files / "log.txt").write_text("begun\\n")
 
-@hookimpl
+@hookimpl(wrapper=True)
 def mgk_evaluate(ctx, probe):
     assert ctx.directory.is_dir()
+    return (yield)
 
 @hookimpl
 def mgk_phase_exit(ctx, outcome):

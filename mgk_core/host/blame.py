@@ -1,0 +1,130 @@
+"""Whose fault an error is: the one place that names a plugin for what it raised or returned."""
+
+from __future__ import annotations
+
+import traceback
+from types import TracebackType
+
+from attrs import define, field, frozen
+
+from mgk_core.contract.errors import MgkError, PluginError
+from mgk_core.model.device import is_out_of_memory
+
+
+@frozen
+class PluginInfo:
+    """One plugin as found.
+
+    error: why it could not be loaded, None where it was. always: its package declares that it acts
+    in every run. warnings: what is probably not meant, such as a hook without its decorator.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    module: str
+    hooks: tuple[str, ...] = ()
+    error: str | None = None
+    left_out: bool = False
+    always: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({f'{self.distribution} {self.version}'.strip()})"
+
+
+@frozen(order=True)
+class Ran:
+    """A plugin whose code ran, and the hook that it was or came from."""
+
+    plugin: str
+    hook: str
+
+
+@define(eq=False)
+class Directory:
+    """Which plugin is which, by name and by the package of its code.
+
+    ran: whose code ran, in order; whoever compares weights empties it.
+    """
+
+    infos: list[PluginInfo] = field(factory=list)
+    ran: dict[Ran, None] = field(factory=dict)
+
+    def describe(self, name: str) -> str:
+        """Return ``'name' (distribution version)`` for messages."""
+        return next((str(info) for info in self.infos if info.name == name), repr(name))
+
+    def owner_of(self, error: BaseException) -> str | None:
+        """Return the plugin whose code is innermost in an error's traceback; None: no plugin's."""
+        packages = {_package(i.module): i.name for i in self.infos if not i.left_out}
+        owner = None
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            owner = packages.get(_package(str(frame.f_globals.get("__name__", ""))), owner)
+        return owner
+
+    def blamed(self, error: BaseException) -> PluginError | None:
+        """Return the error for what a plugin's adapter, bundle or optimizer raised between hooks.
+
+        None where no plugin's code took part: then it is an internal error of mgk.
+        """
+        plugin = self.owner_of(error)
+        if plugin is None:
+            return None
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{frame.name} ({frame.filename}:{frame.lineno})"
+        return PluginError(
+            plugin, f"plugin {self.describe(plugin)} raised in {place}: {_said(error)}"
+        )
+
+
+def _package(module: str) -> str:
+    return module.partition(":")[0].partition(".")[0]
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+@frozen(eq=False)
+class Call:
+    """A piece of one plugin's code that mgk calls; a context manager around each call of it.
+
+    what: how a message names it: ``mgk_gate``, or ``loss term 'replay'``.
+    """
+
+    directory: Directory
+    plugin: str
+    hook: str
+    what: str
+
+    def __enter__(self) -> None:
+        self.directory.ran[Ran(self.plugin, self.hook)] = None
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put the plugin's name on what it raised. Errors of mgk's own kind already say what to do."""
+        if error is None or not isinstance(error, (Exception, SystemExit)):
+            return
+        if isinstance(error, MgkError) or is_out_of_memory(error):
+            return
+        raise PluginError(self.plugin, self._raised(error), self.hook) from error
+
+    def _raised(self, error: BaseException) -> str:
+        inner = self.directory.owner_of(error)
+        within = ""
+        if inner is not None and inner != self.plugin:
+            within = f", inside plugin {self.directory.describe(inner)}"
+        return f"plugin {self.directory.describe(self.plugin)} raised in {self.what}{within}: {_said(error)}"
+
+    def refuse(self, returned: str) -> PluginError:
+        """Return the error for an answer: ``returned`` says what came and what was expected."""
+        who = f"plugin {self.directory.describe(self.plugin)}"
+        message = f"{who}: {self.what} returned {returned}; see {self.hook} in the hooks reference"
+        return PluginError(self.plugin, message, self.hook)
+
+    def require(self, problem: str | None) -> None:
+        """Raise where there is something wrong with an answer."""
+        if problem is not None:
+            raise self.refuse(problem)
