@@ -249,6 +249,7 @@ __all__ = [
     "SLOT",
     "Adapter",
     "Factors",
+    "HasNotes",
     "Identity",
     "LowRank",
     "ModelState",
@@ -260,6 +261,7 @@ __all__ = [
     "base_state_dict",
     "check_state",
     "load_in_place",
+    "may_adapt",
     "state_of",
     "trainable",
 ]

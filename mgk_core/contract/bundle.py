@@ -300,6 +300,7 @@ class PhaseData:
 
 
 __all__ = [
+    "Adaptable",
     "Batch",
     "Bundle",
     "Choice",
@@ -313,6 +314,7 @@ __all__ = [
     "Probe",
     "Score",
     "ScoresOptions",
+    "Shareable",
     "Tokens",
     "TrainSet",
     "Unpacks",

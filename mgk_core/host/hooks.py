@@ -153,12 +153,7 @@ class Hooks:
     def merge(
         self, model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec
     ) -> MergeReport:
-        """Fold the adapter in, by the rule of ``spec``.
-
-        :raises InputError: the proposal's scale is not a finite number
-        """
-        if not math.isfinite(proposal.scale):
-            raise InputError(f"scale: expected a finite number, got {proposal.scale}")
+        """Fold the adapter in, by the rule of ``spec``."""
         found: MergeReport = self._owner(
             "mgk_merge", spec.type, model=model, adapter=adapter, proposal=proposal, spec=spec
         )

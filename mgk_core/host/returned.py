@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,15 +36,15 @@ def problem_with(hook: str, answer: Any, arguments: Arguments) -> str | None:
 
 @functools.cache
 def expected_type(hook: str) -> type:
-    """Return the class that a hook's return annotation names."""
+    """Return the class that a hook's return annotation names; ``object`` for a hook that returns nothing."""
     known: dict[str, Any] = {"torch": torch, "Tensor": torch.Tensor, "nn": nn}
     known |= {"Mapping": Mapping, "Sequence": Sequence}
     for module in (adapter, bundle, context, outcome):
         known |= {name: getattr(module, name) for name in module.__all__}
-    known |= {"Spec": object, "SpecRegistry": object}
+    known |= {"Spec": object, "SpecRegistry": object, "Path": Path}
     hint = typing.get_type_hints(getattr(hookspecs, hook), known)["return"]
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    found = next(option for option in options if option is not type(None))
+    found = next((option for option in options if option is not type(None)), object)
     cls: type = typing.get_origin(found) or found
     return cls
 
@@ -160,8 +160,6 @@ def _score(answer: Any, arguments: Arguments) -> Iterator[str]:
 
 
 def _proposal(answer: Any, _: Arguments) -> Iterator[str]:
-    if not _number(answer.scale) or not math.isfinite(answer.scale):
-        yield f"a Proposal whose scale is {answer.scale!r}; expected a finite number"
     if not isinstance(answer.keep_apart, bool):
         yield f"a Proposal whose keep_apart is {answer.keep_apart!r}; expected a bool"
     if answer.refuse is not None and not _text(answer.refuse):

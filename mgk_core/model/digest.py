@@ -47,4 +47,10 @@ def base_digest(model: nn.Module) -> str:
     return tensors_digest(base_state_dict(model))
 
 
-__all__ = ["base_digest", "tensor_digest", "tensors_digest"]
+__all__ = [
+    "base_digest",
+    "combined_digest",
+    "tensor_digest",
+    "tensor_digests",
+    "tensors_digest",
+]

@@ -2,6 +2,7 @@
 
 import math
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +43,7 @@ ARGUMENTS = {
     "observers": (CTX,),
     "phase_enter": (CTX,),
     "phase_exit": (CTX, None),
+    "recorded": (Path("nowhere"), ""),
     "collect_statistics": (CTX,),
     "evaluate": (CTX, PROBE),
     "propose_merge": (CTX, Proposal()),
@@ -51,9 +53,9 @@ ARGUMENTS = {
 }
 FIRST_ARGUMENT = {
     "build_model": "spec", "load_data": "spec", "attach_adapter": "model", "init_adapter": "adapter",
-    "make_optimizer": "adapter", "merge": "model",
+    "make_optimizer": "adapter", "merge": "model", "recorded": "run",
 }  # fmt: skip
-RETURNING = [h for h in ARGUMENTS if h not in ("init_adapter", "phase_enter", "phase_exit")]
+RETURNING = [h for h in ARGUMENTS if expected_type(f"mgk_{h}") is not object]
 
 
 def score(**changes):
@@ -95,7 +97,9 @@ def hooks_with(hook, do, *, wrapper=False):
     if wrapper:
         setattr(owner, f"mgk_{hook}", implementation(hook, lambda: None))
     owned = [("demo", owner)] if not wrapper else [("owner", owner), ("demo", demo)]
-    return Hooks(load_plugins(without=["retention"], extra=owned))  # it looks into the context
+    return Hooks(
+        load_plugins(without=["retention", "report"], extra=owned)
+    )  # they look into the context
 
 
 def call(hooks, hook):
@@ -193,8 +197,6 @@ CONTENT = {
     "a score with fewer items": ("evaluate", score(per_item=(1.0,)), "1 values per_item"),
     "a score with a tensor": ("evaluate", score(extra={"x": torch.ones(1)}), "JSON"),
     "NaN on the untouched base": ("evaluate", score(value=math.nan), "nan for probe 'p'"),
-    "a proposal of NaN": ("propose_merge", Proposal(scale=math.nan), "scale is nan"),
-    "a proposal of infinity": ("propose_merge", Proposal(scale=math.inf), "scale is inf"),
     "a proposal that half keeps apart": ("propose_merge", Proposal(keep_apart=1), "keep_apart is 1"),
     "a refusal to merge without reason": ("propose_merge", Proposal(refuse=" "), "refuse is ' '"),
     "a transform that is none": ("propose_merge", Proposal(transforms=("x",)), "a str among"),
@@ -212,7 +214,6 @@ CONTENT = {
     "a recovery of an unknown action": ("recover", Recovery("pray", "m"), "action is 'pray'"),
     "a recovery without a name": ("recover", Recovery("stop", ""), "method is ''"),
     "a recovery without its proposal": ("recover", Recovery("propose", "m"), "proposal is None"),
-    "a recovery that proposes NaN": ("recover", Recovery("propose", "m", Proposal(math.nan)), "scale is nan"),
     "a recovery of no steps": ("recover", Recovery("train", "m"), "0 steps"),
     "training data that are none": ("load_data", PhaseData(train=[1]), "train is a list"),
 }  # fmt: skip
@@ -223,6 +224,13 @@ def test_an_answer_of_the_right_type_with_wrong_content(kind):
     """Names, metrics, finiteness, booleans and reasons are checked where the hook returns."""
     hook, answer, words = CONTENT[kind]
     assert words in blamed(hooks_with(hook, lambda: answer), hook)
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf])
+def test_a_proposal_by_no_number_is_the_proposers(scale):
+    """It cannot be made at all, so the plugin that tried to make it is named."""
+    hooks = hooks_with("propose_merge", lambda: Proposal(scale=scale))
+    assert f"expected a finite number, got {scale}" in blamed(hooks, "propose_merge")
 
 
 class Rows:

@@ -175,7 +175,9 @@ def mgk_gate(ctx, before, after):
 
 def test_the_baseline_is_not_kept_where_scoring_changed_the_base(small, plugin, tmp_path):
     """Scores of a changed base are not written, so that a resumed run cannot take them for the base's."""
-    plugin("@hookimpl(wrapper=True)\ndef mgk_evaluate(ctx, probe):\n    harm(ctx.model)\n    return (yield)\n")
+    plugin(
+        "@hookimpl(wrapper=True)\ndef mgk_evaluate(ctx, probe):\n    harm(ctx.model)\n    return (yield)\n"
+    )
     with pytest.raises(PluginError) as caught:
         small()
     named(caught.value, "mgk_evaluate")
