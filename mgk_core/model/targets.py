@@ -24,6 +24,7 @@ from mgk_core.contract.errors import InputError, nearest
 T = TypeVar("T")
 
 ALL_LINEAR = "all-linear"
+"""Pattern that means every linear map but the output head."""
 
 
 def choose_linear(
@@ -149,4 +150,4 @@ def _regex(pattern: str) -> re.Pattern[str]:
         ) from None
 
 
-__all__ = ["choose_linear", "matches", "no_match", "output_head", "select"]
+__all__ = ["ALL_LINEAR", "choose_linear", "matches", "no_match", "output_head", "select"]

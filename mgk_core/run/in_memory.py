@@ -17,13 +17,14 @@ from mgk_core.contract.context import Remembered
 from mgk_core.contract.errors import ConfigError, InputError, Problem, nearest
 from mgk_core.contract.outcome import Outcome
 from mgk_core.contract.settings import (
+    MANY,
     EvaluateSettings,
     PhaseConfig,
     RunConfig,
     RunSettings,
     TrainSettings,
 )
-from mgk_core.contract.specs import MANY, Slot, Spec
+from mgk_core.contract.specs import Slot, Spec
 from mgk_core.host.hooks import Hooks, installed_hooks
 from mgk_core.record.checkpoint import rng_state, set_rng_state
 from mgk_core.record.events import Events, Sink, ignore
