@@ -205,7 +205,7 @@ def _begin(hooks: Hooks, bundle: Bundle, seed: int) -> MemorySession:
     bundle.model.requires_grad_(False)
     weights = FrozenWeights(bundle.model, hooks.plugins)
     device = bundle.device
-    session = MemorySession(
+    return MemorySession(
         config=RunConfig(name="memory", base=GIVEN, phases=(), run=RunSettings(seed=seed)),
         hooks=hooks,
         events=Events(),
@@ -214,8 +214,6 @@ def _begin(hooks: Hooks, bundle: Bundle, seed: int) -> MemorySession:
         ledger=Ledger(weights.digest, {"type": "given"}, environment(device)),
         weights=weights,
     )
-    weights.observers = lambda: session.events.observers
-    return session
 
 
 def _score_new(session: MemorySession, index: int) -> None:

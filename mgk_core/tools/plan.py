@@ -135,7 +135,7 @@ def _plan(prepared: Prepared, store: Store, sink: Sink) -> Plan:
         phases=tuple(_phase(session, i, evaluation) for i in range(len(config.phases))),
         hooks=_hooks(session),
         conflicts=tuple(conflicts(session)),
-        warnings=(*session.hooks.plugins.warnings(), *session.resolved.notes),
+        warnings=(*session.hooks.plugins.warnings(), *prepared.resolved.notes),
     )
 
 
