@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 
@@ -127,19 +128,46 @@ class HasNotes(Protocol):
 
 
 @frozen(eq=False)
+class Untied:
+    """A weight that got a Parameter of its own at attach.
+
+    module, attribute: where. shared: the Parameter that it was tied to. configs: what says so.
+    """
+
+    module: nn.Module
+    attribute: str
+    own: nn.Parameter
+    shared: nn.Parameter
+    configs: tuple[Any, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Whether no merge has made the two differ; the base is then still a tied one."""
+        return self.own.device.type != "meta" and torch.equal(self.own, self.shared)
+
+    def retie(self) -> None:
+        """Make the two one Parameter again."""
+        setattr(self.module, self.attribute, self.shared)
+        for config in self.configs:
+            config.tie_word_embeddings = True
+
+
+@frozen(eq=False)
 class ModelState:
     """What mgk remembers of a model: adapters in the order of attaching, and residuals.
 
     residuals: weight name → fp32 part of the weight that its dtype cannot hold. merged: adapters
     that are folded in and still attached (switched off); undoing their merge takes them out.
     adaptable: names of the modules that adapters may change, with all that is inside them; empty:
-    all of the model. Kept on the module itself, so that a deepcopy of a model is a whole copy.
+    all of the model. untied: weights that adapters have untied. Kept on the module itself, so that
+    a deepcopy of a model is a whole copy.
     """
 
     adapters: list[Adapter] = field(factory=list)
     residuals: dict[str, Tensor] = field(factory=dict)
     merged: list[Adapter] = field(factory=list)
     adaptable: list[str] = field(factory=list)
+    untied: list[Untied] = field(factory=list)
 
 
 def state_of(model: nn.Module) -> ModelState:
@@ -149,6 +177,14 @@ def state_of(model: nn.Module) -> ModelState:
         state = ModelState()
         model.__dict__["mgk_state"] = state
     return state
+
+
+def retie(state: ModelState) -> None:
+    """Tie again what adapters have untied and no merge has changed."""
+    equal = [tie for tie in state.untied if tie.equal]
+    state.untied[:] = [tie for tie in state.untied if tie not in equal]
+    for tie in equal:
+        tie.retie()
 
 
 def may_adapt(model: nn.Module, name: str) -> bool:
@@ -199,9 +235,11 @@ def load_in_place(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tens
 def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """Return the base's own names and tensors (not copies), whatever wraps them; ties once.
 
-    The first name in registration order stands for tied tensors. Persistent buffers count. Of a
-    module that wraps a ``base_layer`` nothing counts but that layer.
+    Tied tensors have the first name in registration order; so has a weight that an adapter has
+    untied and no merge has changed. Persistent buffers count. Of a module that wraps a
+    ``base_layer`` nothing counts but that layer.
     """
+    same = {id(tie.own): id(tie.shared) for tie in state_of(model).untied if tie.equal}
     own = {id(p) for adapter in state_of(model).adapters for p in adapter.parameters()}
     seen: set[int] = set()
     result: dict[str, Tensor] = {}
@@ -209,9 +247,10 @@ def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
     wrapping = {name[: name.index(_WRAPPED)] for name in tensors if _WRAPPED in name}
     for name, tensor in tensors.items():
         plain = None if _beside(name, wrapping) else base_name(name)
-        if plain is None or not isinstance(tensor, Tensor) or id(tensor) in own | seen:
+        key = same.get(id(tensor), id(tensor))
+        if plain is None or not isinstance(tensor, Tensor) or key in own or key in seen:
             continue
-        seen.add(id(tensor))
+        seen.add(key)
         result[plain] = tensor
     return result
 

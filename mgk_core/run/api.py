@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from mgk_core.contract.adapter import Adapter, state_of
+from mgk_core.contract.adapter import Adapter, retie, state_of
 from mgk_core.contract.bundle import Bundle, PhaseData
 from mgk_core.contract.errors import InputError, MergeError
 from mgk_core.contract.outcome import MergeReport, Proposal
@@ -102,6 +102,8 @@ def rollback(model: nn.Module, report: MergeReport) -> None:
     if report.undo is None:
         raise MergeError(f"the merge of {report.adapter!r} kept nothing to go back to")
     report.undo.restore()
+    if not state_of(model).adapters:
+        retie(state_of(model))
 
 
 def load_base(type: str, *, device: str = "auto", **options: Any) -> Bundle:  # noqa: A002

@@ -252,6 +252,7 @@ def _attach(session: Session, stack: Stack) -> Adapter:
     table = {
         "type": "lora", "rank": largest, "alpha": float(largest), "targets": list(pattern.values()),
         "rank_pattern": ranks, "alpha_pattern": {p: float(r) for p, r in ranks.items()}, "dtype": "float32",
+        "tied": "untie",
     }  # fmt: skip
     spec = structure_spec(session.hooks.plugins.registry, "adapter", table)
     model = session.bundle.model

@@ -9,13 +9,19 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mgk_core.contract.adapter import Factors, Identity, Target, load_in_place
+from mgk_core.contract.adapter import (
+    Factors,
+    Identity,
+    ModelState,
+    Target,
+    load_in_place,
+    retie,
+)
 from mgk_core.model.inject import switched_off, take
 from mgk_lora.kinds import Candidate
 from mgk_lora.pair import Pair
 from mgk_lora.parts import LoraPart, WeightPart
 from mgk_lora.spec import LoraSpec
-from mgk_lora.ties import Untied
 
 AnyPart = LoraPart | WeightPart
 
@@ -39,7 +45,7 @@ class LoraAdapter:
         placed: list[tuple[nn.Module, AnyPart]],
         pairs: Mapping[str, tuple[Pair, Target]],
         biases: Mapping[str, tuple[Pair, Target]],
-        untied: list[Untied],
+        untied: ModelState | None,
         identity: Identity,
         module_names: tuple[str, ...],
     ) -> None:
@@ -95,8 +101,8 @@ class LoraAdapter:
         """Take every part off; weights untied at attach are tied again unless they differ by now."""
         for module, _ in self._placed:
             take(module, self.name)
-        while self._untied:
-            self._untied.pop().retie()
+        if self._untied is not None:
+            retie(self._untied)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all factors by ``weight/tensor``; not copies."""

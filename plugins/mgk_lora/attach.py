@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mgk_core.contract.adapter import Identity, Target, aliases_of, base_name
+from mgk_core.contract.adapter import (
+    Identity,
+    ModelState,
+    Target,
+    aliases_of,
+    base_name,
+    retie,
+)
 from mgk_core.contract.errors import InputError
 from mgk_core.model.inject import effective_weights, parts_of, put, take
 from mgk_lora.adapter import AnyPart, LoraAdapter
@@ -19,7 +26,7 @@ from mgk_lora.pair import Pair
 from mgk_lora.parts import ConvPart, EmbeddingPart, LinearPart, LoraPart, WeightPart
 from mgk_lora.spec import DoraSpec, LoraSpec
 from mgk_lora.targets import candidates, choose, first_match
-from mgk_lora.ties import Untied, check_ties, untie
+from mgk_lora.ties import check_ties, untie
 
 _PARTS: dict[str, tuple[type[LoraPart], type[LoraPart]]] = {
     "linear": (LinearPart, DoraLinearPart),
@@ -52,8 +59,8 @@ def attach(model: nn.Module, spec: LoraSpec, name: str, *, any_rank: bool = Fals
     except BaseException:
         for module in {id(c.module): c.module for c in chosen}.values():
             take(module, name)
-        for tie in untied:
-            tie.retie()
+        if untied is not None:
+            retie(untied)
         raise
 
 
@@ -111,7 +118,7 @@ def _place(
     *,
     chosen: Sequence[Candidate],
     pairs: dict[str, Pair],
-    untied: list[Untied],
+    untied: ModelState | None,
 ) -> LoraAdapter:
     placed: list[tuple[nn.Module, AnyPart]] = []
     by_module: dict[int, list[Candidate]] = {}

@@ -6,34 +6,14 @@ model would not be the trained one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-import torch
-from attrs import frozen
 from torch import nn
 
-from mgk_core.contract.adapter import base_name
+from mgk_core.contract.adapter import ModelState, Untied, base_name, state_of
 from mgk_core.contract.errors import InputError
 from mgk_lora.kinds import Candidate
-
-
-@frozen(eq=False)
-class Untied:
-    """One tie that was cut: where, and the Parameter that stood there."""
-
-    module: nn.Module
-    attribute: str
-    shared: nn.Parameter
-    config: object | None
-    config_said: bool
-
-    def retie(self) -> None:
-        """Tie again, unless a merge has made the two differ."""
-        own = getattr(self.module, self.attribute)
-        if torch.equal(own, self.shared):
-            setattr(self.module, self.attribute, self.shared)
-            if self.config is not None:
-                self.config.tie_word_embeddings = self.config_said  # type: ignore[attr-defined]
 
 
 def tied_names(at: Mapping[int, Sequence[str]], candidate: Candidate) -> tuple[str, ...]:
@@ -69,23 +49,35 @@ def check_ties(model: nn.Module, chosen: Iterable[Candidate], *, untie: bool) ->
     return [candidate for candidate, _ in tied]
 
 
-def untie(model: nn.Module, tied: Sequence[Candidate]) -> list[Untied]:
-    """Give each candidate a copy of its weight; the model's config says so too."""
-    config = getattr(model, "config", None)
-    if not hasattr(config, "tie_word_embeddings"):
-        config = None
-    done: list[Untied] = []
+def untie(model: nn.Module, tied: Sequence[Candidate]) -> ModelState | None:
+    """Give each candidate a copy of its weight; the model's configuration says so too.
+
+    :return: the model's state where anything was untied: `retie` undoes it
+    """
+    configs = tuple(_tying(model))
+    state = state_of(model)
     for candidate in tied:
-        owner_path, _, attribute = candidate.attribute.rpartition(".")
-        owner = candidate.module.get_submodule(owner_path)
+        path, _, attribute = candidate.attribute.rpartition(".")
+        owner = candidate.module.get_submodule(path)
         shared = candidate.parameter
-        said = bool(getattr(config, "tie_word_embeddings", False))
         own = nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad)
-        done.append(Untied(owner, attribute, shared, config, said))
         setattr(owner, attribute, own)
-        if config is not None:
-            config.tie_word_embeddings = False
-    return done
+        state.untied.append(Untied(owner, attribute, own, shared, configs))
+    if not tied:
+        return None
+    for config in configs:
+        config.tie_word_embeddings = False
+    return state
+
+
+def _tying(model: nn.Module) -> Iterator[Any]:
+    """Yield the configurations that say that input and output embeddings are tied."""
+    config: Any = getattr(model, "config", None)
+    get = getattr(config, "get_text_config", None)
+    parts = [config] if get is None else [config, get()]
+    for part in {id(part): part for part in parts}.values():
+        if getattr(part, "tie_word_embeddings", False):
+            yield part
 
 
 def _memory(parameter: nn.Parameter) -> int:
