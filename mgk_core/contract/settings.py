@@ -44,6 +44,10 @@ class RunSettings:
         help="recoveries that a phase may try after refusals before it is rolled back",
     )
     save_model: bool = option(True, help="write model/ at the end")
+    reuse_baseline: bool = option(
+        True,
+        help="read the untouched base's scores from the cache where an earlier run measured them",
+    )
 
 
 @frozen(kw_only=True)

@@ -19,6 +19,7 @@ from mgk_core.record.metrics_log import NAME as METRICS
 from mgk_core.record.metrics_log import Mark, MetricsLog, digest_of
 from mgk_core.record.run_directory import CONFIG, phase_folder
 from mgk_core.record.store import Store, file_digest, folder_digests
+from mgk_core.run.baseline_cache import cached_evaluation
 from mgk_core.run.identity import compare, identity_of
 from mgk_core.run.markup import record_markup
 from mgk_core.run.rebuild import replay
@@ -176,9 +177,13 @@ def _base_row(session: Session) -> None:
     if row is None:
         with session.timed("evaluation"):
             stop = partial(session.check_stop, "while the untouched base was scored")
-            row = measure_row(session.hooks, session.context(0), ends=True, stop=stop)
+            cached = cached_evaluation(session)
+            row = measure_row(cached or session.hooks, session.context(0), ends=True, stop=stop)
             session.weights.check("the baseline's scores")
         save_row(store, name, row, digest=session.ledger.base)
+        if cached is not None and cached.reused:
+            text = f"{cached.reused} of {len(row)} baseline scores were measured by an earlier run"
+            session.events("note", phase="base", text=text)
     session.rows.append(("base", row))
     if session.journal.last("base") is None:
         session.events("evaluation", phase="base", row="base", scores=plain(row.values()))

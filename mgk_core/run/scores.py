@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import cattrs
@@ -18,15 +18,21 @@ from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import InputError, StoreError
 from mgk_core.contract.files import read_json
 from mgk_core.contract.settings import PhaseConfig
-from mgk_core.host.hooks import Hooks
 from mgk_core.record.store import Store, json_text, text_digest
 from mgk_core.run import metrics
 
 Row = Mapping[str, Score]
 
 
+class Evaluates(Protocol):
+    """What measures one probe: the hooks, or something that asks them only where it must."""
+
+    def evaluate(self, ctx: PhaseContext, probe: Probe) -> Score:
+        """Return the probe's score on the model as it is."""
+
+
 def measure_row(
-    hooks: Hooks, ctx: PhaseContext, *, ends: bool, stop: Callable[[], None] = lambda: None
+    hooks: Evaluates, ctx: PhaseContext, *, ends: bool, stop: Callable[[], None] = lambda: None
 ) -> dict[str, Score]:
     """Score every probe of the configured split on the model as it stands, dropout off.
 
