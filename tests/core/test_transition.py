@@ -6,10 +6,11 @@ import pytest
 import torch
 from attrs import evolve
 
-from mgk_core.contract.errors import ConfigError, GateRefused, Interrupted, MergeError, PluginError
+from mgk_core.contract.adapter import state_of
+from mgk_core.contract.errors import ConfigError, GateRefused, Interrupted, MergeError
 from mgk_core.contract.files import read_tensors
 from mgk_core.host.hooks import Hooks
-from mgk_core.model.digest import tensors_digest
+from mgk_core.model.digest import base_digest, tensors_digest
 from mgk_core.record.ledger import read_ledger
 from mgk_core.run.runner import resume_run, run_phase
 
@@ -117,10 +118,14 @@ def test_methods_that_a_recovery_would_add_are_checked_before_the_run(small):
 
 def test_a_merge_that_does_not_compute_what_ran_is_refused(small, tmp_path, monkeypatch):
     """merged_weight off by one percent of the delta: verification refuses and the base is restored."""
-    original = Hooks.attach_adapter
+    attach, build, built = Hooks.attach_adapter, Hooks.build_model, []
+
+    def keep(self, spec, device):
+        built.append(build(self, spec, device))
+        return built[-1]
 
     def wrong(self, model, spec, name):
-        adapter = original(self, model, spec, name)
+        adapter = attach(self, model, spec, name)
         right = adapter.merged_weight
         adapter_class = type(adapter)
 
@@ -134,15 +139,15 @@ def test_a_merge_that_does_not_compute_what_ran_is_refused(small, tmp_path, monk
         adapter.__class__ = Wrong
         return adapter
 
+    monkeypatch.setattr(Hooks, "build_model", keep)
     monkeypatch.setattr(Hooks, "attach_adapter", wrong)
-    with pytest.raises(
-        (MergeError, PluginError), match="rounding explains at most|promises identity"
-    ):
+    with pytest.raises(MergeError, match="plain_text.*merged_weight"):
         small()
-    assert (
-        not (tmp_path / "run" / "ledger.json").exists()
-        or read_ledger(tmp_path / "run").phases == []
-    )
+    ledger = read_ledger(tmp_path / "run")
+    assert ledger.phases == []
+    assert base_digest(built[0].model) == ledger.base
+    assert state_of(built[0].model).adapters == []
+    assert not (tmp_path / "run/phases/0-plain_text/adapter").exists()
 
 
 def test_a_rule_that_goes_on_to_change_weights_is_held_against_live_before(small, monkeypatch):
