@@ -203,6 +203,7 @@ def test_a_date_is_fixed_and_restored(name, monkeypatch):
         [user("오늘은?")], add_generation_prompt=True, return_dict=False
     )
     assert served == list(ids[0])
+    assert tokenizer.chat_template.partition("\n")[2] == BY_NAME[name].template
     other, _ = conversation(name)
     assert other.prompts([[user("오늘은?")]]) != ids
     assert other.record()["date"] > date
@@ -254,3 +255,52 @@ def test_a_base_without_template_gets_one_when_asked_in_turns(name):
     assert list(tokens.ids) == whole[: len(tokens.ids)]
     prompt = talk.prompts([[user("물음")]])[0]
     assert tokens.ids[: len(prompt)] == prompt
+    if name == "mistral":
+        text = "User: 물음\nAssistant: 답</s>"
+        assert tokenizer.decode(tokens.ids).removeprefix("<s>") == text
+
+
+def test_what_is_learnt_is_what_a_template_marks_as_generated():
+    """Of a template with {% generation %} the learnt tokens are those that it marks."""
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '<|im_sep|>' }}"
+        "{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}"
+        "{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
+    )
+    tokenizer = tokenizer_of(BY_NAME["phi-4"], template)
+    chat = [user("첫째?"), assistant("하나."), user("둘째?"), assistant("둘.")]
+    [[tokens]] = HfConversation(tokenizer).styled("auto").exchanges([chat])
+    marked = tokenizer.apply_chat_template(chat, return_assistant_tokens_mask=True)
+    assert list(tokens.ids) == marked["input_ids"]
+    assert [int(label != -100) for label in tokens.labels] == marked["assistant_masks"]
+
+
+def test_a_template_that_leaves_messages_out_is_refused():
+    """A message that is not in the prompt is named, rather than trained without."""
+    without = BY_NAME["phi-4"].template.replace("in messages", "in messages if m.role != 'system'")
+    tokenizer = tokenizer_of(BY_NAME["phi-4"], without)
+    chat = [{"role": "system", "content": "짧게."}, user("첫째?")]
+    with pytest.raises(InputError, match=r"leaves the system message out.*base\.fold_system"):
+        HfConversation(tokenizer).styled("auto").prompts([chat])
+    folded = HfConversation(tokenizer, Settings(fold_system=True)).styled("auto")
+    assert "짧게.\n\n첫째?" in tokenizer.decode(folded.prompts([chat])[0])
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ nothing.at.all }}", "refuses these messages"),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", "does not keep the texts"),
+        ("{{ 1 // 0 }}", "refuses these messages"),
+        ("{% for m in messages %", "refuses these messages"),
+        ("{{ add_generation_prompt }}" + BY_NAME["phi-4"].template, "differently from its prompt"),
+    ],
+)
+def test_a_broken_template_is_refused_with_a_way_on(template, reason):
+    """Whatever is wrong with a template, the error says so and names style = 'plain', which works."""
+    conversation = HfConversation(tokenizer_of(BY_NAME["phi-4"], template))
+    with pytest.raises(InputError, match=rf"(?s){reason}.*style = 'plain'"):
+        conversation.styled("auto")
+    assert conversation.styled("plain").documents(["두통"], end=True)
+    assert conversation.stops
