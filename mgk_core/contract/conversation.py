@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from mgk_core.contract.bundle import Tokens
 
 Message = Mapping[str, str]
-"""``{"role": "system" | "user" | "assistant", "content": text}``."""
+"""``{"role": "system" | "user" | "assistant" | "tool", "content": text}``.
+
+The first may have ``tools`` and an assistant's ``tool_calls``: JSON, as chat templates take them.
+"""
 
 Style = Literal["auto", "chat", "plain"]
 

@@ -138,13 +138,35 @@ def render(
 def _render(
     tokenizer: Any, template: str, messages: Sequence[Message], *, generate: bool = False
 ) -> str:
+    chat, tools = _parsed(messages)
     text: str = tokenizer.apply_chat_template(
-        [dict(m) for m in messages],
+        chat,
+        tools=tools,
         chat_template=template,
         tokenize=False,
         add_generation_prompt=generate,
     )
     return text
+
+
+def _parsed(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], Any]:
+    """Return messages as templates take them, and the tools that the first one brings."""
+    chat = [dict[str, Any](m) for m in messages]
+    for turn in chat:
+        if "tool_calls" in turn:
+            turn["tool_calls"] = json.loads(turn["tool_calls"])
+    tools = chat[0].pop("tools", None) if chat else None
+    return chat, None if tools is None else json.loads(tools)
+
+
+def tool_names(message: Message) -> list[str]:
+    """Return the names of the tools that a message brings or calls."""
+    found = []
+    for key in ("tools", "tool_calls"):
+        for tool in json.loads(message.get(key, "[]")):
+            described = tool.get("function", tool)
+            found.append(str(described.get("name", "")))
+    return found
 
 
 def _hint(tokenizer: Any, template: str, messages: Sequence[Message]) -> str:

@@ -12,7 +12,7 @@ from attrs import frozen
 from mgk_core.contract.bundle import Tokens
 from mgk_core.contract.conversation import Message, Options
 from mgk_core.contract.errors import InputError
-from mgk_hf.chat_template import render
+from mgk_hf.chat_template import render, tool_names
 from mgk_hf.cutting import Cutter
 
 _USER, _ANSWER = "MGKxUSERxTEXT", "MGKxANSWERxTEXT"
@@ -209,8 +209,13 @@ class ChatTurns:
         return text
 
     def _check_kept(self, masked: Sequence[Message], text: str) -> None:
-        """Refuse a template that leaves a message out."""
+        """Refuse a template that leaves a message or a tool out."""
         for message in masked:
+            if any(name not in text for name in tool_names(message)):
+                raise InputError(
+                    "the base's chat template does not write out tools; leave them out of the"
+                    " data, or take a base that is made for them"
+                )
             if message["role"] != "assistant" and message["content"].strip() not in text:
                 fold = message["role"] == "system"
                 raise InputError(
@@ -318,6 +323,8 @@ class PlainTurns:
 
     def prompts(self, chats: Sequence[Sequence[Message]]) -> list[tuple[int, ...]]:
         """Return the ids of prompts."""
+        if any(tool_names(m) for chat in chats for m in chat):
+            raise InputError("style = 'plain' cannot write out tools; set style = 'chat'")
         texts = ["\n".join(m["content"] for m in chat) for chat in chats]
         return [(*self.begin, *ids) for ids in self.cutter.plain(texts)]
 

@@ -11,18 +11,34 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from attrs import define
+from attrs import define, frozen
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mgk_core.contract.bundle import Tokens
 from mgk_core.contract.cache import cache_directory
+from mgk_core.contract.conversation import Message
 from mgk_text.encode import Encoder, Pair
 
-FORMAT = 2
+FORMAT = 3
+IGNORED = -100  # the label of what is not learnt
 _KEPT = 32  # results held in this process
+
+
+Chats = Sequence[Sequence[Message]]
+Groups = list[list[Tokens]]
+"""The examples that each item gave: one, or one for each answer of a chat."""
+
+
+@frozen
+class Learnt:
+    """Training examples, and the file and line that each came from."""
+
+    examples: list[Tokens]
+    places: list[str]
 
 
 @define(eq=False)
@@ -32,11 +48,9 @@ class TokenCache:
     on_disk: bool = True
     hits: int = 0
 
-    def get(
-        self, encoder: Encoder, pairs: Sequence[Pair], make: Callable[[], list[Tokens]]
-    ) -> list[Tokens]:
-        """Return what ``make`` returns, from memory or disk where it was made before."""
-        name = key(encoder, pairs)
+    def get(self, encoder: Encoder, items: Sequence[Any], make: Callable[[], Groups]) -> Groups:
+        """Return what ``make`` returns, from memory or disk if it was made before."""
+        name = key(encoder, items)
         found = _memory.get(name)
         path = folder() / f"{name}.safetensors"
         if found is None and self.on_disk:
@@ -50,20 +64,31 @@ class TokenCache:
         _remember(name, found)
         return found
 
+    def exchanges(self, encoder: Encoder, chats: Chats, places: Sequence[str]) -> Learnt:
+        """Encode whole chats; a place for every example that one of them gives."""
+        groups = self.get(encoder, chats, lambda: encoder.conversation.exchanges(chats))
+        examples = [example for group in groups for example in group]
+        repeated = [place for place, group in zip(places, groups, strict=True) for _ in group]
+        return Learnt(examples, repeated)
+
 
 def tokenised(encoder: Encoder, pairs: Sequence[Pair], cache: TokenCache) -> list[Tokens]:
     """Encode pairs of prompt and answer; pairs without a prompt are plain texts."""
-    if pairs and all(not prompt for prompt, _ in pairs):
-        return cache.get(encoder, pairs, lambda: encoder.plain([text for _, text in pairs]))
-    return cache.get(encoder, pairs, lambda: encoder.pairs(pairs))
+
+    def make() -> Groups:
+        plain = bool(pairs) and all(not prompt for prompt, _ in pairs)
+        made = encoder.plain([text for _, text in pairs]) if plain else encoder.pairs(pairs)
+        return [[example] for example in made]
+
+    return [example for group in cache.get(encoder, pairs, make) for example in group]
 
 
-def key(encoder: Encoder, pairs: Sequence[Pair]) -> str:
+def key(encoder: Encoder, items: Sequence[Any]) -> str:
     """Digest of all that decides the ids."""
     state = hashlib.blake2b(digest_size=20)
     state.update(json.dumps([FORMAT, encoder.conversation.digest, encoder.ends]).encode())
-    for pair in pairs:
-        state.update(json.dumps(pair, ensure_ascii=False).encode())
+    for item in items:
+        state.update(json.dumps(item, ensure_ascii=False).encode())
     return state.hexdigest()
 
 
@@ -72,21 +97,24 @@ def folder() -> Path:
     return cache_directory() / "tokens"
 
 
-_memory: dict[str, list[Tokens]] = {}
+_memory: dict[str, Groups] = {}
 
 
-def _remember(name: str, examples: list[Tokens]) -> None:
+def _remember(name: str, examples: Groups) -> None:
     _memory[name] = examples
     while len(_memory) > _KEPT:
         _memory.pop(next(iter(_memory)))
 
 
-def _write(path: Path, examples: Sequence[Tokens]) -> None:
-    """Write ids, lengths and where the labels begin. A cache that cannot be written is no fault."""
+def _write(path: Path, groups: Groups) -> None:
+    """Write ids, lengths and which ids are learnt. Failing to write a cache is not an error."""
+    examples = [example for group in groups for example in group]
+    learnt = [label != IGNORED for e in examples for label in e.labels]
     tensors = {
+        "groups": torch.tensor([len(group) for group in groups], dtype=torch.int32),
         "ids": torch.tensor([i for e in examples for i in e.ids], dtype=torch.int32),
         "lengths": torch.tensor([len(e.ids) for e in examples], dtype=torch.int32),
-        "learnt_from": torch.tensor([e.labels.count(-100) for e in examples], dtype=torch.int32),
+        "learnt": torch.tensor(learnt, dtype=torch.uint8),
         "nbytes": torch.tensor([e.nbytes for e in examples], dtype=torch.int64),
     }
     try:
@@ -98,17 +126,25 @@ def _write(path: Path, examples: Sequence[Tokens]) -> None:
         return
 
 
-def _read(path: Path) -> list[Tokens] | None:
-    """Read examples back; None where there is no whole file (a damaged one is made again)."""
+def _read(path: Path) -> Groups | None:
+    """Read examples; None if there is no whole file (a damaged one is made again)."""
     if not path.is_file():
         return None
     try:
         t = {name: tensor.tolist() for name, tensor in load_file(path).items()}
-        result, place = [], 0
-        for length, start, nbytes in zip(t["lengths"], t["learnt_from"], t["nbytes"], strict=True):
-            ids = tuple(t["ids"][place : place + length])
-            result.append(Tokens(ids, (*(-100,) * start, *ids[start:]), nbytes))
-            place += length
-    except (SafetensorError, OSError, KeyError, ValueError):
+        examples = iter(_examples(t))
+        return [[next(examples) for _ in range(count)] for count in t["groups"]]
+    except (SafetensorError, OSError, KeyError, ValueError, StopIteration, RuntimeError):
         return None
-    return result
+
+
+def _examples(t: dict[str, list[int]]) -> list[Tokens]:
+    found, start = list[Tokens](), 0
+    for length, nbytes in zip(t["lengths"], t["nbytes"], strict=True):
+        end = start + length
+        ids = tuple(t["ids"][start:end])
+        learnt = t["learnt"][start:end]
+        labels = tuple(i if known else IGNORED for i, known in zip(ids, learnt, strict=True))
+        found.append(Tokens(ids, labels, nbytes))
+        start = end
+    return found

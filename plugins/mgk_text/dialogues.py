@@ -131,14 +131,15 @@ def _message(fields: Fields, item: Any, where: str) -> Message:
     content = item.get("content", item.get("value"))
     if isinstance(content, Sequence) and not isinstance(content, str):
         content = _parts(content, where)
-    if content is None and item.get("tool_calls"):
-        content = json.dumps(item["tool_calls"], ensure_ascii=False)
+    calls = json.dumps(item["tool_calls"], ensure_ascii=False) if item.get("tool_calls") else ""
+    if content is None and calls:
+        content = ""
     if not isinstance(content, str):
         raise BadRowError(where, f"expected text as content, got {content!r:.40}")
     text = fields.clean(content)
-    if not text and role != "system":
+    if not text and not calls and role != "system":
         raise BadRowError(where, f"the {role} message is empty; fill it, or remove the row")
-    return Message(role, text)
+    return Message(role, text, calls)
 
 
 def _parts(parts: Sequence[Any], where: str) -> str:
@@ -178,7 +179,17 @@ def _check_turns(messages: Messages, column: str) -> None:
 
 
 def _tools(columns: Columns, raw: Raw) -> str:
+    """Return a row's tools as the JSON text of a list of objects."""
     value = columns.value(raw, "tools")
     if value is None or value in ("", [], {}):
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise BadRowError(
+                columns.column("tools"), f"expected JSON, got {value!r:.40}"
+            ) from None
+    if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
+        raise BadRowError(columns.column("tools"), f"expected a list of objects, got {value!r:.40}")
+    return json.dumps(value, ensure_ascii=False)

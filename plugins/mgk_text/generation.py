@@ -72,6 +72,20 @@ def term_judge(template: DictionaryTemplate, entry: Entry) -> Callable[[str], Ju
     return judge
 
 
+def answer_judge(wanted: str) -> Callable[[str], Judged]:
+    """Judge a generated answer by exact match, and F1 over characters; blanks and case aside."""
+
+    def judge(text: str) -> Judged:
+        found = text.strip()
+        return {
+            "value": float(folded(found) == folded(wanted)),
+            "f1": character_f1(found, wanted),
+            "empty": float(not found),
+        }
+
+    return judge
+
+
 def choice_judge(template: McqTemplate, question: Question) -> Callable[[str], Judged]:
     """Judge a generated answer to a question, strictly (``value``) and leniently."""
 

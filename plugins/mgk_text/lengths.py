@@ -32,7 +32,8 @@ def fit(
 ) -> Fitted:
     """Bring examples down to ``limit`` tokens; nothing is ever cut off silently.
 
-    :param overflow: ``split`` (plain text only), ``drop``, or ``error``: one `DataError` names every row
+    :param overflow: ``split`` (plain text only), ``drop``, ``truncate``, or ``error``: one
+        `DataError` names the rows
     :param what: what the examples are, for the report
     :param places: file and line of each example
     :param key: the setting that the limit comes from
@@ -50,12 +51,37 @@ def fit(
     if overflow == "drop":
         kept = tuple(e for i, e in enumerate(examples) if i not in chosen)
         return Fitted(kept, f"{note}; {len(long)} over {key} {limit} dropped")
+    if overflow == "truncate":
+        return _truncated(examples, limit, f"{note}; {len(long)} over {key} {limit} truncated")
     parts = [
         p for i, e in enumerate(examples) for p in (split(e, limit, head) if i in chosen else [e])
     ]
     return Fitted(
         tuple(parts), f"{note}; {len(long)} over {key} {limit} split, {len(parts)} pieces in all"
     )
+
+
+def _truncated(examples: Sequence[Tokens], limit: int, note: str) -> Fitted:
+    """Cut the ends off, and count what is no longer learnt; examples that teach nothing go."""
+    cut = [truncated(e, limit) for e in examples]
+    kept = tuple(e for e in cut if learnt_in(e))
+    lost = sum(learnt_in(e) for e in examples) - sum(learnt_in(e) for e in kept)
+    gone = len(cut) - len(kept)
+    return Fitted(kept, f"{note}: {lost:,} learnt tokens lost, {gone:,} examples left with none")
+
+
+def truncated(example: Tokens, limit: int) -> Tokens:
+    """Return an example's first ``limit`` tokens; its bytes in proportion to what is still learnt."""
+    if len(example.ids) <= limit:
+        return example
+    short = Tokens(example.ids[:limit], example.labels[:limit])
+    share = learnt_in(short) / max(1, learnt_in(example))
+    return Tokens(short.ids, short.labels, round(example.nbytes * share))
+
+
+def learnt_in(example: Tokens) -> int:
+    """Return how many tokens of an example are learnt."""
+    return sum(label != -100 for label in example.labels)
 
 
 def split(example: Tokens, limit: int, head: int) -> list[Tokens]:
@@ -81,7 +107,7 @@ def report(examples: Sequence[Tokens], what: str) -> str:
     if not examples:
         return f"{what}: none"
     lengths = sorted(len(e.ids) for e in examples)
-    learnt = sum(sum(label != -100 for label in e.labels) for e in examples)
+    learnt = sum(learnt_in(e) for e in examples)
     high = lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))]
     return (
         f"{what}: {len(lengths):,} examples, {sum(lengths):,} tokens, {learnt:,} of them learnt;"

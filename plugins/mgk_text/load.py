@@ -1,4 +1,4 @@
-"""What `mgk_load_data` returns for the three kinds of data."""
+"""What `mgk_load_data` returns for text data."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from mgk_core.contract.conversation import Style
 from mgk_core.contract.errors import InputError
 from mgk_text import lengths, packing, probes
 from mgk_text.cache import TokenCache, tokenised
+from mgk_text.dialogue_tasks import PreferenceTask
 from mgk_text.encode import Encoder, Pair
 from mgk_text.records import Question, Record, Text
 from mgk_text.rows import Reader
-from mgk_text.specs import SPECS, AutoSpec, McqSpec, PlainTextSpec, PromptedSpec, TextDataSpec
+from mgk_text.specs import SPECS, AutoSpec, McqSpec, PlainTextSpec, StyledSpec, TextDataSpec
 from mgk_text.splits import Splits, check_named
 from mgk_text.splits import load as load_splits
 from mgk_text.tasks import McqTask, Task, task_for
-from mgk_text.trainset import QuestionRows, TokenRows
+from mgk_text.trainset import PreferenceRows, QuestionRows, TokenRows
 
 _DEV_TOKENS = 1024  # of one dev batch
 _VERIFY = (
@@ -28,6 +29,7 @@ _VERIFY = (
     128,
 )  # batches, examples and tokens each: some hundred rows of logits tell merged from live
 _CALIBRATION_TOKENS = 512
+PREFERRED = "preferences: the likelihood loss learns the chosen answers only"
 
 
 @frozen(eq=False)
@@ -42,19 +44,18 @@ class Maker:
 
     def examples(self, records: Sequence[Record], split: str) -> lengths.Fitted:
         """Return a split's examples, each short enough, with the report on their lengths."""
-        pairs, places = self.task.pairs(records)
-        made = tokenised(self.encoder, pairs, self.cache)
+        made = self.task.learnt(self.encoder, records, self.cache)
         limit, key = (
             (self.task.length, "length")
             if split == "train" and self.task.length
             else (self.spec.max_length, "max_length")
         )
         return lengths.fit(
-            made,
+            made.examples,
             limit,
             self.task.overflow,
             what=split,
-            places=places,
+            places=made.places,
             key=key,
             head=self.encoder.head,
         )
@@ -82,16 +83,14 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
     calibration = reader.foreign(spec.calibration, "text").records
     reader.problems += maker.task.problems(splits.train)
     reader.check()
+    if isinstance(maker.task, PreferenceTask):
+        splits = _fitting(maker, maker.task, splits)
     train, dev = maker.examples(splits.train, "train"), maker.examples(splits.dev, "dev")
     if not train.examples:
         raise InputError(
             f"data {spec.type!r}: no training examples are left; lower dev_share and test_share, or raise max_length"
         )
-    rows = (
-        packing.pack(train.examples, maker.task.length)
-        if maker.task.length
-        else [(e,) for e in train.examples]
-    )
+    rows = _rows(maker, train)
     known, cut = _calibration(maker, calibration)
     count, most, tokens = _VERIFY
     return PhaseData(
@@ -107,11 +106,33 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
             *maker.encoder.conversation.notes,
             train.note,
             *_packed(maker, rows),
-            dev.note,
+            *((dev.note,) if dev.examples else ()),
             *cut,
             *_cached(maker),
+            *_unmeasured(splits, base),
         ),
     )
+
+
+def _fitting(maker: Maker, task: PreferenceTask, splits: Splits) -> Splits:
+    """Return the splits without pairs that are too long, and a note on how many were left out."""
+    kept = [
+        tuple(task.fitting(maker.encoder, records, maker.cache))
+        for records in (splits.train, splits.dev, splits.test)
+    ]
+    gone = len(splits.train) + len(splits.dev) + len(splits.test) - sum(map(len, kept))
+    notes = (*splits.notes, PREFERRED)
+    if gone:
+        notes = (*notes, f"{gone:,} pairs over max_length {task.spec.max_length} left out")
+    train, dev, test = kept
+    return Splits(train, dev, test, notes)
+
+
+def _rows(maker: Maker, train: lengths.Fitted) -> list[packing.Row]:
+    """Return the rows of the training set: packed where the task has a row length."""
+    if maker.task.length:
+        return packing.pack(train.examples, maker.task.length)
+    return [(example,) for example in train.examples]
 
 
 def settled(spec: TextDataSpec, reader: Reader) -> TextDataSpec:
@@ -119,9 +140,6 @@ def settled(spec: TextDataSpec, reader: Reader) -> TextDataSpec:
     if not isinstance(spec, AutoSpec):
         return spec
     kind = reader.recognised()
-    if kind not in SPECS:
-        known = ", ".join(SPECS)
-        raise InputError(f"data {spec.train!r}: recognised as {kind}; expected one of {known}")
     shared = {a.name: getattr(spec, a.name) for a in fields(AutoSpec) if a.name != "type"}
     return SPECS[kind](type=kind, **shared)
 
@@ -129,6 +147,9 @@ def settled(spec: TextDataSpec, reader: Reader) -> TextDataSpec:
 def _train_set(maker: Maker, rows: Sequence[packing.Row], records: Sequence[Record]) -> TokenRows:
     """Return the training rows, with their options where those are contrasted."""
     made = TokenRows.of(maker.bundle, rows)
+    if isinstance(maker.task, PreferenceTask):
+        rejected = maker.task.rejected(maker.encoder, records, maker.cache)
+        return PreferenceRows.with_rejected(made, rejected)
     if not isinstance(maker.spec, McqSpec) or not maker.spec.contrast:
         return made
     items = McqTask(maker.spec).items(cast("Sequence[Question]", records))
@@ -143,7 +164,7 @@ def _maker(spec: TextDataSpec, bundle: object) -> Maker:
     if bundle.tokenizer is None:
         raise InputError("this base has no tokenizer; text data needs a language model as base")
     style: Style = "plain"
-    if isinstance(spec, PromptedSpec):
+    if isinstance(spec, StyledSpec):
         style = cast("Style", spec.style)
     ends = isinstance(spec, PlainTextSpec) and spec.end_documents
     encoder = Encoder(bundle.conversation.styled(style), ends)
@@ -173,9 +194,7 @@ def _base_probes(
     ]
     task = McqTask(McqSpec(type="mcq"))
     for name, records in questions.items():
-        made += probes.options(
-            maker.encoder, task.items(cast("Sequence[Question]", records)), name, "test"
-        )
+        made += task.options(maker.encoder, cast("Sequence[Question]", records), name, "test")
     return [evolve(probe, phase="base") for probe in made]
 
 
@@ -206,6 +225,13 @@ def _packed(maker: Maker, rows: Sequence[packing.Row]) -> tuple[str, ...]:
     return (
         f"train: packed into {len(rows):,} rows of {maker.spec.length} tokens, {full:.0%} full",
     )
+
+
+def _unmeasured(splits: Splits, base: Sequence[Record]) -> tuple[str, ...]:
+    """Say so if nothing measures what a phase does."""
+    if splits.test or base:
+        return ()
+    return ("no test data: this phase is not measured; name test, or set test_share",)
 
 
 def _cached(maker: Maker) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from mgk_core.contract.bundle import Probe, Tokens
 from mgk_core.contract.errors import InputError
 from mgk_text import generation
 from mgk_text.encode import Encoder
+from mgk_text.items import ChoiceSet
 from mgk_text.lengths import split as split_long
 from mgk_text.records import Entry, Question
 from mgk_text.specs import PromptedSpec
@@ -43,29 +44,34 @@ def perplexity(
     )
 
 
-def options(
-    encoder: Encoder, items: Sequence[tuple[str, Sequence[str], int, str]], name: str, split: str
-) -> list[Probe]:
-    """Return three probes over one set of items: the right option's log-likelihood, its margin, the accuracy.
+def learnt_perplexity(examples: Sequence[Tokens], name: str, split: str) -> Probe:
+    """Return the perplexity of what is learnt in examples: of answers, not of prompts."""
+    items = tuple(e for e in examples if any(label != -100 for label in e.labels))
+    return Probe(
+        name=_name(name, split),
+        phase="",
+        metric="perplexity",
+        items=items,
+        higher_is_better=False,
+        split=split,
+        digest=_digest([[e.ids, e.labels] for e in items]),
+    )
 
-    items: as `Encoder.choices` takes them.
-    """
-    choices = tuple(encoder.choices(items))
-    digest = _digest([[c.prompt, c.options, c.answer] for c in choices])
-    chance = math.fsum(1 / len(c.options) for c in choices) / len(choices)
+
+def options(asked: ChoiceSet, name: str, split: str) -> list[Probe]:
+    """Return three probes of one set: the right option's log-likelihood, its margin, the accuracy."""
     shared: dict[str, Any] = {
         "phase": "",
-        "items": choices,
+        "items": asked.items,
         "higher_is_better": True,
         "split": split,
-        "digest": digest,
+        "digest": asked.digest,
     }
+    accuracy = _name(f"{name}-accuracy", split)
     return [
         Probe(name=_name(name, split), metric="option_logprob", **shared),
         Probe(name=_name(f"{name}-margin", split), metric="option_margin", **shared),
-        Probe(
-            name=_name(f"{name}-accuracy", split), metric="option_accuracy", chance=chance, **shared
-        ),
+        Probe(name=accuracy, metric="option_accuracy", chance=asked.chance, **shared),
     ]
 
 
@@ -75,7 +81,7 @@ def terms(
     """Return generated terms."""
     prompts = encoder.prompts([template.ask(e) for e in entries])
     judges = [generation.term_judge(template, e) for e in entries]
-    return _generated(encoder, prompts, judges, spec, chance=None)
+    return generated(encoder, prompts, judges, spec, chance=None)
 
 
 def answers(
@@ -85,7 +91,7 @@ def answers(
     prompts = encoder.prompts([template.ask(q) for q in questions])
     judges = [generation.choice_judge(template, q) for q in questions]
     chance = math.fsum(1 / len(q.options) for q in questions) / len(questions)
-    return _generated(encoder, prompts, judges, spec, chance=chance)
+    return generated(encoder, prompts, judges, spec, chance=chance)
 
 
 def spread(records: Sequence[T], count: int) -> list[T]:
@@ -94,13 +100,14 @@ def spread(records: Sequence[T], count: int) -> list[T]:
     return [records[i * len(records) // count] for i in range(count)]
 
 
-def _generated(
+def generated(
     encoder: Encoder,
     prompts: Sequence[Any],
     judges: Sequence[Any],
     spec: PromptedSpec,
     chance: float | None,
 ) -> Probe:
+    """Return answers that the model generates, judged one by one."""
     items = tuple(
         generation.Asked(tuple(p), judge, encoder, spec.new_tokens)
         for p, judge in zip(prompts, judges, strict=True)

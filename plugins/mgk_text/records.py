@@ -88,10 +88,14 @@ class Question:
 
 @frozen
 class Message:
-    """One turn. role: ``system``, ``user``, ``assistant`` or ``tool``."""
+    """One turn. role: ``system``, ``user``, ``assistant`` or ``tool``.
+
+    calls: the tools that an assistant calls, as JSON text.
+    """
 
     role: str
     content: str
+    calls: str = ""
 
 
 Messages = tuple[Message, ...]

@@ -66,7 +66,7 @@ class Reader:
 
     def records(self, setting: str | tuple[str, ...], split: str = "train") -> Read:
         """Read every record of one or several sources of the spec's own kind."""
-        kinds = layouts.KINDS if isinstance(self.spec, AutoSpec) else (self.spec.kind,)
+        kinds = layouts.KINDS if isinstance(self.spec, AutoSpec) else self.spec.readable
         return self._read(setting, split, kinds, self.spec.layout, self.spec.columns)
 
     def foreign(self, setting: str | tuple[str, ...], kind: str, layout: str = "auto") -> Read:

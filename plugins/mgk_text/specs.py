@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from attrs import frozen
 
@@ -90,6 +90,11 @@ class TextDataSpec(Spec):
     )
 
     @property
+    def readable(self) -> tuple[str, ...]:
+        """The kinds of layouts that this type reads, its own first."""
+        return (self.kind,)
+
+    @property
     def probe_name(self) -> str:
         """The probe's name; give it where a pipeline has two phases of one type."""
         return self.probe or self.type
@@ -124,15 +129,21 @@ class PlainTextSpec(TextDataSpec):
 
 
 @frozen(kw_only=True)
-class PromptedSpec(TextDataSpec):
-    """What dictionary and questions share: a prompt, of which only the answer is learnt."""
+class StyledSpec(TextDataSpec):
+    """What all data with prompts share: only answers are learnt."""
 
     style: str = option(
         "auto",
         one_of("auto", "chat", "plain"),
-        help="auto: chat turns where the tokenizer has them",
+        help="auto: chat turns if the base has a chat template, else plain text",
     )
     overflow: str = option("error", one_of("error", "drop"), help="examples longer than max_length")
+
+
+@frozen(kw_only=True)
+class PromptedSpec(StyledSpec):
+    """What data whose answers can also be generated share."""
+
     generate: int = option(
         40, at_least(0), help="test items whose answer is also generated, in the first and last row"
     )
@@ -199,9 +210,60 @@ class McqSpec(PromptedSpec):
             )
 
 
+def _chat_style() -> Any:
+    return option(
+        "chat",
+        one_of("auto", "chat", "plain"),
+        help="chat: in turns, a base without a chat template gets one; plain: as plain text",
+    )
+
+
+def _overflow() -> Any:
+    return option(
+        "error",
+        one_of("error", "drop", "truncate"),
+        help="examples longer than max_length; truncate cuts their ends off, and counts what is lost",
+    )
+
+
+@frozen(kw_only=True)
+class ChatSpec(PromptedSpec):
+    """Chat logs: messages of system, user, assistant and tools; the assistant's turns are learnt."""
+
+    kind: ClassVar[str] = "chat"
+
+    style: str = _chat_style()
+    overflow: str = _overflow()
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """Chats and instructions alike: both become dialogues."""
+        return (self.kind, *(kind for kind in ("chat", "instruction") if kind != self.kind))
+
+
+@frozen(kw_only=True)
+class InstructionSpec(ChatSpec):
+    """Instructions with an answer each, such as Alpaca's; the answer is learnt."""
+
+    kind: ClassVar[str] = "instruction"
+
+
+@frozen(kw_only=True)
+class PreferenceSpec(StyledSpec):
+    """Answers to one prompt, one chosen and one rejected, or labelled good and bad."""
+
+    kind: ClassVar[str] = "preference"
+
+    style: str = _chat_style()
+    overflow: str = _overflow()
+
+
 SPECS: dict[str, type[TextDataSpec]] = {
     "text": PlainTextSpec,
     "dictionary": DictionarySpec,
     "mcq": McqSpec,
+    "chat": ChatSpec,
+    "instruction": InstructionSpec,
+    "preference": PreferenceSpec,
 }
 """Type → the class that reads its table."""

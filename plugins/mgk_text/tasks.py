@@ -1,4 +1,4 @@
-"""The three tasks: which pairs are learnt, and which probes measure them."""
+"""The tasks: what is learnt from records, and which probes measure it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ from attrs import frozen
 from mgk_core.contract.bundle import Probe
 from mgk_core.contract.errors import Problem
 from mgk_text import probes
+from mgk_text.cache import Learnt, TokenCache, tokenised
+from mgk_text.dialogue_tasks import DialogueTask, PreferenceTask
 from mgk_text.encode import Encoder, Pair
+from mgk_text.items import of_entries, of_questions
 from mgk_text.options import Distractors
 from mgk_text.records import Entry, Question, Record, Text
-from mgk_text.specs import DictionarySpec, McqSpec, PlainTextSpec, TextDataSpec
+from mgk_text.specs import (
+    ChatSpec,
+    DictionarySpec,
+    McqSpec,
+    PlainTextSpec,
+    PreferenceSpec,
+    TextDataSpec,
+)
 from mgk_text.templates import DictionaryTemplate, McqTemplate
 
 
@@ -28,8 +38,8 @@ class Task(Protocol):
     def overflow(self) -> str:
         """What happens to examples that are too long."""
 
-    def pairs(self, records: Sequence[Record]) -> tuple[list[Pair], list[str]]:
-        """Return what is learnt, (prompt, answer) each, and the place where each came from."""
+    def learnt(self, encoder: Encoder, records: Sequence[Record], cache: TokenCache) -> Learnt:
+        """Return what is learnt as examples, and the place where each came from."""
 
     def probes(
         self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
@@ -56,10 +66,11 @@ class TextTask:
         """What happens to texts that are too long."""
         return self.spec.overflow
 
-    def pairs(self, records: Sequence[Record]) -> tuple[list[Pair], list[str]]:
+    def learnt(self, encoder: Encoder, records: Sequence[Record], cache: TokenCache) -> Learnt:
         """Return each text, without a prompt."""
         texts = cast("Sequence[Text]", records)
-        return [("", t.text) for t in texts], [t.place for t in texts]
+        pairs: list[Pair] = [("", t.text) for t in texts]
+        return Learnt(tokenised(encoder, pairs, cache), [t.place for t in texts])
 
     def probes(
         self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
@@ -89,12 +100,13 @@ class DictionaryTask:
         """What happens to examples that are too long."""
         return self.spec.overflow
 
-    def pairs(self, records: Sequence[Record]) -> tuple[list[Pair], list[str]]:
+    def learnt(self, encoder: Encoder, records: Sequence[Record], cache: TokenCache) -> Learnt:
         """Return every direction of each entry."""
         entries = cast("Sequence[Entry]", records)
         templates = [DictionaryTemplate(d) for d in self.spec.directions]
         pairs = [(t.ask(e), t.answer(e)) for e in entries for t in templates]
-        return pairs, [e.place for e in entries for _ in templates]
+        places = [e.place for e in entries for _ in templates]
+        return Learnt(tokenised(encoder, pairs, cache), places)
 
     def probes(
         self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
@@ -103,11 +115,7 @@ class DictionaryTask:
         entries, others = cast("Sequence[Entry]", records), cast("Sequence[Entry]", other)
         spec, template = self.spec, DictionaryTemplate(self.spec.probe_direction)
         draws = Distractors.of(template, entries, others, spec.distractors, spec.seed)
-        items = []
-        for entry in entries:
-            drawn = draws.draw(entry)
-            items.append((template.ask(entry), drawn.options, drawn.right, entry.specialty))
-        made = probes.options(encoder, items, spec.probe_name, split)
+        made = probes.options(of_entries(encoder, entries, draws), spec.probe_name, split)
         if split == "test" and spec.generate:
             asked = probes.spread(entries, spec.generate)
             made.append(probes.terms(encoder, template, asked, spec))
@@ -135,12 +143,11 @@ class McqTask:
         """What happens to examples that are too long."""
         return self.spec.overflow
 
-    def pairs(self, records: Sequence[Record]) -> tuple[list[Pair], list[str]]:
+    def learnt(self, encoder: Encoder, records: Sequence[Record], cache: TokenCache) -> Learnt:
         """Return each question with its answer."""
         questions = cast("Sequence[Question]", records)
-        return [(self.template.ask(q), self.template.answer(q)) for q in questions], [
-            q.place for q in questions
-        ]
+        pairs = [(self.template.ask(q), self.template.answer(q)) for q in questions]
+        return Learnt(tokenised(encoder, pairs, cache), [q.place for q in questions])
 
     def probes(
         self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
@@ -148,11 +155,17 @@ class McqTask:
         """Return option log-likelihoods, and generated answers (test only)."""
         questions = cast("Sequence[Question]", records)
         template = self.template
-        made = probes.options(encoder, self.items(questions), self.spec.probe_name, split)
+        made = self.options(encoder, questions, self.spec.probe_name, split)
         if split == "test" and self.spec.generate:
             asked = probes.spread(questions, self.spec.generate)
             made.append(probes.answers(encoder, template, asked, self.spec))
         return made
+
+    def options(
+        self, encoder: Encoder, questions: Sequence[Question], name: str, split: str
+    ) -> list[Probe]:
+        """Return the probes of the options' log-likelihoods."""
+        return probes.options(of_questions(encoder, questions, self.template), name, split)
 
     def items(self, questions: Sequence[Question]) -> list[tuple[str, Sequence[str], int, str]]:
         """Return what is scored, as `Encoder.choices` takes it."""
@@ -160,7 +173,7 @@ class McqTask:
         return [(template.ask(q), template.options(q), q.answer, q.specialty) for q in questions]
 
     def problems(self, records: Sequence[Record]) -> list[Problem]:
-        """Return the training questions without a reasoning, where one shall be learnt."""
+        """Return the training questions without a reasoning, if reasonings are learnt."""
         if self.spec.target != "reasoning":
             return []
         without = [q for q in cast("Sequence[Question]", records) if not q.reasoning]
@@ -176,5 +189,9 @@ def task_for(spec: TextDataSpec) -> Task:
         return McqTask(spec)
     if isinstance(spec, DictionarySpec):
         return DictionaryTask(spec)
-    assert isinstance(spec, PlainTextSpec)  # noqa: S101 - the plugin registers these three
+    if isinstance(spec, PreferenceSpec):
+        return PreferenceTask(spec)
+    if isinstance(spec, ChatSpec):
+        return DialogueTask(spec)
+    assert isinstance(spec, PlainTextSpec)  # noqa: S101 - the plugin registers only these
     return TextTask(spec)

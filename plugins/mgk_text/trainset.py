@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from mgk_core.contract.bundle import Batch, Choice, LanguageBundle, Tokens
 from mgk_text.packing import Row
@@ -46,6 +46,33 @@ class QuestionRows(TokenRows):
         for choice in choices:
             state.update(json.dumps([choice.prompt, choice.options, choice.answer]).encode())
         return cls(rows.bundle, rows.rows, state.hexdigest(), tuple(choices))
+
+
+@frozen
+class PreferencePair:
+    """One prompt with two answers, both with their ends; of each only the answer is learnt."""
+
+    chosen: Tokens
+    rejected: Tokens
+
+
+@define(eq=False)
+class PreferenceRows(TokenRows):
+    """Rows of chosen answers, with the rejected ones beside them: what preference losses need.
+
+    `batch` has the chosen answers only: the likelihood of both would teach what is rejected.
+    """
+
+    pairs: tuple[PreferencePair, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def with_rejected(cls, rows: TokenRows, rejected: Sequence[Tokens]) -> PreferenceRows:
+        """Return the same rows with their pairs; the digest covers the rejected answers too."""
+        chosen = [example for row in rows.rows for example in row]
+        pairs = [PreferencePair(a, b) for a, b in zip(chosen, rejected, strict=True)]
+        state = hashlib.blake2b(rows.digest.encode(), digest_size=32)
+        state.update(digest(rejected).encode())
+        return cls(rows.bundle, rows.rows, state.hexdigest(), tuple(pairs))
 
 
 def digest(examples: Sequence[Tokens]) -> str:

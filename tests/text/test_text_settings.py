@@ -1,27 +1,44 @@
 """Every key of the data settings has an effect."""
 
+import csv
+import io
+import json
+
 import attrs
 import pytest
 
 from mgk_core.contract.errors import MgkError
 from mgk_text import cache
 from mgk_text.load import load
-from mgk_text.specs import DictionarySpec, McqSpec, PlainTextSpec
+from mgk_text.specs import SPECS
 
-KINDS = {"text": PlainTextSpec, "dictionary": DictionarySpec, "mcq": McqSpec}
+KINDS = SPECS
+FIRST = {
+    "text": "text", "dictionary": "ko", "mcq": "question",
+    "chat": "messages", "instruction": "prompt", "preference": "prompt",
+}  # fmt: skip
 OTHER = "\u1112\u1161\u11ab" + "글"  # decomposed and composed Hangul
 
 
 def table(rows):
-    """Return rows as CSV text."""
-    lines = [",".join(rows[0]), *(",".join(map(str, r.values())) for r in rows)]
-    return "\n".join(lines) + "\n"
+    """Return rows as CSV text, lists as JSON in a cell."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow(v if isinstance(v, str) else json.dumps(v) for v in row.values())
+    return text.getvalue()
 
 
 def changed(row):
     """Return a row that begins alike and ends otherwise."""
-    ends = {"text": " 끝이다.", "definition": " 그렇다.", "question": " 말하라."}
-    return {key: value + ends.get(key, "") if key in ends else value for key, value in row.items()}
+    row = json.loads(json.dumps(row))
+    for key in ("text", "definition", "question", "completion", "chosen"):
+        if key in row:
+            row[key] += " 그렇다."
+    if "messages" in row:
+        row["messages"][-1]["content"] += " 그렇다."
+    return row
 
 
 @pytest.fixture
@@ -37,6 +54,16 @@ def sources(write):
             for i, c in enumerate(topics)
         ],
     }  # fmt: skip
+    asked = [(f"{c}는 무엇인가?", f"{c}는 글자이다. {OTHER}") for c in topics]
+    rows["chat"] = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        | {"other": [{"role": "user", "content": q + "?"}, {"role": "assistant", "content": a}]}
+        for q, a in asked
+    ]
+    rows["instruction"] = [{"prompt": q, "completion": a, "other": q + "?"} for q, a in asked]
+    rows["preference"] = [
+        {"prompt": q, "chosen": a, "rejected": "모른다.", "other": q + "?"} for q, a in asked
+    ]
     made = {kind: write(f"{kind}.jsonl", found) for kind, found in rows.items()}
     made["bad"] = {
         kind: write(f"bad-{kind}.jsonl", [*found, {"nothing": 1}]) for kind, found in rows.items()
@@ -64,7 +91,7 @@ def changes(kind, s):
         "test_share": ({}, {"test_share": 0.5}),
         "columns": (
             {},
-            {"columns": {{"text": "text", "dictionary": "ko", "mcq": "question"}[kind]: "other"}},
+            {"columns": {FIRST[kind]: "other"}},
         ),
         "encoding": ({}, {"encoding": "cp949"}),
         "delimiter": ({"train": s["csv"][kind]}, {"delimiter": "|"}),
@@ -127,6 +154,13 @@ def changes(kind, s):
             **prompted,
         },
     }
+    dialogue = {
+        "layout": ({}, {"layout": "alpaca"}),
+        **prompted,
+        "style": ({}, {"style": "plain"}),
+        "overflow": ({"max_length": 30}, {"overflow": "drop"}),
+    }
+    own |= {"chat": dialogue, "instruction": dialogue, "preference": dialogue}
     if kind == "mcq":
         shared = {k: ({"answers": "1", **a}, b) for k, (a, b) in shared.items()}
         own["mcq"] = {k: ({"answers": "1", **a}, b) for k, (a, b) in own["mcq"].items()}

@@ -1,0 +1,180 @@
+"""What is learnt from dialogues and preferences, and which probes measure it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from attrs import frozen
+
+from mgk_core.contract.bundle import Choice, Probe, Tokens
+from mgk_core.contract.errors import InputError, Problem
+from mgk_text import generation, lengths, probes
+from mgk_text.cache import IGNORED, Chats, Learnt, TokenCache
+from mgk_text.encode import Encoder
+from mgk_text.items import of_choices
+from mgk_text.records import Dialogue, Message, Preference, Record
+from mgk_text.specs import ChatSpec, PreferenceSpec
+
+
+def as_chat(messages: Sequence[Message], tools: str = "") -> list[Mapping[str, str]]:
+    """Return messages as a conversation takes them: tools, as JSON, with the first one."""
+    chat: list[dict[str, str]] = []
+    for message in messages:
+        turn = {"role": message.role, "content": message.content}
+        if message.calls:
+            turn["tool_calls"] = message.calls
+        chat.append(turn)
+    if tools and chat:
+        chat[0]["tools"] = tools
+    return cast("list[Mapping[str, str]]", chat)
+
+
+@frozen
+class DialogueTask:
+    """Say what the assistant says: every one of its turns, and nothing else."""
+
+    spec: ChatSpec
+    length: int | None = None
+
+    @property
+    def overflow(self) -> str:
+        """What happens to examples that are too long."""
+        return self.spec.overflow
+
+    def learnt(self, encoder: Encoder, records: Sequence[Record], cache: TokenCache) -> Learnt:
+        """Return the training examples of each dialogue: one, or one for each answer."""
+        dialogues = cast("Sequence[Dialogue]", records)
+        chats: Chats = [as_chat(d.messages, d.tools) for d in dialogues]
+        return cache.exchanges(encoder, chats, [d.place for d in dialogues])
+
+    def probes(
+        self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
+    ) -> list[Probe]:
+        """Return the perplexity of the answers, and generated answers where short ones are asked."""
+        dialogues = cast("Sequence[Dialogue]", records)
+        spec = self.spec
+        chats: Chats = [as_chat(d.messages, d.tools) for d in dialogues]
+        whole = [e for made in encoder.conversation.exchanges(chats) for e in made]
+        fitting = [lengths.truncated(e, spec.max_length) for e in whole]
+        made = [probes.learnt_perplexity(fitting, spec.probe_name, split)]
+        if split == "test" and spec.generate:
+            made += self._generated(encoder, dialogues)
+        return made
+
+    def _generated(self, encoder: Encoder, dialogues: Sequence[Dialogue]) -> list[Probe]:
+        """Return generated answers to the prompts whose answer fits into ``new_tokens``.
+
+        An answer of several sentences is never said word for word, so it is not asked for.
+        """
+        spec = self.spec
+        sizes = [len(e.ids) for e in encoder.plain([d.answer for d in dialogues])]
+        short = [d for d, size in zip(dialogues, sizes, strict=True) if size <= spec.new_tokens]
+        if not short:
+            return []
+        asked = probes.spread(short, spec.generate)
+        prompts = encoder.conversation.prompts([as_chat(d.prompt, d.tools) for d in asked])
+        judges = [generation.answer_judge(d.answer) for d in asked]
+        return [probes.generated(encoder, prompts, judges, spec, chance=None)]
+
+    def problems(self, records: Sequence[Record]) -> list[Problem]:
+        """Return nothing: the reader has checked the turns."""
+        return []
+
+
+@frozen
+class PreferenceTask:
+    """Prefer the chosen answer. Without a preference loss, the chosen answers are learnt."""
+
+    spec: PreferenceSpec
+    length: int | None = None
+
+    @property
+    def overflow(self) -> str:
+        """What happens to examples that are too long."""
+        return self.spec.overflow
+
+    def learnt(self, encoder: Encoder, records: Sequence[Record], cache: TokenCache) -> Learnt:
+        """Return the chosen answers with their prompts."""
+        pairs = self._paired(records)
+        return self._answers(encoder, pairs, [p.chosen for p in pairs], cache)
+
+    def rejected(
+        self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
+    ) -> list[Tokens]:
+        """Return the rejected answers with their prompts, as `learnt` returns the chosen ones."""
+        pairs = self._paired(records)
+        made = self._answers(encoder, pairs, [p.rejected for p in pairs], cache)
+        return [lengths.truncated(e, self.spec.max_length) for e in made.examples]
+
+    def _answers(
+        self,
+        encoder: Encoder,
+        pairs: Sequence[Preference],
+        answers: Sequence[str],
+        cache: TokenCache,
+    ) -> Learnt:
+        """Return one example for each answer, earlier answers in its prompt not learnt."""
+        chats = [
+            as_chat((*pair.prompt, Message("assistant", answer)))
+            for pair, answer in zip(pairs, answers, strict=True)
+        ]
+        groups = cache.get(encoder, chats, lambda: encoder.conversation.exchanges(chats))
+        examples = [_last_answer(group[-1]) for group in groups]
+        return Learnt(examples, [p.place for p in pairs])
+
+    def fitting(
+        self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
+    ) -> Sequence[Record]:
+        """Return the pairs of which both answers fit into max_length, as overflow says.
+
+        :raises DataError: overflow is ``error`` and an answer is too long
+        """
+        limit = self.spec.max_length
+        chosen = self.learnt(encoder, records, cache)
+        pairs = self._paired(records)
+        rejected = self._answers(encoder, pairs, [p.rejected for p in pairs], cache).examples
+        kept = list[Record]()
+        longer = list[Tokens]()
+        for record, one, other in zip(records, chosen.examples, rejected, strict=True):
+            longer.append(max(one, other, key=lambda e: len(e.ids)))
+            cut = [lengths.truncated(e, limit) for e in (one, other)]
+            truncates = self.spec.overflow == "truncate" and all(map(lengths.learnt_in, cut))
+            if truncates or len(longer[-1].ids) <= limit:
+                kept.append(record)
+        if self.spec.overflow == "error":
+            lengths.fit(longer, limit, "error", what="train", places=chosen.places)
+        return kept
+
+    def _paired(self, records: Sequence[Record]) -> list[Preference]:
+        pairs = [cast("Preference", r) for r in records]
+        if single := next((p for p in pairs if not p.paired), None):
+            raise InputError(
+                f"{single.place}: has one answer with a label; labelled answers need a loss for"
+                " unpaired preferences. Give pairs of a chosen and a rejected answer"
+            )
+        return pairs
+
+    def probes(
+        self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
+    ) -> list[Probe]:
+        """Return how much likelier the chosen answer is, and how often it is the likelier one."""
+        pairs = self._paired(records)
+        chats: Chats = [as_chat(p.prompt) for p in pairs]
+        answers = [(p.chosen, p.rejected) for p in pairs]
+        choices = []
+        for made, pair in zip(encoder.conversation.options(chats, answers), pairs, strict=True):
+            sizes = (len(pair.chosen.encode()), len(pair.rejected.encode()))
+            choices.append(Choice(made.prompt, made.answers, 0, sizes, pair.specialty))
+        return probes.options(of_choices(choices), self.spec.probe_name, split)
+
+    def problems(self, records: Sequence[Record]) -> list[Problem]:
+        """Return nothing: the reader has checked the pairs."""
+        return []
+
+
+def _last_answer(example: Tokens) -> Tokens:
+    """Return an example of which only the last answer is learnt."""
+    start = max(i for i, label in enumerate(example.labels) if label == IGNORED) + 1
+    labels = (*(IGNORED,) * start, *example.labels[start:])
+    return Tokens(example.ids, labels, example.nbytes)
