@@ -84,6 +84,17 @@ class Adaptable(Protocol):
 
 
 @runtime_checkable
+class ChecksItems(Protocol):
+    """Optional: a bundle that can tell before training what its model cannot read."""
+
+    def check_items(self, items: Sequence[Any]) -> tuple[str, ...]:
+        """Check training examples and probe items; return notes for the user.
+
+        :raises InputError: a token without a row in the embedding, or more positions than there are
+        """
+
+
+@runtime_checkable
 class HasCard(Protocol):
     """Optional: a bundle that knows its base's entry on the hub."""
 

@@ -16,6 +16,7 @@ from mgk_core.contract.errors import InputError
 from mgk_hf.batch import PADDING, TokenBatch, pack, pad, predictors, split, unpack
 from mgk_hf.chat_template import Settings
 from mgk_hf.conversation import HfConversation
+from mgk_hf.limits import Limits
 from mgk_hf.network import Network
 from mgk_hf.precision import exact
 from mgk_hf.scoring import Item, collect, groups, pack_items, separate_items, size_of
@@ -45,14 +46,17 @@ class HfBundle:
     adaptable: tuple[str, ...] = ()
     settings: Settings = field(factory=Settings)
     model: nn.Module = field(init=False)
+    limits: Limits = field(init=False)
     conversation: HfConversation = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.model = self.network.whole
+        self.limits = Limits.of(self.model, self.tokenizer)
         self.conversation = HfConversation(self.tokenizer, self.settings, ends_of(self.model))
 
     def pack(self, examples: Sequence[Tokens]) -> TokenBatch:
         """Make one micro-batch of examples: one packed row, or padded rows for models that cannot pack."""
+        self.limits.check(examples)
         sequences = [(e.ids, e.labels) for e in examples]
         batch = pack(sequences) if self.network.packs else pad(sequences, self._pad_id)
         return batch.to(self.device)
@@ -90,6 +94,7 @@ class HfBundle:
     @torch.no_grad()
     def score(self, items: Sequence[Item]) -> list[OptionScores]:
         """Score each item's options: the log-likelihood of their tokens after the prompt."""
+        self.limits.check(items)
         found: dict[int, OptionScores] = {}
         with evaluating(self.model):
             for group in groups(items, self.budget):
@@ -97,6 +102,10 @@ class HfBundle:
                 sums = self._branched(chosen) if self.network.packs else self._separate(chosen)
                 found |= dict(zip(group, collect(chosen, iter(sums), self.tokenizer), strict=True))
         return [found[i] for i in range(len(items))]
+
+    def check_items(self, items: Sequence[Any]) -> tuple[str, ...]:
+        """Refuse what the base cannot read; return notes on what it was not made for."""
+        return self.limits.check(items)
 
     def together(self, items: Sequence[Any]) -> list[Any]:
         """Return the largest group of items that `score` computes in one go; of examples: of their continuations."""
@@ -152,6 +161,7 @@ class HfBundle:
     ) -> list[list[int]]:
         """Continue each prompt with the most likely token each time, up to the end of its turn."""
         width = max(len(p) for p in prompts)
+        self.limits.check_length(width + max_new_tokens)
         rows = [[self._pad_id] * (width - len(p)) + list(p) for p in prompts]
         shown = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
         ends = list(dict.fromkeys([*stop, *self.conversation.stops]))

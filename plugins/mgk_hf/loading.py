@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import evolve
+from attrs import evolve, frozen
 
 from mgk_core.contract.adapter import base_state_dict
 from mgk_core.contract.errors import InputError
@@ -35,13 +36,14 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # the console has its own, for saving as well
-    source = _source(spec)
+    source, notes = _source(spec), []
     if spec.id == tiny.MODEL_ID:
         tokenizer = tiny.tiny_tokenizer(_texts(spec.text))
         model = tiny.tiny_model(len(tokenizer), spec.seed)
     else:
-        model, tokenizer = _pretrained(spec, str(source) if source else spec.id, device)
-    notes = list(check_vocabulary(model, tokenizer))
+        found = _pretrained(spec, str(source) if source else spec.id, device)
+        model, tokenizer, notes = found.model, found.tokenizer, list(found.notes)
+    notes += check_vocabulary(model, tokenizer)
     if source is None and spec.id != tiny.MODEL_ID:
         source = snapshot(spec.id, spec.revision, getattr(model.config, "_commit_hash", None))
     added = prepare.tokens(model, tokenizer, spec, _texts)
@@ -58,7 +60,8 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
             or model.gradient_checkpointing_enable
         )
         enable({"use_reentrant": False})
-    check_causal(spec.id, model)
+    if not quantized.is_quantized(model):  # int8 takes its outliers from all rows together
+        check_causal(spec.id, model)
     network = take_apart(model)
     preparation = {} if added is None else prepare.train(network, tokenizer, spec, added)
     network = with_screen(network, tokenizer, spec.head)
@@ -130,7 +133,16 @@ def _local(name: str) -> Path | None:
     return None
 
 
-def _pretrained(spec: HfSpec, where: str, device: torch.device) -> tuple[Any, Any]:
+@frozen(eq=False)
+class _Loaded:
+    """What transformers has loaded, and what the user should know of it."""
+
+    model: Any
+    tokenizer: Any
+    notes: tuple[str, ...]
+
+
+def _pretrained(spec: HfSpec, where: str, device: torch.device) -> _Loaded:
     from transformers import AutoConfig, AutoTokenizer
 
     common: dict[str, Any] = {
@@ -147,7 +159,14 @@ def _pretrained(spec: HfSpec, where: str, device: torch.device) -> tuple[Any, An
         config = AutoConfig.from_pretrained(where, **common)
         check_kind(where, config)
         maker = _maker(config, spec)
-        model, info = maker.from_pretrained(where, output_loading_info=True, **options, **common)
+        with _quiet():
+            model, info = maker.from_pretrained(
+                where,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
+                **options,
+                **common,
+            )
         tokenizer = AutoTokenizer.from_pretrained(where, **common)
     except InputError:
         raise
@@ -156,12 +175,25 @@ def _pretrained(spec: HfSpec, where: str, device: torch.device) -> tuple[Any, An
         if is_out_of_memory(error):
             raise
         raise explain(where, spec.revision, error) from error
-    check_weights(where, info)
+    notes = check_weights(where, info)
     # What the tokenizer was made from: 150 MB of Python objects for Gemma's.
     for spare in ("_vocab", "_merges"):
         if spare in vars(tokenizer):
             setattr(tokenizer, spare, type(getattr(tokenizer, spare))())
-    return model, tokenizer
+    return _Loaded(model, tokenizer, notes)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from printing its report of keys: what is wrong becomes an error, the rest a note."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _maker(config: Any, spec: HfSpec) -> Any:

@@ -7,7 +7,7 @@ from typing import cast
 
 from attrs import evolve, field, fields, frozen
 
-from mgk_core.contract.bundle import LanguageBundle, PhaseData, Probe, Tokens
+from mgk_core.contract.bundle import ChecksItems, LanguageBundle, PhaseData, Probe, Tokens
 from mgk_core.contract.conversation import Style
 from mgk_core.contract.errors import InputError
 from mgk_text import lengths, packing, probes
@@ -93,9 +93,11 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
     rows = _rows(maker, train)
     known, cut = _calibration(maker, calibration)
     count, most, tokens = _VERIFY
+    found = (*_own_probes(maker, splits), *_base_probes(maker, texts, questions))
+    unread = _readable(maker.bundle, [*train.examples, *dev.examples, *known], found)
     return PhaseData(
         train=_train_set(maker, rows, splits.train),
-        probes=(*_own_probes(maker, splits), *_base_probes(maker, texts, questions)),
+        probes=found,
         dev=maker.batches(dev.examples, _DEV_TOKENS),
         verify=maker.batches((dev.examples or train.examples)[: count * most], tokens, most)[
             :count
@@ -105,6 +107,7 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
             *splits.notes,
             *maker.encoder.conversation.notes,
             train.note,
+            *unread,
             *_packed(maker, rows),
             *((dev.note,) if dev.examples else ()),
             *cut,
@@ -142,6 +145,16 @@ def settled(spec: TextDataSpec, reader: Reader) -> TextDataSpec:
     kind = reader.recognised()
     shared = {a.name: getattr(spec, a.name) for a in fields(AutoSpec) if a.name != "type"}
     return SPECS[kind](type=kind, **shared)
+
+
+def _readable(
+    bundle: object, examples: Sequence[Tokens], found: Sequence[Probe]
+) -> tuple[str, ...]:
+    """Let the bundle check, before anything is trained, that it can read every example and probe item."""
+    if not isinstance(bundle, ChecksItems):
+        return ()
+    items = [item for probe in found for item in probe.items]
+    return bundle.check_items([*examples, *items])
 
 
 def _train_set(maker: Maker, rows: Sequence[packing.Row], records: Sequence[Record]) -> TokenRows:

@@ -4,9 +4,7 @@ import json
 
 import pytest
 import torch
-from torch import nn
 
-import mgk_core.contract.hookspecs as hooks
 from mgk_core.contract.adapter import base_state_dict
 from mgk_core.contract.errors import InputError, PluginError
 from mgk_core.contract.files import read_tensors
@@ -225,31 +223,19 @@ def test_a_target_inside_a_tower_is_refused(multimodal):
     assert excluded == attached(multimodal)
 
 
-class _Careless:
-    """A plugin whose adapter goes on every layer that it finds."""
+def test_a_plugin_that_asks_nobody_is_caught(multimodal, monkeypatch):
+    """An adapter on every layer that its plugin finds is taken off again, and the plugin is named."""
+    bundle = build(HfSpec(type="hf", id=str(multimodal)), CPU)
+    names = list(base_state_dict(bundle.model))
 
-    @hooks.hookimpl
-    def mgk_attach_adapter(self, model, spec, name):
-        for parameter in model.parameters():
-            parameter.requires_grad_(requires_grad=False)
+    def careless(model, spec, name):
         return attach_dense(model.model.vision_tower, name)
 
-
-def test_a_plugin_that_asks_nobody_is_caught(multimodal):
-    """The adapter of a careless plugin is named and taken off; the model is what it was."""
-    bundle = build(HfSpec(type="hf", id=str(multimodal)), CPU)
-    core = Hooks(load_plugins())
-    core.plugins.manager.register(_Careless(), "careless")
-    from mgk_core.config.resolve import structure_spec
-    from mgk_core.contract.adapter import state_of
-
-    state_of(bundle.model).adaptable[:] = bundle.adaptable
-    names = list(base_state_dict(bundle.model))
-    spec = structure_spec(core.plugins.registry, "adapter", {"type": "lora"})
-    with pytest.raises(PluginError, match="keeps frozen"):
-        core.attach_adapter(bundle.model, spec, "one")
+    monkeypatch.setattr("mgk_lora.attach.attach", careless)
+    with pytest.raises(PluginError, match="keeps frozen") as caught:
+        attached(multimodal)
+    assert caught.value.plugin == "lora"
     assert list(base_state_dict(bundle.model)) == names
-    assert isinstance(bundle.model, nn.Module)
 
 
 def test_a_phase_adapter_names_its_base(multimodal, run_on):
