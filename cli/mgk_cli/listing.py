@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mgk_cli.console import line
 from mgk_cli.formatting import several
 from mgk_cli.tables import Column, fitted, text
-from mgk_core.record.json_numbers import finite
+from mgk_core.contract.json_numbers import finite
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

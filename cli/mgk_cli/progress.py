@@ -16,7 +16,7 @@ from mgk_cli import console
 from mgk_cli.event_lines import Event, EventLines, Line
 from mgk_cli.live_bar import make_bar
 from mgk_cli.status import Status
-from mgk_core.record.json_numbers import finite
+from mgk_core.contract.json_numbers import finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mgk_core.contract import adapter, bundle, context, hookspecs, outcome
-from mgk_core.record.json_numbers import finite
+from mgk_core.contract.json_numbers import finite
 
 Arguments = Mapping[str, Any]
 Check = Callable[[Any, Arguments], Iterator[str]]

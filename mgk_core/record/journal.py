@@ -16,7 +16,7 @@ from attrs import define, field
 
 from mgk_core.contract.errors import StoreError
 from mgk_core.contract.files import read_bytes
-from mgk_core.record.json_numbers import finite
+from mgk_core.contract.json_numbers import finite
 from mgk_core.record.store import Store
 
 NAME = "journal.jsonl"

@@ -15,8 +15,8 @@ from typing import Any
 
 from attrs import frozen
 
+from mgk_core.contract.json_numbers import finite
 from mgk_core.record.disk import told
-from mgk_core.record.json_numbers import finite
 from mgk_core.record.store import Store
 
 NAME = "metrics.jsonl"

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mgk_core.contract.errors import StoreError
+from mgk_core.contract.json_numbers import finite
 from mgk_core.record.disk import Disk, told
-from mgk_core.record.json_numbers import finite
 
 TEMPORARY = ".tmp-"
 

@@ -16,6 +16,7 @@ from mgk_core.config.render import to_toml
 from mgk_core.config.resolve import load_tree
 from mgk_core.contract.errors import InputError, Interrupted, MgkError, StoreError, nearest
 from mgk_core.contract.files import read_json
+from mgk_core.contract.json_numbers import numbers
 from mgk_core.contract.pipeline import Pipeline
 from mgk_core.host.hooks import Hooks
 from mgk_core.model.device import is_out_of_memory
@@ -23,7 +24,6 @@ from mgk_core.record.disk import Disk, environment_told
 from mgk_core.record.events import Events, Sink, ignore
 from mgk_core.record.journal import NAME as JOURNAL
 from mgk_core.record.journal import Journal, open_journal
-from mgk_core.record.json_numbers import numbers
 from mgk_core.record.ledger import NAME as LEDGER
 from mgk_core.record.ledger import Ledger, read_ledger
 from mgk_core.record.metrics_log import NAME as METRICS

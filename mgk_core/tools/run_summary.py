@@ -15,9 +15,9 @@ from attrs import define, field, frozen
 from mgk_core.config.tree import read_toml
 from mgk_core.contract.errors import DigestError
 from mgk_core.contract.files import read_json
+from mgk_core.contract.json_numbers import numbers
 from mgk_core.record.commit import standing
 from mgk_core.record.journal import Journal, open_journal
-from mgk_core.record.json_numbers import numbers
 from mgk_core.record.ledger import NAME as LEDGER
 from mgk_core.record.ledger import Ledger, PhaseEntry, read_ledger
 from mgk_core.record.metrics_log import NAME as METRICS

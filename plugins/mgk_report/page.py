@@ -17,7 +17,7 @@ from mgk_core.contract.cache import cache_directory
 from mgk_core.contract.errors import EnvironmentFault
 from mgk_report import compare, figures, story
 from mgk_report.matrix import matrix
-from mgk_report.record import Run, finite, read
+from mgk_report.record import Run, drawable, read
 
 NAME = "report.html"
 
@@ -66,7 +66,9 @@ def _view(run: Run) -> dict[str, Any]:
         "headline": story.headline(run),
         "matrix": matrix(run),
         "phases": story.phases(run),
-        "costs": ("Time by part of the work", figures.times(finite(seconds))) if seconds else None,
+        "costs": ("Time by part of the work", figures.times(drawable(seconds)))
+        if seconds
+        else None,
         "chain": _chain(run),
         "history": _history(run),
         "environment": _flat(run.ledger.get("environment", {})),

@@ -16,11 +16,10 @@ from typing import Any, Literal
 from attrs import field, frozen
 
 from mgk_core.contract.errors import InputError
+from mgk_core.contract.json_numbers import numbers
 
 Table = Mapping[str, Any]
 Status = Literal["finished", "refused", "unfinished"]
-
-_NAMED = {"result", "rule", "event", "phase", "row", "state", "name"}
 
 
 @frozen
@@ -187,23 +186,12 @@ def _settings(text: str) -> list[Setting]:
     return found
 
 
-def numbers(value: Any) -> Any:
-    """Return plain data with "nan", "inf" and "-inf" as the numbers that JSON has no word for."""
-    if isinstance(value, str) and value in ("nan", "inf", "-inf"):
-        return float(value)
-    if isinstance(value, dict):
-        return {k: v if k in _NAMED else numbers(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [numbers(v) for v in value]
-    return value
-
-
-def finite(value: Any) -> Any:
+def drawable(value: Any) -> Any:
     """Return plain data for a chart: what is not finite becomes None, which is drawn as a gap."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {k: finite(v) for k, v in value.items()}
+        return {k: drawable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
+        return [drawable(v) for v in value]
     return value

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from mgk_report import figures
 from mgk_report.matrix import gain, share_of_gain, worse
-from mgk_report.record import Phase, Run, finite
+from mgk_report.record import Phase, Run, drawable
 
 RESULTS = {
     "committed": "merged",
@@ -137,7 +137,7 @@ def _facts(phase: Phase) -> list[tuple[str, str]]:
             ("steps", f"{steps[-1]['step']} of {steps[-1]['steps']}"),
             ("loss", f"{steps[0]['loss']:.4g} → {steps[-1]['loss']:.4g}"),
             ("throughput", pace),
-            ("steps skipped (not finite)", str(sum(int(s["skipped"]) for s in steps))),
+            ("steps skipped (not drawable)", str(sum(int(s["skipped"]) for s in steps))),
         ]
     entry = phase.entry or {}
     if entry.get("result") == "committed":
@@ -179,7 +179,7 @@ def _attempt(attempt: Any) -> str:
 
 
 def _charts(phase: Phase) -> list[tuple[str, figures.Spec]]:
-    steps = [finite(s) for s in phase.steps]
+    steps = [drawable(s) for s in phase.steps]
     charts: list[tuple[str, figures.Spec]] = []
     if len(steps) > 1:
         charts = [
@@ -194,7 +194,7 @@ def _charts(phase: Phase) -> list[tuple[str, figures.Spec]]:
             charts.append(("Peak memory", figures.curve(gib, "gib", "GiB")))
     merged = phase.merge.get("weights", ())
     if merged:
-        charts.append(("Change of each weight", figures.weights(finite(_weights(merged)))))
+        charts.append(("Change of each weight", figures.weights(drawable(_weights(merged)))))
     return charts
 
 
@@ -233,7 +233,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changed:
         better=sum(m[3] > 0 for m in moves),
         same=sum(m[3] == 0 for m in moves),
         worse=len(losers),
-        chart=figures.items(finite([_move(m[3]) for m in moves]))
+        chart=figures.items(drawable([_move(m[3]) for m in moves]))
         if any(m[3] for m in moves)
         else None,
         worst=losers[:WORST],

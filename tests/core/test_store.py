@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from mgk_core.contract.errors import EnvironmentFault, StoreError
 from mgk_core.contract.files import check_header, read_json, read_metadata, read_tensors
+from mgk_core.contract.json_numbers import finite, numbers
 from mgk_core.record.disk import Disk, environment_told
-from mgk_core.record.json_numbers import finite, numbers
 from mgk_core.record.store import Store, json_text
 
 

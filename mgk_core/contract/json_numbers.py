@@ -1,4 +1,4 @@
-"""Plain data on its way to JSON and back, where a number may be one that JSON has no word for."""
+"""JSON for numbers that it has no word for: NaN and infinities are written as strings, and read back."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def finite(value: Any) -> Any:
     return value
 
 
-NAMES = frozenset(
-    (
+TEXT = frozenset(
+    [
         "name",
         "mark",
         "metric",
@@ -32,17 +32,24 @@ NAMES = frozenset(
         "rule",
         "dtype",
         "adapter",
-    )
+        "event",
+        "row",
+        "state",
+        "result",
+    ]
 )
 """Keys whose values are text in the tables that mgk writes, whatever they say."""
 
 
 def numbers(value: Any) -> Any:
-    """Return a table that `json_text` wrote with its numbers as they were: undoes `finite`, but for names."""
+    """Return a table with its numbers as they were: undoes `finite`, except under the keys of `TEXT`."""
     if isinstance(value, str) and value in ("nan", "inf", "-inf"):
         return float(value)
     if isinstance(value, dict):
-        return {k: v if k in NAMES else numbers(v) for k, v in value.items()}
+        return {k: v if k in TEXT else numbers(v) for k, v in value.items()}
     if isinstance(value, list):
         return [numbers(v) for v in value]
     return value
+
+
+__all__ = ["TEXT", "finite", "numbers"]
