@@ -83,8 +83,20 @@ def plugin_rows(plugins: Plugins) -> list[dict[str, Any]]:
         types.setdefault(claim.plugin, {}).setdefault(claim.slot, []).append(claim.type)
     called = reversed(plugins.infos)  # pluggy calls the last registered plugin first
     return [
-        _plugin_row(number, info, types.get(info.name, {})) for number, info in enumerate(called, 1)
+        _plugin_row(number, info, types.get(info.name, {}) if info.error is None else {})
+        for number, info in enumerate(called, 1)
     ]
+
+
+def other_orders(plugins: Plugins) -> Iterator[str]:
+    """Yield each hook that is not called in the order of the list, and the order in which it is."""
+    from mgk_core.contract.hookspecs import spec_names
+
+    listed = [info.name for info in reversed(plugins.infos) if info.error is None]
+    for hook in spec_names():
+        called = plugins.call_order(hook)
+        if called != [name for name in listed if name in called]:
+            yield f"{hook.removeprefix('mgk_')} is called in this order: {', '.join(called)}"
 
 
 def _plugin_row(number: int, info: PluginInfo, types: dict[str, list[str]]) -> dict[str, Any]:
@@ -96,6 +108,7 @@ def _plugin_row(number: int, info: PluginInfo, types: dict[str, list[str]]) -> d
         "module": info.module,
         "state": state,
         "error": info.error,
+        "warnings": list(info.warnings),
         "hooks": [h.removeprefix("mgk_") for h in info.hooks],
         "types": types,
     }
@@ -115,6 +128,8 @@ def plugins_drawn(rows: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
         yield head.append(row["state"], styles[row["state"]])
         if row["error"]:
             yield Padding(text(row["error"], "red"), (0, 0, 0, 4), expand=False)
+        for warning in row["warnings"]:
+            yield Padding(text(warning, "yellow"), (0, 0, 0, 4), expand=False)
         for slot, types in row["types"].items():
             yield Padding(
                 text(f"{slot}: ", "dim").append(", ".join(types), "not dim"),

@@ -53,7 +53,9 @@ class Directory:
 
     def describe(self, name: str) -> str:
         """Return ``'name' (distribution version)`` for messages."""
-        return next((str(info) for info in self.infos if info.name == name), repr(name))
+        same = [info for info in self.infos if info.name == name]
+        same.sort(key=lambda info: info.error is not None)  # of one name, the one that was loaded
+        return str(same[0]) if same else repr(name)
 
     def owner_of(self, error: BaseException) -> str | None:
         """Return the plugin whose code is innermost in an error's traceback; None: no plugin's."""

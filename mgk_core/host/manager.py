@@ -60,7 +60,9 @@ class Plugins(Directory):
         """Yield what is wrong with installed plugins although a run can do without."""
         for info in self.infos:
             if info.error is not None:
-                yield f"{_failure(info)}; this run does not use it; {_ways(info)}"
+                clash = sum(other.name == info.name for other in self.infos) > 1
+                ways = "uninstall one of them" if clash else _ways(info)
+                yield f"{_failure(info)}; this run does not use it; {ways}"
             yield from info.warnings
 
     def owner(self, slot: Slot, type_: str) -> str:
@@ -163,7 +165,7 @@ def _told_apart(same: Sequence[_Found]) -> Iterator[_Found]:
         if found.info.distribution == OWN:
             yield found
             continue
-        error = f"its name {found.info.name!r} is also that of a plugin of {rivals}; rename one"
+        error = f"its name {found.info.name!r} is also that of a plugin of {rivals}"
         yield evolve(found, info=evolve(found.info, error=error))
 
 

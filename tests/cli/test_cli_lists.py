@@ -1,11 +1,14 @@
 """Commands without a run: pipelines, plugins, config, plan, doctor."""
 
 import sys
+import types
 
 import pytest
 
+from mgk_cli.listing import other_orders
 from mgk_core.config.render import as_table
 from mgk_core.config.resolve import load_tree, resolve
+from mgk_core.contract.hookspecs import hookimpl
 from mgk_core.host.manager import load_plugins
 
 
@@ -166,3 +169,13 @@ def test_the_doctor_says_what_a_missing_device_means(mgk):
     wrong = next(r for r in ran.rows if r["name"] == "device")
     assert wrong["status"] == "error"
     assert "'auto' would take" in wrong["text"]
+
+
+def test_an_order_that_differs_from_the_list_is_printed():
+    """A hook with ``tryfirst`` is called before those of plugins that are listed before it."""
+    eager, late = types.ModuleType("eager"), types.ModuleType("late")
+    eager.mgk_phase_enter = hookimpl(tryfirst=True)(lambda ctx: None)
+    late.mgk_phase_enter = hookimpl(lambda ctx: None)
+    assert list(other_orders(load_plugins())) == []
+    (line,) = other_orders(load_plugins(extra=[("eager", eager), ("late", late)]))
+    assert line.startswith("phase_enter is called in this order: eager, late, ")

@@ -216,7 +216,8 @@ def plugin(tmp_path):
         info = folder / "zz_faulty-1.2.dist-info"
         info.mkdir(parents=True, exist_ok=True)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zz-faulty\nVersion: 1.2\n")
-        (info / "entry_points.txt").write_text("[mgk.plugins]\nzz-faulty = zz_faulty\n")
+        points = "[mgk.plugins]\nzz-faulty = zz_faulty\n[mgk.always]\nzz-faulty = zz_faulty\n"
+        (info / "entry_points.txt").write_text(points)
         (folder / "zz_faulty.py").write_text(source)
         return folder
 

@@ -17,13 +17,15 @@ RECOVERING = {
 
 
 def raising(hook, error="RuntimeError('planted')"):
-    """Return a plugin that raises in one hook."""
+    """Return a plugin that raises in one hook; around the owner's, where that alone is called."""
     arguments = ", ".join(inspect.signature(getattr(hookspecs, hook)).parameters)
+    wrapper = hookspecs.slot_of(hook) is not None
     return f"""
 from mgk_core.contract.hookspecs import hookimpl
 
-@hookimpl
+@hookimpl(wrapper={wrapper})
 def {hook}({arguments}):
+    {"yield" if wrapper else ""}
     raise {error}
 """
 
@@ -64,8 +66,8 @@ def test_whatever_it_raises(server, places, plugin, error):
 
 
 RETURNED = {
-    "mgk_loss_terms": ("ctx", '{"bad": bad}', "step"),
-    "mgk_observers": ("ctx", "[Observer()]", ""),
+    "mgk_loss_terms": ('{"bad": bad}', "loss term 'bad'"),
+    "mgk_observers": ("[Observer()]", "observer Observer"),
 }
 LATER = """
 from mgk_core.contract.hookspecs import hookimpl
@@ -87,18 +89,20 @@ def {hook}(ctx):
 def test_what_a_hook_returned_raises_later(server, places, plugin, hook):
     """A loss term or an observer that raises in the loop is traced back to its plugin and hook."""
     run = next(places)
-    answer = server.run(run, path=[plugin(LATER.format(hook=hook, value=RETURNED[hook][1]))])
+    value, what = RETURNED[hook]
+    answer = server.run(run, path=[plugin(LATER.format(hook=hook, value=value))])
     assert answer["code"] == 3, answer
-    assert "'zz-faulty' (zz-faulty 1.2) raised in" in answer["message"]
-    assert f"returned from {hook}: RuntimeError: planted" in answer["message"]
+    message = f"'zz-faulty' (zz-faulty 1.2) raised in {what}: RuntimeError: planted"
+    assert message in answer["message"]
     assert server.resume(run, accept=["plugin.zz-faulty"])["code"] == 0
 
 
 def test_a_plugin_that_cannot_be_imported_is_named(server, places, plugin):
-    """Broken at import: named with its distribution, and how to go on without it."""
+    """Broken at import, and declared to act in every run: named, and how to run without it."""
     run = next(places)
     answer = server.run(run, path=[plugin("import nothing_of_that_name\n")])
     assert answer["code"] == 3
-    assert "plugin 'zz-faulty' of zz-faulty 1.2 is broken: ModuleNotFoundError" in answer["message"]
+    failed = "plugin 'zz-faulty' (zz-faulty 1.2) failed to load: ModuleNotFoundError"
+    assert failed in answer["message"]
     assert "--without-plugin zz-faulty" in answer["message"]
     assert not run.exists()

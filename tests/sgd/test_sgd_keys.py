@@ -10,7 +10,7 @@ import torch
 
 from mgk_core.contract.errors import ConfigError, InputError
 from mgk_sgd.optimizers import make_optimizer
-from mgk_sgd.specs import AdamwSpec, OptimizerSpec, SgdSpec, StandardStepSpec
+from mgk_sgd.specs import AdamwSpec, SgdSpec, StandardStepSpec
 from mgk_sgd.step import StandardStep
 
 CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
@@ -94,15 +94,6 @@ def test_frozen_parameters_are_left_out(make_phase: Any, batches: Any) -> None:
         not torch.equal(a, b) for a, b in zip(before, ctx.phase.adapter.parameters(), strict=True)
     ]
     assert moved == [False, True, False, True]
-
-
-def test_foreign_specs_are_not_answered() -> None:
-    """An optimizer type of another plugin is left to it."""
-    from mgk_sgd.plugin import mgk_make_optimizer
-
-    assert mgk_make_optimizer(adapter=None, spec=StandardStepSpec(type="standard")) is None
-    with pytest.raises(InputError, match="neither SGD nor AdamW"):
-        make_optimizer(_Adapter(), OptimizerSpec(type="lion"))
 
 
 class _Adapter:

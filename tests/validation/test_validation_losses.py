@@ -100,10 +100,3 @@ def test_a_loss_that_is_not_finite_stays_so(bigrams: Any) -> None:
     with torch.no_grad():
         bigrams.model.weight.fill_(math.nan)
     assert math.isnan(perplexity(bigrams, probe()).value)
-
-
-def test_other_metrics_are_left_to_others(hooks: Hooks, phase_of: Any) -> None:
-    """An unknown metric is answered by nobody here."""
-    from mgk_validation.plugin import mgk_evaluate
-
-    assert mgk_evaluate(ctx=phase_of(), probe=probe(metric="bleu")) is None

@@ -22,11 +22,14 @@ def command(*, without: tuple[str, ...], as_json: bool) -> None:
     A plugin that fails to load is listed with the reason; the others are not affected.
     """
     from mgk_cli.console import show
-    from mgk_cli.listing import plugin_rows, plugins_drawn, print_json
+    from mgk_cli.listing import other_orders, plugin_rows, plugins_drawn, print_json
+    from mgk_cli.tables import text
     from mgk_core.host.manager import load_plugins
 
-    rows = plugin_rows(load_plugins(without=without))
+    plugins = load_plugins(without=without)
+    rows = plugin_rows(plugins)
     if as_json:
         print_json(rows)
     else:
-        show(*plugins_drawn(rows))
+        orders = [text(order, "dim") for order in other_orders(plugins)]
+        show(*plugins_drawn(rows), *orders)
