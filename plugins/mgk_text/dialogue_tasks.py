@@ -123,6 +123,18 @@ class PreferenceTask:
         examples = [_last_answer(group[-1]) for group in groups]
         return Learnt(examples, [p.place for p in pairs])
 
+    def every_answer(
+        self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
+    ) -> Learnt:
+        """Return every answer that the rows have as an example, chosen ones first in each row."""
+        found = Learnt([], [])
+        for pair in cast("Sequence[Preference]", records):
+            answers = [answer for answer in (pair.chosen, pair.rejected) if answer]
+            made = self._answers(encoder, [pair] * len(answers), answers, cache)
+            found.examples.extend(made.examples)
+            found.places.extend(made.places)
+        return found
+
     def fitting(
         self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
     ) -> Sequence[Record]:

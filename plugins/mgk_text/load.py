@@ -72,7 +72,7 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
     check_named(spec)
     reader = Reader(spec)
     spec = reader.spec = settled(spec, reader)
-    maker = _maker(spec, bundle)
+    maker = maker_of(spec, bundle)
     texts = {n: reader.foreign(s, "text").records for n, s in spec.base_probes.items()}
     questions = {
         n: reader.foreign(s, "mcq", spec.base_layout).records
@@ -169,7 +169,8 @@ def _train_set(maker: Maker, rows: Sequence[packing.Row], records: Sequence[Reco
     return QuestionRows.with_choices(made, maker.encoder.choices(items))
 
 
-def _maker(spec: TextDataSpec, bundle: object) -> Maker:
+def maker_of(spec: TextDataSpec, bundle: object) -> Maker:
+    """Return what makes a phase's data on a base; `InputError` if it is not a language model."""
     if not isinstance(bundle, LanguageBundle):
         raise InputError(
             f"data type {spec.type!r} needs a language model as base, with a tokenizer; this base is none"
