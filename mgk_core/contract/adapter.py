@@ -294,6 +294,7 @@ __all__ = [
     "ModelState",
     "Saves",
     "Target",
+    "Untied",
     "aliases_of",
     "all_disabled",
     "base_name",
@@ -301,6 +302,7 @@ __all__ = [
     "check_state",
     "load_in_place",
     "may_adapt",
+    "retie",
     "state_of",
     "trainable",
 ]

@@ -95,7 +95,8 @@ def _about_base(
     )
     if ledger.preparation:
         made = ledger.preparation
-        yield f"- prepared before the first phase: {made.get('tokens', 0)} {made.get('what', '')}"
+        what = made.get("adapter") or made.get("tokens", "")
+        yield f"- prepared before the first phase: {made.get('what', '')} ({what})"
 
 
 def _about_phases(session: Session, table: Mapping[str, Any]) -> Iterator[str]:

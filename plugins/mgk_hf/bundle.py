@@ -183,7 +183,7 @@ class HfBundle:
             self.model, self.tokenizer, directory,
             source=self.source, notice=self.notice, stops=self.conversation.stops,
         )  # fmt: skip
-        keep_beside(self.source, directory, grown=bool(self.preparation))
+        keep_beside(self.source, directory, grown="tokens" in self.preparation)
 
     def card(self) -> dict[str, Any]:
         """Return what a model card says of the base: hub metadata and licence."""
@@ -200,6 +200,8 @@ class HfBundle:
             keys["base_model_name_or_path"] = (
                 f"{keys['base_model_name_or_path']} with {added} tokens added"
             )
+        elif adapter := self.preparation.get("adapter"):
+            keys["base_model_name_or_path"] += f" with {adapter} merged"
         return keys
 
     def complete_export(self, directory: Path) -> None:
@@ -213,6 +215,11 @@ class HfBundle:
             raise InputError(
                 f"{added} tokens were added to this run's base (base.new_tokens), and the base that an"
                 " adapter names has no rows for them; share the whole model in RUN/model"
+            )
+        if adapter := self.preparation.get("adapter"):
+            raise InputError(
+                f"this run began with the adapter {adapter} merged into its base, and others cannot load"
+                " that base by a name; share the whole model in RUN/model"
             )
         self.tokenizer.save_pretrained(str(directory))
         keep(self.source, directory, self.notice)

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from mgk_core.contract.adapter import base_state_dict
 from mgk_core.contract.errors import InputError
 from mgk_core.contract.files import check_header
 from mgk_core.model.device import is_out_of_memory
 from mgk_hf import gemma_q4, prepare, quantized, tiny
+from mgk_hf.adapted_base import CONFIG as ADAPTER_CONFIG
+from mgk_hf.adapted_base import AdapterDirectory, merged
 from mgk_hf.beside import snapshot
 from mgk_hf.bundle import HfBundle
 from mgk_hf.chat_template import Settings
@@ -31,25 +33,92 @@ from mgk_hf.specs import HfSpec
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
+@frozen(eq=False)
+class _Loaded:
+    """A model with its tokenizer, as its files have it.
+
+    notes: what the user should know. source: the local directory of its files. preparation: what
+    was done to it already, for the ledger.
+    """
+
+    model: Any
+    tokenizer: Any
+    notes: tuple[str, ...] = ()
+    source: Path | None = None
+    preparation: dict[str, Any] = field(factory=dict)
+
+
 def build(spec: HfSpec, device: torch.device) -> HfBundle:
     """Load or build the base that ``spec.id`` names, by its policy of dtypes, on ``device``."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # the console has its own, for saving as well
-    source, notes = _source(spec), []
+    loaded = _load(spec, device)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    notes = [*loaded.notes, *check_vocabulary(model, tokenizer)]
+    added = prepare.tokens(model, tokenizer, spec, _texts)
+    _make_ready(model, spec, device)
+    network = take_apart(model)
+    preparation = dict(loaded.preparation)
+    if added is not None:
+        preparation |= prepare.train(network, tokenizer, spec, added)
+        notes.append(str(added.extension))
+    network = with_screen(network, tokenizer, spec.head)
+    give_back_memory()
+    if spec.quantize != "none":
+        _note_source(model, spec)
+    return HfBundle(
+        network,
+        tokenizer,
+        device,
+        notice=notice_of(loaded.source, str(getattr(model.config, "model_type", ""))),
+        source=loaded.source,
+        budget=spec.token_budget,
+        notes=notes,
+        preparation=preparation,
+        adaptable=() if spec.towers else network.language,
+        settings=Settings(spec.thinking, spec.system, spec.fold_system),
+    )
+
+
+def _load(spec: HfSpec, device: torch.device) -> _Loaded:
+    """Load the base's files; an adapter's directory is its base with the adapter merged."""
     if spec.id == tiny.MODEL_ID:
         tokenizer = tiny.tiny_tokenizer(_texts(spec.text))
-        model = tiny.tiny_model(len(tokenizer), spec.seed)
-    else:
-        found = _pretrained(spec, str(source) if source else spec.id, device)
-        model, tokenizer, notes = found.model, found.tokenizer, list(found.notes)
-    notes += check_vocabulary(model, tokenizer)
-    if source is None and spec.id != tiny.MODEL_ID:
-        source = snapshot(spec.id, spec.revision, getattr(model.config, "_commit_hash", None))
-    added = prepare.tokens(model, tokenizer, spec, _texts)
+        return _Loaded(tiny.tiny_model(len(tokenizer), spec.seed), tokenizer)
+    source = _source(spec)
+    adapter = AdapterDirectory.at(source) if source else None
+    if adapter is not None:
+        return _with_adapter(adapter, spec, device)
+    loaded = _pretrained(spec, str(source) if source else spec.id, device)
+    if source is None:
+        commit = getattr(loaded.model.config, "_commit_hash", None)
+        source = snapshot(spec.id, spec.revision, commit)
+    return evolve(loaded, source=source)
+
+
+def _with_adapter(adapter: AdapterDirectory, spec: HfSpec, device: torch.device) -> _Loaded:
+    """Load an adapter's base and merge the adapter into it."""
+    place = _base_of(adapter, spec)
+    base = evolve(spec, id=str(place) if place else adapter.base, revision=adapter.revision)
+    loaded = _load(base, device)
+    model, preparation = merged(loaded.model, adapter)
+    note = f"the adapter {adapter.path} was merged into its base {adapter.base} first"
+    return evolve(
+        loaded,
+        model=model,
+        tokenizer=_own_tokenizer(adapter.path) or loaded.tokenizer,
+        notes=(*loaded.notes, note),
+        preparation=preparation,
+    )
+
+
+def _make_ready(model: Any, spec: HfSpec, device: torch.device) -> None:
+    """Put a loaded model on its device in its dtypes, frozen, and check that it is a causal one."""
     _set_dtypes(model, spec, device)
     quantized.keep_as_stored(model)
-    if not quantized.is_quantized(model) and spec.device_map is None:
+    packed = quantized.is_quantized(model)
+    if not packed and spec.device_map is None:
         model.to(device)
     model.requires_grad_(False)
     model.eval()
@@ -60,29 +129,43 @@ def build(spec: HfSpec, device: torch.device) -> HfBundle:
             or model.gradient_checkpointing_enable
         )
         enable({"use_reentrant": False})
-    if not quantized.is_quantized(model):  # int8 takes its outliers from all rows together
+    if not packed:  # int8 takes its outliers from all rows together
         check_causal(spec.id, model)
-    network = take_apart(model)
-    preparation = {} if added is None else prepare.train(network, tokenizer, spec, added)
-    network = with_screen(network, tokenizer, spec.head)
-    notice = notice_of(source, str(getattr(model.config, "model_type", "")))
-    notes += [str(added.extension)] if added else []
-    give_back_memory()
+
+
+def _base_of(adapter: AdapterDirectory, spec: HfSpec) -> Path | None:
+    """Return the local directory of an adapter's base; None where it is a hub id.
+
+    :raises InputError: it is quantized or an adapter itself, or its place is not there
+    """
     if spec.quantize != "none":
-        _note_source(model, spec)
-    settings = Settings(spec.thinking, spec.system, spec.fold_system)
-    return HfBundle(
-        network,
-        tokenizer,
-        device,
-        notice=notice,
-        source=source,
-        budget=spec.token_budget,
-        notes=notes,
-        preparation=preparation,
-        adaptable=() if spec.towers else network.language,
-        settings=settings,
-    )
+        raise InputError(
+            f"base.id: {adapter.path} is an adapter, which is merged into full-precision weights first;"
+            " merge it into a model directory ('mgk run' without quantize, or PEFT) and quantize that"
+        )
+    found = Path(adapter.base).expanduser()
+    if not found.is_dir() and (adapter.path / adapter.base).is_dir():
+        found = adapter.path / adapter.base
+    if not found.is_dir():
+        return _local(adapter.base)
+    if AdapterDirectory.at(found) is not None:
+        raise InputError(
+            f"base.id: {adapter.path} is an adapter for {found}, which is an adapter too; merge that one"
+            " into its base first"
+        )
+    return _local(str(found))
+
+
+def _own_tokenizer(path: Path) -> Any:
+    """Return the tokenizer that goes along with an adapter; None where it has none."""
+    from transformers import AutoTokenizer
+
+    if not (path / "tokenizer_config.json").is_file():
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(str(path))
+    except Exception as error:
+        raise explain(str(path), None, error) from error
 
 
 def _note_source(model: Any, spec: HfSpec) -> None:
@@ -120,7 +203,7 @@ def _local(name: str) -> Path | None:
     """Return the directory that a name means, or None where it can only be a hub id."""
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not any((path / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
             raise InputError(
                 f"base.id: {path} holds no config.json; expected a model directory as transformers writes it"
             )
@@ -131,15 +214,6 @@ def _local(name: str) -> Path | None:
             f" shipped: {gemma_q4.MODEL_ID}, {tiny.MODEL_ID}"
         )
     return None
-
-
-@frozen(eq=False)
-class _Loaded:
-    """What transformers has loaded, and what the user should know of it."""
-
-    model: Any
-    tokenizer: Any
-    notes: tuple[str, ...]
 
 
 def _pretrained(spec: HfSpec, where: str, device: torch.device) -> _Loaded:
