@@ -15,29 +15,50 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mgk_core.contract.adapter import SLOT
+from mgk_core.contract.adapter import SLOT, Factors
 from mgk_core.contract.errors import InputError
+from mgk_core.model.lowrank import dense_delta
 
 
 class Part(nn.Module):
-    """What an adapter adds to one module. Subclasses override `weights`, and `adjust` where they can.
+    """What an adapter adds to one module. Subclasses write `weights` or `factors`.
 
-    `adjust` is the fast way: it sees the module's input and output. `weights` is the general
-    way, for modules that use their weight functionally: it replaces parameters for the call
-    (``on_weights`` True). A part that adjusts implements `weights` too: a later part of the same
-    module that has to know the weight as it stands (DoRA's norm) asks for it.
+    `weights` is the formula: what the module's parameters become. It is also the forward pass: the
+    parameters are replaced for the call (``on_weights`` True). A part that overrides `adjust`,
+    which sees the module's input and output, runs that instead, because it is faster; the
+    conformance tests compare the two. A part whose delta is a low-rank product may write only
+    `factors`.
     """
 
     enabled: bool = True
-    on_weights: bool = False
+    on_weights: bool = True
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "on_weights" not in cls.__dict__:
+            cls.on_weights = cls.adjust is Part.adjust
+
+    def factors(self) -> Factors | None:
+        """Return the factors of an additive delta, with their gradients; None: it is not one."""
+        return None
 
     def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Return the output of ``module(*args)`` with this part's contribution."""
         return output
 
     def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return replacements for some of the module's parameters, by attribute name."""
-        return {}
+        """Return replacements for some of the module's parameters, by attribute name.
+
+        Pure and differentiable, in the dtype of what it replaces. The default adds the delta of
+        `factors` to ``weight``.
+
+        :param current: the module's parameters as earlier adapters leave them
+        """
+        factors = self.factors()
+        if factors is None:
+            return {}
+        weight = current["weight"]
+        return {"weight": (weight + dense_delta(factors, weight)).to(weight.dtype)}
 
 
 class _Adapted:

@@ -113,4 +113,16 @@ def stored_delta(
     return StoredDelta(left, right, factors.scale)
 
 
-__all__ = ["StoredDelta", "as_matrix", "folded", "stored_delta"]
+def dense_delta(factors: Factors, weight: Tensor) -> Tensor:
+    """Return ``scale · b @ a`` (less the initial factors') with its gradients, shaped as ``weight``.
+
+    For weights in (out, ...) orientation. Computed in the wider of the two precisions.
+    """
+    dtype = torch.promote_types(factors.a.dtype, weight.dtype)
+    delta = factors.b.to(dtype) @ factors.a.to(dtype)
+    if factors.a0 is not None and factors.b0 is not None:
+        delta = delta - factors.b0.to(dtype) @ factors.a0.to(dtype)
+    return (factors.scale * delta).reshape(weight.shape)
+
+
+__all__ = ["StoredDelta", "as_matrix", "dense_delta", "folded", "stored_delta"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
+from mgk_core.contract.adapter import Factors
 from mgk_core.model.inject import Part
 
 
@@ -45,20 +45,15 @@ class VeraPart(Part):
         self.d = nn.Parameter(torch.full((shared.a.shape[0],), d_initial))
         self.b = nn.Parameter(torch.zeros(self.rows))
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Return (Λ_d A, Λ_b B): (rank, in) and (out, rank), differentiable."""
-        return self.d[:, None] * self.shared.a[:, : self.cols], self.b[:, None] * self.shared.b[
-            : self.rows
-        ]
+    def factors(self) -> Factors:
+        """Return Λ_d A and Λ_b B: (rank, in) and (out, rank). The formula; all else follows."""
+        a = self.d[:, None] * self.shared.a[:, : self.cols]
+        b = self.b[:, None] * self.shared.b[: self.rows]
+        return Factors(a, b, scale=1.0)
 
     def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        """args[0]: (..., in)   output: (..., out)."""
+        """args[0]: (..., in)   output: (..., out). Faster than a dense delta for each call."""
         x = args[0].to(self.d.dtype)
         hidden = F.linear(x, self.shared.a[:, : self.cols]) * self.d
         delta = F.linear(hidden, self.shared.b[: self.rows]) * self.b
         return (output + delta).to(output.dtype)
-
-    def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the weight as this part leaves it, for a later part that asks."""
-        a, b = self.factors()
-        return {"weight": (current["weight"] + b @ a).to(current["weight"].dtype)}

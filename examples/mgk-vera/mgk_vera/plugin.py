@@ -27,6 +27,6 @@ def mgk_attach_adapter(model: nn.Module, spec: Spec, name: str) -> Adapter | Non
     """Attach VeRA where the spec is ours."""
     if not isinstance(spec, VeraSpec):
         return None
-    from mgk_vera.attach import attach
+    from mgk_vera.adapter import attach
 
     return attach(model, spec, name)

@@ -16,7 +16,7 @@ class VeraSpec(Spec):
         ("all-linear",),
         help="linear modules: globs, names or their last parts, 're:' regular expressions, 'all-linear'",
     )
-    exclude: tuple[str, ...] = option((), help="what targets match and shall stay as it is")
+    exclude: tuple[str, ...] = option((), help="modules to skip even if `targets` matches them")
     d_initial: float = option(
         0.1, above(0), help="value of every entry of d at the start; b starts at zero"
     )
