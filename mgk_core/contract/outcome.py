@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from attrs import Attribute, field, frozen
 from torch import Tensor
 
+from mgk_core.contract.specs import DeltaSpec
+
 
 @runtime_checkable
 class Transform(Protocol):
@@ -33,6 +35,23 @@ class FactorTransform(Transform, Protocol):
 def _finite(_: object, attribute: Attribute[float], value: float) -> None:
     if not math.isfinite(value):
         raise ValueError(f"{attribute.name}: expected a finite number, got {value}")
+
+
+@frozen(eq=False)
+class ByDelta:
+    """A `DeltaSpec` as a transform. whole: it is given all rows of a delta at once."""
+
+    spec: DeltaSpec
+    whole: bool = True
+
+    @property
+    def name(self) -> str:
+        """The spec's label."""
+        return self.spec.label
+
+    def delta(self, weight: str, delta: Tensor, rows: slice | None) -> Tensor:
+        """Return what the spec makes of the delta, on the delta's device and in its dtype."""
+        return self.spec.change(weight, delta.clone()).to(delta)
 
 
 @frozen(eq=False)

@@ -51,6 +51,7 @@ class Phase:
     gate: Options = field(factory=dict)
     recover: Options = field(factory=dict)
     observe: Options = field(factory=dict)
+    transform: Options = field(factory=dict)
     title: str = ""
     after: str | None = None
     before: str | None = None

@@ -136,6 +136,7 @@ class PhaseConfig:
     gate: tuple[Spec, ...] = ()
     recover: tuple[Spec, ...] = ()
     observe: tuple[Spec, ...] = ()
+    transform: tuple[Spec, ...] = ()
 
     @property
     def specs(self) -> tuple[Spec, ...]:

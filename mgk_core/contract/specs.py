@@ -7,12 +7,17 @@ into them and knows no plugin's keys.
 from __future__ import annotations
 
 import builtins
+import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, asdict, field, frozen
 
 from mgk_core.contract.errors import InputError, PluginError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Slot = Literal[
     "base",
@@ -26,6 +31,7 @@ Slot = Literal[
     "recover",
     "observe",
     "metric",
+    "transform",
 ]
 """What a plugin is chosen for: a table of the configuration, or (``metric``) a probe's metric."""
 
@@ -115,6 +121,45 @@ class SpecRegistry:
     def __iter__(self) -> Iterator[Registered]:
         for claims in self._claims.values():
             yield from claims
+
+
+@frozen(kw_only=True)
+class DeltaSpec(Spec):
+    """Base class of what changes a delta on its way into the weights.
+
+    Register a subclass in the slot ``transform`` (a phase may name several; they run in order) or
+    in the slot ``merge`` (a merge rule of its own). No hook is needed: the merge engine calls
+    `change`, and owns rounding, residuals, undo and the report. A weight that is not a matrix, such
+    as a bias, is merged unchanged.
+    """
+
+    seed: int = field(
+        default=0, metadata={"help": "seed of what is drawn at random, if anything is"}
+    )
+
+    def change(self, name: str, delta: Tensor) -> Tensor:
+        """Return the delta to merge instead of ``delta``.
+
+        Pure: the same bits for the same name, delta and options, so that a run can be rebuilt.
+
+        :param name: the weight's name in the base
+        :param delta: (out, in), fp32 or float64, a copy
+        :return: finite, of the same shape
+        """
+        raise NotImplementedError
+
+    def generator(self, name: str) -> torch.Generator:
+        """Return a CPU generator seeded by ``seed`` and the weight's name."""
+        import torch
+
+        digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
+
+    @property
+    def label(self) -> str:
+        """What the ledger calls it: the type with every option."""
+        options = {k: v for k, v in asdict(self).items() if k != "type"}
+        return f"{self.type}({', '.join(f'{k}={v}' for k, v in options.items())})"
 
 
 _TABLES = tuple(slot for slot in get_args(Slot) if slot != "metric")

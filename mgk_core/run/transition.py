@@ -22,6 +22,7 @@ from mgk_core.contract.bundle import Score, Shareable
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import MergeError, MgkError
 from mgk_core.contract.outcome import (
+    ByDelta,
     MergeReport,
     Outcome,
     Proposal,
@@ -30,6 +31,7 @@ from mgk_core.contract.outcome import (
     Result,
     Verdict,
 )
+from mgk_core.contract.specs import DeltaSpec
 from mgk_core.model.digest import tensors_digest
 from mgk_core.record.ledger import Attempt, PhaseEntry
 from mgk_core.record.store import TEMPORARY
@@ -118,12 +120,18 @@ class Transition:
             undo="disk" if ctx.config.run.undo == "disk" else "memory",
             spool=str(ctx.directory / f"{TEMPORARY}undo"),
         )
-        proposal = self.forced or self.session.hooks.propose_merge(ctx, start)
+        proposal = self.forced or self._proposed_by_plugins(start)
         self._check_weights("the proposal")
         self.proposal = ctx.proposal = evolve(
             proposal, undo=start.undo, spool=start.spool, last=self.last, verify=self._verify
         )
         return State.PROPOSED
+
+    def _proposed_by_plugins(self, start: Proposal) -> Proposal:
+        """Ask the plugins, then add the phase's own transforms behind theirs."""
+        proposal = self.session.hooks.propose_merge(self.ctx, start)
+        own = tuple(ByDelta(spec) for spec in self.ctx.phase.of(DeltaSpec))
+        return evolve(proposal, transforms=(*proposal.transforms, *own)) if own else proposal
 
     def _proposed(self) -> State:
         """Merge, all or nothing, and leave the adapter attached but off."""

@@ -38,9 +38,9 @@ def delta_of(
     else:
         source = _from_merged(adapter, name)
         whole = not adapter.row_separable
-    return _transformed(source, name, target, transforms, proposal.scale), whole or (
-        bool(transforms) and folded(target)
-    )
+    whole = whole or any(getattr(t, "whole", False) for t in transforms)
+    whole = whole or (bool(transforms) and folded(target))
+    return _transformed(source, name, target, transforms, proposal.scale), whole
 
 
 def _through(factors: Factors, name: str, transforms: Sequence[Transform]) -> Factors:
@@ -99,6 +99,8 @@ def _transformed(
                 raise MergeError(
                     f"{name}: transform {transform.name!r} changed the delta's shape to {tuple(changed.shape)}"
                 )
+            if not torch.isfinite(changed).all() and torch.isfinite(matrix).all():
+                raise MergeError(f"{name}: transform {transform.name!r} made NaN or inf of a delta")
             matrix.copy_(changed)
         if scale != 1.0:
             out.mul_(scale)

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 from mgk_core.contract.adapter import Adapter, ModelState, Target, state_of
-from mgk_core.contract.outcome import MergeReport, Proposal
+from mgk_core.contract.outcome import ByDelta, MergeReport, Proposal
+from mgk_core.contract.specs import DeltaSpec
 from mgk_merge.check import check
 from mgk_merge.delta import delta_of
 from mgk_merge.figures import Figures, summary
@@ -55,6 +57,19 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpe
             gradients
         )  # an interrupt may fall between entering no_grad and its block
         raise
+
+
+def merge_changed(
+    model: nn.Module, adapter: Adapter, proposal: Proposal, rule: DeltaSpec
+) -> MergeReport:
+    """Merge what ``rule`` makes of each delta, with everything else as `merge` does it.
+
+    The report does not call itself exact: the merged model is not meant to compute what the
+    unmerged one did.
+    """
+    spec = MergeSpec(type=rule.type)
+    changed = evolve(proposal, transforms=(*proposal.transforms, ByDelta(rule)))
+    return evolve(merge(model, adapter, changed, spec), exact=False)
 
 
 def _merge_weight(

@@ -1,10 +1,11 @@
-"""The hooks of mgk_merge: merge rule ``exact``."""
+"""The hooks of mgk_merge: the rule ``exact``, and the engine of every rule that changes deltas."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from mgk_core.contract.hookspecs import hookimpl
+from mgk_core.contract.specs import DeltaSpec
 from mgk_merge.spec import MergeSpec
 
 if TYPE_CHECKING:
@@ -23,9 +24,11 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
 
 @hookimpl
 def mgk_merge(
-    model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpec
+    model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpec | DeltaSpec
 ) -> MergeReport:
-    """Merge exactly."""
-    from mgk_merge.exact import merge
+    """Merge exactly, or by a rule that only says what becomes of a delta."""
+    from mgk_merge.exact import merge, merge_changed
 
+    if isinstance(spec, DeltaSpec):
+        return merge_changed(model, adapter, proposal, spec)
     return merge(model, adapter, proposal, spec)
