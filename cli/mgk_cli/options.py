@@ -101,14 +101,41 @@ def base_option(function: F) -> F:
 
 
 def without_option(function: F) -> F:
-    """``--without-plugin NAME``, any number of times."""
+    """``--without-plugin NAME`` and ``--plugin DIR``, any number of times each."""
+    return _apply(
+        function,
+        click.option(
+            "--without-plugin",
+            "without",
+            multiple=True,
+            metavar="NAME",
+            help="Run without this plugin. May be repeated.",
+        ),
+        plugin_option,
+    )
+
+
+def plugin_option(function: F) -> F:
+    """``--plugin DIR``: a plugin that is being written, loaded without being installed."""
     return click.option(
-        "--without-plugin",
-        "without",
+        "--plugin",
         multiple=True,
-        metavar="NAME",
-        help="Run without this plugin. May be repeated.",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Load the plugin in a directory without installing it. May be repeated.",
+        expose_value=False,
+        is_eager=True,
+        callback=_load_directories,
     )(function)
+
+
+def _load_directories(
+    _ctx: click.Context, _option: click.Parameter, directories: tuple[Path, ...]
+) -> None:
+    from mgk_core.config.local_plugins import add_directory
+
+    for directory in directories:
+        add_directory(directory)
 
 
 def output_options(function: F) -> F:

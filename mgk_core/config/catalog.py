@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
+from mgk_core.config.local_plugins import add_from_environment
 from mgk_core.contract.errors import InputError, PluginError, nearest
 from mgk_core.contract.pipeline import Phase, Pipeline
 
@@ -40,6 +41,7 @@ class Entry:
 
 def entries(group: str) -> list[Entry]:
     """Return a group's entries, sorted by name."""
+    add_from_environment()
     points = sorted(importlib.metadata.entry_points(group=group), key=lambda p: p.name)
     return [
         Entry(p.name, p.dist.name if p.dist else "?", p.dist.version if p.dist else "", p.value, p)

@@ -182,6 +182,7 @@ LossTerm = Callable[[int], Tensor]
 
 
 __all__ = [
+    "ByDelta",
     "FactorTransform",
     "LossTerm",
     "MergeReport",

@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 
 from attrs import field, fields, frozen
 
-from mgk_core.contract.specs import Slot, Spec, above, at_least, one_of, option
+from mgk_core.contract.specs import Slot, Spec, above, at_least, between, one_of, option
 
 S = TypeVar("S", bound=Spec)
 
@@ -120,6 +120,27 @@ class EvaluateSettings:
 
 
 @frozen(kw_only=True)
+class StepOptions(Spec):
+    """What the standard step reads of any optimizer's table: derive an optimizer's class from it.
+
+    A key that the class does not have is not used: without ``clip`` nothing is clipped, without
+    ``schedule`` the learning rate is constant.
+    """
+
+    lr: float = option(1e-3, above(0), help="learning rate after warm-up")
+    clip: float | None = option(
+        None, above(0), help="largest norm of the whole gradient; none: no clipping"
+    )
+    schedule: str = option(
+        "constant", one_of("constant", "linear", "cosine"), help="how lr falls after warm-up"
+    )
+    warmup_steps: int = option(0, at_least(0), help="steps in which lr rises linearly")
+    min_lr_ratio: float = option(
+        0.0, between(0, 1), help="share of lr at which linear and cosine end"
+    )
+
+
+@frozen(kw_only=True)
 class PhaseConfig:
     """One phase, resolved."""
 
@@ -188,5 +209,5 @@ class RunConfig:
 
 
 __all__ = [
-    "EvaluateSettings", "PhaseConfig", "PluginSettings", "RunConfig", "RunSettings", "TrainSettings",
+    "EvaluateSettings", "PhaseConfig", "PluginSettings", "RunConfig", "RunSettings", "StepOptions", "TrainSettings",
 ]  # fmt: skip

@@ -133,10 +133,6 @@ class DeltaSpec(Spec):
     as a bias, is merged unchanged.
     """
 
-    seed: int = field(
-        default=0, metadata={"help": "seed of what is drawn at random, if anything is"}
-    )
-
     def change(self, name: str, delta: Tensor) -> Tensor:
         """Return the delta to merge instead of ``delta``.
 
@@ -148,11 +144,11 @@ class DeltaSpec(Spec):
         """
         raise NotImplementedError
 
-    def generator(self, name: str) -> torch.Generator:
-        """Return a CPU generator seeded by ``seed`` and the weight's name."""
+    def generator(self, name: str, seed: int = 0) -> torch.Generator:
+        """Return a CPU generator that depends on ``seed`` and the weight's name, for `change`."""
         import torch
 
-        digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
+        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:6], "big"))
 
     @property
@@ -223,6 +219,7 @@ def option(default: Any, *checks: Check, help: str = "") -> Any:  # noqa: A002 -
 
 __all__ = [
     "Check",
+    "DeltaSpec",
     "Registered",
     "Slot",
     "Spec",

@@ -27,9 +27,12 @@ from mgk_core.contract.outcome import (
     Verdict,
 )
 from mgk_core.contract.peers import answering
-from mgk_core.contract.specs import Slot, Spec
+from mgk_core.contract.specs import DeltaSpec, Slot, Spec
 from mgk_core.host.blame import Call
 from mgk_core.host.manager import Plugins, load_plugins
+
+ENGINE = "exact"
+"""The merge rule whose plugin merges what a `DeltaSpec` makes of a delta."""
 
 
 class Hooks:
@@ -153,9 +156,10 @@ class Hooks:
     def merge(
         self, model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec
     ) -> MergeReport:
-        """Fold the adapter in, by the rule of ``spec``."""
+        """Fold the adapter in, by the rule of ``spec``; one that only changes deltas, by the engine."""
+        rule = ENGINE if isinstance(spec, DeltaSpec) else spec.type
         found: MergeReport = self._owner(
-            "mgk_merge", spec.type, model=model, adapter=adapter, proposal=proposal, spec=spec
+            "mgk_merge", rule, model=model, adapter=adapter, proposal=proposal, spec=spec
         )
         return found
 

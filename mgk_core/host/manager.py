@@ -19,6 +19,7 @@ from typing import Any
 import pluggy
 from attrs import define, evolve, field, frozen
 
+from mgk_core.config.local_plugins import add_from_environment
 from mgk_core.contract import hookspecs
 from mgk_core.contract.errors import InputError, PluginError, nearest
 from mgk_core.contract.specs import Slot, SpecRegistry
@@ -121,6 +122,7 @@ def load_plugins(
     :param prefer: ``"slot:type"`` → plugin name
     :param extra: (name, object) pairs that take part without being installed (tests, notebooks)
     """
+    add_from_environment()
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     plugins = Plugins(manager=manager, registry=SpecRegistry(prefer))

@@ -1,4 +1,4 @@
-"""The conformance kit: what a plugin's author imports to prove the plugin right.
+"""The conformance tests: what a plugin's author imports to show that the plugin is right.
 
 Importing this package loads neither torch nor hypothesis; each name is loaded when it is used.
 """
@@ -13,10 +13,16 @@ if TYPE_CHECKING:
     from mgk_core.testing.check import check_plugin
     from mgk_core.testing.gates import check_gate
     from mgk_core.testing.laws import Law, LawBroken, LawResult, NotApplicable, assert_hold
+    from mgk_core.testing.models import check_model
+    from mgk_core.testing.observers import check_observer
     from mgk_core.testing.optimizers import check_optimizer
     from mgk_core.testing.probes import check_evaluator
+    from mgk_core.testing.readers import check_reader
+    from mgk_core.testing.recoveries import check_recovery
+    from mgk_core.testing.retention import check_retention
     from mgk_core.testing.rules import check_rule
     from mgk_core.testing.subject import Subject
+    from mgk_core.testing.transforms import check_transform
 
 _HOME = {
     "check_adapter": "adapters",
@@ -25,6 +31,12 @@ _HOME = {
     "check_optimizer": "optimizers",
     "check_evaluator": "probes",
     "check_rule": "rules",
+    "check_model": "models",
+    "check_observer": "observers",
+    "check_reader": "readers",
+    "check_recovery": "recoveries",
+    "check_retention": "retention",
+    "check_transform": "transforms",
     "Law": "laws",
     "LawBroken": "laws",
     "LawResult": "laws",
@@ -35,7 +47,8 @@ _HOME = {
 
 __all__ = [
     "Law", "LawBroken", "LawResult", "NotApplicable", "Subject", "assert_hold", "check_adapter",
-    "check_evaluator", "check_gate", "check_optimizer", "check_plugin", "check_rule",
+    "check_evaluator", "check_gate", "check_model", "check_observer", "check_optimizer", "check_plugin",
+    "check_reader", "check_recovery", "check_retention", "check_rule", "check_transform",
 ]  # fmt: skip
 
 

@@ -1,72 +1,133 @@
-"""``mgk check-plugin``: hold what a plugin registers to the laws that fit.
+"""``mgk check-plugin``: run the conformance tests that fit what a plugin registers.
 
-A plugin may say how its types shall be tested, in its plugin module::
+A plugin may say how its types are to be tested, in its plugin module::
 
     MGK_CHECK = {"adapter:mine": {"rank": 2, "alpha": 3.0}, "gate:mine": {"limit": 4.0}}
 
-Keys are ``slot:type``, values the options of that type. Without an entry the defaults are used,
-but for small models (rank 2, alpha 3, every target).
+Keys ``slot:type`` give the options of that type. Without one the defaults are used, but for small
+models (rank 2, alpha 3, every target). Three further keys have functions: ``metric:NAME`` returns a
+probe of that metric, ``bundle:TYPE`` the model that a data type is read for, and ``bad:TYPE``
+writes a file with a bad row into a directory and returns the options that read it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
 import torch
 from attrs import frozen
-from torch import nn
+from torch import Tensor, nn
 
 from mgk_core.config.resolve import structure_spec
-from mgk_core.contract.bundle import Bundle, Probe, Score
-from mgk_core.contract.context import PhaseContext
-from mgk_core.contract.errors import ConfigError, InputError, PluginError, nearest
-from mgk_core.contract.outcome import Verdict
-from mgk_core.contract.specs import Registered, Slot, Spec
+from mgk_core.contract.adapter import Adapter
+from mgk_core.contract.bundle import Bundle, PhaseData, Probe, Score
+from mgk_core.contract.context import Observer, PhaseContext
+from mgk_core.contract.errors import ConfigError, InputError, MgkError, PluginError, nearest
+from mgk_core.contract.outcome import ByDelta, LossTerm, MergeReport, Proposal, Verdict
+from mgk_core.contract.specs import DeltaSpec, Registered, Slot, Spec
 from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import Plugins, load_plugins
 from mgk_core.run.api import attach_spec
 from mgk_core.testing.adapters import check_adapter
 from mgk_core.testing.gates import Row, check_gate, context
-from mgk_core.testing.laws import LawResult
+from mgk_core.testing.laws import LawResult, Watch, watched
+from mgk_core.testing.models import check_model
+from mgk_core.testing.observers import check_observer
 from mgk_core.testing.optimizers import check_optimizer
 from mgk_core.testing.probes import check_evaluator, standard_probes
+from mgk_core.testing.readers import check_reader
+from mgk_core.testing.recoveries import check_recovery
+from mgk_core.testing.retention import check_retention
 from mgk_core.testing.rules import check_rule
+from mgk_core.testing.small_run import SmallBundle
+from mgk_core.testing.transforms import check_transform
 
 SMALL: dict[str, Any] = {"rank": 2, "alpha": 3.0, "targets": ["*"]}
 """Options for adapters that have them: alpha ≠ rank, and every weight that the type can take."""
 
-Check = Callable[[Hooks, Spec, str], Sequence[LawResult]]
+
+@frozen(eq=False)
+class Checked:
+    """The plugin under test among the others, and how its types are to be tested."""
+
+    plugins: Plugins
+    name: str
+    thorough: bool
+
+    @property
+    def hooks(self) -> Hooks:
+        """The facade over all plugins."""
+        return Hooks(self.plugins)
+
+    @property
+    def plugin(self) -> Any:
+        """The plugin module."""
+        return self.plugins.objects[self.name]
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """What the plugin says in ``MGK_CHECK``."""
+        found: Mapping[str, Any] = getattr(self.plugin, "MGK_CHECK", {})
+        return found
+
+    def own(self, hook: str) -> Callable[..., Any]:
+        """Return a caller of the plugin's own implementation of a hook."""
+
+        def call(**arguments: Any) -> Any:
+            return self.plugins.call(hook, arguments, self.name)
+
+        return call
 
 
-def check_plugin(name: str) -> list[LawResult]:
-    """Hold an installed plugin to the laws of everything that it registers.
+Check = Callable[[Checked, Spec, str], Sequence[LawResult]]
 
+
+def check_plugin(
+    name: str, *, thorough: bool = False, watch: Watch | None = None
+) -> list[LawResult]:
+    """Run the conformance tests on everything that an installed plugin registers.
+
+    :param thorough: also on models that differ from others in nothing the plugin acts on
+    :param watch: called with each test's name and subject before it runs
     :raises InputError: no such plugin
     :raises PluginError: it could not be loaded
     """
-    return check_loaded(load_plugins(), name)
+    return check_loaded(load_plugins(), name, thorough=thorough, watch=watch)
 
 
-def check_loaded(plugins: Plugins, name: str) -> list[LawResult]:
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: products this small only wait for a second one, up to five times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_loaded(
+    plugins: Plugins, name: str, *, thorough: bool = False, watch: Watch | None = None
+) -> list[LawResult]:
     """Do what `check_plugin` does, among plugins that are loaded already."""
     infos = {i.name: i for i in plugins.infos}
     if name not in infos:
         raise InputError(f"{name}: no such plugin{nearest(name, infos)}; see 'mgk plugins'")
     if infos[name].error is not None:
         raise PluginError(name, f"plugin {name!r} could not be loaded: {infos[name].error}")
-    hooks = Hooks(plugins)
-    chosen: Mapping[str, Mapping[str, Any]] = getattr(plugins.objects[name], "MGK_CHECK", {})
-    results: list[LawResult] = []
-    for claim in [c for c in plugins.registry if c.plugin == name and c.slot != "metric"]:
-        for type_ in _types(claim, chosen):
-            results += _check_type(hooks, claim, type_, chosen)
-    if "mgk_evaluate" in infos[name].hooks:
-        results += _evaluators(plugins, name)
-    return results or [
-        LawResult("registers a type", name, None, "it registers no type that the kit has laws for")
-    ]
+    checked = Checked(plugins, name, thorough)
+    with one_thread(), watched(watch or (lambda *_: None)):
+        results: list[LawResult] = []
+        for claim in [c for c in plugins.registry if c.plugin == name and c.slot != "metric"]:
+            for type_ in _types(claim, checked.chosen):
+                results += _check_type(checked, claim, type_)
+        if "mgk_evaluate" in infos[name].hooks:
+            results += _evaluators(checked)
+    nothing = "it registers no type that there are conformance tests for"
+    return results or [LawResult("registers a type", name, None, nothing)]
 
 
 def _types(claim: Registered, chosen: Mapping[str, Any]) -> list[str]:
@@ -77,42 +138,36 @@ def _types(claim: Registered, chosen: Mapping[str, Any]) -> list[str]:
     return [key.split(":", 1)[1] for key in chosen if key.startswith(begins)] or [claim.type]
 
 
-def _check_type(
-    hooks: Hooks, claim: Registered, type_: str, chosen: Mapping[str, Any]
-) -> list[LawResult]:
+def _check_type(checked: Checked, claim: Registered, type_: str) -> list[LawResult]:
     subject, check = f"{claim.slot} {type_}", CHECKS.get(claim.slot)
+    key = f"{claim.slot}:{type_}"
     if check is None:
-        return [
-            LawResult("(none)", subject, None, f"the kit has no laws for the slot {claim.slot!r}")
-        ]
+        return [_skipped(subject, f"there are no tests for the slot {claim.slot!r}")]
     if type_.endswith("*"):
+        return [_skipped(subject, "a family of types: name some in the plugin's MGK_CHECK")]
+    if claim.slot == "base" and key not in checked.chosen:
         return [
-            LawResult(
-                "(all)",
-                subject,
-                None,
-                "a family of types: name some of them in the plugin's MGK_CHECK",
-            )
+            _skipped(subject, f"give options of a small one in the plugin's MGK_CHECK[{key!r}]")
         ]
     try:
-        spec = _spec(hooks, claim, type_, chosen)
+        spec = _spec(checked, claim, type_)
     except ConfigError as error:
-        key = f"{claim.slot}:{type_}"
-        return [
-            LawResult(
-                "(all)", subject, None, f"say options in the plugin's MGK_CHECK[{key!r}]: {error}"
-            )
-        ]
-    return list(check(hooks, spec, subject))
+        return [_skipped(subject, f"give options in the plugin's MGK_CHECK[{key!r}]: {error}")]
+    return list(check(checked, spec, subject))
 
 
-def _spec(hooks: Hooks, claim: Registered, type_: str, chosen: Mapping[str, Any]) -> Spec:
+def _skipped(subject: str, why: str) -> LawResult:
+    return LawResult("(all)", subject, None, why)
+
+
+def _spec(checked: Checked, claim: Registered, type_: str, **more: Any) -> Spec:
     slot: Slot = claim.slot
-    options = chosen.get(f"{slot}:{type_}")
+    options = checked.chosen.get(f"{slot}:{type_}")
     if options is None:
         fields = {a.name for a in attrs.fields(claim.cls)} if slot == "adapter" else set()
         options = {key: value for key, value in SMALL.items() if key in fields}
-    return structure_spec(hooks.plugins.registry, slot, {"type": type_, **options})
+    table = {"type": type_, **options, **more}
+    return structure_spec(checked.plugins.registry, slot, table)
 
 
 def summed(results: Sequence[LawResult], subject: str) -> list[LawResult]:
@@ -143,10 +198,11 @@ def summed(results: Sequence[LawResult], subject: str) -> list[LawResult]:
     return found
 
 
-def _adapter(hooks: Hooks, spec: Spec, subject: str) -> list[LawResult]:
-    return summed(
-        check_adapter(lambda model, name: attach_spec(hooks, model, spec, name), spec.type), subject
-    )
+def _adapter(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
+    def attach(model: nn.Module, name: str) -> Adapter:
+        return attach_spec(checked.hooks, model, spec, name)
+
+    return summed(check_adapter(attach, spec.type, thorough=checked.thorough), subject)
 
 
 @frozen(eq=False)
@@ -161,56 +217,116 @@ class Holder:
         return self.held
 
 
-def _optimizer(hooks: Hooks, spec: Spec, subject: str) -> list[LawResult]:
+def _optimizer(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
     def make(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return hooks.make_optimizer(Holder("kit", parameters), spec)  # type: ignore[arg-type]
+        return checked.hooks.make_optimizer(Holder("kit", parameters), spec)  # type: ignore[arg-type]
 
-    return check_optimizer(make, subject)
+    def make_for(adapter: Adapter) -> torch.optim.Optimizer:
+        return checked.hooks.make_optimizer(adapter, spec)
 
-
-def _rule(hooks: Hooks, spec: Spec, subject: str) -> list[LawResult]:
-    found = check_rule(
-        lambda model, adapter, proposal: hooks.merge(model, adapter, proposal, spec), spec.type
-    )
-    return summed(found, subject)
+    return check_optimizer(make, subject, make_for=make_for)
 
 
-def _gate(hooks: Hooks, spec: Spec, subject: str) -> list[LawResult]:
+def _rule(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
+    def merge(model: nn.Module, adapter: Adapter, proposal: Proposal) -> MergeReport:
+        return checked.hooks.merge(model, adapter, proposal, spec)
+
+    if not isinstance(spec, DeltaSpec):
+        return summed(check_rule(merge, spec.type), subject)
+    found = check_rule(merge, spec.type, change=spec.change)
+    return summed(found, subject) + _transform(checked, spec, subject)
+
+
+def _transform(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
+    if not isinstance(spec, DeltaSpec):
+        return [_skipped(subject, "its class is not a DeltaSpec, so nothing calls it")]
+    return check_transform(lambda: ByDelta(spec), subject)
+
+
+def _gate(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
     def judge(ctx: PhaseContext, before: Sequence[Row], after: Row) -> Verdict | None:
-        verdicts = hooks.gate(ctx, before, after)
+        verdicts = checked.hooks.gate(ctx, before, after)
         return verdicts[0] if verdicts else None
 
     return check_gate(judge, spec, subject)
 
 
+def _recovery(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
+    return check_recovery(checked.hooks.recover, spec, subject)
+
+
+def _observer(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
+    observers = checked.own("mgk_observers")
+
+    def make(ctx: PhaseContext) -> list[Observer]:
+        return [o for answer in observers(ctx=ctx) for o in answer]
+
+    return check_observer(make, spec, subject)
+
+
+def _retention(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
+    collected = checked.own("mgk_collect_statistics")
+    offered = checked.own("mgk_loss_terms")
+
+    def collect(ctx: PhaseContext) -> dict[str, Tensor]:
+        return {k: v for answer in collected(ctx=ctx) for k, v in answer.items()}
+
+    def terms(ctx: PhaseContext) -> dict[str, LossTerm]:
+        return {k: v for answer in offered(ctx=ctx) for k, v in answer.items()}
+
+    declared = spec.type in getattr(checked.plugin, "MGK_KEEPS_EXAMPLES", ())
+    return check_retention(collect, terms, spec, subject, keeps_examples=declared)
+
+
+def _data(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
+    claim = checked.plugins.registry.find("data", spec.type)
+
+    def load(bundle: Bundle, options: Mapping[str, Any]) -> PhaseData:
+        return checked.hooks.load_data(_spec(checked, claim, spec.type, **options), bundle)
+
+    bundle, key = checked.chosen.get(f"bundle:{spec.type}", SmallBundle), f"data:{spec.type}"
+    if key not in checked.chosen:
+        try:
+            load(bundle(), {})
+        except (MgkError, ImportError) as error:  # it needs a file, say, or another model
+            return [_skipped(subject, f"give options in the plugin's MGK_CHECK[{key!r}]: {error}")]
+    bad = checked.chosen.get(f"bad:{spec.type}")
+    return check_reader(load, subject, bundle=bundle, bad=bad)
+
+
+def _base(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
+    return check_model(lambda: checked.hooks.build_model(spec, torch.device("cpu")), subject)
+
+
 CHECKS: dict[Slot, Check] = {
     "adapter": _adapter,
     "merge": _rule,
+    "transform": _transform,
     "optimizer": _optimizer,
     "gate": _gate,
+    "recover": _recovery,
+    "observe": _observer,
+    "retention": _retention,
+    "data": _data,
+    "base": _base,
 }
 
 
-def _evaluators(plugins: Plugins, name: str) -> list[LawResult]:
-    """Hold the plugin's own ``mgk_evaluate`` to its laws, for the usual metrics that it answers for."""
-    own = {c.type for c in plugins.registry if c.slot == "metric" and c.plugin == name}
+def _evaluators(checked: Checked) -> list[LawResult]:
+    """Test the plugin's own ``mgk_evaluate`` on the usual metrics, and on the samples that it gives."""
+    ask = checked.own("mgk_evaluate")
 
     def evaluate(bundle: Bundle, probe: Probe) -> Score | None:
-        asked = {"ctx": context(Spec(type="kit"), bundle), "probe": probe}
-        found: Score | None = plugins.call("mgk_evaluate", asked, name)
+        found: Score | None = ask(ctx=context(Spec(type="kit"), bundle), probe=probe)
         return found
 
-    rows = [
-        r
-        for probe in standard_probes()
-        if probe.metric in own
-        for r in check_evaluator(evaluate, probe, f"metric {probe.metric}")
-    ]
-    answered = [r for r in rows if r.ok is not None]
-    nothing = LawResult(
-        "(all)",
-        "mgk_evaluate",
-        None,
-        "it answers for none of the metrics that the kit has probes for",
-    )
-    return answered or [nothing]
+    claimed = {c.type for c in checked.plugins.registry if c.slot == "metric" and c.plugin == checked.name}
+    probes = [p for p in standard_probes() if p.metric in claimed]
+    for key, sample in checked.chosen.items():
+        if key.startswith("metric:"):
+            probes.append(sample())
+    rows: list[LawResult] = []
+    for probe in probes:
+        rows += check_evaluator(evaluate, probe, f"metric {probe.metric}")
+    why = "it answers for none of the usual metrics: give a probe in MGK_CHECK['metric:NAME']"
+    return [r for r in rows if r.ok is not None] or [_skipped("mgk_evaluate", why)]

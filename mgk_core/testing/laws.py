@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Generic, NoReturn, TypeVar
 
 from attrs import frozen
 
 T = TypeVar("T")
+
+Watch = Callable[[str, str], None]
+"""Called with a test's name and its subject before it runs."""
+
+
+def _nobody(test: str, subject: str) -> None:
+    """Watch nothing."""
+
+
+_watcher: ContextVar[Watch] = ContextVar("mgk_testing_watcher", default=_nobody)
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Call ``watch`` before every test inside the block (for progress)."""
+    token = _watcher.set(watch)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 class LawBroken(AssertionError):
@@ -63,6 +85,7 @@ class Law(Generic[T]):
 
     def hold(self, subject: T, named: str) -> LawResult:
         """Return what calling the law comes to, as a row of a table."""
+        _watcher.get()(self.name, named)
         try:
             self(subject)
         except NotApplicable as reason:

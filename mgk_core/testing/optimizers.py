@@ -9,17 +9,27 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from mgk_core.contract.adapter import Adapter
+from mgk_core.testing.history import same_bits, shake, snapshot
 from mgk_core.testing.laws import Law, LawResult, NotApplicable, broken, hold_all, law, require
+from mgk_core.testing.reference import attach_dense
+from mgk_core.testing.subject import looks
+from mgk_core.testing.zoo import make
 
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+MakeFor = Callable[[Adapter], torch.optim.Optimizer]
 
 
 @frozen(eq=False)
 class Maker:
-    """An optimizer under test. reference: what makes the one that it shall equal, or None."""
+    """An optimizer under test.
+
+    reference: makes the one that it must equal, or None. make_for: makes it for a real adapter.
+    """
 
     make: Make
     reference: Make | None = None
+    make_for: MakeFor | None = None
 
 
 @frozen(eq=False)
@@ -127,15 +137,47 @@ def frozen_stay(maker: Maker) -> None:
     require(bool(found.parameters[0].any()), "the other parameter was not trained")
 
 
-LAWS: tuple[Law[Maker], ...] = (equals_reference, deterministic, resumes, converges, frozen_stay)
+@law("it trains a real adapter and nothing else")
+def trains_adapter(maker: Maker) -> None:
+    """Each of an adapter's parameters is in one group and is trained; base and flags stay as they are."""
+    if maker.make_for is None:
+        raise NotApplicable("it was not given a way to make one for an adapter")
+    case = make("linear", layers=3, seed=5)
+    adapter = attach_dense(case.model)
+    shake(adapter)
+    optimizer, before, flags = maker.make_for(adapter), snapshot(case), looks(case.model)
+    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    own = {id(p) for p in adapter.parameters()}
+    require(len(set(grouped)) == len(grouped), "a parameter is in two groups")
+    require(set(grouped) <= own, "a group holds a tensor that is not the adapter's")
+    require(set(grouped) == own, "a parameter of the adapter is in no group")
+    start = [p.detach().clone() for p in adapter.parameters()]
+    for step in range(3):
+        optimizer.zero_grad()
+        case.model(case.inputs(step)).square().mean().backward()
+        optimizer.step()
+    require(not (changed := same_bits(before, case)), f"it changed the base's {changed}")
+    require(looks(case.model) == flags, "it changed a module's class or a requires_grad flag")
+    moved = [not torch.equal(a, b) for a, b in zip(start, adapter.parameters(), strict=True)]
+    require(all(moved), "a parameter of the adapter was not trained")
+
+
+LAWS: tuple[Law[Maker], ...] = (
+    equals_reference, deterministic, resumes, converges, frozen_stay, trains_adapter,
+)  # fmt: skip
 
 
 def check_optimizer(
-    make: Make, named: str = "optimizer", *, reference: Make | None = None
+    make: Make,
+    named: str = "optimizer",
+    *,
+    reference: Make | None = None,
+    make_for: MakeFor | None = None,
 ) -> list[LawResult]:
-    """Hold an optimizer to every law.
+    """Run every test on an optimizer.
 
     :param make: parameters → optimizer
-    :param reference: parameters → the optimizer that it shall equal
+    :param reference: parameters → the optimizer that it must equal
+    :param make_for: adapter → optimizer, as ``mgk_make_optimizer``
     """
-    return hold_all(LAWS, Maker(make, reference), named)
+    return hold_all(LAWS, Maker(make, reference, make_for), named)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
 
 import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 
 from mgk_core.contract.adapter import Adapter, state_of
-from mgk_core.contract.errors import MergeError
+from mgk_core.contract.errors import MergeError, MgkError
 from mgk_core.contract.outcome import MergeReport, Proposal
 from mgk_core.testing.history import same_bits, shake, snapshot
 from mgk_core.testing.laws import Law, LawResult, broken, hold_all, law, require
@@ -21,13 +24,28 @@ from mgk_core.testing.zoo import Case, make
 MergeBy = Callable[[nn.Module, Adapter, Proposal], MergeReport]
 
 
+Change = Callable[[str, Tensor], Tensor]
+
+
 @frozen(eq=False)
 class Rule:
-    """A merge rule under test, and the dtype of the weights it merges into."""
+    """A merge rule under test, and the dtype of the weights it merges into.
+
+    change: what the rule declares that it makes of a weight's delta; None: it merges it as it is.
+    """
 
     merge: MergeBy
     dtype: torch.dtype = torch.float32
     proposal: Proposal = field(factory=Proposal)
+    change: Change | None = None
+
+    def declared(self, adapter: DenseAdapter, name: str, scale: float = 1.0) -> Tensor:
+        """Return the delta of a weight as the rule declares to merge it, float64."""
+        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
+        delta = adapter.parts[name].get_parameter("delta").detach().to(wide)
+        if self.change is not None:
+            delta = self.change(name, delta.clone())
+        return scale * delta.double()
 
     def ready(self) -> tuple[Case, DenseAdapter]:
         """Return a three-layer model with an adapter whose deltas are not zero."""
@@ -85,7 +103,7 @@ def proposal_counts(rule: Rule) -> None:
     rule.merge(case.model, adapter, Proposal(scale=0.5))
     for name, target in adapter.targets().items():
         weight = before[0][name].double()
-        half = adapter.merged_weight(name, weight) / 2 + weight / 2
+        half = weight + rule.declared(adapter, name, 0.5)
         error = (target.parameter.detach().double() - half).abs().max().item()
         bound = 4 * torch.finfo(rule.dtype).eps * half.abs().max().item()
         require(error <= bound, f"scale 0.5: {name} is off by {error:.3g}; at most {bound:.3g}")
@@ -110,7 +128,7 @@ def all_or_nothing(rule: Rule) -> None:
         for bad in (math.nan, math.inf):
             case, adapter = rule.ready()
             with torch.no_grad():
-                adapter.parts[place].delta.view(-1)[-1] = bad
+                adapter.parts[place].get_parameter("delta").view(-1)[-1] = bad
             before = base_of(case)
             _refused(rule, case, adapter, rule.proposal, f"{bad} in {place}")
             _same_as(before, case, f"{bad} in {place} was refused")
@@ -123,6 +141,62 @@ def all_or_nothing(rule: Rule) -> None:
             _same_as(before, case, f"interrupted at {place}")
         else:
             broken(f"an interrupt at {place} was swallowed")
+
+
+@law("the merge is what it declares")
+def as_declared(rule: Rule) -> None:
+    """Each weight changes by the declared delta and one rounding, as reported; no other weight changes.
+
+    A rule that calls its merge not exact declares what it makes of a delta (`DeltaSpec.change`).
+    """
+    case, adapter = rule.ready()
+    before = base_of(case)[0]
+    report = rule.merge(case.model, adapter, rule.proposal)
+    named = {w.name: w for w in report.weights}
+    now = snapshot(case)
+    silent = [n for n, t in before.items() if n not in named and not torch.equal(t, now[n])]
+    require(not silent, f"it changed {silent}, which the report does not name")
+    if rule.change is None:
+        require(report.exact, "it calls its merge not exact, and declares no change of the delta")
+    for name, weight in named.items():
+        declared, old = rule.declared(adapter, name), before[name].double()
+        change = now[name].double() - old
+        size = max(float(old.abs().max()), float((old + declared).abs().max()))
+        bound = 2 * torch.finfo(rule.dtype).eps * size
+        error = float((change - declared).abs().max())
+        require(error <= bound, f"{name} is off the declared by {error:.3g}; at most {bound:.3g}")
+        norm = float(declared.norm())
+        off = abs(weight.delta_norm - norm)
+        require(
+            off <= 1e-3 * norm, f"{name}: norm {weight.delta_norm:.4g} reported, {norm:.4g} merged"
+        )
+
+
+@law("undo works once, and frees what it held")
+def undo_in_full(rule: Rule) -> None:
+    """A second restore, or one after release, raises and changes nothing; release may be repeated; no file is left."""
+    for kept in ("memory", "disk"):
+        for end in ("restore", "release"):
+            with tempfile.TemporaryDirectory() as folder:
+                _end_twice(rule, "disk" if kept == "disk" else "memory", end, Path(folder) / "undo")
+
+
+def _end_twice(rule: Rule, kept: Literal["memory", "disk"], end: str, spool: Path) -> None:
+    case, adapter = rule.ready()
+    undo = rule.merge(case.model, adapter, Proposal(undo=kept, spool=str(spool))).undo
+    if undo is None:
+        broken(f"undo={kept}: the report has no undo")
+    getattr(undo, end)()
+    left = list(spool.iterdir()) if spool.is_dir() else []
+    require(not left, f"undo={kept}: after {end}() there is still {[p.name for p in left]}")
+    before = base_of(case)
+    undo.release()  # harmless, also after either
+    try:
+        undo.restore()
+    except MgkError:
+        _same_as(before, case, f"undo={kept}: restore after {end} was refused")
+    else:
+        broken(f"undo={kept}: restore() after {end}() did not raise")
 
 
 @law("rollback is bit-exact")
@@ -173,15 +247,19 @@ def twice(rule: Rule) -> None:
 
 
 LAWS: tuple[Law[Rule], ...] = (
-    merged_is_live, proposal_counts, all_or_nothing, rollback, zero_delta, twice,
+    merged_is_live, as_declared, proposal_counts, all_or_nothing, rollback, undo_in_full, zero_delta, twice,
 )  # fmt: skip
 
 
-def check_rule(merge: MergeBy, named: str = "rule") -> list[LawResult]:
-    """Hold a merge rule to every law, on weights in fp32, bf16 and float64."""
-    dtypes = (torch.float32, torch.bfloat16, torch.float64)
-    return [
-        r
-        for d in dtypes
-        for r in hold_all(LAWS, Rule(merge, d), f"{named} on {str(d).removeprefix('torch.')}")
-    ]
+def check_rule(
+    merge: MergeBy, named: str = "rule", *, change: Change | None = None
+) -> list[LawResult]:
+    """Run every test on a merge rule, on weights in fp32, bf16 and float64.
+
+    :param change: (weight, delta) → the delta that the rule merges instead, if it changes deltas
+    """
+    results: list[LawResult] = []
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        where = f"{named} on {str(dtype).removeprefix('torch.')}"
+        results += hold_all(LAWS, Rule(merge, dtype, change=change), where)
+    return results

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from mgk_core.contract.settings import StepOptions
 from mgk_core.contract.specs import Spec, above, at_least, between, one_of, option
 
 
 @frozen(kw_only=True)
-class OptimizerSpec(Spec):
-    """What every optimizer here shares: learning rate, its schedule, weight decay, clipping."""
+class OptimizerSpec(StepOptions):
+    """What every optimizer here shares: what the step reads, and weight decay."""
 
-    lr: float = option(1e-3, above(0), help="learning rate after warm-up")
     weight_decay: float = option(0.0, at_least(0), help="decay of the adapter's own parameters")
-    clip: float | None = option(
-        None, above(0), help="largest norm of the whole gradient; none: no clipping"
-    )
-    schedule: str = option(
-        "constant", one_of("constant", "linear", "cosine"), help="how lr falls after warm-up"
-    )
-    warmup_steps: int = option(0, at_least(0), help="steps in which lr rises linearly")
-    min_lr_ratio: float = option(
-        0.0, between(0, 1), help="share of lr at which linear and cosine end"
-    )
 
 
 @frozen(kw_only=True)

@@ -127,10 +127,10 @@ def _probe(spec: PairsSpec, split: str, pairs: Pairs, digest: str, floor: float)
     return Probe(
         name=spec.probe_name,
         phase="",
-        metric="squared_error",
+        metric=spec.metric,
         items=tuple(Pairs.of(x, y) for x, y in rows),
         higher_is_better=False,
-        floor=floor,
+        floor=floor if spec.metric == "squared_error" else None,
         split=split,
         digest=digest,
     )

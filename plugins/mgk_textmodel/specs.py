@@ -33,6 +33,9 @@ class PairsSpec(Spec):
     size: int = option(320, at_least(1), help="training examples")
     items: int = option(256, at_least(2), help="held-out examples of each probe")
     probe: str = option("", help="name of the probe; default: type and seed")
+    metric: str = option(
+        "squared_error", help="what the probe measures: any metric that a plugin answers for"
+    )
 
     @property
     def probe_name(self) -> str:

@@ -144,7 +144,8 @@ class Still(DensePart):
         self.factor = [torch.eye(weight.shape[1], dtype=self.delta.dtype)]
 
     def adjust(self, module, args, output):
-        x = args[0] if args[0].dtype != torch.bfloat16 else args[0].float()
+        narrow = args[0].dtype in (torch.bfloat16, torch.float16)
+        x = args[0].float() if narrow else args[0]
         return (output + functional.linear(x @ self.factor[0], self.delta)).to(output.dtype)
 
 
@@ -179,6 +180,26 @@ class Hiding(DenseAdapter):
         return [part.delta for part in self.parts.values()]
 
 
+class TenfoldInHalf(DensePart):
+    """Has a forward pass of its own, which is wrong in one dtype."""
+
+    def adjust(self, module, args, output):
+        wide = self.delta.dtype
+        delta = functional.linear(args[0].to(wide), self.delta)
+        return (output + delta * (10 if output.dtype == torch.float16 else 1)).to(output.dtype)
+
+
+class TenfoldForOthers(DensePart):
+    """Has a right forward pass, and tells later adapters of a weight that it does not use."""
+
+    def adjust(self, module, args, output):
+        delta = functional.linear(args[0].to(self.delta.dtype), self.delta)
+        return (output + delta).to(output.dtype)
+
+    def weights(self, module, current):
+        return {"weight": (current["weight"] + 10 * self.delta).to(current["weight"].dtype)}
+
+
 def attach_tied(model, name):
     """Attach to every linear layer, without a look at ties."""
     parts, places = {}, {}
@@ -199,6 +220,8 @@ def of(cls=DenseAdapter, part=DensePart):
 
 BROKEN = {
     "identity at attach": of(part=Noisy),
+    "forward pass equals merged_weight": of(part=TenfoldInHalf),
+    "weights and factors equal merged_weight": of(part=TenfoldForOthers),
     "only its parameters train": of(Hiding, Stray),
     "k merges equal k applications": of(Stale),
     "additive deltas add up": of(Rank, Deaf),
@@ -228,6 +251,7 @@ def test_a_forgotten_scale_breaks_what_compares_merged_with_live():
     """Every law that merges and looks at the output says so: one merge, k merges, merges after a move."""
     assert broken_laws(of(Half)) == {
         "merged equals live", "k merges equal k applications", "moves between dtypes and devices",
+        "forward pass equals merged_weight", "weights and factors equal merged_weight",
     }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def test_shipped_gates_and_evaluators_hold_to_every_law():
     """Every gate refuses something, and every metric is answered for."""
     found = check_loaded(load_plugins(), "validation")
     assert not [r for r in found if r.ok is False]
-    held = {(r.law, r.subject) for r in found if r.ok}
+    held = {(r.law, r.subject) for r in found if r.ok and not r.subject.startswith("recover ")}
     kinds = [f"gate {t}" for t in ("max-drop", "min-gain", "keep-base", "threshold")]
     metrics = [f"metric {p.metric}" for p in standard_probes()]
     assert held == {(law.name, g) for law in gates.LAWS for g in kinds} | {

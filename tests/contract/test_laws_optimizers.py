@@ -52,8 +52,9 @@ def test_shipped_optimizers_hold_to_every_law(type_):
     options, reference = REFERENCES[type_]
     spec = structure_spec(HOOKS.plugins.registry, "optimizer", {"type": type_, **options})
     found = check_optimizer(
-        lambda ps: HOOKS.make_optimizer(Held(ps), spec), type_, reference=reference
-    )
+        lambda ps: HOOKS.make_optimizer(Held(ps), spec), type_, reference=reference,
+        make_for=lambda adapter: HOOKS.make_optimizer(adapter, spec),
+    )  # fmt: skip
     assert_hold(found)
     assert all(r.ok for r in found)
 
@@ -116,6 +117,7 @@ BROKEN = {
     "bit-equal twice": (unsteady, None),
     "resumes from its state": (lambda ps: Amnesiac(trainable(ps), lr=0.01, momentum=0.9), None),
     "converges": (lambda ps: Timid(trainable(ps)), None),
+    "it trains a real adapter and nothing else": (sgd, None),
     "frozen parameters stay": (lambda ps: Greedy(ps, lr=0.01, momentum=0.9), None),
 }
 
@@ -124,7 +126,23 @@ BROKEN = {
 def test_one_fault_of_an_optimizer_breaks_exactly_its_law(law):
     """Each law catches what it is there for."""
     make, reference = BROKEN[law]
-    assert {r.law for r in check_optimizer(make, reference=reference) if r.ok is False} == {law}
+    partial = law == "it trains a real adapter and nothing else"
+    found = check_optimizer(
+        make, reference=reference, make_for=lambda a: make(a.parameters()[: -1 if partial else None])
+    )
+    assert {r.law for r in found if r.ok is False} == {law}
+
+
+def test_an_optimizer_that_writes_to_the_base_is_caught():
+    """Weight decay on every weight of the model, past the adapter's parameters."""
+
+    def everything(adapter):
+        targets = [t.parameter for t in adapter.targets().values()]
+        return torch.optim.SGD([*adapter.parameters(), *targets], lr=0.1, weight_decay=0.1)
+
+    found = check_optimizer(sgd, make_for=everything)
+    (row,) = [r for r in found if r.ok is False]
+    assert "not the adapter's" in row.detail
 
 
 def test_every_law_of_optimizers_has_a_fault_that_it_catches():

@@ -25,10 +25,11 @@ from mgk_cli.lazy import Command
     help="New directory.  [default: mgk-NAME]",
 )
 def command(*, kind: str, name: str, directory: Path | None) -> None:
-    """Create the plugin NAME of a KIND (adapter): package metadata, code, tests, README.
+    """Write the plugin NAME of a KIND: package metadata, code, tests and README.
 
-    Its tests pass as generated. Replace the formula with yours, then run 'mgk check-plugin NAME'
-    to check that forward pass and merge still agree.
+    Kinds: adapter, merge-rule, transform, optimizer, probe, gate, recovery, retention, data,
+    observer, objective, pipeline. Its tests pass as written; replace the example's formula with
+    your own, and run 'mgk check-plugin NAME --plugin DIR' while you work.
     """
     from mgk_cli.console import line
     from mgk_core.tools.scaffold import plain_name, write_plugin
