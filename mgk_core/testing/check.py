@@ -33,7 +33,7 @@ from mgk_core.host.manager import Plugins, load_plugins
 from mgk_core.run.api import attach_spec
 from mgk_core.testing.adapters import check_adapter
 from mgk_core.testing.gates import Row, check_gate, context
-from mgk_core.testing.laws import LawResult, Watch, watched
+from mgk_core.testing.laws import LawResult
 from mgk_core.testing.models import check_model
 from mgk_core.testing.observers import check_observer
 from mgk_core.testing.optimizers import check_optimizer
@@ -85,17 +85,14 @@ class Checked:
 Check = Callable[[Checked, Spec, str], Sequence[LawResult]]
 
 
-def check_plugin(
-    name: str, *, thorough: bool = False, watch: Watch | None = None
-) -> list[LawResult]:
+def check_plugin(name: str, *, thorough: bool = False) -> list[LawResult]:
     """Run the conformance tests on everything that an installed plugin registers.
 
     :param thorough: also on models that differ from others in nothing the plugin acts on
-    :param watch: called with each test's name and subject before it runs
     :raises InputError: no such plugin
     :raises PluginError: it could not be loaded
     """
-    return check_loaded(load_plugins(), name, thorough=thorough, watch=watch)
+    return check_loaded(load_plugins(), name, thorough=thorough)
 
 
 @contextmanager
@@ -109,9 +106,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def check_loaded(
-    plugins: Plugins, name: str, *, thorough: bool = False, watch: Watch | None = None
-) -> list[LawResult]:
+def check_loaded(plugins: Plugins, name: str, *, thorough: bool = False) -> list[LawResult]:
     """Do what `check_plugin` does, among plugins that are loaded already."""
     infos = {i.name: i for i in plugins.infos}
     if name not in infos:
@@ -119,7 +114,7 @@ def check_loaded(
     if infos[name].error is not None:
         raise PluginError(name, f"plugin {name!r} could not be loaded: {infos[name].error}")
     checked = Checked(plugins, name, thorough)
-    with one_thread(), watched(watch or (lambda *_: None)):
+    with one_thread():
         results: list[LawResult] = []
         for claim in [c for c in plugins.registry if c.plugin == name and c.slot != "metric"]:
             for type_ in _types(claim, checked.chosen):
@@ -320,7 +315,9 @@ def _evaluators(checked: Checked) -> list[LawResult]:
         found: Score | None = ask(ctx=context(Spec(type="kit"), bundle), probe=probe)
         return found
 
-    claimed = {c.type for c in checked.plugins.registry if c.slot == "metric" and c.plugin == checked.name}
+    claimed = {
+        c.type for c in checked.plugins.registry if c.slot == "metric" and c.plugin == checked.name
+    }
     probes = [p for p in standard_probes() if p.metric in claimed]
     for key, sample in checked.chosen.items():
         if key.startswith("metric:"):

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable
 from typing import Generic, NoReturn, TypeVar
 
 from attrs import frozen
 
+from mgk_core.contract.progress import activity, track
+
 T = TypeVar("T")
-
-Watch = Callable[[str, str], None]
-"""Called with a test's name and its subject before it runs."""
-
-
-def _nobody(test: str, subject: str) -> None:
-    """Watch nothing."""
-
-
-_watcher: ContextVar[Watch] = ContextVar("mgk_testing_watcher", default=_nobody)
-
-
-@contextmanager
-def watched(watch: Watch) -> Iterator[None]:
-    """Call ``watch`` before every test inside the block (for progress)."""
-    token = _watcher.set(watch)
-    try:
-        yield
-    finally:
-        _watcher.reset(token)
 
 
 class LawBroken(AssertionError):
@@ -85,7 +65,6 @@ class Law(Generic[T]):
 
     def hold(self, subject: T, named: str) -> LawResult:
         """Return what calling the law comes to, as a row of a table."""
-        _watcher.get()(self.name, named)
         try:
             self(subject)
         except NotApplicable as reason:
@@ -120,8 +99,9 @@ def require(ok: object, detail: str) -> None:
 
 
 def hold_all(laws: Iterable[Law[T]], subject: T, named: str) -> list[LawResult]:
-    """Hold a subject to several laws, each on its own."""
-    return [one.hold(subject, named) for one in laws]
+    """Run several tests on a subject, each on its own; their progress is reported."""
+    with activity(f"testing {named}"):
+        return [one.hold(subject, named) for one in track(list(laws), "tests")]
 
 
 def assert_hold(results: Iterable[LawResult]) -> None:

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mgk_core.contract.bundle import Bundle, Choice, OptionScores, Probe, Score, Tokens
+from mgk_core.contract.conversation import Conversation
 from mgk_core.testing.laws import Law, LawResult, NotApplicable, hold_all, law, require
-
-WORDS = 7
+from mgk_core.testing.plain_conversation import WORDS, PlainConversation
 
 
 class Table(nn.Module):
@@ -35,6 +35,8 @@ class BigramBundle:
 
     tokenizer = None
     device = torch.device("cpu")
+
+    conversation: Conversation = PlainConversation()
 
     def __init__(self, p: float = 0.5) -> None:
         with torch.random.fork_rng(devices=[]), torch.no_grad():

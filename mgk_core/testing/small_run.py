@@ -23,29 +23,13 @@ from mgk_core.contract.settings import PhaseConfig, RunConfig
 from mgk_core.contract.specs import Slot, Spec
 from mgk_core.testing.gates import PROBES, rows_before
 from mgk_core.testing.history import shake
-from mgk_core.testing.probes import WORDS, BigramBundle
+from mgk_core.testing.plain_conversation import WORDS
+from mgk_core.testing.probes import BigramBundle
 from mgk_core.testing.reference import DenseAdapter, attach_dense
-
-
-class ByteTokenizer:
-    """Bytes modulo the number of words: an id for every text."""
-
-    bos_token_id = bos_token = None
-    eos_token_id = eos_token = None
-
-    def encode(self, text: str, **_: Any) -> list[int]:
-        """Return the ids of a text; it has as many as bytes."""
-        return [b % WORDS for b in text.encode()]
-
-    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-        """Return the ids as transformers' tokenizers do."""
-        return {"input_ids": self.encode(text)}
 
 
 class SmallBundle(BigramBundle):
     """A language model of two linear layers behind an embedding, without dropout."""
-
-    tokenizer = ByteTokenizer()  # type: ignore[assignment]
 
     def __init__(self) -> None:
         super().__init__(0.0)

@@ -128,7 +128,9 @@ def test_one_fault_of_an_optimizer_breaks_exactly_its_law(law):
     make, reference = BROKEN[law]
     partial = law == "it trains a real adapter and nothing else"
     found = check_optimizer(
-        make, reference=reference, make_for=lambda a: make(a.parameters()[: -1 if partial else None])
+        make,
+        reference=reference,
+        make_for=lambda a: make(a.parameters()[: -1 if partial else None]),
     )
     assert {r.law for r in found if r.ok is False} == {law}
 

@@ -35,7 +35,9 @@ def named(ctx):
 
 
 def collect(ctx):
-    return {"mine/w": ctx.bundle.model.get_parameter("1.weight").detach() ** 2} if named(ctx) else None
+    return (
+        {"mine/w": ctx.bundle.model.get_parameter("1.weight").detach() ** 2} if named(ctx) else None
+    )
 
 
 def terms(ctx):
@@ -176,7 +178,11 @@ class Tensors(Counting):
         return {"steps": torch.tensor(self.steps)}
 
 
-OBSERVERS = {"any stream of events": Trusting, "it only watches": Meddling, "its state is JSON": Tensors}
+OBSERVERS = {
+    "any stream of events": Trusting,
+    "it only watches": Meddling,
+    "its state is JSON": Tensors,
+}
 
 
 def test_a_plain_observer_holds():

@@ -160,7 +160,9 @@ def test_a_rule_may_change_deltas_as_it_declares():
     """Half of every delta, through the engine: relative to what it declares, everything holds."""
 
     def half(model, adapter, proposal):
-        return evolve(exact(model, adapter, evolve(proposal, scale=proposal.scale / 2)), exact=False)
+        return evolve(
+            exact(model, adapter, evolve(proposal, scale=proposal.scale / 2)), exact=False
+        )
 
     assert_hold(check_rule(half, change=halving))
     told = {r.law for r in check_rule(half) if r.ok is False}

@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from mgk_core.contract.errors import InputError
-from mgk_core.tools.scaffold import class_of, module_of, write_plugin
+from mgk_core.tools.scaffold import class_of, kinds, module_of, write_plugin
 
 
 def test_a_plugin_is_written_as_a_whole_distribution(tmp_path):
@@ -84,8 +85,8 @@ def test_a_name_that_is_taken_is_refused(tmp_path):
 
 def test_an_unknown_kind_is_refused(tmp_path):
     """The kinds that there are are offered."""
-    with pytest.raises(InputError, match="known: adapter"):
-        write_plugin("gate", "x", tmp_path / "out")
+    with pytest.raises(InputError, match="did you mean 'gate'"):
+        write_plugin("gatee", "x", tmp_path / "out")
 
 
 def test_a_directory_in_use_is_refused(tmp_path):
@@ -95,6 +96,39 @@ def test_a_directory_in_use_is_refused(tmp_path):
     with pytest.raises(InputError, match="is not empty.*choose another --dir"):
         write_plugin("adapter", "my-gain", tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_every_kind_is_written_whole(tmp_path):
+    """Each of the twelve compiles, has no placeholder left, and names its entry point in its README's words."""
+    for kind in kinds():
+        files = write_plugin(kind, f"my-{kind}", tmp_path / kind)
+        assert any(f.name.startswith("test_") for f in files)
+        for file in files:
+            text = file.read_text()
+            assert not re.search(r"@[A-Z]+@", text), file
+            if file.suffix == ".py":
+                compile(text, str(file), "exec")
+            if file.suffix == ".toml":
+                tomllib.loads(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(kinds()))
+def test_each_kind_is_green_at_once(tmp_path, kind):
+    """Untouched and not installed: its own tests pass, which run it once, and so do its README's commands."""
+    where = tmp_path / "plugin"
+    write_plugin(kind, f"my-{kind}", where)
+    environment = {**os.environ, "MGK_PLUGIN_DIRS": str(where), "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    block = re.search(r"```sh\n(.*?)```", (where / "README.md").read_text(), re.DOTALL)
+    install, *commands = block[1].strip().splitlines()
+    assert install == "pip install -e '.[test]'"
+    for command in commands:
+        done = subprocess.run(
+            command, cwd=where, env=environment, shell=True, capture_output=True, text=True,
+            check=False, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from mgk_textmodel.network import build
 from mgk_textmodel.specs import NoiseSpec, ReferenceSpec, TeacherSpec
 
 BASE = {"widths": (64, 16, 32), "init_std": 0.2, "activation": "tanh", "seed": 1}
-SHARED = {"seed": 1, "size": 33, "items": 7, "probe": "other"}
+SHARED = {"metric": "perplexity", "seed": 1, "size": 33, "items": 7, "probe": "other"}
 TEACHER = SHARED | {
     "teacher_std": 0.2,
     "shift": 3.0,
@@ -36,7 +36,7 @@ def data(cls: Any, **options: Any) -> list[Any]:
     """Return what can be seen of a task."""
     bundle = ReferenceBundle(build(ReferenceSpec(type="reference")), torch.device("cpu"))
     found = load(cls(type=cls.__name__.removesuffix("Spec").lower(), **options), bundle)
-    return [found.train.digest, *((p.name, len(p.items), p.digest) for p in found.probes)]
+    return [found.train.digest, *((p.name, p.metric, len(p.items), p.digest) for p in found.probes)]
 
 
 @pytest.mark.parametrize("key", BASE)

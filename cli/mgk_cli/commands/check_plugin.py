@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
@@ -35,9 +36,21 @@ class Law(Protocol):
     epilog="Example: mgk check-plugin lora",
 )
 @click.argument("name")
+@click.option(
+    "--thorough",
+    is_flag=True,
+    help="Also test kinds of layers that the adapter itself does not take.",
+)
+@click.option(
+    "--badge",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the result as JSON for shields.io's endpoint badge.",
+)
+@options.plugin_option
 @options.json_option
-def command(*, name: str, as_json: bool) -> int:
-    """Run the conformance tests of `mgk_core.testing` on the installed plugin NAME.
+def command(*, name: str, thorough: bool, badge: Path | None, as_json: bool) -> int:
+    """Run the conformance tests of `mgk_core.testing` on the plugin NAME.
 
     Exits 2 if a test fails; its line names the failing case and by how much it is off.
     """
@@ -46,8 +59,15 @@ def command(*, name: str, as_json: bool) -> int:
     from mgk_cli.console import line, make, show
     from mgk_cli.formatting import several
     from mgk_cli.listing import print_json
+    from mgk_cli.progress import waiting
 
-    found: Sequence[Any] = _kit()(name)
+    check = _kit()
+    with waiting(f"testing {name}", silent=as_json):
+        found: Sequence[Any] = check(name, thorough=thorough)
+    if badge is not None:
+        from mgk_core.testing.badge import write_badge
+
+        write_badge(badge, found)
     broken = [f for f in found if f.ok is False]
     if as_json:
         print_json([attrs.asdict(f) for f in found])
