@@ -156,12 +156,7 @@ class Choice:
 
 @runtime_checkable
 class LanguageBundle(Bundle, Protocol):
-    """What a bundle with a tokenizer also offers, so that data plugins need not know models.
-
-    conversation: how this base is spoken to.
-    """
-
-    conversation: Conversation
+    """What a bundle with a tokenizer also offers, so that data plugins need not know models."""
 
     def pack(self, examples: Sequence[Tokens]) -> Batch:
         """Make one micro-batch: examples behind each other, attention and positions apart."""
@@ -171,9 +166,16 @@ class LanguageBundle(Bundle, Protocol):
     ) -> list[list[int]]:
         """Continue each prompt with the most likely token each time.
 
-        :param stop: further tokens to stop at, beside ``conversation.stops``
+        :param stop: tokens to stop at, beside those that end a turn
         :return: the new ids of each prompt, without the token that ended them
         """
+
+
+@runtime_checkable
+class Speaks(LanguageBundle, Protocol):
+    """A language bundle that knows how its base is spoken to; text data and ``mgk ask`` need it."""
+
+    conversation: Conversation
 
 
 @runtime_checkable
@@ -328,6 +330,7 @@ __all__ = [
     "Score",
     "ScoresOptions",
     "Shareable",
+    "Speaks",
     "Tokens",
     "TrainSet",
     "Unpacks",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 
-from mgk_core.contract.bundle import LanguageBundle
+from mgk_core.contract.bundle import Speaks
 from mgk_core.contract.conversation import Message
 from mgk_core.contract.errors import InputError
 from mgk_core.record.events import Sink, ignore
@@ -69,10 +69,10 @@ def reply(session: Session, turns: Sequence[Message], *, tokens: int) -> str:
     return bundle.conversation.read(made).strip()
 
 
-def language(session: Session) -> LanguageBundle:
+def language(session: Session) -> Speaks:
     """Return the session's bundle as one that answers."""
     bundle = session.bundle
-    if bundle.tokenizer is None or not isinstance(bundle, LanguageBundle):
+    if bundle.tokenizer is None or not isinstance(bundle, Speaks):
         kind = session.config.base.type
         raise InputError(
             f"{session.run}: its base ({kind!r}) is not a language model, so it cannot answer"

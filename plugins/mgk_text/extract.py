@@ -1,4 +1,4 @@
-"""One extractor for generated answers: strict, and lenient where the strict one finds nothing."""
+"""One extractor for generated answers: strict, and lenient if the strict one finds nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mgk_text.records import LETTERS
 
 _REASONED = re.compile(r"\s*<reasoning>(?P<why>.*?\S.*?)</reasoning>\s*(?P<rest>.*)", re.DOTALL)
 _CIRCLED = "①②③④⑤⑥⑦⑧⑨⑩"
-_SAID = re.compile(
+_STATED = re.compile(
     r"(?:정답|답|[Aa]nswer)\s*(?:은|는|is)?\s*[:：]?\s*[(\[]?\s*"
     r"(?:(?P<letter>[A-Ja-j])|(?P<number>10|[1-9])\s*번|(?P<circled>[①-⑩]))(?![A-Za-z가-힣0-9])"
 )
@@ -20,11 +20,11 @@ _LEADING = re.compile(r"[(\[]?\s*(?:(?P<letter>[A-J])|(?P<circled>[①-⑩]))\s*
 
 @frozen
 class Extracted:
-    """The option that an answer chose, 0-based, None where it is invalid.
+    """The option that an answer chose, 0-based, None if it is invalid.
 
-    strict: the answer is exactly one option's letter or content (after the reasoning, where one is
-    wanted). lenient: or says so in other words, and names one option only. formatted: it has the
-    form that was asked for, whatever it chose.
+    strict: the answer is exactly one option's letter or content (after the reasoning, if one is
+    expected). lenient: or it names exactly one option in other words. formatted: it has the
+    expected form, whatever it chose.
     """
 
     strict: int | None
@@ -54,8 +54,8 @@ def _exact(text: str, options: Sequence[str]) -> int | None:
 
 
 def _lenient(text: str, options: Sequence[str]) -> int | None:
-    """Return the option that a freer wording names; None where it names none, or several."""
-    marked = {_index(m) for m in _SAID.finditer(text)}
+    """Return the option that a free wording names; None if it names none or several."""
+    marked = {_index(m) for m in _STATED.finditer(text)}
     if not marked and (leading := _LEADING.match(text.strip())):
         marked = {_index(leading)}
     marked = {i for i in marked if i < len(options)}
@@ -75,7 +75,7 @@ def _index(match: re.Match[str]) -> int:
 
 
 def _named(text: str, options: Sequence[str]) -> list[int]:
-    """Return options whose content stands in the text, those inside a longer one that does left out."""
+    """Return options whose content is in the text, except those inside a longer one that is too."""
     folded = _folded(text)
     order = sorted(range(len(options)), key=lambda i: -len(_folded(options[i])))
     found = []
@@ -88,5 +88,5 @@ def _named(text: str, options: Sequence[str]) -> list[int]:
 
 
 def _folded(text: str) -> str:
-    """Ignore case, blanks and final stops: Korean terms are written with and without blanks."""
+    """Ignore case, spaces and final stops: Korean terms are written with and without spaces."""
     return re.sub(r"\s+", "", text).strip(".。").casefold()

@@ -1,4 +1,4 @@
-"""Metric ``generation``: answers that the model writes itself, judged one by one."""
+"""Metric ``generation``: answers that the model generates, judged one by one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Judged = Mapping[str, float]
 
 @frozen(eq=False)
 class Asked:
-    """One item: a prompt, and how an answer to it is judged."""
+    """One item: a prompt, and how its answer is judged."""
 
     prompt: tuple[int, ...]
     judge: Callable[[str], Judged]
@@ -103,7 +103,7 @@ def choice_judge(template: McqTemplate, question: Question) -> Callable[[str], J
 
 
 def character_f1(said: str, wanted: str) -> float:
-    """F1 over characters, blanks left out: Korean has no word boundaries to count by.
+    """F1 over characters without spaces: words are no unit to count in Korean.
 
     As KorQuAD scores answers (Lim, Kim & Lee 2019, arXiv 1909.07005).
     """
@@ -113,7 +113,7 @@ def character_f1(said: str, wanted: str) -> float:
 
 
 def folded(text: str) -> str:
-    """Ignore case and blanks."""
+    """Ignore case and spaces."""
     return "".join(text.split()).casefold()
 
 

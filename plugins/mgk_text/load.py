@@ -7,7 +7,7 @@ from typing import cast
 
 from attrs import evolve, field, fields, frozen
 
-from mgk_core.contract.bundle import ChecksItems, LanguageBundle, PhaseData, Probe, Tokens
+from mgk_core.contract.bundle import ChecksItems, PhaseData, Probe, Speaks, Tokens
 from mgk_core.contract.conversation import Style
 from mgk_core.contract.errors import InputError
 from mgk_text import lengths, packing, probes
@@ -37,7 +37,7 @@ class Maker:
     """Makes a phase's data: everything that its parts share."""
 
     spec: TextDataSpec
-    bundle: LanguageBundle = field(repr=False)
+    bundle: Speaks = field(repr=False)
     encoder: Encoder
     task: Task
     cache: TokenCache
@@ -171,7 +171,7 @@ def _train_set(maker: Maker, rows: Sequence[packing.Row], records: Sequence[Reco
 
 def maker_of(spec: TextDataSpec, bundle: object) -> Maker:
     """Return what makes a phase's data on a base; `InputError` if it is not a language model."""
-    if not isinstance(bundle, LanguageBundle):
+    if not isinstance(bundle, Speaks):
         raise InputError(
             f"data type {spec.type!r} needs a language model as base, with a tokenizer; this base is none"
         )

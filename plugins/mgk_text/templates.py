@@ -1,6 +1,6 @@
 """One template object per task, used for training, scoring and generation alike.
 
-A template says what is asked, what the answer is, and reads an answer back out of generated text.
+A template makes the prompt and the answer, and parses the answer from generated text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FIELDS = {
 
 @frozen
 class DictionaryTemplate:
-    """One direction of a dictionary: a line that gives one field, a line that asks for another."""
+    """One direction of a dictionary: a line with one field, a line that asks for another."""
 
     direction: str
 
@@ -31,11 +31,11 @@ class DictionaryTemplate:
         return f"{given}: {self._field(entry, 0)}\n{wanted}:"
 
     def answer(self, entry: Entry) -> str:
-        """Return what shall be said."""
+        """Return the answer to learn."""
         return self._field(entry, 1)
 
     def read(self, text: str) -> str:
-        """Return the term in a generated answer: its first line, without what ends a sentence."""
+        """Return the term in a generated answer: its first line, without a final full stop."""
         lines = text.strip().split("\n")
         return lines[0].strip().rstrip(".。").strip()
 
@@ -59,7 +59,7 @@ class McqTemplate:
         return f"문제: {question.question}\n{listed if self.lists_options else ''}정답:"
 
     def answer(self, question: Question) -> str:
-        """Return what shall be said."""
+        """Return the answer to learn."""
         if self.target == "content":
             return question.content
         if self.target == "letter":
@@ -73,5 +73,5 @@ class McqTemplate:
         return tuple(LETTERS[: len(question.options)])
 
     def read(self, text: str, question: Question) -> Extracted:
-        """Return what a generated answer chose, strictly and leniently."""
+        """Return which option a generated answer chose, strictly and leniently."""
         return extract(text, question.options, reasoning=self.target == "reasoning")

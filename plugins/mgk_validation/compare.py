@@ -1,4 +1,4 @@
-"""Two looks at one probe: by how much it changed, and how much of that may be noise."""
+"""Two scores of one probe: how much it changed, and how much of that may be noise."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from mgk_core.contract.comparison import paired
 
 @frozen
 class Change:
-    """From one score to another, in the metric's unit; ``gain`` is positive where it became better."""
+    """From one score to another, in the metric's unit; ``gain`` is positive if it improved."""
 
     before: Score
     after: Score
 
     @property
     def gain(self) -> float:
-        """By how much the score became better."""
+        """How much the score improved."""
         return self.after.better_by(self.before)
 
     @property
     def stderr(self) -> float:
-        """Standard error of the gain: over the items' own changes where both looks have the same items.
+        """Standard error of the gain: over the items' own changes if both scores have the same items.
 
         A perplexity's items are log-likelihoods; there d exp(x) = exp(x) dx. Without items the two
-        looks count as independent. NaN where it is not known.
+        scores count as independent. NaN if it is unknown.
         """
         one, two = self.before.per_item, self.after.per_item
         if not one or len(one) != len(two):
@@ -50,7 +50,7 @@ class Change:
         return room if math.isfinite(room) else 0.0
 
     def evidence(self, **more: Any) -> dict[str, Any]:
-        """Return the figures on which a refusal rests."""
+        """Return the figures behind a refusal."""
         test = paired(self.before, self.after)
         known = {
             "before": self.before.value,

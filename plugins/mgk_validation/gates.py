@@ -1,6 +1,6 @@
-"""The gates: what a row of scores must look like for a transition to commit.
+"""The gates: what a row of scores must satisfy for a transition to commit.
 
-Every comparison is written so that a score which is not a number refuses.
+Every comparison is written so that NaN refuses.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Row = Mapping[str, Score]
 
 @frozen
 class Finding:
-    """What a gate says of one probe; both empty where it is content."""
+    """A gate's result for one probe; both are None if it passed without a remark."""
 
     refusal: Refusal | None = None
     note: str | None = None
 
 
 def judge(ctx: PhaseContext, before: Sequence[Row], after: Row) -> Verdict | None:
-    """Ask every gate that the phase names; None where it names none."""
+    """Evaluate every gate of the phase; None if it has none."""
     specs = ctx.phase.of(GateSpec)
     if not specs:
         return None
@@ -56,7 +56,7 @@ def _ask(spec: GateSpec, ctx: PhaseContext, before: Sequence[Row], after: Row) -
         return [min_gain(spec, Change(before[-1][p.name], after[p.name]), p.floor) for p in own]
     if isinstance(spec, ThresholdSpec):
         return [threshold(spec, after[p.name]) for p in _taught(spec, ctx, after)]
-    raise InputError(f"gate {spec.type!r}: {type(spec).__name__} is no gate of this plugin")
+    raise InputError(f"gate {spec.type!r}: {type(spec).__name__} is not a gate of this plugin")
 
 
 def max_drop(spec: MaxDropSpec, change: Change) -> Finding:
@@ -76,7 +76,7 @@ def max_drop(spec: MaxDropSpec, change: Change) -> Finding:
 
 
 def keep_base(spec: KeepBaseSpec, change: Change) -> Finding:
-    """Refuse where less than a share of row 0 is left and the drop is more than noise."""
+    """Refuse if less than a share of the baseline is left and the drop is more than noise."""
     kept, noise, drop = share_kept(change), change.noise(spec.stderrs), -change.gain
     if kept >= spec.share:
         return Finding()
@@ -84,7 +84,7 @@ def keep_base(spec: KeepBaseSpec, change: Change) -> Finding:
         note = f"{spec.type}: {change}: {kept:.1%} kept, below {spec.share:.1%}, but the drop of {drop:.4g} is noise (up to {noise:.4g})"
         return Finding(note=note)
     reason = (
-        f"{change}: keeps {kept:.1%} of the base's score; at least {spec.share:.1%} is asked for"
+        f"{change}: keeps {kept:.1%} of the base's score; at least {spec.share:.1%} is required"
     )
     return Finding(
         Refusal(spec.type, reason, change.after.probe, change.evidence(kept=kept, share=spec.share))
@@ -92,7 +92,7 @@ def keep_base(spec: KeepBaseSpec, change: Change) -> Finding:
 
 
 def share_kept(change: Change) -> float:
-    """Return how much of a score is left: 1 is all of it, more is a gain.
+    """Return how much of a score is left: 1 is all of it, above 1 is a gain.
 
     Log-likelihoods (negative, higher is better): exp of the difference, the ratio of geometric mean
     probabilities, which for perplexities is before / after. Otherwise the ratio of the two scores.
@@ -108,7 +108,7 @@ def share_kept(change: Change) -> float:
 
 
 def min_gain(spec: MinGainSpec, change: Change, floor: float | None) -> Finding:
-    """Refuse a gain below the highest limit given; a note says where that limit is within the noise."""
+    """Refuse a gain below the highest limit given; a note reports a limit within the noise."""
     before = change.before.value
     limits = [] if spec.absolute is None else [spec.absolute]
     limits += [] if spec.relative is None else [spec.relative * abs(before)]
@@ -121,10 +121,10 @@ def min_gain(spec: MinGainSpec, change: Change, floor: float | None) -> Finding:
     wanted, noise = max([*limits, change.noise(spec.stderrs)]), change.noise(2.0)
     note = None
     if wanted < noise:
-        note = f"{spec.type}: {change}: a gain of {wanted:.4g} is asked for, and up to {noise:.4g} is noise"
+        note = f"{spec.type}: {change}: a gain of {wanted:.4g} is required, and up to {noise:.4g} is noise"
     if change.gain >= wanted:
         return Finding(note=note)
-    reason = f"{change}: a gain of {change.gain:.4g}; at least {wanted:.4g} is asked for"
+    reason = f"{change}: a gain of {change.gain:.4g}; at least {wanted:.4g} is required"
     return Finding(
         Refusal(spec.type, reason, change.after.probe, change.evidence(wanted=wanted)), note
     )
@@ -136,7 +136,7 @@ def threshold(spec: ThresholdSpec, score: Score) -> Finding:
     if passed:
         return Finding()
     word = "at least" if score.higher_is_better else "at most"
-    reason = f"{score.probe} ({score.metric}) is {score.value:.4g} ± {score.stderr:.2g}; {word} {spec.limit:.4g} is asked for"
+    reason = f"{score.probe} ({score.metric}) is {score.value:.4g} ± {score.stderr:.2g}; {word} {spec.limit:.4g} is required"
     return Finding(
         Refusal(
             spec.type,
@@ -155,11 +155,11 @@ def _too_tight(spec: MaxDropSpec, change: Change, limit: float, noise: float) ->
 
 
 def _row(spec: MaxDropSpec) -> str:
-    return "in the best row so far" if spec.against == "best" else "in the row before"
+    return "in the best row so far" if spec.against == "best" else "in the previous row"
 
 
 def _reference(spec: MaxDropSpec, ctx: PhaseContext, before: Sequence[Row], probe: Probe) -> Score:
-    """Return the score to compare with: of the row before, or the best since the probe was taught."""
+    """Return the score to compare with: the previous one, or the best since the probe was taught."""
     if spec.against == "previous" or probe.phase == ctx.phase.name:
         return before[-1][probe.name]
     names = [p.name for p in ctx.config.phases]
@@ -174,19 +174,19 @@ def _reference(spec: MaxDropSpec, ctx: PhaseContext, before: Sequence[Row], prob
 
 
 def _taught(spec: GateSpec, ctx: PhaseContext, after: Row) -> list[Probe]:
-    """Return the probes of the base, of the phases before and of this one."""
+    """Return the probes of the base, of earlier phases and of this one."""
     names = [p.name for p in ctx.config.phases]
     return _of(spec, ctx, after, "base", *names[: ctx.index + 1])
 
 
 def _of(spec: GateSpec, ctx: PhaseContext, after: Row, *phases: str) -> list[Probe]:
-    """Return the measured probes of some phases that the gate's globs match; none is an error."""
+    """Return the measured probes of some phases that match the gate's globs; none is an error."""
     known = {p.name: p for p in ctx.probes if p.name in after and p.phase in phases}
     found = [p for name, p in known.items() if any(fnmatchcase(name, glob) for glob in spec.probes)]
     if not found:
         has = ", ".join(known) or "none"
         raise InputError(
-            f"phase {ctx.phase.name!r}, gate {spec.type!r}: no probe to look at: probes = {list(spec.probes)},"
-            f" measured probes of {' and '.join(phases)}: {has}; a gate that sees nothing would accept anything"
+            f"phase {ctx.phase.name!r}, gate {spec.type!r}: no probe to check: probes = {list(spec.probes)},"
+            f" measured probes of {' and '.join(phases)}: {has}; a gate without probes would accept anything"
         )
     return found

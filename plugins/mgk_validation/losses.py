@@ -1,9 +1,9 @@
-"""Metrics that are read off the bundle's loss: squared error and perplexity.
+"""Metrics computed from the bundle's loss: squared error and perplexity.
 
-An item is a batch of the bundle's own kind, or a `Tokens` example. Every item gets a value of its
-own, and with it a probe has a standard error and paired tests. Batches are asked for one by one,
-unless the bundle can tell of many at once; the sums stay on the device until all are there. Examples whose labels are one stretch to the end are
-continuations, which a bundle scores many at a time.
+An item is a batch of the bundle's own kind, or a `Tokens` example. Every item has a value of its
+own, which gives the probe a standard error and paired tests. Batches are computed one by one,
+unless the bundle computes many at once; the sums stay on the device until all are done. Examples
+whose labels run from one place to the end are continuations, which a bundle scores many at a time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ IGNORED = -100
 
 @frozen
 class ItemLosses:
-    """Each item's summed loss and count (outputs' examples, or tokens)."""
+    """Each item's summed loss and count (examples, or tokens)."""
 
     sums: tuple[float, ...]
     counts: tuple[float, ...]
@@ -100,7 +100,7 @@ def score(
 
 @torch.no_grad()
 def measure(bundle: Bundle, probe: Probe) -> ItemLosses:
-    """Ask for every item's loss; `InputError` names an item in which nothing is to be learnt."""
+    """Return every item's loss; `InputError` names an item without labels."""
     if isinstance(bundle, LossPerItem) and not any(
         isinstance(item, Tokens) for item in probe.items
     ):
@@ -110,7 +110,7 @@ def measure(bundle: Bundle, probe: Probe) -> ItemLosses:
     if empty := [i for i, c in enumerate(counts) if c <= 0]:
         raise InputError(
             f"probe {probe.name!r}: nothing is scored in {len(empty)} of {len(counts)} items (first: item"
-            f" {empty[0]}); each item needs at least one label that is no padding"
+            f" {empty[0]}); each item needs at least one label that is not padding"
         )
     return ItemLosses(sums, counts)
 
@@ -124,7 +124,7 @@ def _one_by_one(bundle: Bundle, probe: Probe) -> Pairs:
 
 
 def _together(bundle: Bundle, items: Sequence[Any]) -> Pairs | None:
-    """Score continuations in the bundle's own batches; None where items are of another kind."""
+    """Score continuations in the bundle's own batches; None if items are of another kind."""
     if not isinstance(bundle, LanguageBundle):
         return None
     choices = [_continuation(item) for item in items]
@@ -135,7 +135,7 @@ def _together(bundle: Bundle, items: Sequence[Any]) -> Pairs | None:
 
 
 def _continuation(item: Any) -> Choice | None:
-    """Return (what is given → what is scored) of an example, or None where labels have gaps."""
+    """Return an example as a prompt and what follows it, or None if its labels have gaps."""
     if not isinstance(item, Tokens):
         return None
     learnt = [i for i, label in enumerate(item.labels) if label != IGNORED]
@@ -146,7 +146,7 @@ def _continuation(item: Any) -> Choice | None:
 
 
 def _column(tensors: Sequence[torch.Tensor]) -> tuple[float, ...]:
-    """Read many 0-dim tensors with one transfer."""
+    """Read many 0-dim tensors in one transfer."""
     return tuple(torch.stack([t.reshape(()) for t in tensors]).double().tolist())
 
 
@@ -155,6 +155,6 @@ def _batch(bundle: Bundle, probe: Probe, item: Any) -> Any:
         return item
     if not isinstance(bundle, LanguageBundle):
         raise InputError(
-            f"probe {probe.name!r} has tokens as items, and this base is no language model"
+            f"probe {probe.name!r} has tokens as items, and this base is not a language model"
         )
     return bundle.pack([item])

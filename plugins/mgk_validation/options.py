@@ -1,4 +1,4 @@
-"""Metrics over questions with options, scored by log-likelihood of the options' own content.
+"""Metrics over questions with options, scored by the log-likelihood of each option.
 
 An option's score is its log-likelihood per token, so that a long option is not punished; the model
 chooses the option with the highest. Three metrics come from one scoring of the same items:
@@ -23,7 +23,7 @@ from mgk_validation.losses import score
 
 @frozen
 class Scored:
-    """One item: which option is right, and each option's log-likelihood: whole, per token, per byte."""
+    """One item: the index of the right option, and each option's log-likelihood: total, per token, per byte."""
 
     answer: int
     whole: tuple[float, ...]
@@ -32,17 +32,17 @@ class Scored:
 
     @property
     def margin(self) -> float:
-        """The right option's score minus that of the best wrong one; the choice is right where it is > 0."""
+        """The right option's score minus the best wrong one's; the choice is right if it is > 0."""
         wrong = [s for i, s in enumerate(self.per_token) if i != self.answer]
         return self.per_token[self.answer] - max(wrong)
 
     def right(self, scores: Sequence[float]) -> float:
-        """1 where the answer's score is above all others, else 0 (a tie is no answer)."""
+        """1 if the answer's score is above all others, otherwise 0 (a tie counts as wrong)."""
         return float(all(scores[self.answer] > s for i, s in enumerate(scores) if i != self.answer))
 
 
 def option_metric(bundle: Bundle, probe: Probe) -> Score:
-    """Score the probe's items, or take the scoring that its sibling has just caused."""
+    """Score the probe's items, or reuse the scoring of a sibling metric."""
     check_items(probe)
     items = _SEEN.setdefault(bundle.model, Cache()).scored(bundle, probe)
     right = tuple(item.right(item.per_token) for item in items)
@@ -69,7 +69,7 @@ class Cache:
     """The last scoring of each set of items, for the other metrics of the same row.
 
     It is used once per probe, and only while no weight and no adapter's switch has changed: a probe
-    that comes a second time begins a new row.
+    that is scored a second time starts a new row.
     """
 
     kept: dict[int, tuple[tuple[int, ...], tuple[Scored, ...], set[str]]] = field(factory=dict)
@@ -89,7 +89,7 @@ _SEEN: weakref.WeakKeyDictionary[nn.Module, Cache] = weakref.WeakKeyDictionary()
 
 
 def check_items(probe: Probe) -> None:
-    """Raise `InputError` for the first item that is no question with options."""
+    """Raise `InputError` for the first item that is not a question with options."""
     for i, item in enumerate(probe.items):
         if (
             not isinstance(item, Choice)
@@ -102,7 +102,7 @@ def check_items(probe: Probe) -> None:
 
 
 def score_items(bundle: Bundle, probe: Probe) -> tuple[Scored, ...]:
-    """Ask the bundle once for all items."""
+    """Score all items in one call."""
     found = bundle.score(probe.items)
     return tuple(_scored(item, scores) for item, scores in zip(probe.items, found, strict=True))
 
@@ -120,7 +120,7 @@ def _scored(item: Choice, scores: OptionScores) -> Scored:
 
 
 def _state(model: nn.Module) -> tuple[int, ...]:
-    """Where every weight lies and how often it was written, and which adapters are switched on."""
+    """Each weight's address and version, and which adapters are enabled."""
     weights = [n for p in model.parameters() for n in (p.data_ptr(), p._version)]  # noqa: SLF001 - torch has no other
     switches = [int(part.enabled) for module in model.modules() for part in parts_of(module)]
     return (*weights, *switches)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mgk_core.contract.specs import Spec, SpecRegistry
 
 MGK_CHECK = {"gate:min-gain": {"to_floor": 0.3}, "gate:threshold": {"limit": 4.5}}
-"""What the conformance kit tries these types with; the others have defaults that refuse something."""
+"""Settings for the conformance tests; the other types have defaults that refuse something."""
 
 METRICS = {
     "squared_error": "mean squared error of the outputs",
@@ -57,7 +57,7 @@ def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score:
 def mgk_gate(
     ctx: PhaseContext, before: Sequence[Mapping[str, Score]], after: Mapping[str, Score]
 ) -> Verdict | None:
-    """Ask the gates that the phase names."""
+    """Evaluate the gates of the phase."""
     from mgk_validation.gates import judge
 
     return judge(ctx, before, after)
@@ -65,7 +65,7 @@ def mgk_gate(
 
 @hookimpl
 def mgk_recover(ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec) -> Recovery | None:
-    """Offer a smaller merge, more training, the adapter kept apart, or to stop."""
+    """Propose a smaller merge, more training, keeping the adapter apart, or to stop."""
     from mgk_validation.recoveries import recover
 
     return recover(ctx, tried, spec)

@@ -1,4 +1,4 @@
-"""What to try after a refusal. Each entry of the phase's ``recover`` is asked in turn."""
+"""What to try after a refusal. The entries of the phase's ``recover`` are tried in order."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mgk_validation.specs import KeepApartSpec, ScaleSearchSpec, StopSpec, Train
 
 
 def recover(ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec) -> Recovery | None:
-    """Return what this entry has to offer next, or None where it has nothing (more)."""
+    """Return what this entry tries next, or None if it has nothing left to try."""
     before = [r for r in tried if r.method == spec.type]
     if isinstance(spec, ScaleSearchSpec):
         return _next_scale(ctx, before, spec)
     if isinstance(spec, TrainOnSpec):
         if len(before) >= spec.times:
             return None
-        # As in the phase's own table: true stands for a method with its defaults, false takes it out.
+        # As in the phase's own table: true is a method with its defaults, false removes it.
         tables = {
             name: {} if options is True else options for name, options in spec.retention.items()
         }
@@ -38,9 +38,9 @@ def recover(ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec) -> Recover
 def _next_scale(
     ctx: PhaseContext, before: Sequence[Recovery], spec: ScaleSearchSpec
 ) -> Recovery | None:
-    """Offer the last proposal, its transforms included, at the first scale not tried yet.
+    """Propose the last proposal, with its transforms, at the first scale not tried yet.
 
-    ``proposed`` goes along in the evidence: the scale of the proposal that the search began with.
+    The evidence holds ``proposed``, the scale of the proposal that the search began with.
     """
     if len(before) >= len(spec.scales):
         return None

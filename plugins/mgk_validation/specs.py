@@ -11,11 +11,9 @@ from mgk_core.contract.specs import Spec, at_least, between, one_of, option
 
 @frozen(kw_only=True)
 class GateSpec(Spec):
-    """What every gate shares: the probes that it looks at."""
+    """What every gate shares: the probes that it checks."""
 
-    probes: tuple[str, ...] = option(
-        ("*",), help="globs; the gate looks at those of its probes that match"
-    )
+    probes: tuple[str, ...] = option(("*",), help="globs of the probes that this gate checks")
 
 
 @frozen(kw_only=True)
@@ -25,13 +23,13 @@ class NoisyGateSpec(GateSpec):
     stderrs: float = option(
         2.0,
         at_least(0),
-        help="standard errors of the (paired) difference that always count as noise; 0: no such room",
+        help="standard errors of the (paired) difference that are allowed as noise; 0: none",
     )
 
 
 @frozen(kw_only=True)
 class MaxDropSpec(NoisyGateSpec):
-    """Refuse where a probe of the base, of an earlier or of this phase worsens by more than allowed."""
+    """Refuse if a probe of the base, of an earlier phase or of this one drops by more than allowed."""
 
     absolute: float | None = option(None, at_least(0), help="allowed drop in the metric's unit")
     relative: float | None = option(
@@ -40,13 +38,13 @@ class MaxDropSpec(NoisyGateSpec):
     against: str = option(
         "best",
         one_of("best", "previous"),
-        help="the best row since the probe was taught, or the last",
+        help="the best row since the probe was taught, or the previous row",
     )
 
 
 @frozen(kw_only=True)
 class KeepBaseSpec(NoisyGateSpec):
-    """Refuse where the base's own probes keep less than a share of their score in row 0."""
+    """Refuse if the base's own probes keep less than a share of their baseline score."""
 
     share: float = option(
         0.97, between(0, 1), help="share to keep; of likelihoods: ratio of geometric means"
@@ -55,23 +53,23 @@ class KeepBaseSpec(NoisyGateSpec):
 
 @frozen(kw_only=True)
 class MinGainSpec(GateSpec):
-    """Refuse where this phase's own probes did not gain enough over the row before."""
+    """Refuse if this phase's own probes gained too little over the previous row."""
 
-    absolute: float | None = option(None, at_least(0), help="least gain in the metric's unit")
+    absolute: float | None = option(None, at_least(0), help="smallest gain in the metric's unit")
     relative: float | None = option(
-        None, at_least(0), help="least gain as a share of the score before"
+        None, at_least(0), help="smallest gain as a share of the previous score"
     )
     to_floor: float | None = option(
-        None, between(0, 1), help="least gain as a share of the way to the probe's floor"
+        None, between(0, 1), help="smallest gain as a share of the distance to the probe's floor"
     )
     stderrs: float = option(
-        0.0, at_least(0), help="least gain in standard errors of the (paired) difference"
+        0.0, at_least(0), help="smallest gain in standard errors of the (paired) difference"
     )
 
 
 @frozen(kw_only=True)
 class ThresholdSpec(GateSpec):
-    """Refuse where a probe of the base, of an earlier or of this phase is worse than a fixed score."""
+    """Refuse if a probe of the base, of an earlier phase or of this one is worse than a fixed score."""
 
     limit: float = option(
         NOTHING, help="worst score that passes, in the metric's unit and direction"
@@ -80,7 +78,7 @@ class ThresholdSpec(GateSpec):
 
 @frozen(kw_only=True)
 class ScaleSearchSpec(Spec):
-    """Merge a part of the delta: try these scales one after the other."""
+    """Merge a fraction of the delta: try these scales in order."""
 
     scales: tuple[float, ...] = option(
         (0.75, 0.5, 0.25), help="factors on every delta, tried in this order"
@@ -95,16 +93,16 @@ class ScaleSearchSpec(Spec):
 
 @frozen(kw_only=True)
 class TrainOnSpec(Spec):
-    """Go on training, with retention methods added, and come to the gate again."""
+    """Continue training with retention methods added, then evaluate the gates again."""
 
     steps: int = option(50, at_least(1), help="further optimizer steps")
-    times: int = option(1, at_least(1), help="how often, at most")
-    retention: dict[str, Any] = option({}, help="methods to add: tables as in the phase's own")
+    times: int = option(1, at_least(1), help="at most how many times")
+    retention: dict[str, Any] = option({}, help="methods to add: tables as in the phase itself")
 
 
 @frozen(kw_only=True)
 class KeepApartSpec(Spec):
-    """Keep the adapter beside the model instead of merging it; the base stays as it was."""
+    """Keep the adapter beside the model instead of merging it; the base is not changed."""
 
 
 @frozen(kw_only=True)

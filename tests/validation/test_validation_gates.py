@@ -171,7 +171,7 @@ class TestMaxDrop:
         assert ask(
             phase_of, {"max-drop": {"absolute": 1.0, "probes": ["eng*"]}}, before, row(text=40.0)
         ).accept
-        with pytest.raises(InputError, match="no probe to look at.*english, text, dict"):
+        with pytest.raises(InputError, match="no probe to check.*english, text, dict"):
             ask(phase_of, {"max-drop": {"absolute": 1.0, "probes": ["french"]}}, before, row())
 
     @pytest.mark.parametrize("gate", ["max-drop", "keep-base", "threshold", "min-gain"])
@@ -205,7 +205,7 @@ class TestKeepBase:
     def test_without_a_probe_of_the_base_it_is_an_error(self, phase_of: Phases) -> None:
         """A gate that sees nothing does not accept."""
         ctx = phase_of(1, PROBES[1:], gate={"keep-base": {}})
-        with pytest.raises(InputError, match="no probe to look at"):
+        with pytest.raises(InputError, match="no probe to check"):
             judge(ctx, [row()], row())
 
     def test_share_of_losses_and_likelihoods(self) -> None:

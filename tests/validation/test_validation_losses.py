@@ -76,7 +76,7 @@ def test_tokens_need_a_language_model(hooks: Hooks, phase_of: Any) -> None:
     """The reference network cannot take tokens, and the message says why."""
     ctx = phase_of()
     bundle = hooks.build_model(ctx.config.base, torch.device("cpu"))
-    with pytest.raises(InputError, match="no language model"):
+    with pytest.raises(InputError, match="not a language model"):
         measure(bundle, probe())
 
 
