@@ -190,7 +190,9 @@ class Live:
             self._end()
             self.shown = shown
             self.task = self.bar.add_task(status.what, total=status.total, figures="", alarm="")
-        fields: dict[str, Any] = {"figures": "  ".join(status.figures), "alarm": status.drift}
+        unit = [status.unit] if status.unit != "steps" else []  # they have figures enough
+        figures = "  ".join(filter(None, [*unit, *status.figures]))
+        fields: dict[str, Any] = {"figures": figures, "alarm": status.drift}
         self.bar.update(self.task, total=status.total, completed=status.done, **fields)
 
     def _end(self) -> None:

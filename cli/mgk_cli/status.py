@@ -40,9 +40,10 @@ class Pace:
 
 @define
 class Status:
-    """The current activity. total: None where its end is not known."""
+    """The current activity. total: None while its end is not known; figures: beside the count."""
 
     what: str
+    part: str = ""
     since: float = field(factory=time.monotonic)
     done: int = 0
     total: int | None = None
@@ -71,7 +72,8 @@ class Status:
 
     def _part(self, event: Event) -> None:
         part = str(event["part"])
-        self._begin(PARTS.get(part, part))
+        self.part = PARTS.get(part, part)
+        self._begin(self.part)
         self.drift = ""
 
     def _phase(self, _: Event) -> None:
@@ -81,13 +83,13 @@ class Status:
         name = str(event["what"])
         what = fmt.clean(PARTS.get(name, name))
         if event["done"] >= event["total"]:
-            self._begin(what)  # what follows the loop has no known end
+            self._begin(self.part or what)  # what follows the loop has no known end
             return
         if what != self.what:
             self._begin(what)
         self.done, self.total, self.unit = event["done"], event["total"], event["unit"]
         left = event["seconds"] / event["done"] * (event["total"] - event["done"])
-        self.figures = [self.unit, f"{fmt.clock(left)} left"]
+        self.figures = [f"{fmt.clock(left)} left"]
 
     def _step(self, event: Event) -> None:
         name = fmt.clean(event["phase"])

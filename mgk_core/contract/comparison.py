@@ -61,7 +61,12 @@ def change(before: Score, after: Score) -> Change:
         p = normal_p(gained, stderr)
         return Change(before.value, after.value, gained, stderr, p, "unpaired z")
     unit = item_unit(after.metric, before.value, after.value)
-    return Change(before.value, after.value, gained, test.stderr * unit, test.p, test.test)
+    stderr, p, name = test.stderr * unit, test.p, test.test
+    if unit != 1.0:
+        # A perplexity weighs items by their tokens, the paired test does not; n items of one sign
+        # come by chance as often as 2^(1−n).
+        p, name = max(normal_p(gained, stderr), 2.0 ** (1 - test.n)), "paired z"
+    return Change(before.value, after.value, gained, stderr, p, name)
 
 
 def item_unit(metric: str, before: float, after: float) -> float:

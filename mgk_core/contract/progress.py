@@ -10,18 +10,21 @@ Outside a command that listens, counting does nothing. Loops shorter than a mome
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from attrs import define, field
 
-__all__ = ["activity", "counting", "reporting_to", "track"]
+__all__ = ["Advance", "Listener", "activity", "counting", "reporting_to", "track"]
 
 T = TypeVar("T")
 Listener = Callable[[Mapping[str, Any]], None]
+"""Takes ``progress`` events: what, done, total, unit, seconds since the loop began."""
+
 Advance = Callable[[int], None]
+"""Counts so many items as done."""
 
 SILENT = 0.5  # seconds that a loop runs before it is reported
 EVERY = 0.1  # seconds between two reports
@@ -109,7 +112,7 @@ def counting(total: int, unit: str = "items") -> Iterator[Advance]:
         report.counting = False
 
 
-def track(items: Sequence[T], unit: str = "items") -> Iterator[T]:
+def track(items: Collection[T], unit: str = "items") -> Iterator[T]:
     """Yield items and count them; an item is done when the next one is asked for."""
     with counting(len(items), unit) as advance:
         for item in items:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mgk_core.contract.adapter import base_state_dict
+from mgk_core.contract.progress import activity, track
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -26,9 +27,13 @@ def tensor_digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return name → `tensor_digest`, sorted by name."""
     names = sorted(tensors)
     workers = max(1, min(8, torch.get_num_threads()))
-    with ThreadPoolExecutor(max_workers=workers) as pool:  # hashlib releases the GIL
-        digests = list(pool.map(lambda n: tensor_digest(tensors[n]), names))
-    return dict(zip(names, digests, strict=True))
+    digests: dict[str, str] = {}
+    pool = ThreadPoolExecutor(max_workers=workers)  # hashlib releases the GIL
+    with pool, activity("hashing weights"):
+        found = pool.map(lambda n: tensor_digest(tensors[n]), names)
+        for name in track(names, "tensors"):
+            digests[name] = next(found)
+    return digests
 
 
 def combined_digest(digests: Mapping[str, str]) -> str:

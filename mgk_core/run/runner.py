@@ -18,6 +18,7 @@ from mgk_core.contract.errors import InputError, Interrupted, MgkError, StoreErr
 from mgk_core.contract.files import read_json
 from mgk_core.contract.json_numbers import numbers
 from mgk_core.contract.pipeline import Pipeline
+from mgk_core.contract.progress import activity, reporting_to
 from mgk_core.host.hooks import Hooks
 from mgk_core.model.device import is_out_of_memory
 from mgk_core.record.disk import Disk, environment_told
@@ -234,7 +235,8 @@ def _go(
         stop = StopFlag(lambda: sink({"event": "stopping"}), minutes)
         began = time.perf_counter()
         try:
-            with stop.listening(), _told_plainly(prepared.hooks, journal, events):
+            told = _told_plainly(prepared.hooks, journal, events)
+            with stop.listening(), told, reporting_to(sink), activity("load"):
                 session = open_session(prepared, store, journal, events)
                 session.stop, session.times["load"] = stop, time.perf_counter() - began
                 session.auto_batch = auto_batch or session.config.run.auto_batch

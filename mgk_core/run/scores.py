@@ -17,6 +17,7 @@ from mgk_core.contract.comparison import interval, item_unit, paired
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import InputError, StoreError
 from mgk_core.contract.files import read_json
+from mgk_core.contract.progress import activity
 from mgk_core.contract.settings import PhaseConfig
 from mgk_core.record.store import Store, json_text, text_digest
 from mgk_core.run import metrics
@@ -45,9 +46,10 @@ def measure_row(
     model.eval()
     try:
         with torch.no_grad():
-            for probe in chosen_probes(ctx):
-                if ends or probe.when == "always":
-                    stop()
+            wanted = [p for p in chosen_probes(ctx) if ends or p.when == "always"]
+            for number, probe in enumerate(wanted, 1):
+                stop()
+                with activity(f"scoring {probe.name} ({number} of {len(wanted)})"):
                     row[probe.name] = hooks.evaluate(ctx, probe)
         return row
     finally:

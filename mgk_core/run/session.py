@@ -16,6 +16,7 @@ from mgk_core.contract.bundle import Bundle, PhaseData, Probe, Score
 from mgk_core.contract.context import PhaseContext, Remembered
 from mgk_core.contract.errors import Interrupted
 from mgk_core.contract.files import read_tensors
+from mgk_core.contract.progress import activity
 from mgk_core.contract.settings import RunConfig
 from mgk_core.host.hooks import Hooks
 from mgk_core.model.device import memory
@@ -114,7 +115,8 @@ class PhaseSession:
         self.events("part", part=part)
         began = time.perf_counter()
         try:
-            yield
+            with activity(part):
+                yield
         finally:
             self.times[part] = self.times.get(part, 0.0) + time.perf_counter() - began
 

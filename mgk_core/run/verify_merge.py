@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mgk_core.contract.adapter import Adapter
 from mgk_core.contract.bundle import Batch, Bundle
+from mgk_core.contract.progress import activity, track
 
 DRAWS = 2
 FACTOR = 4.0  # outputs of another random draw stay below 4 times the largest of two
@@ -47,7 +48,8 @@ def outputs_on(bundle: Bundle, batches: Sequence[Batch]) -> list[Tensor]:
     was_training = bundle.model.training
     bundle.model.eval()
     try:
-        return [bundle.outputs(batch).float().cpu() for batch in batches]
+        with activity("comparing outputs"):
+            return [bundle.outputs(batch).float().cpu() for batch in track(batches, "batches")]
     finally:
         bundle.model.train(was_training)
 

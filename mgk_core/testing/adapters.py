@@ -17,6 +17,7 @@ from mgk_core.contract.adapter import (
     trainable,
 )
 from mgk_core.contract.errors import InputError, MergeError
+from mgk_core.contract.progress import track
 from mgk_core.model.inject import is_adapted
 from mgk_core.model.lowrank import stored_delta
 from mgk_core.run import api
@@ -363,7 +364,7 @@ def check_adapter(
     """
     results: list[LawResult] = []
     accepted = False
-    for kind in kinds:
+    for kind in track(list(kinds), "models"):
         subject = Subject(attach, _maker(kind), merge)
         where = f"{named} on {kind}"
         if not thorough and kind != "linear" and not _takes(attach, kind):

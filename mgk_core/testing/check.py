@@ -27,6 +27,7 @@ from mgk_core.contract.bundle import Bundle, PhaseData, Probe, Score
 from mgk_core.contract.context import Observer, PhaseContext
 from mgk_core.contract.errors import ConfigError, InputError, MgkError, PluginError, nearest
 from mgk_core.contract.outcome import ByDelta, LossTerm, MergeReport, Proposal, Verdict
+from mgk_core.contract.progress import activity
 from mgk_core.contract.specs import DeltaSpec, Registered, Slot, Spec
 from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import Plugins, load_plugins
@@ -118,7 +119,8 @@ def check_loaded(plugins: Plugins, name: str, *, thorough: bool = False) -> list
         results: list[LawResult] = []
         for claim in [c for c in plugins.registry if c.plugin == name and c.slot != "metric"]:
             for type_ in _types(claim, checked.chosen):
-                results += _check_type(checked, claim, type_)
+                with activity(f"testing {claim.slot} {type_}"):
+                    results += _check_type(checked, claim, type_)
         if "mgk_evaluate" in infos[name].hooks:
             results += _evaluators(checked)
     nothing = "it registers no type that there are conformance tests for"

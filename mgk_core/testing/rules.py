@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mgk_core.contract.adapter import Adapter, state_of
 from mgk_core.contract.errors import MergeError, MgkError
 from mgk_core.contract.outcome import MergeReport, Proposal
+from mgk_core.contract.progress import track
 from mgk_core.testing.history import same_bits, shake, snapshot
 from mgk_core.testing.laws import Law, LawResult, broken, hold_all, law, require
 from mgk_core.testing.reference import DenseAdapter, attach_dense
@@ -259,7 +260,7 @@ def check_rule(
     :param change: (weight, delta) → the delta that the rule merges instead, if it changes deltas
     """
     results: list[LawResult] = []
-    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+    for dtype in track((torch.float32, torch.bfloat16, torch.float64), "dtypes"):
         where = f"{named} on {str(dtype).removeprefix('torch.')}"
         results += hold_all(LAWS, Rule(merge, dtype, change=change), where)
     return results

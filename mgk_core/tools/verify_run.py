@@ -14,6 +14,7 @@ from attrs import define, field, frozen
 
 from mgk_core.contract.context import FILES
 from mgk_core.contract.errors import DigestError, InputError, MgkError, StoreError
+from mgk_core.contract.progress import track
 from mgk_core.record.checkpoint import STATE, list_checkpoints, load_checkpoint
 from mgk_core.record.commit import standing
 from mgk_core.record.events import Sink, ignore
@@ -88,7 +89,7 @@ def audit(run: Path) -> Audit:
     journal = _journal(found)
     _noted(found, journal)
     ledger = _ledger(found, journal)
-    for name, expected in _files(ledger):
+    for name, expected in track(list(_files(ledger)), "files"):
         found.hold(name, expected)
     _model(found, ledger)
     for folder in sorted(run.glob("phases/*/checkpoint")):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mgk_core.contract.bundle import OptionScores, Tokens
 from mgk_core.contract.errors import InputError
+from mgk_core.contract.progress import Advance, counting
 from mgk_hf.batch import PADDING, TokenBatch, pack, pad, predictors, split, unpack
 from mgk_hf.chat_template import Settings
 from mgk_hf.conversation import HfConversation
@@ -96,11 +97,12 @@ class HfBundle:
         """Score each item's options: the log-likelihood of their tokens after the prompt."""
         self.limits.check(items)
         found: dict[int, OptionScores] = {}
-        with evaluating(self.model):
+        with evaluating(self.model), counting(len(items)) as advance:
             for group in groups(items, self.budget):
                 chosen = [items[i] for i in group]
                 sums = self._branched(chosen) if self.network.packs else self._separate(chosen)
                 found |= dict(zip(group, collect(chosen, iter(sums), self.tokenizer), strict=True))
+                advance(len(group))
         return [found[i] for i in range(len(items))]
 
     def check_items(self, items: Sequence[Any]) -> tuple[str, ...]:
@@ -166,8 +168,13 @@ class HfBundle:
         shown = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
         ends = list(dict.fromkeys([*stop, *self.conversation.stops]))
         whole: Any = self.model
-        with evaluating(self.model), greedy(whole, ends, self._pad_id):
+        with (
+            evaluating(self.model),
+            greedy(whole, ends, self._pad_id),
+            counting(max_new_tokens, "tokens") as advance,
+        ):
             made = whole.generate(
+                streamer=_Counter(advance),
                 input_ids=torch.tensor(rows, device=self.device),
                 attention_mask=torch.tensor(shown, device=self.device),
                 max_new_tokens=max_new_tokens,
@@ -293,3 +300,20 @@ def _until(ids: list[int], ends: set[int]) -> list[int]:
         if token in ends:
             return ids[:place]
     return ids
+
+
+@define
+class _Counter:
+    """A streamer of transformers that counts tokens; the first call brings the prompts."""
+
+    advance: Advance
+    started: bool = False
+
+    def put(self, _: Tensor) -> None:
+        """Count one token of every prompt."""
+        if self.started:
+            self.advance(1)
+        self.started = True
+
+    def end(self) -> None:
+        """Do nothing: transformers calls this after the last token."""

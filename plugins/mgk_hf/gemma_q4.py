@@ -19,6 +19,7 @@ from typing import Any
 
 from mgk_core.contract.cache import cache_directory
 from mgk_core.contract.errors import DigestError, EnvironmentFault
+from mgk_hf.bars import converting, loading
 from mgk_hf.cache import whole_directory
 from mgk_hf.licence import GEMMA_NOTICE, NOTICE_FILE, TERMS_FILE
 from mgk_hf.quantized import forget_quantizer
@@ -53,7 +54,7 @@ def prepare(say: Say = lambda _: None) -> Path:
     target = cache_directory() / f"{MODEL_ID}-v{FORMAT}-{package.EXPECTED_SHA256[:12]}"
     if not target.is_dir():
         say(f"converting {DISTRIBUTION} into {target} (once, about two minutes)")
-        with whole_directory(target) as work:
+        with whole_directory(target) as work, loading(MODEL_ID), converting(MODEL_ID):
             _convert(package, work)
     return target
 

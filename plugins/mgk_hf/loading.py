@@ -19,6 +19,7 @@ from mgk_core.model.device import is_out_of_memory
 from mgk_hf import gemma_q4, prepare, quantized, tiny
 from mgk_hf.adapted_base import CONFIG as ADAPTER_CONFIG
 from mgk_hf.adapted_base import AdapterDirectory, merged
+from mgk_hf.bars import loading, silence
 from mgk_hf.beside import snapshot
 from mgk_hf.bundle import HfBundle
 from mgk_hf.chat_template import Settings
@@ -50,9 +51,7 @@ class _Loaded:
 
 def build(spec: HfSpec, device: torch.device) -> HfBundle:
     """Load or build the base that ``spec.id`` names, by its policy of dtypes, on ``device``."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # the console has its own, for saving as well
+    silence()
     loaded = _load(spec, device)
     model, tokenizer = loaded.model, loaded.tokenizer
     notes = [*loaded.notes, *check_vocabulary(model, tokenizer)]
@@ -90,7 +89,8 @@ def _load(spec: HfSpec, device: torch.device) -> _Loaded:
     adapter = AdapterDirectory.at(source) if source else None
     if adapter is not None:
         return _with_adapter(adapter, spec, device)
-    loaded = _pretrained(spec, str(source) if source else spec.id, device)
+    with loading(Path(spec.id).name):
+        loaded = _pretrained(spec, str(source) if source else spec.id, device)
     if source is None:
         commit = getattr(loaded.model.config, "_commit_hash", None)
         source = snapshot(spec.id, spec.revision, commit)

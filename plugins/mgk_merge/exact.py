@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mgk_core.contract.adapter import Adapter, ModelState, Target, state_of
 from mgk_core.contract.outcome import ByDelta, MergeReport, Proposal
+from mgk_core.contract.progress import track
 from mgk_core.contract.specs import DeltaSpec
 from mgk_merge.check import check
 from mgk_merge.delta import delta_of
@@ -46,7 +47,8 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpe
     try:
         with torch.no_grad():
             figures = [
-                _merge_weight(undo, t, residuals.get(n), proposal, spec) for n, t in targets.items()
+                _merge_weight(undo, t, residuals.get(n), proposal, spec)
+                for n, t in track(targets.items(), "weights")
             ]
         report = summary(adapter.name, spec.type, figures, residual=spec.residual, undo=undo)
         state.merged.append(adapter)

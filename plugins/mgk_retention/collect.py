@@ -12,6 +12,7 @@ from mgk_core.contract.adapter import LowRank, base_state_dict
 from mgk_core.contract.bundle import Batch
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import InputError
+from mgk_core.contract.progress import counting
 from mgk_core.model.statistics import visit_layers
 from mgk_retention.accumulate import Accumulator, Counts, make_accumulator
 from mgk_retention.examples import keep_examples
@@ -123,10 +124,13 @@ def visit(
     layers = Layers({n: weights[n] for n in ctx.targets if n in weights}, needs, ctx.device)
 
     def until_enough() -> Iterator[Batch]:
-        for batch in batches:
-            yield batch
-            if layers.seen >= needs.max_tokens:
-                return
+        with counting(needs.max_tokens, "positions") as advance:
+            for batch in batches:
+                before = layers.seen
+                yield batch
+                advance(layers.seen - before)
+                if layers.seen >= needs.max_tokens:
+                    return
 
     visit_layers(
         ctx.bundle, ctx.targets, until_enough(), layers, gradients=needs.gradients, live=live

@@ -25,6 +25,7 @@ from mgk_core.contract.bundle import (
     Tokens,
 )
 from mgk_core.contract.errors import InputError
+from mgk_core.contract.progress import track
 
 IGNORED = -100
 
@@ -119,7 +120,7 @@ Pairs = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def _one_by_one(bundle: Bundle, probe: Probe) -> Pairs:
-    pairs = [bundle.loss(_batch(bundle, probe, item)) for item in probe.items]
+    pairs = [bundle.loss(_batch(bundle, probe, item)) for item in track(probe.items)]
     return _column([s for s, _ in pairs]), _column([c for _, c in pairs])
 
 

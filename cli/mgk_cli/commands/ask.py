@@ -44,9 +44,11 @@ def command(
     import attrs
 
     from mgk_cli.listing import print_json
+    from mgk_cli.progress import waiting
     from mgk_core.tools.chat import ask
 
-    answers = ask(run, questions, tokens=tokens, without=without, base=base)
+    with waiting("loading", silent=as_json):
+        answers = ask(run, questions, tokens=tokens, without=without, base=base)
     if as_json:
         print_json([attrs.asdict(a) for a in answers])
         return

@@ -32,12 +32,14 @@ def command(
     Messages are read from standard input, so a file of questions can be piped in.
     """
     from mgk_cli.console import line
+    from mgk_cli.progress import waiting
     from mgk_core.tools.chat import Chat
 
     interactive = sys.stdin.isatty()
     if interactive:
         line(f"loading {run}; {HELP}")
-    chat = Chat.open(run, tokens=tokens, untouched=untouched, without=without, base=base)
+    with waiting("loading", silent=not interactive):
+        chat = Chat.open(run, tokens=tokens, untouched=untouched, without=without, base=base)
     while (message := _read(interactive=interactive)) is not None:
         if message == "/new":
             chat.turns.clear()

@@ -43,13 +43,15 @@ def command(
     from mgk_cli.console import line
     from mgk_cli.formatting import count
     from mgk_cli.listing import print_json
+    from mgk_cli.progress import waiting
     from mgk_core.tools.export import export_adapter
 
     if not as_adapter:  # click requires the flag, but a caller from Python may omit it
         raise click.UsageError(
             "pass --as-adapter to export an adapter; the full model is already in RUN/model"
         )
-    made = export_adapter(run, out, without=without, base=base)
+    with waiting("exporting", silent=as_json):
+        made = export_adapter(run, out, without=without, base=base)
     if as_json:
         print_json([attrs.asdict(made)])
         return

@@ -37,13 +37,15 @@ def command(
     from mgk_cli.console import make, show
     from mgk_cli.listing import print_json
     from mgk_cli.plan_view import drawn
+    from mgk_cli.progress import waiting
     from mgk_core.config.resolve import load_tree
     from mgk_core.run.setup import prepare
     from mgk_core.tools.plan import make_plan
 
     named = pipeline if pipeline is not None or config is not None else DEFAULT
     tree = load_tree(named, config, overrides, {"device": device, "seed": seed})
-    plan = make_plan(prepare(tree, without))
+    with waiting("planning", silent=as_json):
+        plan = make_plan(prepare(tree, without))
     if as_json:
         print_json([attrs.asdict(plan) | {"memory_peak": plan.peak, "disk": plan.disk}])
     else:

@@ -60,17 +60,14 @@ def command(
     from mgk_cli.console import line
     from mgk_cli.formatting import digest
     from mgk_cli.listing import print_json
+    from mgk_cli.progress import waiting
     from mgk_core.tools.rebuild_model import rebuild
 
-    made = rebuild(
-        run,
-        out,
-        until=until,
-        leave_out=leave_out,
-        scales=dict(map(_factor, scale)),
-        without=without,
-        base=base,
-    )
+    factors = dict(map(_factor, scale))
+    with waiting("rebuilding", silent=as_json):
+        made = rebuild(
+            run, out, until=until, leave_out=leave_out, scales=factors, without=without, base=base
+        )
     if as_json:
         print_json([attrs.asdict(made)])
         return

@@ -32,11 +32,13 @@ def command(
 
     Lists everything that differs, the earliest first. Exits 2 if anything does.
     """
+    from mgk_cli.progress import waiting
     from mgk_core.tools.verify_run import audit, audit_weights
 
-    found = audit(run)
-    if weights and found.sound:
-        audit_weights(found, without=without, base=base)
+    with waiting("checking files", silent=as_json):
+        found = audit(run)
+        if weights and found.sound:
+            audit_weights(found, without=without, base=base)
     if as_json:
         import attrs
 
