@@ -96,11 +96,13 @@ def _guarded(sink: Sink) -> Sink:
 
 
 def _seldom(sink: Sink) -> Sink:
-    """Drop progress events that follow each other too closely, except an activity's last."""
+    """Drop names of activities, and progress that follows other progress too closely."""
     last = 0.0
 
     def limited(event: Event) -> None:
         nonlocal last
+        if event["event"] == "activity":
+            return
         if event["event"] == "progress" and event["done"] < event["total"]:
             if time.monotonic() - last < JSON_EVERY:
                 return

@@ -43,7 +43,6 @@ class Status:
     """The current activity. total: None while its end is not known; figures: beside the count."""
 
     what: str
-    part: str = ""
     since: float = field(factory=time.monotonic)
     done: int = 0
     total: int | None = None
@@ -71,10 +70,12 @@ class Status:
         self.done, self.total, self.unit, self.figures = 0, None, "", []
 
     def _part(self, event: Event) -> None:
-        part = str(event["part"])
-        self.part = PARTS.get(part, part)
-        self._begin(self.part)
+        self._activity({"what": event["part"]})
         self.drift = ""
+
+    def _activity(self, event: Event) -> None:
+        name = str(event["what"])
+        self._begin(fmt.clean(PARTS.get(name, name)))
 
     def _phase(self, _: Event) -> None:
         self.alarmed = False
@@ -83,7 +84,7 @@ class Status:
         name = str(event["what"])
         what = fmt.clean(PARTS.get(name, name))
         if event["done"] >= event["total"]:
-            self._begin(self.part or what)  # what follows the loop has no known end
+            self._begin(what)  # what follows the loop has no known end
             return
         if what != self.what:
             self._begin(what)

@@ -21,7 +21,7 @@ __all__ = ["Advance", "Listener", "activity", "counting", "reporting_to", "track
 
 T = TypeVar("T")
 Listener = Callable[[Mapping[str, Any]], None]
-"""Takes ``progress`` events: what, done, total, unit, seconds since the loop began."""
+"""Takes events ``activity`` (what) and ``progress`` (what, done, total, unit, seconds so far)."""
 
 Advance = Callable[[int], None]
 """Counts so many items as done."""
@@ -75,7 +75,7 @@ _report: ContextVar[_Report | None] = ContextVar("mgk_progress", default=None)
 
 @contextmanager
 def reporting_to(listener: Listener) -> Iterator[None]:
-    """Send the ``progress`` events of everything inside the block to ``listener``."""
+    """Send the events ``activity`` and ``progress`` of everything in the block to ``listener``."""
     token = _report.set(_Report(listener))
     try:
         yield
@@ -92,10 +92,12 @@ def activity(name: str) -> Iterator[None]:
         return
     outer = report.activity, report.counting
     report.activity, report.counting = name, False
+    report.listener({"event": "activity", "what": name})
     try:
         yield
     finally:
         report.activity, report.counting = outer
+        report.listener({"event": "activity", "what": report.activity})
 
 
 @contextmanager

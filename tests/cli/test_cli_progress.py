@@ -24,14 +24,16 @@ SCORING = {
 
 
 def test_a_status_knows_how_far_it_is_and_how_long_it_takes():
-    """30 of 120 in 15 seconds: 45 are left; at the end the name of the part is back."""
+    """30 of 120 in 15 seconds: 45 are left; what follows the loop has no known end."""
     status = Status("starting")
     status.update(LOAD)
     assert status.line().startswith("loading  0:0")
     status.update(SCORING)
     assert status.line() == "scoring kmmlu (2 of 9)  30/120 items  0:45 left"
     status.update({**SCORING, "done": 120})
-    assert (status.what, status.total) == ("loading", None)
+    assert (status.what, status.total) == ("scoring kmmlu (2 of 9)", None)
+    status.update({"event": "activity", "what": "evaluation"})
+    assert status.line().startswith("scoring  0:0")
 
 
 def test_a_step_event_makes_a_bar_of_steps():
