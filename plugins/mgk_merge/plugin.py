@@ -26,7 +26,7 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
 def mgk_merge(
     model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpec | DeltaSpec
 ) -> MergeReport:
-    """Merge exactly, or by a rule that only says what becomes of a delta."""
+    """Merge exactly, or by a rule that only defines what becomes of a delta."""
     from mgk_merge.exact import merge, merge_changed
 
     if isinstance(spec, DeltaSpec):
