@@ -10,7 +10,7 @@ import torch
 
 from mgk_core.contract.errors import ConfigError, InputError
 from mgk_sgd.optimizers import make_optimizer
-from mgk_sgd.specs import AdamwSpec, SgdSpec, StandardStepSpec
+from mgk_sgd.specs import AdamwSpec, OptimizerSpec, SgdSpec, StandardStepSpec
 from mgk_sgd.step import StandardStep
 
 CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
@@ -94,6 +94,12 @@ def test_frozen_parameters_are_left_out(make_phase: Any, batches: Any) -> None:
         not torch.equal(a, b) for a, b in zip(before, ctx.phase.adapter.parameters(), strict=True)
     ]
     assert moved == [False, True, False, True]
+
+
+def test_an_optimizer_that_is_neither_is_refused() -> None:
+    """The plugin makes SGD and AdamW, whatever type a specification says."""
+    with pytest.raises(InputError, match="neither SGD nor AdamW"):
+        make_optimizer(_Adapter(), OptimizerSpec(type="lion"))
 
 
 class _Adapter:
