@@ -87,11 +87,6 @@ def places(stderr: float) -> int:
     return min(8, max(0, 1 - math.floor(math.log10(stderr))))
 
 
-def p_value(p: float) -> str:
-    """Return ``p = …``, or ``p < 0.001`` below that."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
 def share(value: float | None) -> str:
     """Return a fraction as a percentage."""
     return "–" if value is None else f"{100 * value:.0f} %"

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from mgk_core.contract.errors import DigestError
-from mgk_core.record.journal import NAME as JOURNAL
 from mgk_core.record.journal import Journal
-from mgk_core.record.ledger import NAME, Ledger, read_ledger
+from mgk_core.record.ledger import Ledger, read_ledger
+from mgk_core.record.run_directory import JOURNAL, LEDGER
 from mgk_core.record.store import Store, file_digest, text_digest
 
 PREPARE = "prepare"
@@ -25,7 +25,7 @@ def commit(store: Store, journal: Journal, ledger: Ledger, event: str, **data: A
     text = ledger.text()
     digest = text_digest(text)
     journal.add(PREPARE, what=event, digest=digest, data=data)
-    store.write_text(NAME, text)
+    store.write_text(LEDGER, text)
     journal.add(event, ledger=digest, **data)
 
 
@@ -34,11 +34,10 @@ def standing(store: Store, journal: Journal) -> LedgerState:
 
     :raises DigestError: the ledger is not one that the journal knows
     """
-    confirmed = next((e for e in reversed(journal.events) if "ledger" in e), None)
     prepared = journal.last(PREPARE)
-    path = store.path(NAME)
+    path = store.path(LEDGER)
     found = file_digest(path) if path.is_file() else "no file" if path.exists() else ""
-    expected = str(confirmed["ledger"]) if confirmed is not None else ""
+    expected = str(journal.latest("ledger") or "")
     if found == expected:
         return "confirmed" if found else "none"
     if prepared is not None and found == prepared["digest"]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 from attrs import define, field
@@ -17,9 +16,9 @@ from attrs import define, field
 from mgk_core.contract.errors import StoreError
 from mgk_core.contract.files import read_bytes
 from mgk_core.contract.json_numbers import finite
+from mgk_core.record.run_directory import JOURNAL
 from mgk_core.record.store import Store
 
-NAME = "journal.jsonl"
 START = "0" * 32
 
 
@@ -35,7 +34,7 @@ class Journal:
         """Append one event; on return it is on the device."""
         entry = {"n": len(self.events), "event": event, **finite(data), "prev": self.head}
         entry["hash"] = _hash(entry)
-        self.store.append(NAME, json.dumps(entry, ensure_ascii=False, allow_nan=False))
+        self.store.append(JOURNAL, json.dumps(entry, ensure_ascii=False, allow_nan=False))
         self.events.append(entry)
         return entry
 
@@ -52,6 +51,10 @@ class Journal:
                 return entry
         return None
 
+    def latest(self, key: str) -> Any:
+        """Return what the latest event that has this key says under it; None where no event has it."""
+        return next((entry[key] for entry in reversed(self.events) if key in entry), None)
+
 
 def _hash(entry: dict[str, Any]) -> str:
     text = json.dumps(
@@ -65,7 +68,7 @@ def open_journal(store: Store, *, repair: bool = True) -> Journal:
 
     :raises StoreError: a line is damaged: says which
     """
-    path = store.path(NAME)
+    path = store.path(JOURNAL)
     journal = Journal(store)
     if not os.path.lexists(path):
         return journal
@@ -88,7 +91,7 @@ def open_journal(store: Store, *, repair: bool = True) -> Journal:
         good += len(line)
     journal.torn = len(data) - good
     if repair and journal.torn:
-        store.truncate(NAME, good)
+        store.truncate(JOURNAL, good)
         journal.torn = 0
     return journal
 
@@ -107,8 +110,3 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return dict(entry) if sound else None
-
-
-def journal_path(run: Path) -> Path:
-    """Return where a run's journal lies."""
-    return run / NAME

@@ -18,9 +18,9 @@ from attrs import define, field, frozen
 from mgk_core.contract.errors import DigestError, InputError, StoreError
 from mgk_core.contract.files import read_json
 from mgk_core.contract.outcome import Refusal
+from mgk_core.record.run_directory import LEDGER
 from mgk_core.record.store import file_digest, json_text
 
-NAME = "ledger.json"
 FORMAT = 1
 LIBRARIES = (
     "mgk",
@@ -112,7 +112,7 @@ class Ledger:
 
 def read_ledger(run: Path) -> Ledger:
     """Read a run's ledger; says so where the directory is no run's."""
-    path = run / NAME
+    path = run / LEDGER
     if not path.exists():
         raise InputError(
             f"{run}: no ledger here; expected a run directory (one that 'mgk run --out' wrote)"

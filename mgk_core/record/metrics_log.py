@@ -17,9 +17,9 @@ from attrs import frozen
 
 from mgk_core.contract.json_numbers import finite
 from mgk_core.record.disk import told
+from mgk_core.record.run_directory import METRICS
 from mgk_core.record.store import Store
 
-NAME = "metrics.jsonl"
 _BLOCK = 2**20
 
 
@@ -47,11 +47,11 @@ class MetricsLog:
 
     def __init__(self, store: Store, length: int = 0) -> None:
         """:param length: cut the file to this many bytes first: what comes after will be written again."""
-        self._store, self._path = store, store.path(NAME)
+        self._store, self._path = store, store.path(METRICS)
         self._state = hashlib.blake2b(digest_size=16)
         self._length = min(length, self._path.stat().st_size) if self._path.exists() else 0
         if self._path.exists():
-            store.truncate(NAME, self._length)
+            store.truncate(METRICS, self._length)
             with self._path.open("rb") as file:
                 while block := file.read(_BLOCK):
                     self._state.update(block)

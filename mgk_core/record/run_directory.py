@@ -15,18 +15,32 @@ from typing import IO
 from mgk_core.contract.errors import InputError, MgkError, StoreError
 from mgk_core.contract.files import reason
 from mgk_core.record.disk import Disk, told
-from mgk_core.record.journal import NAME as JOURNAL
-from mgk_core.record.ledger import NAME as LEDGER
 from mgk_core.record.store import TEMPORARY, make_folder
 
+# What a run directory contains.
 LOCK = ".lock"
 CONFIG = "run.toml"
+JOURNAL = "journal.jsonl"
+LEDGER = "ledger.json"
+METRICS = "metrics.jsonl"
+RETENTION = "retention.json"
 MODEL = "model"
+BASE = "base"
+PHASES = "phases"
+
+# What the folder of a phase contains; that of the base has the first two.
+SCORES = "scores.json"
+STATISTICS = "statistics.safetensors"
+MERGE = "merge.json"
+RESIDUAL = "residual.safetensors"
+TRANSFORMED = "transformed.safetensors"
+ADAPTER = "adapter"
+CHECKPOINT = "checkpoint"
 
 
 def phase_folder(index: int, name: str) -> str:
     """Return a phase's folder, relative to the run directory."""
-    return f"phases/{index}-{name}"
+    return f"{PHASES}/{index}-{name}"
 
 
 class Lock:

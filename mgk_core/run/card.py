@@ -11,6 +11,7 @@ from typing import Any
 from mgk_core.config.render import as_table
 from mgk_core.contract.bundle import HasCard, Score
 from mgk_core.record.ledger import PhaseEntry
+from mgk_core.record.run_directory import CONFIG
 from mgk_core.run.session import Session
 
 CARD, RUN_FILE = "README.md", "mgk-run.toml"
@@ -22,7 +23,7 @@ def write_card(where: Path, session: Session) -> None:
     """Write the card of a finished run, and the configuration that makes the model again beside it."""
     text = "\n".join(_lines(session)) + "\n"
     (where / CARD).write_text(text, encoding="utf-8")
-    config = session.store.path("run.toml").read_text(encoding="utf-8")
+    config = session.store.path(CONFIG).read_text(encoding="utf-8")
     (where / RUN_FILE).write_text(config, encoding="utf-8")
 
 

@@ -29,6 +29,7 @@ from mgk_core.host.hooks import Hooks, installed_hooks
 from mgk_core.record.checkpoint import rng_state, set_rng_state
 from mgk_core.record.events import Events, Sink, ignore
 from mgk_core.record.ledger import Ledger, PhaseEntry, environment
+from mgk_core.record.run_directory import STATISTICS
 from mgk_core.run.frozen_weights import FrozenWeights
 from mgk_core.run.phase import PhaseRun
 from mgk_core.run.phase_record import MemoryRecord
@@ -171,7 +172,7 @@ def _ended(session: MemorySession, index: int, outcome: Outcome) -> PhaseResult:
     """Add a phase to the matrix, the statistics and the ledger."""
     name, record = session.config.phases[index].name, session.records[index]
     assert record.entry is not None  # noqa: S101 - a phase that returns has committed
-    kept = record.tensors.get("statistics", {})
+    kept = record.tensors.get(STATISTICS, {})
     if kept:
         session.statistics[name] = kept
     if outcome.result != "rolled_back":

@@ -21,6 +21,7 @@ from mgk_core.record.adapter_files import save_adapter
 from mgk_core.record.checkpoint import Progress, list_checkpoints, save_checkpoint
 from mgk_core.record.journal import Journal
 from mgk_core.record.ledger import PhaseEntry
+from mgk_core.record.run_directory import ADAPTER, CHECKPOINT, MERGE, SCORES
 from mgk_core.record.store import TEMPORARY, Store, file_digest, folder_digests
 from mgk_core.run.scores import load_row, save_row
 
@@ -100,33 +101,33 @@ class DirectoryRecord:
 
     def scores(self, digest: str) -> Row | None:
         """See `PhaseRecord`."""
-        return load_row(self.store.path(f"{self.folder}/scores.json"), digest)
+        return load_row(self.store.path(f"{self.folder}/{SCORES}"), digest)
 
     def write_scores(self, row: Row, digest: str, **marks: Any) -> None:
         """See `PhaseRecord`."""
-        save_row(self.store, f"{self.folder}/scores.json", row, digest=digest, marks=marks)
+        save_row(self.store, f"{self.folder}/{SCORES}", row, digest=digest, marks=marks)
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """See `PhaseRecord`."""
-        self.store.write_tensors(f"{self.folder}/{name}.safetensors", tensors)
+        self.store.write_tensors(f"{self.folder}/{name}", tensors)
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """See `PhaseRecord`."""
-        self.store.write_json(f"{self.folder}/merge.json", report)
+        self.store.write_json(f"{self.folder}/{MERGE}", report)
 
     def write_adapter(
         self, adapter: Adapter, state: Mapping[str, Tensor], keys: Mapping[str, Any]
     ) -> None:
         """See `PhaseRecord`."""
         self.store.write_folder(
-            f"{self.folder}/adapter", lambda where: save_adapter(where, adapter, state, keys)
+            f"{self.folder}/{ADAPTER}", lambda where: save_adapter(where, adapter, state, keys)
         )
 
     def save_checkpoint(self, parts: CheckpointParts, device: Any, keep: int) -> None:
         """See `PhaseRecord`."""
         save_checkpoint(
             self.store,
-            f"{self.folder}/checkpoint",
+            f"{self.folder}/{CHECKPOINT}",
             parts.progress,
             parts.adapter,
             parts.step,
@@ -137,19 +138,19 @@ class DirectoryRecord:
 
     def last_checkpoint(self) -> int | None:
         """See `PhaseRecord`."""
-        paths = list_checkpoints(self.store.path(f"{self.folder}/checkpoint"))
+        paths = list_checkpoints(self.store.path(f"{self.folder}/{CHECKPOINT}"))
         return int(paths[-1].name.removeprefix("step-")) if paths else None
 
     def remove_checkpoints(self) -> None:
         """See `PhaseRecord`."""
-        self.store.remove(f"{self.folder}/checkpoint")
+        self.store.remove(f"{self.folder}/{CHECKPOINT}")
 
     def files(self) -> dict[str, str]:
         """See `PhaseRecord`."""
         root = self.store.root
         found: dict[str, str] = {}
         for path in sorted(self.directory.iterdir()):
-            if path.name.startswith(TEMPORARY) or path.name in ("checkpoint", FILES):
+            if path.name.startswith(TEMPORARY) or path.name in (CHECKPOINT, FILES):
                 continue
             if path.is_dir():
                 found |= folder_digests(root, path)

@@ -11,7 +11,7 @@ from mgk_core.contract.files import read_tensors
 from mgk_core.contract.outcome import Proposal
 from mgk_core.model.digest import tensors_digest
 from mgk_core.record.ledger import PhaseEntry, check_files
-from mgk_core.record.run_directory import phase_folder
+from mgk_core.record.run_directory import TRANSFORMED, phase_folder
 from mgk_core.run.attached import attached
 from mgk_core.run.session import Session
 from mgk_core.run.stored_transforms import stored_transform
@@ -73,7 +73,7 @@ def _merge_again(session: Session, entry: PhaseEntry, factor: float) -> None:
 
 def _proposal(session: Session, entry: PhaseEntry, folder: str, factor: float) -> Proposal:
     proposal = Proposal(scale=entry.scale * factor, last=entry.last)
-    path = session.store.path(f"{folder}/transformed.safetensors")
+    path = session.store.path(f"{folder}/{TRANSFORMED}")
     if not entry.transforms:
         return proposal
     stored = stored_transform("+".join(entry.transforms), read_tensors(path))

@@ -15,9 +15,16 @@ from mgk_core.record.checkpoint import Loaded, newest_sound
 from mgk_core.record.commit import settle
 from mgk_core.record.journal import Journal
 from mgk_core.record.ledger import Ledger, check_files
-from mgk_core.record.metrics_log import NAME as METRICS
 from mgk_core.record.metrics_log import Mark, MetricsLog, digest_of
-from mgk_core.record.run_directory import CONFIG, phase_folder
+from mgk_core.record.run_directory import (
+    BASE,
+    CONFIG,
+    METRICS,
+    RETENTION,
+    SCORES,
+    STATISTICS,
+    phase_folder,
+)
 from mgk_core.record.store import Store, file_digest, folder_digests
 from mgk_core.run.baseline_cache import cached_evaluation
 from mgk_core.run.identity import compare, identity_of
@@ -26,8 +33,7 @@ from mgk_core.run.rebuild import replay
 from mgk_core.run.scores import load_row, measure_row, save_row
 from mgk_core.run.session import PhaseSession, Session
 
-RETENTION = "retention.json"
-BASE_STATISTICS = "base/statistics.safetensors"
+BASE_STATISTICS = f"{BASE}/{STATISTICS}"
 
 
 @define(eq=False)
@@ -172,7 +178,7 @@ def _check_same(
 
 def _base_row(session: Session) -> None:
     """Row 0: every probe on the untouched base; and statistics of the base."""
-    store, name = session.store, "base/scores.json"
+    store, name = session.store, f"{BASE}/{SCORES}"
     row = load_row(store.path(name), session.ledger.base)
     if row is None:
         with session.timed("evaluation"):
@@ -221,7 +227,7 @@ def base_statistics(session: PhaseSession) -> Mapping[str, Tensor]:
 def _earlier_rows(session: Session) -> None:
     """Take up the rows of the phases that have ended."""
     for entry in session.ledger.phases:
-        row = load_row(session.store.path(f"{phase_folder(entry.index, entry.phase)}/scores.json"))
+        row = load_row(session.store.path(f"{phase_folder(entry.index, entry.phase)}/{SCORES}"))
         if row is not None and entry.result != "rolled_back":
             session.rows.append((entry.phase, row))
             if entry.result == "kept_apart":

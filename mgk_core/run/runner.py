@@ -23,15 +23,17 @@ from mgk_core.host.hooks import Hooks
 from mgk_core.model.device import is_out_of_memory
 from mgk_core.record.disk import Disk, environment_told
 from mgk_core.record.events import Events, Sink, ignore
-from mgk_core.record.journal import NAME as JOURNAL
 from mgk_core.record.journal import Journal, open_journal
-from mgk_core.record.ledger import NAME as LEDGER
 from mgk_core.record.ledger import Ledger, read_ledger
-from mgk_core.record.metrics_log import NAME as METRICS
 from mgk_core.record.run_directory import (
     CONFIG,
+    JOURNAL,
+    LEDGER,
     LOCK,
+    METRICS,
     MODEL,
+    RETENTION,
+    SCORES,
     Lock,
     claim,
     phase_folder,
@@ -44,7 +46,7 @@ from mgk_core.run.fork import finish as finish_fork
 from mgk_core.run.fork import fork
 from mgk_core.run.out_of_memory import told_of
 from mgk_core.run.phase import PhaseRun
-from mgk_core.run.resume import RETENTION, begin, check_finished, find
+from mgk_core.run.resume import begin, check_finished, find
 from mgk_core.run.saved_model import SavedModel, compare_saved
 from mgk_core.run.scores import load_row, retention_table
 from mgk_core.run.session import Session
@@ -305,7 +307,7 @@ def _run_one(session: Session, index: int) -> None:
     run = PhaseRun(session, index)
     outcome = run.run()
     if outcome.result != "rolled_back":
-        row = load_row(session.store.path(f"{phase_folder(index, run.ctx.phase.name)}/scores.json"))
+        row = load_row(session.store.path(f"{phase_folder(index, run.ctx.phase.name)}/{SCORES}"))
         session.rows.append((session.config.phases[index].name, row or {}))
     _leave(session, index, outcome.result)
     if outcome.result == "rolled_back":

@@ -26,7 +26,7 @@ from mgk_core.record.events import Events
 from mgk_core.record.journal import Journal
 from mgk_core.record.ledger import Ledger, PhaseEntry
 from mgk_core.record.metrics_log import Mark
-from mgk_core.record.run_directory import phase_folder
+from mgk_core.record.run_directory import BASE, STATISTICS, phase_folder
 from mgk_core.record.store import Store, make_folder
 from mgk_core.run.frozen_weights import FrozenWeights
 from mgk_core.run.phase_record import DirectoryRecord, PhaseRecord
@@ -146,12 +146,12 @@ class Session(PhaseSession):
 
     def history(self, index: int) -> tuple[Remembered, ...]:
         """Return the statistics of the base and of the phases before ``index`` that were merged."""
-        places = [("base", self.store.path("base/statistics.safetensors"))]
+        places = [("base", self.store.path(f"{BASE}/{STATISTICS}"))]
         for i, phase in enumerate(self.config.phases[:index]):
             entry = self.ledger.entry(phase.name)
             if entry is not None and entry.result == "committed":
                 folder = phase_folder(i, phase.name)
-                places.append((phase.name, self.store.path(f"{folder}/statistics.safetensors")))
+                places.append((phase.name, self.store.path(f"{folder}/{STATISTICS}")))
         found = [(name, path) for name, path in places if path.exists()]
         return tuple(Remembered(name, path, _reader(path)) for name, path in found)
 

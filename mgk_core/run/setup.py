@@ -23,6 +23,7 @@ from mgk_core.record.checkpoint import seed_all
 from mgk_core.record.events import Events
 from mgk_core.record.journal import Journal
 from mgk_core.record.ledger import Ledger, environment
+from mgk_core.record.run_directory import CONFIG
 from mgk_core.record.store import Store
 from mgk_core.run.attached import attached
 from mgk_core.run.frozen_weights import FrozenWeights
@@ -75,7 +76,7 @@ def prepare(tree: Tree, without: Iterable[str] = ()) -> Prepared:
 
 def prepare_run(run: Path, without: Iterable[str] = (), base: Path | None = None) -> Prepared:
     """Resolve a run's own run.toml. base: the directory to which its base was moved."""
-    return evolve(prepare(load_tree(file=run / "run.toml"), without), base=base)
+    return evolve(prepare(load_tree(file=run / CONFIG), without), base=base)
 
 
 def _moved(spec: Spec, base: Path) -> Spec:

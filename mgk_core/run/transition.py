@@ -34,6 +34,7 @@ from mgk_core.contract.outcome import (
 from mgk_core.contract.specs import DeltaSpec
 from mgk_core.model.digest import tensors_digest
 from mgk_core.record.ledger import Attempt, PhaseEntry
+from mgk_core.record.run_directory import RESIDUAL, STATISTICS, TRANSFORMED
 from mgk_core.record.store import TEMPORARY
 from mgk_core.run.phase_record import PhaseRecord
 from mgk_core.run.scores import measure_row
@@ -264,7 +265,7 @@ class Transition:
             statistics = self.session.hooks.collect_statistics(ctx)
         self._check_weights("gates and statistics")
         if statistics:
-            self.record.write_tensors("statistics", statistics)
+            self.record.write_tensors(STATISTICS, statistics)
         self._write_merge()
         self._commit("committed", self.digest)
         return State.DONE
@@ -298,9 +299,9 @@ class Transition:
         self.record.write_report(table)
         residuals = state_of(self.ctx.model).residuals
         if residuals:
-            self.record.write_tensors("residual", residuals)
+            self.record.write_tensors(RESIDUAL, residuals)
         if self.kept:
-            self.record.write_tensors("transformed", self.kept)
+            self.record.write_tensors(TRANSFORMED, self.kept)
 
     def _adapter_keys(self) -> dict[str, Any]:
         """Return what names this phase's base in PEFT's configuration.

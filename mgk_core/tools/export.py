@@ -25,7 +25,7 @@ from mgk_core.contract.outcome import FactorTransform
 from mgk_core.record.adapter_files import PEFT_CONFIG, name_base
 from mgk_core.record.events import Sink, ignore
 from mgk_core.record.ledger import PhaseEntry, check_files
-from mgk_core.record.run_directory import phase_folder
+from mgk_core.record.run_directory import TRANSFORMED, phase_folder
 from mgk_core.record.store import Store
 from mgk_core.run.rebuild import replay
 from mgk_core.run.reopen import reopen, reserved
@@ -191,7 +191,7 @@ def _factors(session: Session, entry: PhaseEntry) -> dict[str, tuple[Tensor, Ten
 def _transform(session: Session, entry: PhaseEntry, folder: str) -> FactorTransform | None:
     if not entry.transforms:
         return None
-    path = session.store.path(f"{folder}/transformed.safetensors")
+    path = session.store.path(f"{folder}/{TRANSFORMED}")
     stored = stored_transform("+".join(entry.transforms), read_tensors(path))
     if not isinstance(stored, FactorTransform):
         raise InputError(

@@ -18,10 +18,18 @@ from mgk_core.contract.files import read_json
 from mgk_core.contract.json_numbers import numbers
 from mgk_core.record.commit import standing
 from mgk_core.record.journal import Journal, open_journal
-from mgk_core.record.ledger import NAME as LEDGER
 from mgk_core.record.ledger import Ledger, PhaseEntry, read_ledger
-from mgk_core.record.metrics_log import NAME as METRICS
-from mgk_core.record.run_directory import owner_of, phase_folder, require_run
+from mgk_core.record.run_directory import (
+    CONFIG,
+    LEDGER,
+    MERGE,
+    METRICS,
+    MODEL,
+    RETENTION,
+    owner_of,
+    phase_folder,
+    require_run,
+)
 from mgk_core.record.store import Store, file_digest
 
 Status = Literal["finished", "stopped", "unfinished", "refused", "running"]
@@ -89,7 +97,7 @@ def look(run: Path) -> RunLook:
     :raises StoreError: its journal or ledger is damaged
     """
     require_run(run)
-    config = read_toml(run / "run.toml")[0]
+    config = read_toml(run / CONFIG)[0]
     journal = open_journal(Store(run), repair=False)
     ledger = read_ledger(run) if (run / LEDGER).exists() else None
     notes: list[str] = []
@@ -100,7 +108,7 @@ def look(run: Path) -> RunLook:
     training = _training(run, notes)
     phases = tuple(_phases(run, config, ledger, journal, training))
     owner = owner_of(run)
-    model = run / "model"
+    model = run / MODEL
     phase_times = _times(journal)
     return RunLook(
         directory=run,
@@ -122,8 +130,8 @@ def look(run: Path) -> RunLook:
 
 def _retention(run: Path, journal: Journal, notes: list[str]) -> Mapping[str, Any]:
     """Read the matrix; one that is not what the journal says was written is not shown."""
-    path = run / "retention.json"
-    expected = next((e["retention"] for e in reversed(journal.events) if "retention" in e), None)
+    path = run / RETENTION
+    expected = journal.latest("retention")
     if expected is None:
         return {}
     if not path.is_file() or file_digest(path) != expected:
@@ -153,7 +161,7 @@ def _phases(
 ) -> Iterator[PhaseLook]:
     for index, (name, table) in enumerate(config.get("phases", {}).items()):
         entry = ledger.entry(name) if ledger is not None else None
-        report = run / phase_folder(index, name) / "merge.json"
+        report = run / phase_folder(index, name) / MERGE
         yield PhaseLook(
             name=name,
             index=index,

@@ -6,7 +6,7 @@ of the retention matrix and of the metrics; the ledger carries those of everythi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -18,23 +18,22 @@ from mgk_core.contract.progress import track
 from mgk_core.record.checkpoint import STATE, list_checkpoints, load_checkpoint
 from mgk_core.record.commit import standing
 from mgk_core.record.events import Sink, ignore
-from mgk_core.record.journal import NAME as JOURNAL
 from mgk_core.record.journal import Journal, open_journal
-from mgk_core.record.ledger import NAME as LEDGER
 from mgk_core.record.ledger import Ledger, read_ledger
-from mgk_core.record.metrics_log import NAME as METRICS
 from mgk_core.record.metrics_log import digest_of
 from mgk_core.record.run_directory import (
     CONFIG,
+    JOURNAL,
+    LEDGER,
     LOCK,
+    METRICS,
     MODEL,
+    RETENTION,
     owner_of,
     require_run,
 )
 from mgk_core.record.store import TEMPORARY, Store, file_digest
 from mgk_core.run.saved_model import compare_saved, saved_digest
-
-RETENTION = "retention.json"
 
 
 @frozen
@@ -119,15 +118,10 @@ def _journal(found: Audit) -> Journal:
 def _noted(found: Audit, journal: Journal) -> None:
     """Hold what the journal notes itself: configuration, retention matrix, metrics."""
     for key, name in (("config", CONFIG), ("retention", RETENTION)):
-        expected = next(
-            (e[key] for e in reversed(journal.events) if isinstance(e.get(key), str)), None
-        )
+        expected = journal.latest(key)
         if expected is not None:
             found.hold(name, expected)
-    mark = next(
-        (e["metrics"] for e in reversed(journal.events) if isinstance(e.get("metrics"), Mapping)),
-        None,
-    )
+    mark = journal.latest("metrics")
     if mark is not None:
         found.hold(METRICS, mark["digest"], digest_of(found.run / METRICS, int(mark["length"])))
 

@@ -30,11 +30,6 @@ class Layout:
     transposed: bool = False
     norm_dims: tuple[int, ...] = (1,)
 
-    @property
-    def norm_shape(self) -> tuple[int, ...]:
-        """Shape of DoRA's norms, reduced dimensions kept as 1."""
-        return tuple(1 if i in self.norm_dims else n for i, n in enumerate(self.shape))
-
     def a_shape(self, rank: int) -> tuple[int, ...]:
         """Shape of A: (rank, in), or (blocks, rank, in)."""
         return (self.blocks, rank, self.cols) if self.batched else (rank, self.cols)

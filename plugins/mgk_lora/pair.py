@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
@@ -106,10 +104,3 @@ class Pair(nn.Module):
 
     def _shaped(self, dense: Tensor) -> Tensor:
         return dense.t() if self.layout.transposed else dense.reshape(self.layout.shape)
-
-
-def copy_into(pair: Pair, state: Mapping[str, Tensor]) -> None:
-    """Overwrite a pair's tensors in place; shapes were checked."""
-    with torch.no_grad():
-        for name, tensor in pair.tensors().items():
-            tensor.copy_(state[name])

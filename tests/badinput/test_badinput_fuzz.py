@@ -17,9 +17,9 @@ from mgk_core.contract.errors import MgkError
 from mgk_core.contract.files import read_tensors
 from mgk_core.host.manager import load_plugins
 from mgk_core.record.checkpoint import load_checkpoint
-from mgk_core.record.journal import NAME as JOURNAL
 from mgk_core.record.journal import open_journal
 from mgk_core.record.ledger import read_ledger
+from mgk_core.record.run_directory import JOURNAL
 from mgk_core.record.store import Store
 
 PIECES = st.sampled_from([

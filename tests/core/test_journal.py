@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from mgk_core.contract.errors import DigestError, StoreError
 from mgk_core.record.commit import commit, settle, standing
-from mgk_core.record.journal import NAME, open_journal
+from mgk_core.record.journal import open_journal
 from mgk_core.record.ledger import Ledger
+from mgk_core.record.run_directory import JOURNAL
 from mgk_core.record.store import Store
 
 
@@ -33,10 +34,19 @@ def test_events_come_back_in_order(store):
     assert journal.last("other") is None
 
 
+def test_the_latest_value_of_a_key_is_found_whatever_event_has_it(store):
+    """Of several events the last counts; a key that no event has gives None."""
+    journal = open_journal(store)
+    journal.add("other", digest="d")
+    assert journal.latest("number") == 4
+    assert journal.latest("digest") == "d"
+    assert journal.latest("nothing") is None
+
+
 @pytest.mark.parametrize("cut", [1, 2, 30, 80])
 def test_a_torn_last_line_is_cut_off(store, cut):
     """What a crash leaves of the last line goes; all before it stays."""
-    path = store.path(NAME)
+    path = store.path(JOURNAL)
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     looked = open_journal(store, repair=False)
@@ -50,7 +60,7 @@ def test_a_torn_last_line_is_cut_off(store, cut):
 
 def test_blocks_that_were_never_written_are_torn_too(store):
     """A file system may leave zeros where a line was to be."""
-    path = store.path(NAME)
+    path = store.path(JOURNAL)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]) + b"\0" * (len(lines[-1]) - 5) + lines[-1][-5:])
     assert len(open_journal(store).events) == 4
@@ -63,7 +73,7 @@ def test_any_flipped_bit_is_found(tmp_path_factory, at, bit):
     journal = open_journal(store)
     for i in range(4):
         journal.add("step", number=i)
-    path = store.path(NAME)
+    path = store.path(JOURNAL)
     data = bytearray(path.read_bytes())
     at %= len(data)
     data[at] ^= 1 << bit
@@ -74,7 +84,7 @@ def test_any_flipped_bit_is_found(tmp_path_factory, at, bit):
         torn = open_journal(store, repair=False).torn
     except StoreError as error:
         said = str(error)
-    assert torn or f"{NAME}:{line}:" in said or f"{NAME}:{line + 1}:" in said
+    assert torn or f"{JOURNAL}:{line}:" in said or f"{JOURNAL}:{line + 1}:" in said
 
 
 @pytest.mark.parametrize(
@@ -82,7 +92,7 @@ def test_any_flipped_bit_is_found(tmp_path_factory, at, bit):
 )
 def test_lost_swapped_and_doubled_lines_are_found(store, order):
     """The chain breaks where a line is not the successor of the one before."""
-    path = store.path(NAME)
+    path = store.path(JOURNAL)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[i] for i in order))
     with pytest.raises(StoreError, match="the journal is damaged here"):
@@ -94,9 +104,9 @@ def test_lost_swapped_and_doubled_lines_are_found(store, order):
 )
 def test_foreign_lines_are_refused(store, line):
     """A line that is none of ours is damage, also at the end."""
-    with store.path(NAME).open("ab") as file:
+    with store.path(JOURNAL).open("ab") as file:
         file.write(line)
-    with pytest.raises(StoreError, match=f"{NAME}:6"):
+    with pytest.raises(StoreError, match=f"{JOURNAL}:6"):
         open_journal(store)
 
 
@@ -115,12 +125,12 @@ def test_a_commit_is_known_at_every_instant(tmp_path):
     commit(store, journal, ledger("b"), "committed", phase="x")
     after, lines = (
         store.path("ledger.json").read_bytes(),
-        store.path(NAME).read_bytes().splitlines(keepends=True),
+        store.path(JOURNAL).read_bytes().splitlines(keepends=True),
     )
-    store.path(NAME).write_bytes(b"".join(lines[:-1]))
+    store.path(JOURNAL).write_bytes(b"".join(lines[:-1]))
     assert settle(store, open_journal(store)).base == "b"
     assert open_journal(store).last("committed", phase="x") is not None
-    store.path(NAME).write_bytes(b"".join(lines[:-1]))
+    store.path(JOURNAL).write_bytes(b"".join(lines[:-1]))
     store.path("ledger.json").write_bytes(before)
     assert settle(store, open_journal(store)).base == "a"
     store.path("ledger.json").write_bytes(after.replace(b'"b"', b'"c"'))

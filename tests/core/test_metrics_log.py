@@ -11,7 +11,8 @@ import pytest
 
 from mgk_core.contract.errors import StoreError
 from mgk_core.record.disk import Disk
-from mgk_core.record.metrics_log import NAME, Mark, MetricsLog, digest_of
+from mgk_core.record.metrics_log import Mark, MetricsLog, digest_of
+from mgk_core.record.run_directory import METRICS
 from mgk_core.record.store import Store
 
 
@@ -24,7 +25,7 @@ def test_a_mark_holds_length_and_digest(tmp_path):
     first = log.sync()
     log.write({"event": "step", "loss": 2.0})
     log.close()
-    path = tmp_path / NAME
+    path = tmp_path / METRICS
     assert digest_of(path, first.length) == first.digest
     again = MetricsLog(store, first.length)
     again.write({"event": "step", "loss": 2.0})
@@ -41,7 +42,7 @@ def test_numbers_that_json_lacks(tmp_path):
     log = MetricsLog(Store(tmp_path))
     log.write({"a": math.nan, "b": [math.inf], "c": {"d": -math.inf}})
     log.close()
-    line = json.loads((tmp_path / NAME).read_text(), parse_constant=pytest.fail)
+    line = json.loads((tmp_path / METRICS).read_text(), parse_constant=pytest.fail)
     assert math.isnan(float(line["a"]))
     assert (float(line["b"][0]), float(line["c"]["d"])) == (math.inf, -math.inf)
 
@@ -51,10 +52,10 @@ def test_a_full_disk_is_told(tmp_path):
 
     class Full(Disk):
         def sync(self, path):
-            if path.name == NAME:
+            if path.name == METRICS:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     log = MetricsLog(Store(tmp_path, Full()))
     log.write({"a": 1})
-    with pytest.raises(StoreError, match=rf"{NAME}: cannot be written: .*free some space"):
+    with pytest.raises(StoreError, match=rf"{METRICS}: cannot be written: .*free some space"):
         log.close()
