@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from mgk_text.options import Distractors
 from mgk_text.records import Entry, Question
 from mgk_text.templates import McqTemplate
 
-_COUNTED = 200  # items whose options are counted for the score of a guess
+_COUNTED = 64  # items whose options are counted for the score of a guess
 
 Asked = tuple[str, Sequence[str], int, str]
 """(prompt, options, index of the right one, group), as `Encoder.choices` takes it."""
@@ -26,13 +27,14 @@ Asked = tuple[str, Sequence[str], int, str]
 class LazyChoices(Sequence[Choice]):
     """Questions with options, encoded together when one of them is first asked for.
 
-    ask: what question number i asks. A slice is another such sequence, and the same slice the same
+    ask: what question number i asks. size: characters of its prompt. A slice is another such sequence, and the same slice the same
     one, so that probes that share their items encode them once.
     """
 
     encoder: Encoder = field(repr=False)
     numbers: range
     ask: Callable[[int], Asked] = field(repr=False)
+    size: Callable[[int], int] = field(repr=False)
     _made: list[Choice] | None = field(default=None, init=False, repr=False)
     _slices: dict[range, LazyChoices] = field(factory=dict, init=False, repr=False)
 
@@ -56,6 +58,11 @@ class LazyChoices(Sequence[Choice]):
 
     def __iter__(self) -> Iterator[Choice]:
         return iter(self._all())
+
+    def longest(self, count: int) -> list[Choice]:
+        """Return the items with the longest prompts: what a limit on lengths meets first."""
+        numbers = heapq.nlargest(count, self.numbers, key=self.size)
+        return self.encoder.choices([self.ask(i) for i in numbers])
 
     def _all(self) -> list[Choice]:
         if self._made is None:
@@ -83,7 +90,9 @@ def of_questions(
 
     parts = [[*ask(i)] for i in range(len(questions))]
     chance = math.fsum(1 / len(q.options) for q in questions) / len(questions)
-    items = LazyChoices(encoder, range(len(questions)), ask)
+    items = LazyChoices(
+        encoder, range(len(questions)), ask, lambda i: len(template.ask(questions[i]))
+    )
     return ChoiceSet(items, chance, _digest([encoder.conversation.digest, *parts]))
 
 
@@ -100,7 +109,7 @@ def of_entries(encoder: Encoder, entries: Sequence[Entry], draws: Distractors) -
     chance = math.fsum(1 / len(draws.draw(e).options) for e in counted) / len(counted)
     pools = [_fields(e) for pool in (draws.same, draws.other) for e in pool.entries]
     parts = [template.direction, draws.count, draws.seed, [_fields(e) for e in entries], pools]
-    items = LazyChoices(encoder, range(len(entries)), ask)
+    items = LazyChoices(encoder, range(len(entries)), ask, lambda i: len(template.ask(entries[i])))
     return ChoiceSet(items, chance, _digest([encoder.conversation.digest, *parts]))
 
 

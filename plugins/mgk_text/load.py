@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from attrs import evolve, field, fields, frozen
 
@@ -14,6 +14,7 @@ from mgk_text import lengths, packing, probes
 from mgk_text.cache import TokenCache, tokenised
 from mgk_text.dialogue_tasks import PreferenceTask
 from mgk_text.encode import Encoder, Pair
+from mgk_text.items import LazyChoices
 from mgk_text.records import Question, Record, Text
 from mgk_text.rows import Reader
 from mgk_text.specs import SPECS, AutoSpec, McqSpec, PlainTextSpec, StyledSpec, TextDataSpec
@@ -29,6 +30,7 @@ _VERIFY = (
     128,
 )  # batches, examples and tokens each: some hundred rows of logits tell merged from live
 _CALIBRATION_TOKENS = 512
+_CHECKED = 8  # of the longest items of a probe
 PREFERRED = "preferences: the likelihood loss learns the chosen answers only"
 
 
@@ -150,10 +152,16 @@ def settled(spec: TextDataSpec, reader: Reader) -> TextDataSpec:
 def _readable(
     bundle: object, examples: Sequence[Tokens], found: Sequence[Probe]
 ) -> tuple[str, ...]:
-    """Let the bundle check, before anything is trained, that it can read every example and probe item."""
+    """Let the bundle check, before anything is trained, that it can read examples and probe items.
+
+    Of items that are encoded when they are scored, the longest are checked.
+    """
     if not isinstance(bundle, ChecksItems):
         return ()
-    items = [item for probe in found for item in probe.items]
+    sets = {id(probe.items): probe.items for probe in found}
+    items = list[Any]()
+    for one in sets.values():
+        items += one.longest(_CHECKED) if isinstance(one, LazyChoices) else one
     return bundle.check_items([*examples, *items])
 
 

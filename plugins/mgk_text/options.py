@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 from mgk_text.records import Entry
 from mgk_text.templates import DictionaryTemplate
 
-_MANY = 1000  # names that are shuffled for one entry; of more, so many are sampled first
+_MANY = 1000  # names that are shuffled as a whole; of more, only a sample is touched
 
 
 @frozen
@@ -47,17 +47,34 @@ class Pool:
         ordered = {specialty: sorted(found) for specialty, found in names.items()}
         return cls(template, entries, dict(names), ordered, dict(alike))
 
-    def names(self, entry: Entry, specialty: str | None, without: Iterable[str]) -> list[str]:
-        """Return names that are wrong for an entry, sorted: none of an entry that shares a term."""
+    def draw(
+        self,
+        entry: Entry,
+        specialty: str | None,
+        without: Iterable[str],
+        count: int,
+        rng: random.Random,
+    ) -> list[str]:
+        """Return at most ``count`` names that are wrong for an entry: none that shares a term."""
+        names = self._sorted.get(specialty, [])
+        gone = {*self._alike_names(entry, specialty), *without, ""}
+        if len(names) > _MANY:
+            # Whatever is excluded, so large a sample has enough names, if there are enough.
+            names = rng.sample(names, min(len(names), count + len(gone)))
+            return [name for name in names if name not in gone][:count]
+        fitting = [name for name in names if name not in gone]
+        rng.shuffle(fitting)
+        return fitting[:count]
+
+    def _alike_names(self, entry: Entry, specialty: str | None) -> set[str]:
+        """Return the names that only entries with one of the entry's terms have."""
         alike = [*self._alike.get(("ko", entry.ko), ()), *self._alike.get(("en", entry.en), ())]
         excluded = Counter[str]()
         for other in {id(e): e for e in alike}.values():
             if specialty is None or other.specialty == specialty:
                 excluded[self.template.answer(other)] += 1
         counts = self._names.get(specialty, Counter())
-        gone = {name for name, count in excluded.items() if counts[name] <= count}
-        gone.update(without, [""])
-        return [name for name in self._sorted.get(specialty, ()) if name not in gone]
+        return {name for name, count in excluded.items() if counts[name] <= count}
 
 
 @frozen
@@ -93,18 +110,11 @@ class Distractors:
         wrong: list[str] = []
         for specialty in (entry.specialty, None):
             for pool in (self.same, self.other):
-                if len(wrong) < self.count:
-                    names = pool.names(entry, specialty, (right, *wrong))
-                    wrong += _chosen(names, self.count - len(wrong), rng)
+                missing = self.count - len(wrong)
+                if missing:
+                    wrong += pool.draw(entry, specialty, (right, *wrong), missing, rng)
         place = rng.randrange(len(wrong) + 1)
         return Drawn((*wrong[:place], right, *wrong[place:]), place)
-
-
-def _chosen(names: list[str], count: int, rng: random.Random) -> list[str]:
-    if len(names) > _MANY:
-        names = rng.sample(names, _MANY)
-    rng.shuffle(names)
-    return names[:count]
 
 
 def _number(text: str) -> int:
