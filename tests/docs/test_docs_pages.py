@@ -102,6 +102,30 @@ def test_the_drawing_has_the_rooms_in_the_order_of_the_layers():
     assert [generated[0], *generated[3:]] == [layers[-1], *layers[-4::-1]]
 
 
+def keys_by_slot():
+    """Return slot or table → its keys, from the generated reference of the configuration."""
+    text = (ROOT / "docs/reference/configuration.md").read_text(encoding="utf-8")
+    found = {}
+    for section in text.split("\n### ")[1:]:
+        slot = re.match(r"\w+", section)[0]
+        found.setdefault(slot, set()).update(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    return found
+
+
+def test_the_keys_beside_other_tools_exist():
+    """Each key in mgk's column of the page for newcomers is one of the configuration."""
+    page = (ROOT / "docs/how-to/coming-from.md").read_text(encoding="utf-8")
+    table = page.partition("| setting | mgk |")[2].partition("\n\n")[0]
+    keys, checked = keys_by_slot(), 0
+    for row in table.splitlines()[2:]:
+        slot = None
+        for name in re.findall(r"`((?:\w+)?\.\w+)", row.split(" | ")[1]):
+            slot, key = name.split(".")[0] or slot, name.split(".")[1]
+            assert key in keys[slot], f"{name}: no such key"
+            checked += 1
+    assert checked > 20
+
+
 def test_decisions_are_numbered_once_and_listed():
     """Each record has a number of its own and a line in the index."""
     names = sorted(p.name for p in (ROOT / "docs/decisions").glob("0*.md"))
