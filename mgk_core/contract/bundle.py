@@ -271,12 +271,21 @@ class Probe:
 
 
 @frozen
+class Answer:
+    """What the model generated for one item of a probe, for a person to read."""
+
+    prompt: str
+    text: str
+
+
+@frozen
 class Score:
     """What a probe measured: a mean over n items with its standard error.
 
     per_item: each item's own value, for paired tests; the mean of them is ``value`` unless
     the metric says otherwise (perplexity is the exponential of a weighted mean).
-    extra: further figures of the same look (margin, tokens, invalid share ...).
+    extra: further figures of the same pass (margin, tokens, invalid share ...).
+    answers: of some items, where the metric lets the model generate; kept with the row, part of no event.
     """
 
     probe: str
@@ -288,6 +297,7 @@ class Score:
     chance: float | None = None
     per_item: tuple[float, ...] = field(default=(), repr=False)
     extra: Mapping[str, float] = field(factory=dict)
+    answers: tuple[Answer, ...] = field(default=(), repr=False)
 
     def better_by(self, other: Score) -> float:
         """Return by how much self is better than other (negative: worse), in the metric's unit."""
@@ -314,6 +324,7 @@ class PhaseData:
 
 __all__ = [
     "Adaptable",
+    "Answer",
     "Batch",
     "Bundle",
     "ChecksItems",

@@ -9,7 +9,7 @@ import attrs
 from attrs import define
 from torch import Tensor
 
-from mgk_core.contract.bundle import PhaseData, Score
+from mgk_core.contract.bundle import PhaseData
 from mgk_core.contract.errors import DigestError, InputError
 from mgk_core.record.checkpoint import Loaded, newest_sound
 from mgk_core.record.commit import settle
@@ -30,7 +30,7 @@ from mgk_core.run.baseline_cache import cached_evaluation
 from mgk_core.run.identity import compare, identity_of
 from mgk_core.run.markup import record_markup
 from mgk_core.run.rebuild import replay
-from mgk_core.run.scores import load_row, measure_row, save_row
+from mgk_core.run.scores import load_row, measure_row, plain, save_row
 from mgk_core.run.session import PhaseSession, Session
 
 BASE_STATISTICS = f"{BASE}/{STATISTICS}"
@@ -197,11 +197,6 @@ def _base_row(session: Session) -> None:
         session.weights.check("the base's statistics")
         session.ledger.files = folder_digests(session.run, store.path("base"))
         session.commit("base", digest=session.ledger.base, **session.account())
-
-
-def plain(scores: Iterable[Score]) -> list[dict[str, object]]:
-    """Return scores as an event tells them: without each item's value."""
-    return [attrs.asdict(s, filter=lambda a, _: a.name != "per_item") for s in scores]
 
 
 def _base_statistics(session: Session) -> None:

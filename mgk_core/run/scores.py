@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,11 +87,22 @@ def check_probes(probes: Sequence[Probe], phases: Sequence[str]) -> None:
             raise InputError(f"probe {probe.name!r} has no items")
 
 
+def plain(scores: Iterable[Score]) -> list[dict[str, object]]:
+    """Return scores for an event: without what each item scored or was answered."""
+    items = ("per_item", "answers")
+    return [attrs.asdict(s, filter=lambda a, _: a.name not in items) for s in scores]
+
+
 def save_row(
     store: Store, name: str, row: Row, *, digest: str, marks: Mapping[str, Any] | None = None
 ) -> Path:
     """Write one row with every item's value; ``digest``: of the weights it was measured on."""
-    table = {"weights": digest, **(marks or {}), "scores": [attrs.asdict(s) for s in row.values()]}
+    # Most metrics have no answers; a row without any is written as it always was.
+    scores = [
+        attrs.asdict(s, filter=lambda a, value: a.name != "answers" or len(value) > 0)
+        for s in row.values()
+    ]
+    table = {"weights": digest, **(marks or {}), "scores": scores}
     return store.write_json(name, {**table, "hash": _hash(table)})
 
 

@@ -37,7 +37,7 @@ from mgk_core.record.ledger import Attempt, PhaseEntry
 from mgk_core.record.run_directory import RESIDUAL, STATISTICS, TRANSFORMED
 from mgk_core.record.store import TEMPORARY
 from mgk_core.run.phase_record import PhaseRecord
-from mgk_core.run.scores import measure_row
+from mgk_core.run.scores import measure_row, plain
 from mgk_core.run.session import PhaseSession
 from mgk_core.run.stored_transforms import materialise
 from mgk_core.run.verify_merge import Verification, outputs_on, verify_merged
@@ -366,7 +366,7 @@ class Transition:
         self._off.close()
 
     def _tell_row(self, name: str, row: Mapping[str, Score], **marks: Any) -> None:
-        scores = [attrs.asdict(s, filter=lambda a, _: a.name != "per_item") for s in row.values()]
+        scores = plain(row.values())
         self.session.events(
             "evaluation", phase=self.ctx.phase.name, row=name, scores=scores, **marks
         )

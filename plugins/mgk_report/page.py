@@ -66,6 +66,7 @@ def _view(run: Run) -> dict[str, Any]:
         "headline": story.headline(run),
         "matrix": matrix(run),
         "phases": story.phases(run),
+        "answers": story.answers(run),
         "costs": ("Time by part of the work", figures.times(drawable(seconds)))
         if seconds
         else None,

@@ -101,6 +101,29 @@ def _cost(run: Run) -> str:
     return f"Nothing measured is worse than the baseline beyond noise.{unmeasured}"
 
 
+@frozen
+class Answered:
+    """One prompt of a probe with the base's answer and the latest one."""
+
+    probe: str
+    prompt: str
+    before: str
+    after: str
+
+
+def answers(run: Run) -> list[Answered]:
+    """Return the answers of the base and of the last row that has some, changed ones first."""
+    rows = [run.scores, *(p.scores for p in run.phases if p.result == "committed")]
+    latest = {score["probe"]: score for row in rows[1:] for score in row if score.get("answers")}
+    found = []
+    for score in run.scores:
+        after = latest.get(score["probe"], {}).get("answers", ())
+        for old, new in zip(score.get("answers", ()), after, strict=False):
+            if old["prompt"] == new["prompt"]:
+                found.append(Answered(score["probe"], old["prompt"], old["text"], new["text"]))
+    return sorted(found, key=lambda answer: answer.before == answer.after)
+
+
 def phases(run: Run) -> list[PhaseStory]:
     """Tell each phase of a run."""
     before = run.scores

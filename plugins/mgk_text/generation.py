@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attrs import field, frozen
 
-from mgk_core.contract.bundle import LanguageBundle, Probe, Score
+from mgk_core.contract.bundle import Answer, LanguageBundle, Probe, Score
 from mgk_text.encode import Encoder
 from mgk_text.records import Entry, Question
 from mgk_text.templates import DictionaryTemplate, McqTemplate
 
 METRIC = "generation"
+SHOWN = 20
+"""Answers that are kept to be read; enough to see a change, few enough to read."""
+
 Judged = Mapping[str, float]
 """Figures of one answer; ``value`` is the one that the probe's score is the mean of."""
 
@@ -36,9 +39,12 @@ def evaluate(bundle: LanguageBundle, probe: Probe) -> Score:
     items: Sequence[Asked] = probe.items
     first = items[0]
     written = bundle.generate([i.prompt for i in items], max_new_tokens=first.new_tokens)
-    judged = [
-        item.judge(item.encoder.decode(ids)) for item, ids in zip(items, written, strict=True)
-    ]
+    texts = [item.encoder.decode(ids) for item, ids in zip(items, written, strict=True)]
+    judged = [item.judge(text) for item, text in zip(items, texts, strict=True)]
+    shown = tuple(
+        Answer(item.encoder.decode(item.prompt), text)
+        for item, text in zip(items[:SHOWN], texts, strict=False)
+    )
     values = tuple(j["value"] for j in judged)
     extra = {
         name: sum(j[name] for j in judged) / len(judged) for name in judged[0] if name != "value"
@@ -54,6 +60,7 @@ def evaluate(bundle: LanguageBundle, probe: Probe) -> Score:
         chance=probe.chance,
         per_item=values,
         extra=extra,
+        answers=shown,
     )
 
 

@@ -217,3 +217,19 @@ def test_a_hundred_phases_stay_small(copy):
     (copy / "ledger.json").write_text(json.dumps(ledger))
     (copy / "metrics.jsonl").write_text("\n".join(lines))
     assert len(page.render([read(copy)])) < 5_000_000
+
+
+def test_answers_are_shown_side_by_side_changed_ones_first(copy):
+    """The base's and the latest answer to the same prompt; what did not change comes last."""
+    for name, texts in (("base", ["a", "same"]), ("phases/2-mcq", ["b <b>", "same"])):
+        path = copy / name / "scores.json"
+        row = json.loads(path.read_text())
+        pairs = zip(("first", "second"), texts, strict=True)
+        row["scores"][0]["answers"] = [{"prompt": p, "text": t} for p, t in pairs]
+        path.write_text(json.dumps(row))
+    run = read(copy)
+    found = story.answers(run)
+    assert [(a.prompt, a.before, a.after) for a in found] == [
+        ("first", "a", "b <b>"), ("second", "same", "same"),
+    ]  # fmt: skip
+    assert "b &lt;b&gt;" in page.render([run])

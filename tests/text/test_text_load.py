@@ -219,6 +219,8 @@ def test_generated_answers_are_judged(shipped, bundle):
         assert set(score.extra) == extra
         assert all(0 <= v <= 1 for v in (score.value, *score.extra.values()))
         assert score.chance == (None if name == "dictionary" else 0.2)
+        items = probe.items[:4]
+        assert [a.prompt for a in score.answers] == [i.encoder.decode(i.prompt) for i in items]
 
 
 @pytest.mark.parametrize("name", ["dictionary", "mcq"])
