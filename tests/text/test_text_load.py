@@ -121,6 +121,22 @@ def test_text_rows_are_packed_up_to_their_length(shipped):
     assert learnt == batch.input_ids.numel() - segments
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_documents_end_with_eos_in_training_alone(bundle, write, ends):
+    """Each text's last piece ends with a learnt EOS, whether packed or split; probes have none."""
+    rows = [{"text": f"{i}번째 글이다. " + "두통은 흔하다. " * i} for i in range(12)]
+    spec = PlainTextSpec(
+        type="text", train=write("a.jsonl", rows), test=write("b.jsonl", rows[:3]), length=32,
+        end_documents=ends,
+    )  # fmt: skip
+    data, eos = load(spec, bundle), bundle.tokenizer.eos_token_id
+    pieces = [piece for row in data.train.rows for piece in row]
+    assert len(pieces) > len(rows)
+    assert sum(piece.labels.count(eos) for piece in pieces) == (len(rows) if ends else 0)
+    assert all(eos not in piece.ids[:-1] for piece in pieces)
+    assert not any(eos in item.ids for probe in data.probes for item in probe.items)
+
+
 def test_labels_are_the_answer_and_its_end_only(shipped, bundle):
     """Of a dictionary example the term and the end of sequence are learnt, nothing of the prompt."""
     _, data = shipped["dictionary"]
