@@ -216,11 +216,14 @@ class ChatTurns:
                     "the base's chat template does not write out tools; leave them out of the"
                     " data, or take a base that is made for them"
                 )
-            if message["role"] != "assistant" and message["content"].strip() not in text:
-                fold = message["role"] == "system"
+            # A tool's answer may be written as JSON, an earlier answer without its thinking.
+            given = message["role"] in ("system", "user")
+            if given and message["content"].strip() not in text:
+                remedy = (
+                    "base.fold_system = true" if message["role"] == "system" else "style = 'plain'"
+                )
                 raise InputError(
-                    f"the base's chat template leaves the {message['role']} message out;"
-                    f" {'set base.fold_system = true' if fold else 'set style = plain'}"
+                    f"the base's chat template leaves the {message['role']} message out; set {remedy}"
                 )
 
     def _turns(self, chat: Sequence[Message]) -> list[Cut]:

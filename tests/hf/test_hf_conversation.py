@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
+
 import pytest
 from chat_families import BY_NAME, FAMILIES, tokenizer_of
 from hypothesis import given
@@ -182,8 +185,6 @@ def test_thinking_is_off_in_the_saved_template_and_can_be_switched_on(name, tmp_
 @pytest.mark.parametrize("name", ["llama-3.2", "gpt-oss", "granite-3"])
 def test_a_date_is_fixed_and_restored(name, monkeypatch):
     """A recorded markup gives the same ids on another day, and the saved template prints its date."""
-    import datetime as dt
-
     from transformers.utils import chat_template_utils
 
     class Tomorrow(dt.datetime):
@@ -304,3 +305,32 @@ def test_a_broken_template_is_refused_with_a_way_on(template, reason):
         conversation.styled("auto")
     assert conversation.styled("plain").documents(["두통"], end=True)
     assert conversation.stops
+
+
+def test_tools_and_their_calls_are_rendered_and_learnt():
+    """Tools go into the prompt, a call of one is learnt; a template without tools is refused."""
+    template = (
+        "{% if tools %}{{ '<|im_start|>system<|im_sep|>' + (tools | tojson) + '<|im_end|>' }}{% endif %}"
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '<|im_sep|>' }}"
+        "{{ (m.content | tojson) if m.role == 'tool' else m.content }}"
+        "{% for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}"
+        "{{ '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
+    )
+    tokenizer = tokenizer_of(BY_NAME["phi-4"], template)
+    tools = [{"type": "function", "function": {"name": "dose", "parameters": {}}}]
+    calls = [{"type": "function", "function": {"name": "dose", "arguments": {"drug": "a"}}}]
+    ask = user("얼마나?")
+    call = {"role": "assistant", "content": "", "tool_calls": json.dumps(calls)}
+    chat = [{**ask, "tools": json.dumps(tools)}, call, {"role": "tool", "content": '"5" mg'}]
+    chat.append(assistant("5 mg입니다."))
+    [[tokens]] = HfConversation(tokenizer).styled("auto").exchanges([chat])
+    told = [ask, {**call, "tool_calls": calls}, *chat[2:]]
+    whole = tokenizer.apply_chat_template(told, tools=tools, return_dict=False)
+    assert list(tokens.ids) == whole
+    assert tokenizer.decode(learnt(tokens), skip_special_tokens=True) == (
+        '{"name": "dose", "arguments": {"drug": "a"}}5 mg입니다.'
+    )
+    without = HfConversation(tokenizer_of(BY_NAME["phi-4"])).styled("auto")
+    with pytest.raises(InputError, match="does not write out tools"):
+        without.exchanges([chat])
