@@ -28,14 +28,14 @@ class Entry:
     point: importlib.metadata.EntryPoint
 
     def load(self) -> Any:
-        """Import what the entry names; a `PluginError` says whose it is and why it failed."""
+        """Import what the entry names; a `PluginError` names the package and why it failed."""
         try:
             return self.point.load()
         except Exception as error:  # a foreign module may raise anything at import
             raise PluginError(
                 self.name,
                 f"{self.point.group} entry {self.name!r} of {self.distribution} {self.version}"
-                f" cannot be loaded: {type(error).__name__}: {error}; mend or remove that package",
+                f" cannot be loaded: {type(error).__name__}: {error}; fix or remove that package",
             ) from error
 
 

@@ -1,7 +1,7 @@
 """From declarations, files and overrides to one resolved configuration.
 
 Order, the later winning: pipeline, ``extends`` chain, file, ``--set``, flags. Every problem is
-found and told at once, with file, line and key.
+found and reported at once, with file, line and key.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ def _phase(
 
 
 def _says_type(phase: Mapping[str, Any]) -> bool:
-    """Whether a phase's table says what its data are, as every phase of its own must."""
+    """Whether a phase's table has the type of its data, as every phase of its own must."""
     data = phase.get("data")
     return isinstance(data, Mapping) and bool({"type", "train"} & set(data))
 

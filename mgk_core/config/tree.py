@@ -95,7 +95,7 @@ class Tree:
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], str]:
-    """Read a TOML file; a `ConfigError` says what is wrong with it and where."""
+    """Read a TOML file; a `ConfigError` explains what is wrong with it and where."""
     name = str(path)
     try:
         size = path.stat().st_size
@@ -142,7 +142,7 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def too_deep(table: Any) -> bool:
-    """Whether tables and arrays stand inside each other further than any configuration needs."""
+    """Whether tables and arrays are nested deeper than any configuration needs."""
     level: list[Any] = [table]
     for _ in range(MAX_DEPTH):
         below = [
@@ -155,7 +155,7 @@ def too_deep(table: Any) -> bool:
 
 
 def parse_set(text: str) -> dict[str, Any]:
-    """Parse one ``KEY=VALUE`` of ``--set``; a value that is no TOML is taken as a string."""
+    """Parse one ``KEY=VALUE`` of ``--set``; a value that is not valid TOML is taken as a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""The adapter contract: an adapter says what it does to a weight; the rest is written once.
+"""The adapter contract: an adapter defines what it does to a weight; the rest is written once.
 
 Merging, verifying, rolling back, gating, the ledger and the retention methods use only what
-stands here, so they work for every adapter that anyone ships.
+is defined here, so they work for every adapter that anyone ships.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WRAPPED = ".base_layer."
 class Target:
     """One weight that an adapter changes.
 
-    weight: its name in `base_state_dict`. module, attribute: where the Parameter lives.
+    weight: its name in `base_state_dict`. module, attribute: where the Parameter is.
     transposed: True where the weight is stored (in, out), as transformers' Conv1D does.
     aliases: other names under which the same tensor is known (ties).
     """
@@ -62,7 +62,7 @@ class Adapter(Protocol):
         """Return the only trainable parameters, in a fixed order; they are registered in the model."""
 
     def targets(self) -> Mapping[str, Target]:
-        """Return weight name in the base → where it lives. Ties appear once."""
+        """Return weight name in the base → where it is. Ties appear once."""
 
     def merged_weight(self, name: str, weight: Tensor, rows: slice | None = None) -> Tensor:
         """Return what ``weight`` becomes, fp32, without changing anything.
@@ -81,7 +81,7 @@ class Adapter(Protocol):
         """Return everything that makes this adapter what it is, by stable names."""
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over ``state``; an `InputError` names missing, unknown or misshapen keys."""
+        """Load ``state``; an `InputError` names missing, unknown or misshapen keys."""
 
 
 @frozen(eq=False)
@@ -109,7 +109,7 @@ class LowRank(Protocol):
 
 @runtime_checkable
 class Saves(Protocol):
-    """Optional: an adapter with a file format of its own (PEFT's, say). Without it the core writes
+    """Optional: an adapter with a file format of its own (such as PEFT's). Without it the core writes
     ``state_dict()`` as one safetensors file. safetensors and JSON only.
     """
 
@@ -117,7 +117,7 @@ class Saves(Protocol):
         """Write the adapter into an existing, empty directory."""
 
     def load(self, directory: Path) -> None:
-        """Take over what `save` wrote for an adapter of the same configuration, bit for bit."""
+        """Load what `save` wrote for an adapter of the same configuration, bit for bit."""
 
 
 @runtime_checkable
@@ -131,7 +131,7 @@ class HasNotes(Protocol):
 class Untied:
     """A weight that got a Parameter of its own at attach.
 
-    module, attribute: where. shared: the Parameter that it was tied to. configs: what says so.
+    module, attribute: where. shared: the Parameter that it was tied to. configs: those that record the tie.
     """
 
     module: nn.Module
@@ -256,7 +256,7 @@ def base_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _beside(name: str, wrapping: set[str]) -> bool:
-    """Tell whether a tensor stands in a module that wraps a base layer, and not in that layer."""
+    """Whether a tensor is in a module that wraps a base layer, and not in that layer."""
     if not wrapping or _WRAPPED in name:
         return False
     parts = name.split(".")

@@ -48,7 +48,7 @@ class Bundle(Protocol):
         """Score each item's options by log-likelihood; no gradient, dropout off."""
 
     def valid(self, batch: Batch) -> Tensor | None:
-        """Return a flat bool mask of the positions that are no padding; None: all are valid."""
+        """Return a flat bool mask of the positions that are not padding; None: all are valid."""
 
     def save(self, directory: Path) -> None:
         """Write the model so that its own ecosystem loads it (safetensors and JSON only)."""
@@ -71,7 +71,7 @@ class OwnGradients(Protocol):
     ) -> GradientFn | None:
         """Return what computes the gradients of ``parameters``, in their order.
 
-        None where this adapter, these parameters, or the model as it stands need autograd.
+        None where this adapter, these parameters, or the model in its present state need autograd.
         """
 
 
@@ -85,7 +85,7 @@ class Adaptable(Protocol):
 
 @runtime_checkable
 class ChecksItems(Protocol):
-    """Optional: a bundle that can tell before training what its model cannot read."""
+    """Optional: a bundle that knows before training what its model cannot read."""
 
     def check_items(self, items: Sequence[Any]) -> tuple[str, ...]:
         """Check training examples and probe items; return notes for the user.
@@ -124,7 +124,7 @@ class Shareable(Protocol):
 
 @runtime_checkable
 class LossPerItem(Protocol):
-    """Optional: a bundle that can tell the loss of many small batches with a single look."""
+    """Optional: a bundle that computes the loss of many small batches in a single pass."""
 
     def losses(self, items: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         """Return (summed loss, count) of each item as `Bundle.loss` would alone: two fp32 tensors, (items,)."""
@@ -283,7 +283,7 @@ class Score:
     """What a probe measured: a mean over n items with its standard error.
 
     per_item: each item's own value, for paired tests; the mean of them is ``value`` unless
-    the metric says otherwise (perplexity is the exponential of a weighted mean).
+    the metric defines it differently (perplexity is the exponential of a weighted mean).
     extra: further figures of the same pass (margin, tokens, invalid share ...).
     answers: of some items, where the metric lets the model generate; kept with the row, part of no event.
     """

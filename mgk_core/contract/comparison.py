@@ -23,7 +23,7 @@ class Paired:
 
 
 def paired(before: Score, after: Score, *, draws: int = 2000, seed: int = 0) -> Paired | None:
-    """Compare two looks at one probe item by item; positive is better. None without items.
+    """Compare two scores of one probe item by item; positive is better. None without items.
 
     Right-or-wrong items: McNemar's exact test. Otherwise: paired bootstrap, two-sided.
     """
@@ -98,7 +98,7 @@ def _mcnemar(differences: Sequence[float]) -> float:
 def _bootstrap(differences: Sequence[float], draws: int, seed: int) -> float:
     """Two-sided p of a mean of zero, by resampling items.
 
-    Never less than 2^(1−n), what n items can say at most: with all signs free, n of one sign come as often as that.
+    Never less than 2^(1−n), the most that n items can show: with all signs free, n of one sign come as often as that.
     """
     values = np.asarray(differences)
     picks = np.random.default_rng(seed).integers(0, len(values), size=(draws, len(values)))

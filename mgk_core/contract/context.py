@@ -1,4 +1,4 @@
-"""What a hook is told: one context object a phase, rather than ten arguments."""
+"""What a hook gets: one context object per phase, rather than ten arguments."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def _tell_nobody(event: str, **data: Any) -> None:
 
 @define(eq=False)
 class PhaseContext:
-    """Everything that the plugins of one phase may look at.
+    """Everything that the plugins of one phase may read.
 
     adapter, data, optimizer are None before the step of the phase that makes them. history:
     statistics of the base and of the phases before, in order. scores: rows of the retention
-    matrix so far, row 0 first. proposal: what the transition last proposed, for recoveries that
+    matrix so far, the baseline (row 0 of the matrix) first. proposal: what the transition last proposed, for recoveries that
     change a part of it. directory: the phase's folder, where mgk records every file at the commit.
-    tell: sends an event, ``tell(name, **data)``; those that
+    `tell`: sends an event, `tell(name, **data)`; those that
     `mgk_core.record.events.KEPT` names are kept in metrics.jsonl.
     """
 
@@ -135,7 +135,7 @@ class StepFn(Protocol):
 
 @runtime_checkable
 class Observer(Protocol):
-    """Is told of what happens in a phase. An observer with ``state_dict`` is checkpointed."""
+    """Gets the events of a phase. An observer with ``state_dict`` is checkpointed."""
 
     def on_event(self, event: Mapping[str, Any]) -> None:
         """Take one event: ``{"event": "step" | "evaluation" | "checkpoint" | ..., ...}``."""

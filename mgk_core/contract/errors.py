@@ -1,4 +1,4 @@
-"""Errors that carry their data and know how to say themselves.
+"""Errors that carry their data and format their own message.
 
 One base class. Each subclass fixes the exit code of the command line: 1 a gate refused, 2 bad
 input, 3 environment, 130 interrupted and resumable.
@@ -15,7 +15,7 @@ from attrs import frozen
 
 
 class MgkError(Exception):
-    """Anything that a user can mend. ``str()`` is the message, without a prefix."""
+    """Anything that a user can fix. ``str()`` is the message, without a prefix."""
 
     exit_code: ClassVar[int] = 2
 
@@ -59,7 +59,7 @@ class StoreError(EnvironmentFault):
 
 
 class DigestError(InputError):
-    """A file is not what its digest says."""
+    """A file does not match its digest."""
 
     def __init__(
         self, path: Path, expected: str, found: str, hint: str = "restore the file from a copy"
@@ -82,7 +82,7 @@ class GateRefused(MgkError):
 
 
 class Interrupted(MgkError):
-    """The user or the system asked the run to stop; it can go on."""
+    """The user or the system asked the run to stop; it can be resumed."""
 
     exit_code = 130
 

@@ -87,7 +87,7 @@ def mgk_build_model(spec: Spec, device: torch.device) -> Bundle | None:
     Called once per run, before anything else touches a device.
 
     :param spec: the pipeline's ``base``, an instance of a class the plugin registered
-    :param device: where the model shall live
+    :param device: where to put the model
     :return: the bundle, its model in evaluation mode with no parameter requiring a gradient
 
     .. versionadded:: 0.1
@@ -98,7 +98,7 @@ def mgk_build_model(spec: Spec, device: torch.device) -> Bundle | None:
 def mgk_load_data(spec: Spec, bundle: Bundle) -> PhaseData | None:
     """Read one phase's data and probes.
 
-    Called for every phase before row 0, since all probes are measured on the untouched base.
+    Called for every phase before the baseline, since all probes are measured on the untouched base.
 
     :param spec: the phase's ``data``
     :param bundle: for its tokenizer, template and device
@@ -117,7 +117,7 @@ def mgk_attach_adapter(model: nn.Module, spec: Spec, name: str) -> Adapter | Non
 
     Called at a phase's entry, with every base parameter frozen. Random numbers come from torch's
     global generator, which the caller has seeded. Where statistics may be asked for, it is also
-    called before row 0, once per distinct spec, to learn the targets; that adapter is detached at once.
+    called before the baseline is measured, once per distinct spec, to learn the targets; that adapter is detached at once.
 
     :param model: the bare base, or a base with other adapters attached
     :param spec: the phase's ``adapter``
@@ -130,7 +130,7 @@ def mgk_attach_adapter(model: nn.Module, spec: Spec, name: str) -> Adapter | Non
 
 @_everyone(acts=True)
 def mgk_init_adapter(adapter: Adapter, ctx: PhaseContext) -> None:
-    """Look at statistics before training, and initialise or constrain the adapter by them.
+    """Read statistics before training, and initialise or constrain the adapter by them.
 
     Called once per phase, after the identity of the attached adapter was asserted and the
     phase's data was loaded; asserted again afterwards. Not called at resume: the checkpoint has the result.
@@ -185,7 +185,7 @@ def mgk_make_step(ctx: StepContext) -> StepFn | None:
 
 @_everyone(acts=False)
 def mgk_observers(ctx: PhaseContext) -> Sequence[Observer] | None:
-    """Offer objects that are told of steps, evaluations and checkpoints.
+    """Offer objects that get the events of steps, evaluations and checkpoints.
 
     :param ctx: the phase
     :return: observers; one with ``state_dict`` and ``load_state_dict`` is checkpointed
@@ -199,7 +199,7 @@ def mgk_observers(ctx: PhaseContext) -> Sequence[Observer] | None:
 
 @_everyone(acts=False)
 def mgk_phase_enter(ctx: PhaseContext) -> None:
-    """Be told that a phase begins.
+    """Act at the beginning of a phase.
 
     Called with the base frozen, before the adapter is attached; also at resume.
 
@@ -211,7 +211,7 @@ def mgk_phase_enter(ctx: PhaseContext) -> None:
 
 @_everyone(acts=False)
 def mgk_phase_exit(ctx: PhaseContext, outcome: Outcome) -> None:
-    """Be told that a phase has ended, also when it failed.
+    """Act at the end of a phase, also when it failed.
 
     :param ctx: the phase
     :param outcome: how it ended; ``outcome.error`` is set where it failed
@@ -251,11 +251,11 @@ def mgk_collect_statistics(ctx: PhaseContext) -> Mapping[str, Tensor] | None:
 
 @_owner_only("metric")
 def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score | None:
-    """Measure one probe on the model as it stands.
+    """Measure one probe on the model in its present state.
 
     Called for each probe and row, for the plugin that registered ``probe.metric``. Dropout is off.
 
-    :param ctx: the phase (for row 0: the first)
+    :param ctx: the phase (for the baseline: the first)
     :param probe: what to measure
     :return: the score of that probe and metric, with n and standard error. NaN or infinity on the
         untouched base is an error; after a merge it refuses the transition
@@ -271,7 +271,7 @@ def mgk_propose_merge(ctx: PhaseContext) -> Proposal | None:
     A plugin that only adds something implements it as a wrapper (``wrapper=True``): it yields,
     gets the proposals of the others as a list, and returns a list with the last one changed.
 
-    :param ctx: the phase, adapter live
+    :param ctx: the phase, adapter attached and switched on
     :return: a proposal; the last that is not None counts, a plain full merge where all are None
 
     .. versionadded:: 0.1
@@ -304,7 +304,7 @@ def mgk_gate(
     """Accept or refuse a merged model, with the reason. One refusal refuses.
 
     :param ctx: the phase
-    :param before: all rows so far, row 0 first
+    :param before: all rows so far, the baseline first
     :param after: the row just measured
     :return: the verdict, each refusal with its reason, or None where the phase names none of the
         plugin's gates
@@ -317,12 +317,12 @@ def mgk_gate(
 def mgk_recover(
     ctx: PhaseContext, refusals: Sequence[Refusal], tried: Sequence[Recovery], spec: Spec
 ) -> Recovery | None:
-    """Say what to try after a refusal.
+    """Choose what to try after a refusal.
 
     Called for each entry of the phase's ``recover`` in order, until one answers; after the last
     the phase is rolled back and the run stops.
 
-    :param ctx: the phase; the merge was undone, the adapter is live
+    :param ctx: the phase; the merge was undone, the adapter is switched on again
     :param refusals: why the last proposal was refused
     :param tried: what was tried before, in order
     :param spec: the entry that is asked

@@ -38,7 +38,7 @@ TEXT = frozenset(
         "result",
     ]
 )
-"""Keys whose values are text in the tables that mgk writes, whatever they say."""
+"""Keys whose values are text in the tables that mgk writes, whatever they contain."""
 
 
 def numbers(value: Any) -> Any:

@@ -56,12 +56,12 @@ class ByDelta:
 
 @frozen(eq=False)
 class Proposal:
-    """What shall be merged. Plugins in `mgk_propose_merge` change it with `attrs.evolve`.
+    """What to merge. Plugins in `mgk_propose_merge` change it with `attrs.evolve`.
 
     scale multiplies every delta after the transforms. refuse: why nothing may be merged. last: no
     phase comes after, so the merged weights are the run's model and nothing trains on them. verify:
-    holds merged against live (`MergeError` where they differ); only a rule that goes on to change
-    weights once they compute what was live calls it, at that point.
+    compares merged with unmerged outputs (`MergeError` where they differ); only a rule that later changes
+    weights once they compute the unmerged outputs calls it, at that point.
     """
 
     scale: float = field(default=1.0, validator=_finite)
@@ -78,7 +78,7 @@ class Proposal:
 class WeightReport:
     """What merging did to one weight. Norms are Frobenius norms, fp32.
 
-    kept: share of the delta that the visible weight took up, ⟨W' − W, Δ⟩ / ⟨Δ, Δ⟩. kept_total: the
+    kept: share of the delta that the visible weight received, ⟨W' − W, Δ⟩ / ⟨Δ, Δ⟩. kept_total: the
     same with the residual counted in. max_error: largest |S − W'|, what one rounding dropped.
     bound: largest error that rounding S once may make: half a unit in the last place of the largest
     W', 0 where W' has the precision of the sum.
@@ -139,7 +139,7 @@ class Refusal:
 
 @frozen
 class Verdict:
-    """What one gate says. notes: things to tell in any case (a limit tighter than the noise)."""
+    """What one gate decides. notes: things to report in any case (a limit tighter than the noise)."""
 
     accept: bool
     refusals: tuple[Refusal, ...] = ()
@@ -148,9 +148,9 @@ class Verdict:
 
 @frozen(eq=False)
 class Recovery:
-    """What to try after a refusal. `action` says which of the other fields count.
+    """What to try after a refusal. `action` determines which of the other fields count.
 
-    ``propose``: merge again with ``proposal``. ``train``: go on for ``steps`` with ``retention``
+    ``propose``: merge again with ``proposal``. ``train``: train on for ``steps`` with ``retention``
     specs added, then through the transition again. ``keep_apart``, ``stop``: no further field.
     """
 

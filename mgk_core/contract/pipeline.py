@@ -1,6 +1,6 @@
 """Pipelines as they are declared: a base, an ordered tuple of phases, defaults.
 
-A declaration names plugins and imports none: each slot is a plain mapping whose ``type`` says
+A declaration names plugins and imports none: each slot is a plain mapping whose ``type`` names
 which plugin's configuration class reads it (`mgk_core.config.resolve` does that). Slots that may hold
 several entries (``retention``, ``gate``, ``recover``) are mappings from type to options, in
 order; ``False`` removes an inherited entry.
@@ -87,9 +87,9 @@ class Pipeline:
 
 
 def order(phases: Sequence[Phase]) -> list[Phase]:
-    """Sort phases: the listed order holds; one with ``after`` or ``before`` stands beside that one.
+    """Sort phases: the listed order holds; one with ``after`` or ``before`` goes beside that one.
 
-    Several that name the same anchor stand in the order in which they are listed. `InputError`
+    Several that name the same anchor keep the order in which they are listed. `InputError`
     names an unknown phase, the phases of a cycle, or a wish that cannot be met.
     """
     by_name = {p.name: p for p in phases}

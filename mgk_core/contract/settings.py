@@ -97,7 +97,7 @@ class EvaluateSettings:
     """What is measured at a phase's end (table ``evaluate``)."""
 
     live: bool = option(
-        False, help="also score every probe with the adapter live, before the merge"
+        False, help="also score every probe with the adapter unmerged, before the merge"
     )
     split: str = option(
         "test",
@@ -114,7 +114,7 @@ class EvaluateSettings:
             )
 
     def count(self, probe: str, items: int) -> int:
-        """Return how many of a probe's items are scored: as few as any limit says, the first in the data's order."""
+        """Return how many of a probe's items are scored: the fewest that any limit allows, the first in the data's order."""
         tighter = [n for glob, n in self.limits.items() if fnmatchcase(probe, glob)]
         return min(items, *tighter, items if self.limit is None else self.limit)
 
@@ -198,7 +198,7 @@ class PluginSettings:
 
 @frozen(kw_only=True)
 class RunConfig:
-    """A pipeline, resolved: what runs, and what run.toml says."""
+    """A pipeline, resolved: what runs, and what run.toml records."""
 
     name: str
     title: str = ""

@@ -38,7 +38,7 @@ Slot = Literal[
 
 @frozen(kw_only=True)
 class Spec:
-    """Base of every slot's class. ``type`` is what the user wrote, and what hooks answer for."""
+    """Base of every slot's class. ``type`` is what the user wrote, and what hooks are chosen by."""
 
     type: str
 
@@ -165,7 +165,7 @@ Check = Callable[[Any, "Attribute[Any]", Any], None]
 
 
 def at_least(low: float) -> Check:
-    """Validate ``value >= low``; the message says what was expected."""
+    """Validate ``value >= low``; the message gives what was expected."""
 
     def check(_: Any, attribute: Attribute[Any], value: Any) -> None:
         if value is not None and not value >= low:

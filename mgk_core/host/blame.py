@@ -106,7 +106,7 @@ class Call:
     def __exit__(
         self, kind: object, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put the plugin's name on what it raised. Errors of mgk's own kind already say what to do."""
+        """Put the plugin's name on what it raised. Errors of mgk's own kind already include what to do."""
         if error is None or not isinstance(error, (Exception, SystemExit)):
             return
         if isinstance(error, MgkError) or is_out_of_memory(error):
@@ -121,7 +121,7 @@ class Call:
         return f"plugin {self.directory.describe(self.plugin)} raised in {self.what}{within}: {_said(error)}"
 
     def refuse(self, returned: str) -> PluginError:
-        """Return the error for an answer: ``returned`` says what came and what was expected."""
+        """Return the error for an answer: ``returned`` describes what came and what was expected."""
         who = f"plugin {self.directory.describe(self.plugin)}"
         message = f"{who}: {self.what} returned {returned}; see {self.hook} in the hooks reference"
         return PluginError(self.plugin, message, self.hook)

@@ -23,7 +23,7 @@ Check = Callable[[Any, Arguments], Iterator[str]]
 
 
 def problem_with(hook: str, answer: Any, arguments: Arguments) -> str | None:
-    """Return what is wrong with an answer to a hook; None where it is as the hook's page says.
+    """Return what is wrong with an answer to a hook; None where it is as the hooks reference requires.
 
     arguments: what the hook was called with, by name.
     """
@@ -144,7 +144,7 @@ def _score(answer: Any, arguments: Arguments) -> Iterator[str]:
         yield f"a Score whose higher_is_better is {answer.higher_is_better!r}; expected a bool"
     if answer.higher_is_better != probe.higher_is_better:
         yield (
-            f"a Score whose higher_is_better is {answer.higher_is_better}; the probe says otherwise"
+            f"a Score whose higher_is_better is {answer.higher_is_better}; the probe has the opposite"
         )
     if not _number(answer.value):
         yield f"a Score whose value is {answer.value!r}; expected a number"

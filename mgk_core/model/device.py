@@ -1,4 +1,4 @@
-"""Device, threads, memory: asked once, told plainly."""
+"""Device, threads, memory: read in one place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mgk_core.contract.errors import EnvironmentFault, InputError
 def pick_device(wanted: str) -> torch.device:
     """Return the device for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
-    :raises EnvironmentFault: the device is not there; says what ``auto`` would take
+    :raises EnvironmentFault: the device is not there; names what ``auto`` would take
     """
     if wanted == "auto":
         return torch.device(_best())
@@ -127,7 +127,7 @@ _SIGNS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell a lack of memory, on whatever device: torch's CPU allocator raises a plain RuntimeError."""
+    """Whether an error is a lack of memory, on any device: torch's CPU allocator raises a plain RuntimeError."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)

@@ -2,7 +2,7 @@
 
 The module stays where it is, with its parameters and their names; only its class becomes a
 subclass whose forward passes the output through the parts in their slot. So state-dict keys,
-ties, ``isinstance`` checks and code that reads ``module.weight`` go on working, and taking the
+ties, ``isinstance`` checks and code that reads ``module.weight`` keep working, and taking the
 last part off restores the class itself.
 """
 # ruff: noqa: SLF001 - a module's own dictionaries are what this file is about
@@ -141,7 +141,7 @@ def adapted_class(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def is_adapted(module: nn.Module) -> bool:
-    """Tell whether any part sits on this module."""
+    """Whether any part is on this module."""
     return isinstance(module, _Adapted)
 
 

@@ -75,14 +75,14 @@ class StoredDelta:
 
 
 def folded(target: Target) -> bool:
-    """Tell whether rows as stored are no rows of the (out, in) matrix."""
+    """Whether rows as stored are not rows of the (out, in) matrix."""
     return target.transposed or _stacked(target)
 
 
 def as_matrix(tensor: Tensor, target: Target) -> Tensor:
     """View a weight or its delta as (out, in): what `Transform.delta` is given.
 
-    Transposed weights are turned, kernels flattened, experts stand one below the other.
+    Transposed weights are turned, kernels flattened, experts are stacked in rows.
     """
     if target.transposed:
         return tensor.t()
@@ -90,7 +90,7 @@ def as_matrix(tensor: Tensor, target: Target) -> Tensor:
 
 
 def _stacked(target: Target) -> bool:
-    """Tell a stack of matrices (experts) from a convolution's kernels."""
+    """Whether a weight is a stack of matrices (experts), not a convolution's kernels."""
     return target.parameter.dim() == 3 and not isinstance(target.module, nn.modules.conv._ConvNd)  # noqa: SLF001
 
 

@@ -1,6 +1,6 @@
 """An adapter made of parts: the author writes one formula, and the rest of the contract follows.
 
-`Part.weights` says what a module's weight becomes. The forward pass uses it (unless the part has
+`Part.weights` defines what a module's weight becomes. The forward pass uses it (unless the part has
 a faster `Part.adjust`), and `PartAdapter.merged_weight` uses it too, so the two cannot disagree.
 """
 

@@ -25,7 +25,7 @@ Recorded = tuple[Tensor, "Tensor | GradientEdge"]
 def owners(model: nn.Module, weights: Sequence[str]) -> dict[str, nn.Module]:
     """Return weight name → the module whose ``weight`` it is (the first, for ties).
 
-    Left out: what is no matrix between one input and one output (biases, projections inside
+    Left out: what is not a matrix between one input and one output (biases, projections inside
     ``nn.MultiheadAttention``, stacks of experts, grouped convolutions).
     """
     wanted = set(weights)
@@ -49,7 +49,7 @@ def visit_layers(
 ) -> int:
     """Run batches through the bare base; call ``visit(weight, inputs, gradient)`` per layer and batch.
 
-    live: through the model as it stands, adapters on. inputs: (positions, in), for convolutions the unfolded windows; ids of embeddings as
+    live: through the model in its present state, adapters on. inputs: (positions, in), for convolutions the unfolded windows; ids of embeddings as
     (positions, 1). gradient: (positions, out) of the summed loss, or None. Returns the number of
     positions seen.
     """

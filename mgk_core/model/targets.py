@@ -4,8 +4,8 @@ A pattern is a glob on a name (``*q_proj``), a name or its last parts (``q_proj`
 ``self_attn.q_proj``), a regular expression that matches a whole name (``re:.*layers\.[0-3]\..*``),
 or ``all-linear``: every linear map but the output head.
 
-`choose_linear` is all that an adapter on linear modules needs. One that goes on other weights too
-says what its candidates are, and chooses among them by `select` and `matches`.
+`choose_linear` is all that an adapter on linear modules needs. One that adapts other weights too
+defines what its candidates are, and chooses among them by `select` and `matches`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def select(
 
 
 def matches(pattern: str, name: str, *, linear: bool) -> bool:
-    """Tell whether a pattern means the module or weight of this name.
+    """Whether a pattern means the module or weight of this name.
 
     :param linear: whether ``all-linear`` means it: a linear map, and not the `output_head`
     :raises InputError: a regular expression that is none

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a phase needs to go on as if it had not been stopped."""
+"""Checkpoints: all that a phase needs to resume as if it had not been stopped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Progress:
     pending: per-step figures not yet logged, so that a log window may reach over a resume. best_step:
     the best step by dev so far. metrics: how much of metrics.jsonl belongs to the steps done.
     micro_batch: what out-of-memory halved it to. check: the next batch's loss, by which a resumed run
-    sees that it goes on where it was. frozen: which of the adapter's parameters a plugin fixed before
+    checks that it resumes where it was. frozen: which of the adapter's parameters a plugin fixed before
     training.
     """
 
@@ -178,7 +178,7 @@ def _read_state(path: Path) -> tuple[Progress, dict[str, str]]:
         progress = cattrs.structure(state, Progress)
     except (cattrs.BaseValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(
-            f"{path}: is damaged: it is no checkpoint's state ({type(error).__name__})"
+            f"{path}: is damaged: it is not the state of a checkpoint ({type(error).__name__})"
         ) from None
     whole = all(len(row) == FIGURES for row in progress.pending) and progress.step >= 0
     plain = set(files) >= {f"{p}.safetensors" for p in PARTS} and all(

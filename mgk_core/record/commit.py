@@ -1,6 +1,6 @@
 """The two-phase commit of the ledger, and settling it after a crash.
 
-First the journal says which ledger is about to be written (its digest), then the ledger is replaced
+First the journal records which ledger is about to be written (its digest), then the ledger is replaced
 by one rename, which is the commit, then the journal confirms it. Whatever instant a crash falls on,
 the ledger on disk is one of the two that the journal knows; anything else is damage.
 """
@@ -30,7 +30,7 @@ def commit(store: Store, journal: Journal, ledger: Ledger, event: str, **data: A
 
 
 def standing(store: Store, journal: Journal) -> LedgerState:
-    """Tell how the ledger on disk and the journal stand to each other. Nothing is written.
+    """Return how the ledger on disk relates to the journal. Nothing is written.
 
     :raises DigestError: the ledger is not one that the journal knows
     """

@@ -1,4 +1,4 @@
-"""The few operations that touch the disk, and what a user is told when one of them fails.
+"""The few operations that touch the disk, and what a user reads when one of them fails.
 
 `Disk` is the seam at which tests kill, fill, forget and forbid: everything that a run writes goes
 through it.
@@ -53,7 +53,7 @@ class Disk:
             os.close(handle)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Move a file or folder to its final name; replaces a file that stands there."""
+        """Move a file or folder to its final name; replaces a file that is there."""
         old.replace(new)
 
     def remove(self, path: Path) -> None:
@@ -64,7 +64,7 @@ class Disk:
             path.unlink(missing_ok=True)
 
     def make_folder(self, path: Path) -> None:
-        """Make one folder; what is above it stands already."""
+        """Make one folder; what is above it exists already."""
         path.mkdir(exist_ok=True)
 
     def truncate(self, path: Path, size: int) -> None:
@@ -84,11 +84,11 @@ def environment_told() -> Iterator[None]:
         if error.errno not in FIXES:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        raise EnvironmentFault(f"{where}{reason(error)}, then go on") from error
+        raise EnvironmentFault(f"{where}{reason(error)}, then try again") from error
 
 
 class told:  # noqa: N801 - used like a function
-    """Say which file could not be written, and what to do, in place of a bare OSError."""
+    """Report which file could not be written, and what to do, in place of a bare OSError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,12 +103,12 @@ class told:  # noqa: N801 - used like a function
         reason = os.strerror(number) if number else str(error)
         hint = FIXES.get(number, "fix that")
         raise StoreError(
-            f"{self.path}: cannot be written: {reason}; {hint}, then go on with 'mgk resume'"
+            f"{self.path}: cannot be written: {reason}; {hint}, then continue with 'mgk resume'"
         ) from error
 
 
 def _system_error(error: BaseException | None) -> int | None:
-    """Return the system's error number (0: it gave none), or None where it is no failure to write."""
+    """Return the system's error number (0: it gave none), or None where it is not a failure to write."""
     if isinstance(error, OSError):
         return error.errno or 0
     if isinstance(error, SafetensorError) and (found := re.search(r"os error (\d+)", str(error))):

@@ -22,7 +22,7 @@ def ignore(_: Mapping[str, Any]) -> None:
 class Events:
     """Hands each event to everybody. ``event`` in `KEPT` is written to metrics.jsonl too.
 
-    part, phase: what was told of last, for an error that knows no better where it is.
+    part, phase: what the last event was about, for an error that knows no better where it is.
     """
 
     sink: Sink = ignore
@@ -32,14 +32,14 @@ class Events:
     phase: str | None = None
 
     def __call__(self, event: str, **data: Any) -> None:
-        """Tell everybody of one event."""
+        """Send one event to everyone."""
         entry = {"event": event, **data}
         if self.log is not None and event in KEPT:
             self.log.write(entry)
         self._tell(entry)
 
     def tell(self, event: str, **data: Any) -> None:
-        """Tell the console and the observers only: what metrics.jsonl has already."""
+        """Send to the console and the observers only what metrics.jsonl has already."""
         self._tell({"event": event, **data})
 
     def _tell(self, entry: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ class Journal:
         return None
 
     def latest(self, key: str) -> Any:
-        """Return what the latest event that has this key says under it; None where no event has it."""
+        """Return what the latest event that has this key has under it; None where no event has it."""
         return next((entry[key] for entry in reversed(self.events) if key in entry), None)
 
 
@@ -66,7 +66,7 @@ def _hash(entry: dict[str, Any]) -> str:
 def open_journal(store: Store, *, repair: bool = True) -> Journal:
     """Read a run's journal whole; a torn last line is cut off where ``repair``.
 
-    :raises StoreError: a line is damaged: says which
+    :raises StoreError: a line is damaged; names it
     """
     path = store.path(JOURNAL)
     journal = Journal(store)
@@ -97,7 +97,7 @@ def open_journal(store: Store, *, repair: bool = True) -> Journal:
 
 
 def _torn(line: bytes) -> bool:
-    """Tell what a crash leaves (a line cut short, or blocks that were never written) from damage."""
+    """Distinguish what a crash leaves (a line cut short, or blocks that were never written) from damage."""
     return not line.endswith(b"\n") or b"\0" in line
 
 

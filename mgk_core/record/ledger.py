@@ -49,7 +49,7 @@ class Attempt:
 class PhaseEntry:
     """One phase's row. base: digest before. merged: digest after (the same where kept apart).
 
-    last: merged with no phase to come (`mgk_core.contract.outcome.Proposal`), whatever the configuration says later.
+    last: merged with no phase to come (`mgk_core.contract.outcome.Proposal`), whatever the configuration is later.
     """
 
     phase: str
@@ -103,7 +103,7 @@ class Ledger:
         return self.phases[-1].merged if self.phases else self.base
 
     def text(self) -> str:
-        """Return what ledger.json says. Nothing in it depends on when or how often a run was stopped."""
+        """Return what ledger.json contains. Nothing in it depends on when or how often a run was stopped."""
         read_back = cattrs.structure(
             json.loads(json_text(attrs.asdict(self))), Ledger
         )  # as a resumed run writes it
@@ -111,7 +111,7 @@ class Ledger:
 
 
 def read_ledger(run: Path) -> Ledger:
-    """Read a run's ledger; says so where the directory is no run's."""
+    """Read a run's ledger; `InputError` where the directory is not one of a run."""
     path = run / LEDGER
     if not path.exists():
         raise InputError(
@@ -149,7 +149,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def check_files(run: Path, files: Mapping[str, str]) -> None:
-    """Hold files (by name below ``run``) against their digests; the first that differs is named.
+    """Compare files (by name below ``run``) with their digests; the first that differs is named.
 
     :raises DigestError: a file is missing, or not what was written
     """

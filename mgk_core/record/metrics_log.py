@@ -1,7 +1,7 @@
 """metrics.jsonl: what happened step by step, cheap to write, cut back to a mark at resume.
 
 Lines are buffered and not flushed to the device one by one: whatever a crash loses is written
-again when the run goes on from its last mark, where the file's length and digest are on record.
+again when the run resumes from its last mark, where the file's length and digest are on record.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Mark:
 
 
 def digest_of(path: Path, length: int) -> str:
-    """Digest of a file's first ``length`` bytes; says so where it has fewer."""
+    """Digest of a file's first ``length`` bytes; an error where it has fewer."""
     state, left = hashlib.blake2b(digest_size=16), length
     if path.exists():
         with path.open("rb") as file:

@@ -47,7 +47,7 @@ class Lock:
     """One process at a time on a run directory.
 
     The system drops the lock with its process, so a stale one cannot block; the owner is written
-    into it so that the second process can say who is there. stale: who left the file behind.
+    into it so that the second process can name it. stale: who left the file behind.
     """
 
     def __init__(self, run: Path) -> None:
@@ -103,7 +103,7 @@ class Lock:
 
 
 def owner_of(run: Path) -> str | None:
-    """Say who is working on a run now; None where nobody is."""
+    """Return who is working on a run now; None where no process is."""
     path = run / LOCK
     try:
         with path.open() as file:
@@ -126,16 +126,16 @@ def _owner(path: Path) -> str:
 def claim(out: Path, disk: Disk | None = None, *, option: str = "--out") -> tuple[Path, ...]:
     """See that a new run may be written here; make the directory. Returns what was made, the outermost first.
 
-    :raises InputError: it is no directory, not empty, or holds a run (says how to go on with it)
+    :raises InputError: it is not a directory, not empty, or contains a run (explains how to resume it)
     """
     fresh = not os.path.lexists(out)
     try:
         missing = tuple(p for p in (*reversed(out.parents), out) if not os.path.lexists(p))
         if not fresh and (out.is_symlink() or not out.is_dir()):
-            raise InputError(f"{out}: exists and is no directory; choose another {option}")
+            raise InputError(f"{out}: exists and is not a directory; choose another {option}")
         if any((out / name).exists() for name in (JOURNAL, LEDGER, CONFIG)):
             raise InputError(
-                f"{out}: holds a run already; go on with 'mgk resume {out}', see it with 'mgk show {out}',"
+                f"{out}: contains a run already; resume it with 'mgk resume {out}', see it with 'mgk show {out}',"
                 f" or choose another {option}"
             )
         if not fresh and any(
@@ -152,7 +152,7 @@ def claim(out: Path, disk: Disk | None = None, *, option: str = "--out") -> tupl
 
 @contextlib.contextmanager
 def told_if_gone(run: Path) -> Iterator[None]:
-    """Say that the run directory is gone where that is why the work inside the block has failed.
+    """Report that the run directory is gone where that is why the work inside the block has failed.
 
     Its configuration is the first file that is written, and nothing removes it while a run works.
     """
@@ -162,8 +162,8 @@ def told_if_gone(run: Path) -> Iterator[None]:
         if (run / CONFIG).exists():
             raise
         raise StoreError(
-            f"{run}: the run directory is gone: it was removed or moved while this run worked in it; move it back and go"
-            f" on with 'mgk resume {run}', or start again with 'mgk run'"
+            f"{run}: the run directory is gone: it was removed or moved while this run worked in it; move it back and"
+            f" continue with 'mgk resume {run}', or start again with 'mgk run'"
         ) from error
 
 

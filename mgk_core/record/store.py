@@ -26,7 +26,7 @@ TEMPORARY = ".tmp-"
 class Store:
     """Writes below one root, each file whole or not at all.
 
-    stands: the root is there already, and where it is gone it is not made anew.
+    `stands`: the root exists already; where it is gone, it is not made again.
     """
 
     root: Path

@@ -120,12 +120,12 @@ def test_arguments(answered, name):
 @pytest.mark.parametrize(
     ("files", "out", "said"),
     [
-        ({"out": "text"}, "out", "exists and is no directory"),
+        ({"out": "text"}, "out", "exists and is not a directory"),
         ({"out/notes.txt": "mine"}, "out", "is not empty and holds no run"),
         ({"out/journal.jsonl": ""}, "out", "mgk resume out"),
         ({"out/ledger.json": "{}"}, "out", "mgk resume out"),
-        ({"out": lambda p: p.symlink_to(p.parent)}, "out", "exists and is no directory"),
-        ({"out": lambda p: p.symlink_to("nowhere")}, "out", "exists and is no directory"),
+        ({"out": lambda p: p.symlink_to(p.parent)}, "out", "exists and is not a directory"),
+        ({"out": lambda p: p.symlink_to("nowhere")}, "out", "exists and is not a directory"),
         ({"a": lambda p: p.symlink_to("b"), "b": lambda p: p.symlink_to("a")}, "a/out", "a/out"),
         ({"file": "x"}, "file/out", "file/out"),
         ({}, "x" * 300, "File name too long"),

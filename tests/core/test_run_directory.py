@@ -83,7 +83,7 @@ def test_a_new_run_takes_only_an_empty_place(tmp_path):
     for place in (file, link, tmp_path / "dangling"):
         if place.name == "dangling":
             place.symlink_to(tmp_path / "nowhere")
-        with pytest.raises(InputError, match="exists and is no directory"):
+        with pytest.raises(InputError, match="exists and is not a directory"):
             claim(place)
     with pytest.raises((InputError, StoreError)):
         claim(file / "below")
