@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,10 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return errors.INPUT
+    except SystemExit as error:
+        if "_MGK_COMPLETE" not in os.environ:
+            return errors.report(error, debug="--debug" in args)
+        return int(error.code or 0)  # the shell's completion ends so
     except BaseException as error:  # noqa: BLE001 - last chance to turn an error into a message
         return errors.report(error, debug="--debug" in args)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,15 @@ TOKENS = click.option(
 )
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
+
+
+def _pipelines(_ctx: click.Context, _parameter: click.Parameter, typed: str) -> list[str]:
+    """Complete the name of an installed pipeline, without importing any."""
+    names = {p.name for p in importlib.metadata.entry_points(group="mgk.pipelines")}
+    return sorted(name for name in names if name.startswith(typed))
+
+
+PIPELINE = click.argument("pipeline", required=False, shell_complete=_pipelines)
 
 
 def config_options(function: F) -> F:

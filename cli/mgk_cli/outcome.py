@@ -33,7 +33,7 @@ def outcome(run: RunLook, width: int) -> Iterator[RenderableType]:
     yield text("")
     yield _phases(run, effects, width)
     yield from refusals(run)
-    if run.retention.get("rows"):
+    if len(run.retention.get("rows", ())) > 1:
         yield text("")
         yield from _probes(run, effects, width)
         yield text(LEGEND, "dim")

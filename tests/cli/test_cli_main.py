@@ -170,6 +170,29 @@ def test_an_argument_that_is_no_text_is_answered(finished_run):
     assert b"no such run directory" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [
+        ("mgk re", {"resume", "rebuild"}),
+        ("mgk run text", {"textmodel"}),
+        ("mgk show --a", {"--all"}),
+    ],
+)
+def test_the_shell_completes_commands_pipelines_and_options(mgk_process, typed, wanted):
+    """As the reference page sets it up: one candidate a line, no error."""
+    place = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    ran = mgk_process(env={"_MGK_COMPLETE": "bash_complete", **place})
+    assert (ran.code, ran.err) == (0, "")
+    assert wanted <= {line.removeprefix("plain,") for line in ran.out.splitlines()}
+
+
+def test_the_shell_gets_its_completion_script(mgk_process):
+    """``eval "$(_MGK_COMPLETE=zsh_source mgk)"`` has something to evaluate."""
+    ran = mgk_process(env={"_MGK_COMPLETE": "zsh_source"})
+    assert (ran.code, ran.err) == (0, "")
+    assert "compdef" in ran.out
+
+
 @pytest.fixture
 def foreign_commands(tmp_path, monkeypatch):
     """Install a distribution with two commands, one of which cannot be imported."""

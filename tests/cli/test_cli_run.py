@@ -328,7 +328,7 @@ def stepping(out):
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
-def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path, number):
+def test_a_signal_finishes_the_step_and_says_how_to_resume(mgk, tmp_path, number):
     """Ctrl-C and SIGTERM: exit code 130, the command to resume, a checkpoint, no traceback."""
     out = tmp_path / "run"
     with stepping(out) as child:
@@ -343,6 +343,11 @@ def test_a_signal_finishes_the_step_and_says_how_to_go_on(tmp_path, number):
     assert "Traceback" not in err.decode()
     assert all(json.loads(line) for line in rest.splitlines())
     assert list(out.glob("phases/0-plain_text/checkpoint/step-*"))
+    shown = " ".join(mgk("show", out).out.split())
+    assert re.search(
+        r"interrupted in plain_text at step \d+ of 400000: 0 of 3 phases merged", shown
+    )
+    assert shown.rstrip().endswith(f"next: mgk resume {out}")
 
 
 @pytest.mark.parametrize("apart", [0.01, 0.2])

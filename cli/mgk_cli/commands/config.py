@@ -16,7 +16,7 @@ from mgk_cli.lazy import Command
     short_help="Print the resolved configuration and where each value comes from.",
     epilog="Example: mgk config textmodel --set run.seed=3 > my.toml",
 )
-@click.argument("pipeline", required=False)
+@options.PIPELINE
 @options.config_options
 @options.machine_options
 @options.without_option

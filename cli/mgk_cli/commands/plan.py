@@ -16,7 +16,7 @@ from mgk_cli.lazy import Command
     short_help="Dry run: show steps, memory and disk without training.",
     epilog="Example: mgk plan textmodel --set phases.mcq.adapter.rank=16",
 )
-@click.argument("pipeline", required=False)
+@options.PIPELINE
 @options.config_options
 @options.machine_options
 @options.without_option

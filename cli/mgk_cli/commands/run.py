@@ -18,7 +18,7 @@ DEFAULT = "korean-medical"
     short_help="Run a pipeline.",
     epilog="Example: mgk run textmodel --out runs/first --set phases.mcq.optimizer.lr=1e-4",
 )
-@click.argument("pipeline", required=False)
+@options.PIPELINE
 @options.config_options
 @click.option("--until", metavar="PHASE", help="Stop after this phase; 'mgk resume' continues.")
 @click.option(
