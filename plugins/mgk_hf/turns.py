@@ -159,7 +159,12 @@ class ChatTurns:
 
     def exchanges(self, chats: Sequence[Sequence[Message]]) -> list[list[Tokens]]:
         """Return training examples of each chat."""
-        turns = [self._turns(chat) for chat in chats]
+        turns = []
+        for number, chat in enumerate(chats, start=1):
+            try:
+                turns.append(self._turns(chat))
+            except InputError as error:
+                raise InputError(f"chat {number} of {len(chats)}: {error}") from error
         flat = [text for chat in turns for cut in chat for text in (cut.prompt, cut.whole)]
         ids = iter(self.cutter.cut(flat))
         found = []
@@ -244,13 +249,24 @@ class ChatTurns:
         kept = prompt[: len(prompt) - shape.dropped]
         tail = whole[len(kept) :]
         after = shape.end + shape.rest
-        if not (whole.startswith(kept) and tail.startswith(shape.lead) and tail.endswith(after)):
-            raise InputError(
-                "the base's chat template renders this exchange differently from its prompt and"
-                f" answer ({whole[-60:]!r}); set style = 'plain', or base.thinking"
-            )
-        answer = tail[len(shape.lead) : len(tail) - len(after)]
-        return Cut(prompt, shape.insert + shape.lead, answer, self._end)
+        # Where answers hold their own thinking, it is in the place of an empty block.
+        own = self.thinking == "keep" and not tail.startswith(shape.lead)
+        lead = "" if own else shape.lead
+        if not (whole.startswith(kept) and tail.startswith(lead) and tail.endswith(after)):
+            raise InputError(self._differs(whole, masked[-1]["content"]))
+        answer = tail[len(lead) : len(tail) - len(after)]
+        return Cut(prompt, shape.insert + lead, answer, self._end)
+
+    def _differs(self, whole: str, answer: str) -> str:
+        """Return why an exchange cannot be learnt, and what to do."""
+        if any(f"</{block}>" in answer for block in THINKING):
+            remedy = "the answer holds its own thinking: set base.thinking = 'keep'"
+        else:
+            remedy = "set style = 'plain'"
+        return (
+            "the base's chat template renders this exchange differently from its prompt and answer"
+            f" ({self.cutter.unmasked(whole)[-60:]!r}); {remedy}"
+        )
 
     def _thought(self, prompt: str, answer: str) -> Cut:
         """Take an answer as it is, into a block that the prompt opens and the answer closes."""

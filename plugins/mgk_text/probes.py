@@ -120,7 +120,7 @@ def generated(
         higher_is_better=True,
         chance=chance,
         split="test",
-        digest=_digest([i.prompt for i in items]),
+        digest=_digest([[i.prompt for i in items], encoder.conversation.stops]),
         when="ends",
     )
 

@@ -165,6 +165,23 @@ def test_answers_may_hold_their_own_thinking():
         talk.exchanges([[user("물음"), assistant("답")]])
 
 
+@pytest.mark.parametrize("name", ["qwen-3", "qwen-3.5"])
+def test_a_template_with_a_switch_keeps_thinking_where_it_puts_it(name):
+    """thinking = keep: the template itself writes the answer's thinking; without keep it is refused."""
+    answer = "<think>\n까닭\n</think>\n\n답"
+    talk, tokenizer = conversation(name, "keep")
+    for text in (answer, "답"):
+        [[tokens]] = talk.exchanges([[user("물음"), assistant(text)]])
+        whole = tokenizer.apply_chat_template(
+            [user("물음"), assistant(text)], return_dict=False, enable_thinking=True
+        )
+        assert list(tokens.ids) == whole[: len(tokens.ids)]
+        assert talk.read(learnt(tokens)).strip() == "답"
+    talk, _ = conversation(name)
+    with pytest.raises(InputError, match=r"base\.thinking = 'keep'"):
+        talk.exchanges([[user("물음"), assistant(answer)]])
+
+
 @pytest.mark.parametrize("name", ["qwen-3", "qwen-3.5", "deepseek-r1", "gpt-oss"])
 def test_thinking_is_off_in_the_saved_template_and_can_be_switched_on(name, tmp_path):
     """The saved tokenizer serves what was trained by default; a template's switch still works."""
