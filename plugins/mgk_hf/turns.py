@@ -159,7 +159,7 @@ class ChatTurns:
 
     def exchanges(self, chats: Sequence[Sequence[Message]]) -> list[list[Tokens]]:
         """Return training examples of each chat."""
-        turns = []
+        turns: list[list[Cut]] = []
         for number, chat in enumerate(chats, start=1):
             try:
                 turns.append(self._turns(chat))
