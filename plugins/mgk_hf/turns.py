@@ -160,9 +160,9 @@ class ChatTurns:
     def exchanges(self, chats: Sequence[Sequence[Message]]) -> list[list[Tokens]]:
         """Return training examples of each chat."""
         turns: list[list[Cut]] = []
-        for number, chat in enumerate(chats, start=1):
+        for number, messages in enumerate(chats, start=1):
             try:
-                turns.append(self._turns(chat))
+                turns.append(self._turns(messages))
             except InputError as error:
                 raise InputError(f"chat {number} of {len(chats)}: {error}") from error
         flat = [text for chat in turns for cut in chat for text in (cut.prompt, cut.whole)]
