@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mgk_core.tools.run_summary import RunLook
 
 MOST_COSTS = 2  # probes named per phase among those it made worse
+REPORT = "report.html"
+"""Written by the report plugin where its extra is installed."""
+
 MOST_PROBES = 20  # lines of the table of probes
 NAME_WIDTHS = (28, 20, 16, 12, 8)  # cells of a probe's name in the phase table, widest first
 LEGEND = "+ better, - worse, ± standard error; *** p < 0.001, ** 0.01, * 0.05, else n.s."
@@ -187,16 +190,21 @@ def ending(run: RunLook) -> Iterator[Text]:
         yield text(note, "yellow")
     if run.model is not None and run.status == "finished":
         yield whole(f"model: {run.model}", "bold")
-    for command in _next(run):
+    page = run.directory / REPORT
+    for command in _next(run, page.exists()):
         yield whole(f"next: {command}")
+    if page.exists():
+        yield whole(f"report: {page}", "bold")
 
 
-def _next(run: RunLook) -> Iterator[str]:
+def _next(run: RunLook, reported: bool) -> Iterator[str]:  # noqa: FBT001 - one caller
+    """Yield commands; the report has all that `mgk show --all` prints."""
     where = run.directory
     if run.status == "finished":
         if (where / "model" / "tokenizer_config.json").exists():
             yield f"mgk ask {where} QUESTION"
-        yield f"mgk show {where} --all"
+        if not reported:
+            yield f"mgk show {where} --all"
         yield f"mgk verify {where}"
     elif run.status in ("unfinished", "stopped"):
         yield f"mgk resume {where}"
