@@ -143,7 +143,7 @@ class ChatTurns:
         """What the template puts around an answer."""
         return shape_of(self.cutter, self.template, self.thinking)
 
-    @property
+    @cached_property
     def end(self) -> int | None:
         """The token that ends a turn."""
         token = self.cutter.first_token(self.shape.end)
