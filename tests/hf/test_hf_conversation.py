@@ -9,6 +9,7 @@ import pytest
 from chat_families import BY_NAME, FAMILIES, tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.utils import chat_template_utils
 
 from mgk_core.contract.errors import InputError
 from mgk_hf.chat_template import Settings
@@ -202,7 +203,6 @@ def test_thinking_is_off_in_the_saved_template_and_can_be_switched_on(name, tmp_
 @pytest.mark.parametrize("name", ["llama-3.2", "gpt-oss", "granite-3"])
 def test_a_date_is_fixed_and_restored(name, monkeypatch):
     """A recorded markup gives the same ids on another day, and the saved template prints its date."""
-    from transformers.utils import chat_template_utils
 
     class Tomorrow(dt.datetime):
         @classmethod
@@ -225,6 +225,34 @@ def test_a_date_is_fixed_and_restored(name, monkeypatch):
     other, _ = conversation(name)
     assert other.prompts([[user("오늘은?")]]) != ids
     assert other.record()["date"] > date
+
+
+@pytest.mark.parametrize("moment", ["%H:%M:%S", "%-d. %-m. %Y", "%A, %B %d (day %j), 100%%"])
+def test_any_moment_is_fixed_even_where_its_format_is_computed(moment, monkeypatch):
+    """The fixed template prints the run's moment in whatever format, at any later time."""
+    template = (
+        "{% set form = '"
+        + moment
+        + "' %}{{ strftime_now(form) + '\n' }}"
+        + BY_NAME["phi-4"].template
+    )
+
+    def at(when):
+        class Clock(dt.datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return when
+
+        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+
+    first = dt.datetime(2026, 2, 3, 4, 5, 6)  # noqa: DTZ001 - as templates print it
+    at(first)
+    tokenizer = tokenizer_of(BY_NAME["phi-4"], template)
+    talk = HfConversation(tokenizer).styled("auto")
+    prompt = talk.prompts([[user("가")]])[0]
+    assert tokenizer.decode(prompt).startswith(first.strftime(moment) + "\n")
+    at(first + dt.timedelta(days=40, hours=5, minutes=7, seconds=9))
+    assert talk.prompts([[user("가")]])[0] == prompt
 
 
 def test_a_system_message_comes_with_the_base_or_is_folded_or_refused():

@@ -99,6 +99,8 @@ def test_a_dated_run_resumes_and_answers_on_another_day(start, monkeypatch):
     assert f"Today Date: {today:%d %b %Y}\n" in text
     again = json.loads((run / "base" / "conversation.json").read_text(encoding="utf-8"))
     assert again == record
+    (run / "base" / "conversation.json").unlink()  # as a run of an earlier version has it
+    assert ask(run, ["두통은?"], tokens=4)
 
 
 def test_a_run_that_teaches_no_turns_leaves_the_template_alone(start):
