@@ -72,7 +72,7 @@ class PhaseContext:
         verified, so a plugin may write to it at any time, also after the phase has been committed.
         """
         folder = self.directory / FILES
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         return folder
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from mgk_core.contract.errors import InputError, MgkError, StoreError
+from mgk_core.contract.errors import InputError, StoreError
 from mgk_core.contract.files import reason
 from mgk_core.record.disk import Disk, told
 from mgk_core.record.store import TEMPORARY, make_folder
@@ -158,12 +158,12 @@ def told_if_gone(run: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, MgkError) as error:
+    except Exception as error:
         if (run / CONFIG).exists():
             raise
         raise StoreError(
-            f"{run}: the run directory is gone: it was removed or moved while this run worked in it; move it back and"
-            f" continue with 'mgk resume {run}', or start again with 'mgk run'"
+            f"{run}: the run directory is gone: it was removed or moved during this run; move it back"
+            f" and continue with 'mgk resume {run}', or start again with 'mgk run'"
         ) from error
 
 

@@ -64,6 +64,15 @@ class Store:
         """Write a whole folder atomically: made under a temporary name, synced, renamed."""
         return self._write(name, produce, folder=True)
 
+    def make_folder(self, name: str) -> Path:
+        """Make a folder, and those above it down from the root."""
+        path = self.path(name)
+        with told(path):
+            if self.stands:
+                self.root.stat()
+            make_folder(path, self.disk)
+        return path
+
     def _write(self, name: str, produce: Callable[[Path], None], *, folder: bool) -> Path:
         final = self.path(name)
         temporary = final.with_name(TEMPORARY + final.name)

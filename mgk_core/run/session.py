@@ -27,7 +27,7 @@ from mgk_core.record.journal import Journal
 from mgk_core.record.ledger import Ledger, PhaseEntry
 from mgk_core.record.metrics_log import Mark
 from mgk_core.record.run_directory import BASE, STATISTICS, phase_folder
-from mgk_core.record.store import Store, make_folder
+from mgk_core.record.store import Store
 from mgk_core.run.frozen_weights import FrozenWeights
 from mgk_core.run.phase_record import DirectoryRecord, PhaseRecord
 
@@ -137,7 +137,7 @@ class Session(PhaseSession):
     def record(self, index: int) -> DirectoryRecord:
         """Return the record in a phase's folder, which is made."""
         folder = phase_folder(index, self.config.phases[index].name)
-        make_folder(self.store.path(folder), self.store.disk)
+        self.store.make_folder(folder)
         return DirectoryRecord(self.store, self.journal, folder, self._finish)
 
     def _finish(self, entry: PhaseEntry) -> None:
