@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import math
 import os
 import resource
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import torch
@@ -86,6 +90,7 @@ def _use_deterministic(wanted: bool) -> None:  # noqa: FBT001 - torch's own sign
         torch._C._set_deterministic_algorithms(wanted)  # noqa: SLF001 - what the public function calls
 
 
+_MAXRSS = 1 if sys.platform == "darwin" else 1024  # bytes in a unit of ru_maxrss
 _seen: tuple[float, int] = (-math.inf, 0)
 
 
@@ -98,18 +103,43 @@ def _resident() -> int:
     return _seen[1]
 
 
+def resident() -> int:
+    """Return the process's RSS in bytes, now, without what was freed and not yet given back."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
+
+
 def memory(device: torch.device) -> dict[str, int]:
     """Return bytes: peak and present RSS of the process; allocated, reserved and peak on CUDA."""
-    unit = 1 if sys.platform == "darwin" else 1024
     figures = {
         "rss": _resident(),
-        "rss_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "rss_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS,
     }
     if device.type == "cuda":
         figures["cuda_allocated"] = torch.cuda.memory_allocated(device)
         figures["cuda_reserved"] = torch.cuda.memory_reserved(device)
         figures["cuda_peak"] = torch.cuda.max_memory_allocated(device)
     return figures
+
+
+def process_peak() -> int:
+    """Return the most bytes of RSS since the process began, or since `reset_process_peak`.
+
+    On Linux not ``ru_maxrss``, which a process inherits from the one that started it.
+    """
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS
+
+
+def reset_process_peak() -> None:
+    """Begin a new peak of the process's RSS, where the system allows it (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def reset_peak(device: torch.device) -> None:

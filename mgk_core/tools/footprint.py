@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mgk_core.contract.adapter import Adapter, base_state_dict
+from mgk_core.contract.adapter import Adapter, base_state_dict, trainable
 from mgk_core.contract.bundle import Batch, ComputesTogether, PhaseData
 from mgk_core.model.activation_meter import counted
 from mgk_core.model.statistics import visit_layers
@@ -117,7 +117,7 @@ def memory_of(
 
 
 def activations(session: Session, data: PhaseData, micro: int) -> int:
-    """Run one micro-batch forward; return the bytes that autograd keeps for the backward pass, or the most on the way."""
+    """Run one micro-batch forward and backward; return the most bytes that this holds at once."""
     model = session.bundle.model
     own = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
     was_training = model.training
@@ -125,9 +125,11 @@ def activations(session: Session, data: PhaseData, micro: int) -> int:
     try:
         with counted(own) as kept, Allocated() as allocated:
             total, _ = session.bundle.loss(_micro_batch(data, micro))
+            wanted = [p for _, p in trainable(model)]
+            found = torch.autograd.grad(total, wanted, allow_unused=True) if wanted else ()
     finally:
         model.train(was_training)
-    del total
+    del total, found
     return max(sum(kept.values()), int(allocated.peak))
 
 

@@ -21,7 +21,7 @@ from mgk_core.contract.bundle import PhaseData
 from mgk_core.contract.hookspecs import spec_names
 from mgk_core.contract.sampling import steps_of
 from mgk_core.contract.settings import MANY, ONE, PhaseConfig
-from mgk_core.model.device import memory
+from mgk_core.model.device import process_peak, reset_process_peak, resident
 from mgk_core.record.events import Events, Sink, ignore
 from mgk_core.record.journal import Journal
 from mgk_core.record.store import Store
@@ -74,7 +74,8 @@ class PhasePlan:
 
 @frozen
 class Plan:
-    """A whole run. runtime: bytes of the process beside the base's weights; peak: the largest phase's.
+    """A whole run. runtime: bytes of the process beside the base's weights. tried: the most bytes
+    that the process held while it planned, which loads everything and tries each kind of work once.
 
     Beside the weights stand Python, its libraries, a tokenizer, and copies of weights in other precisions.
     """
@@ -88,6 +89,7 @@ class Plan:
     parameters: int
     base_bytes: int
     runtime: int
+    tried: int
     phases: tuple[PhasePlan, ...]
     hooks: Mapping[str, tuple[str, ...]]
     conflicts: tuple[str, ...]
@@ -96,7 +98,8 @@ class Plan:
     @property
     def peak(self) -> int:
         """Return bytes of memory of the largest phase, with all that stands beside the weights."""
-        return self.runtime + max((sum(p.memory.values()) for p in self.phases), default=0)
+        largest = max((sum(p.memory.values()) for p in self.phases), default=0)
+        return max(self.tried, self.runtime + largest)
 
     @property
     def disk(self) -> int:
@@ -116,12 +119,16 @@ def make_plan(prepared: Prepared, *, sink: Sink = ignore) -> Plan:
 
 
 def _plan(prepared: Prepared, store: Store, sink: Sink) -> Plan:
-    before = memory(torch.device("cpu"))["rss"]
+    reset_process_peak()
+    before = resident()
     session = open_session(prepared, store, Journal(store), Events(sink))
     weights = base_state_dict(session.bundle.model)
     weights_on_cpu = size_of(t for t in weights.values() if t.device.type == "cpu")
-    runtime = max(before, memory(torch.device("cpu"))["rss"] - weights_on_cpu)
     config, evaluation = session.config, scoring(session)
+    phases = tuple(_phase(session, i, evaluation) for i in range(len(config.phases)))
+    # Now every library is loaded, and whatever is made of the weights at their first use is there.
+    runtime = max(before, resident() - weights_on_cpu)
+    tried = process_peak()
     return Plan(
         name=config.name,
         title=config.title,
@@ -132,7 +139,8 @@ def _plan(prepared: Prepared, store: Store, sink: Sink) -> Plan:
         parameters=sum(t.numel() for t in weights.values()),
         base_bytes=size_of(weights.values()),
         runtime=runtime,
-        phases=tuple(_phase(session, i, evaluation) for i in range(len(config.phases))),
+        tried=tried,
+        phases=phases,
         hooks=_hooks(session),
         conflicts=tuple(conflicts(session)),
         warnings=(*session.hooks.plugins.warnings(), *prepared.resolved.notes),

@@ -61,7 +61,7 @@ def test_activations_are_those_that_autograd_keeps(tmp_path):
     )
     small, large = (activations(session, session.data[0], n) for n in (16, 64))
     adapter.detach()
-    assert large == pytest.approx(4 * small, rel=0.01)  # but for a scalar or two
+    assert large == pytest.approx(4 * small, rel=0.03)  # but for the gradients of the parameters
     assert small >= 16 * 4 * (64 + 128 + 128 + 128)
 
 
@@ -76,12 +76,13 @@ def test_the_largest_part_is_told():
 
 
 def test_statistics_count_where_a_method_keeps_some():
-    """The base's and each phase's but the last: a whole pass backward, with every layer's inputs and gradients."""
-    # In fp32, the default of a CPU without bf16 products, a step's activations outgrow the statistics.
+    """The base's are the largest part of the first phase: a whole pass backward over calibration batches."""
     tiny = [*TINY, "defaults.evaluate.limit=2", "base.compute='bfloat16'"]
     guarded = memory_of(*tiny, pipeline="korean-medical")
     free = memory_of(*tiny, "defaults.retention.drift-guard=false", pipeline="korean-medical")
-    assert ["statistics" in phase for phase in guarded] == [True, True, False]
+    assert "statistics" in guarded[0]
+    assert "statistics" not in guarded[2]  # no later phase asks for them
+    assert sum(guarded[0].values()) > sum(free[0].values())
     assert not any("statistics" in phase for phase in free)
 
 

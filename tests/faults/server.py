@@ -27,6 +27,7 @@ from mgk_core.host.manager import load_plugins
 from mgk_core.record.disk import Disk
 from mgk_core.run import identity
 from mgk_core.run.runner import resume_run, run_phase, run_pipeline
+from mgk_core.tools.export import export_adapter
 
 ANSWER = "answer.json"
 
@@ -134,6 +135,8 @@ def _work(request: dict[str, Any], disk: Disk, told: list[dict[str, Any]]) -> st
     out = Path(request["out"])
     if request["do"] == "base":
         return save_base(out)
+    if request["do"] == "export":
+        return ",".join(export_adapter(out, Path(request["to"])).phases)
     for folder in request.get("path", ()):
         sys.path.insert(0, folder)
 
