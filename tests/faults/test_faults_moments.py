@@ -33,6 +33,7 @@ def test_killed_during_the_baseline(server, whole, go_on, same_end, places, coun
     count.right += 1
 
 
+@pytest.mark.slow
 def test_killed_while_the_model_is_written(server, whole, go_on, same_end, places, counted):
     """At every operation on model/: it is never there in part, and the resumed run ends in the same bits."""
     wanted = sorted({*numbers_of(whole, ".tmp-model"), *numbers_of(whole, "model")})
@@ -69,6 +70,7 @@ def test_a_disk_that_fills_while_the_model_is_written(server, whole, go_on, same
     same_end(run, whole[0])
 
 
+@pytest.mark.slow
 def test_killed_while_it_exports(server, whole, places, counted):
     """The adapter is there whole or not at all, the run is untouched, and the next export succeeds."""
     run = whole[0]
