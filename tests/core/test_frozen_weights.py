@@ -254,11 +254,15 @@ def mgk_recover(ctx, refusals, tried, spec):
 
 
 def test_a_proposal_that_is_not_finite_is_its_plugins_error(small, plugin, tmp_path):
-    """A scale of NaN is refused where it is made, in the pipeline and in the library."""
+    """A scale of NaN is refused where it is made."""
     plugin("@hookimpl\ndef mgk_propose_merge(ctx): return Proposal(scale=float('nan'))\n")
     with pytest.raises(PluginError, match=r"'zz-harm' .* in mgk_propose_merge.*finite number"):
         small()
     assert read_ledger(tmp_path / "run").phases == []
+
+
+def test_a_scale_that_is_not_finite_is_refused_by_the_library():
+    """Before anything of the model is touched."""
     model = torch.nn.Sequential(torch.nn.Linear(3, 5))
     adapter = mgk.attach(model, "lora", rank=2, alpha=3.0, targets=["0"])
     with pytest.raises(InputError, match="scale: expected a finite number"):
