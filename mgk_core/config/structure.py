@@ -111,6 +111,10 @@ def _value(hint: Any, value: Any) -> Any:
         len(arguments) > 1 and typing.get_origin(hint) in (typing.Union, _UNION)
     ):
         return _union(hint, arguments, value)
+    if typing.get_origin(hint) is typing.Literal:
+        if not any(value == word and type(value) is type(word) for word in arguments):
+            raise ValueError(f"expected {_describe(hint)}, got {value!r:.60}")
+        return value
     if typing.get_origin(hint) is tuple and not isinstance(value, (list, tuple)):
         raise ValueError(f"expected {_describe(hint)}, got {value!r:.60}")
     if typing.get_origin(hint) is dict and not isinstance(value, Mapping):

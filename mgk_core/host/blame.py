@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from types import TracebackType
 
 from attrs import define, field, frozen
 
 from mgk_core.contract.errors import MgkError, PluginError
 from mgk_core.model.device import is_out_of_memory
+
+OWN = "mgk"
+"""Distribution of the built-in plugins."""
 
 
 @frozen
@@ -56,6 +60,16 @@ class Directory:
         same = [info for info in self.infos if info.name == name]
         same.sort(key=lambda info: info.error is not None)  # of one name, the one that was loaded
         return str(same[0]) if same else repr(name)
+
+    def fault(self, plugins: Sequence[str], hook: str, message: str) -> PluginError:
+        """Return the error for what one of some plugins did in a hook; mgk's own are named last."""
+        suspects = sorted(plugins, key=self.is_own)
+        who = " or ".join(self.describe(plugin) for plugin in suspects)
+        return PluginError(suspects[0], f"plugin {who}, in {hook}: {message}", hook)
+
+    def is_own(self, name: str) -> bool:
+        """Whether a plugin is part of mgk's own distribution."""
+        return any(i.name == name and i.distribution == OWN and i.error is None for i in self.infos)
 
     def owner_of(self, error: BaseException) -> str | None:
         """Return the plugin whose code is innermost in an error's traceback; None: no plugin's."""

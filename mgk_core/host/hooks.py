@@ -72,12 +72,12 @@ class Hooks:
         outside = [weight for weight in found.targets() if not may_adapt(model, weight)]
         if outside:
             found.detach()
-            raise PluginError(
-                self.plugins.owner("adapter", spec.type),
+            raise self.plugins.fault(
+                [self.plugins.owner("adapter", spec.type)],
+                "mgk_attach_adapter",
                 f"adapter type {spec.type!r} adapts {len(outside)} weights that this base keeps"
                 f" frozen ({', '.join(outside[:3])}): it must choose its targets with"
                 " mgk_core.model.targets; base.towers = true allows all weights",
-                "mgk_attach_adapter",
             )
         return found
 

@@ -23,14 +23,12 @@ from mgk_core.config.local_plugins import add_from_environment
 from mgk_core.contract import hookspecs
 from mgk_core.contract.errors import InputError, PluginError, nearest
 from mgk_core.contract.specs import Slot, SpecRegistry
-from mgk_core.host.blame import Directory, PluginInfo
+from mgk_core.host.blame import OWN, Directory, PluginInfo
 from mgk_core.host.guard import MARK, called_with, guarded
 
 GROUP = "mgk.plugins"
 ALWAYS = "mgk.always"
 """Entry-point group in which a package declares that a plugin acts in every run."""
-
-OWN = "mgk"
 
 
 @define(eq=False, kw_only=True)

@@ -15,11 +15,9 @@ from torch import nn
 
 from mgk_core.contract.adapter import Adapter, base_state_dict, state_of
 from mgk_core.contract.errors import MgkError, PluginError
-from mgk_core.host.blame import Ran
 from mgk_core.host.manager import Plugins
 from mgk_core.model.digest import combined_digest, tensor_digests
 
-OWN = "mgk"  # distribution of the built-in plugins, which are named last
 _NAMED = 3  # weights in a message
 
 
@@ -109,7 +107,7 @@ class FrozenWeights:
             f" after {when}"
         )
         end = "nothing was committed or saved since"
-        suspects = sorted(self.plugins.ran, key=self._is_own)
+        suspects = sorted(self.plugins.ran, key=lambda ran: self.plugins.is_own(ran.plugin))
         if not suspects:
             return MgkError(
                 f"{start}. No plugin ran in between, so other code wrote to them; {end}"
@@ -122,10 +120,6 @@ class FrozenWeights:
             f" --without-plugin {first.plugin}",
             first.hook,
         )
-
-    def _is_own(self, call: Ran) -> bool:
-        info = next((i for i in self.plugins.infos if i.name == call.plugin), None)
-        return info is not None and info.distribution == OWN
 
 
 def _changed(known: Mapping[str, str], found: Mapping[str, str]) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 import torch
@@ -133,12 +134,13 @@ class PhaseRun:
         adapter = session.hooks.attach_adapter(model, ctx.phase.adapter, ctx.phase.name)
         state_of(model).adapters.append(adapter)
         ctx.adapter = adapter
-        _check_trainable(ctx, adapter)
-        _check_identity(ctx, adapter, base)
+        attached = self._blamed("mgk_attach_adapter")
+        _check_trainable(ctx, adapter, attached)
+        _check_identity(ctx, adapter, base, attached)
         if checkpoint is None:
             session.hooks.init_adapter(adapter, ctx)
             session.weights.check("initialising the adapter")
-            _check_identity(ctx, adapter, base)
+            _check_identity(ctx, adapter, base, self._blamed("mgk_init_adapter"))
             self.progress.frozen = [
                 i for i, p in enumerate(adapter.parameters()) if not p.requires_grad
             ]
@@ -147,6 +149,14 @@ class PhaseRun:
             for i in checkpoint.progress.frozen:
                 adapter.parameters()[i].requires_grad_(False)
         return adapter
+
+    def _blamed(self, hook: str) -> Callable[[str], PluginError]:
+        """Return what makes the error for an adapter that a hook has left in a wrong state."""
+        plugins = self.session.hooks.plugins
+        owner = plugins.owner("adapter", self.ctx.phase.adapter.type)
+        attaching = hook == "mgk_attach_adapter"
+        suspects = [owner] if attaching else (plugins.call_order(hook) or [owner])
+        return functools.partial(plugins.fault, suspects, hook)
 
     def _trainer(self) -> Trainer:
         session, ctx = self.session, self.ctx
@@ -293,21 +303,21 @@ def _same_loss(before: float, now: float) -> bool:
     return math.isclose(before, now, rel_tol=SAME_LOSS) or (math.isnan(before) and math.isnan(now))
 
 
-def _check_trainable(ctx: PhaseContext, adapter: Adapter) -> None:
+def _check_trainable(
+    ctx: PhaseContext, adapter: Adapter, blamed: Callable[[str], PluginError]
+) -> None:
     """Only the adapter's parameters may train, and there must be some."""
     own = {id(p) for p in adapter.parameters()}
     foreign = [n for n, p in trainable(ctx.model) if id(p) not in own]
     if foreign or not own:
         what = f"left these trainable: {', '.join(foreign[:5])}" if foreign else "has no parameters"
-        raise PluginError(
-            ctx.phase.adapter.type,
-            f"adapter type {ctx.phase.adapter.type!r} {what}",
-            "mgk_attach_adapter",
-        )
+        raise blamed(f"adapter type {ctx.phase.adapter.type!r} {what}")
 
 
-def _check_identity(ctx: PhaseContext, adapter: Adapter, base: list[Tensor]) -> None:
-    """Hold the adapter to what it promises of its untrained output."""
+def _check_identity(
+    ctx: PhaseContext, adapter: Adapter, base: list[Tensor], blamed: Callable[[str], PluginError]
+) -> None:
+    """Check that the adapter keeps its promise about its untrained output."""
     assert ctx.data is not None  # noqa: S101 - loaded before
     if adapter.identity == "none" or not base:
         return
@@ -321,9 +331,7 @@ def _check_identity(ctx: PhaseContext, adapter: Adapter, base: list[Tensor]) -> 
     error = relative_error(found, base)
     allowed = adapter.identity == "close" and error <= CLOSE
     if not (equal or allowed) or math.isnan(error):
-        raise PluginError(
-            ctx.phase.adapter.type,
+        raise blamed(
             f"adapter type {ctx.phase.adapter.type!r} promises identity {adapter.identity!r} at attach, but the outputs"
-            f" moved by {error:.3g} (relative 2-norm)",
-            "mgk_attach_adapter",
+            f" moved by {error:.3g} (relative 2-norm)"
         )

@@ -294,3 +294,16 @@ def mgk_phase_exit(ctx, outcome):
     assert not any("files" in Path(name).parts for name in result.ledger.phases[0].files)
     log.write_text("changed later")
     assert audit(tmp_path / "run").findings == []
+
+
+def test_a_plugin_that_breaks_the_adapters_promise_is_named(small, plugin):
+    """An initialisation that moves the outputs is its plugin's fault, not that of the adapter's type."""
+    plugin(
+        "@hookimpl\ndef mgk_init_adapter(adapter, ctx):\n"
+        "    for parameter in adapter.parameters(): parameter.data.add_(0.1)\n"
+    )
+    with pytest.raises(
+        PluginError, match=r"'zz-harm' \(zz-harm 1.2\).*promises identity"
+    ) as caught:
+        small()
+    assert (caught.value.plugin, caught.value.hook) == ("zz-harm", "mgk_init_adapter")
