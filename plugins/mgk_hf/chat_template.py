@@ -62,11 +62,11 @@ class Settings:
 
 
 def own_template(tokenizer: Any) -> str | None:
-    """Return a tokenizer's chat template, None where it has none."""
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    template: str = tokenizer.get_chat_template()
-    return template
+    """Return a tokenizer's chat template, None where it has none, or several and no default."""
+    found = getattr(tokenizer, "chat_template", None)
+    if isinstance(found, dict):
+        found = found.get("default")
+    return found or None
 
 
 def set_template(tokenizer: Any, template: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from chat_families import BY_NAME, FAMILIES, tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
 
 from mgk_core.contract.errors import InputError
@@ -188,8 +189,6 @@ def test_thinking_is_off_in_the_saved_template_and_can_be_switched_on(name, tmp_
     """The saved tokenizer serves what was trained by default; a template's switch still works."""
     talk, tokenizer = conversation(name, "off")
     tokenizer.save_pretrained(tmp_path)
-    from transformers import AutoTokenizer
-
     saved = AutoTokenizer.from_pretrained(tmp_path)
     prompt = saved.apply_chat_template([user("가")], add_generation_prompt=True, return_dict=False)
     assert prompt == list(talk.prompts([[user("가")]])[0])
@@ -379,3 +378,19 @@ def test_tools_and_their_calls_are_rendered_and_learnt():
     without = HfConversation(tokenizer_of(BY_NAME["phi-4"])).styled("auto")
     with pytest.raises(InputError, match="does not write out tools"):
         without.exchanges([chat])
+
+
+def test_of_several_templates_the_default_one_is_used_and_fixed(tmp_path):
+    """A template beside the default stays as it is; without a default the base counts as having none."""
+    family = BY_NAME["granite-3"]
+    tokenizer = tokenizer_of(family)
+    tokenizer.chat_template = {"default": family.template, "rag": "{{ messages }}"}
+    talk = HfConversation(tokenizer).styled("auto")
+    assert talk.chat
+    tokenizer.save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    assert saved.chat_template["rag"] == "{{ messages }}"
+    served = saved.apply_chat_template([user("가")], add_generation_prompt=True, return_dict=False)
+    assert served == list(talk.prompts([[user("가")]])[0])
+    tokenizer.chat_template = {"rag": "{{ messages }}"}
+    assert not HfConversation(tokenizer).styled("auto").chat
