@@ -24,6 +24,7 @@ import attrs
 import click
 
 from mgk_core.contract import hookspecs, settings
+from mgk_core.contract.events import EVENTS
 from mgk_core.host.manager import Plugins, load_plugins
 from mgk_core.contract.settings import SLOTS
 from mgk_core.contract.specs import Registered
@@ -318,7 +319,40 @@ def _docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
+def events_page(_: Plugins) -> str:
+    """Every event and its fields."""
+    lines = []
+    for name, event in EVENTS.items():
+        kept = " *Kept.*" if event.kept else ""
+        lines.append(f"## {name}\n\n{event.summary}{kept}\n")
+        if event.fields:
+            lines.append("| field | meaning |\n|---|---|")
+            lines += [f"| `{field}` | {cell(meaning)} |" for field, meaning in event.fields.items()]
+            lines.append("")
+    return "\n".join(lines)
+
+
+CONFORMANCE = {
+    "Adapters": "adapters", "Merge rules": "rules", "Transforms and rules that change deltas": "transforms",
+    "Optimizers": "optimizers", "Gates": "gates", "Recoveries": "recoveries", "Retention methods and loss terms": "retention",
+    "Observers": "observers", "Metrics": "probes", "Data readers": "readers", "Language models": "models",
+}
+
+
+def conformance_page(_: Plugins) -> str:
+    """Every conformance test by kind, with the sentence that its function begins with."""
+    lines = []
+    for title, module in CONFORMANCE.items():
+        lines.append(f"## {title}\n\n| test | what it asks |\n|---|---|")
+        tests = importlib.import_module(f"mgk_core.testing.{module}").LAWS
+        lines += [f"| {t.name} | {cell(t.says)} |" for t in tests]
+        lines.append("")
+    return "\n".join(lines)
+
+
 PAGES: dict[str, Callable[[Plugins], str]] = {
+    "conformance.md": conformance_page,
+    "events.md": events_page,
     "../explanation/architecture.md": architecture_page,
     "hooks.md": hooks_page,
     "configuration.md": configuration_page,

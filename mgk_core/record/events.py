@@ -8,10 +8,11 @@ from typing import Any
 from attrs import define, field
 
 from mgk_core.contract.context import Observer
+from mgk_core.contract.events import EVENTS
 from mgk_core.record.metrics_log import MetricsLog
 
 Sink = Callable[[Mapping[str, Any]], None]
-KEPT = ("step", "evaluation", "phase", "merge", "gate", "alarm", "drift", "time", "dev")
+KEPT = tuple(name for name, event in EVENTS.items() if event.kept)
 
 
 def ignore(_: Mapping[str, Any]) -> None:

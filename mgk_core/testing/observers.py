@@ -17,7 +17,7 @@ from mgk_core.testing.small_run import same_weights, small_phase, weights_of
 Make = Callable[[PhaseContext], Sequence[Observer] | None]
 
 STREAM: tuple[dict[str, Any], ...] = (
-    {"event": "phase", "phase": "now", "index": 1, "of": 2},
+    {"event": "phase", "phase": "now", "index": 1, "title": "", "state": "enter"},
     {"event": "part", "part": "train"},
     {
         "event": "step", "phase": "now", "step": 10, "steps": 20, "loss": 1.5, "terms": 0.0, "grad_norm": 0.7, "lr": 1e-3,
