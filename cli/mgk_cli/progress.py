@@ -96,13 +96,13 @@ def _guarded(sink: Sink) -> Sink:
 
 
 def _seldom(sink: Sink) -> Sink:
-    """Drop names of activities, and progress that follows other progress too closely."""
+    """Drop names of activities, steps, and progress that follows other progress too closely."""
     last = 0.0
 
     def limited(event: Event) -> None:
         nonlocal last
-        if event["event"] == "activity":
-            return
+        if event["event"] == "activity" or event.get("what") == "training":
+            return  # training has events of its own
         if event["event"] == "progress" and event["done"] < event["total"]:
             if time.monotonic() - last < JSON_EVERY:
                 return

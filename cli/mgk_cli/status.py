@@ -43,6 +43,7 @@ class Status:
     """The current activity. total: None while its end is not known; figures: beside the count."""
 
     what: str
+    phase: str = ""
     since: float = field(factory=time.monotonic)
     done: int = 0
     total: int | None = None
@@ -77,18 +78,20 @@ class Status:
         name = str(event["what"])
         self._begin(fmt.clean(PARTS.get(name, name)))
 
-    def _phase(self, _: Event) -> None:
-        self.alarmed = False
+    def _phase(self, event: Event) -> None:
+        self.alarmed, self.phase = False, fmt.clean(event["phase"])
 
     def _progress(self, event: Event) -> None:
         name = str(event["what"])
-        what = fmt.clean(PARTS.get(name, name))
+        what = self.phase if name == "training" else fmt.clean(PARTS.get(name, name))
         if event["done"] >= event["total"]:
             self._begin(what)  # what follows the loop has no known end
             return
         if what != self.what:
             self._begin(what)
         self.done, self.total, self.unit = event["done"], event["total"], event["unit"]
+        if name == "training":
+            return  # its figures come with the step events
         left = event["seconds"] / event["done"] * (event["total"] - event["done"])
         self.figures = [f"{fmt.clock(left)} left"]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mgk_core.contract.context import PhaseContext, StepFn, StepOut
 from mgk_core.contract.errors import MgkError
+from mgk_core.contract.progress import Advance, counting
 from mgk_core.contract.sampling import Order
 from mgk_core.contract.settings import TrainSettings
 from mgk_core.model.device import memory
@@ -22,6 +23,10 @@ from mgk_core.run.out_of_memory import FittingStep
 CHECKED = (
     4  # examples whose loss is compared at resume; a forward pass over them is a fraction of a step
 )
+
+
+Perform = Callable[[Sequence[int], int], StepOut]
+"""Performs the step of some rows with a number."""
 
 
 class Diverged(MgkError):
@@ -51,15 +56,23 @@ class Trainer:
 
     def run(self, until: int) -> bool:
         """Train up to step ``until``; False where it was asked to stop before."""
-        settings, progress, pending = self.ctx.phase.train, self.progress, self._pending
-        log_every, eval_every, rows = settings.log_every, settings.eval_every, self._order().rows
-        fitting = FittingStep(self.ctx, self.step, progress, self._halved, auto=self.auto_batch)
+        fitting = FittingStep(
+            self.ctx, self.step, self.progress, self._halved, auto=self.auto_batch
+        )
         perform = fitting if self.auto_batch else fitting.once
         self.ctx.model.train()
         self._since = time.perf_counter()
+        with counting(until, "steps") as advance:
+            advance(self.progress.step)
+            return self._steps(until, perform, advance)
+
+    def _steps(self, until: int, perform: Perform, advance: Advance) -> bool:
+        settings, progress, pending = self.ctx.phase.train, self.progress, self._pending
+        log_every, eval_every, rows = settings.log_every, settings.eval_every, self._order().rows
         while (number := progress.step) < until:
             pending.append(perform(rows(number), number))
             progress.step = done = number + 1
+            advance(1)
             last = done == until
             if last or done % log_every == 0:
                 self._flush(until)

@@ -47,6 +47,24 @@ def test_a_step_event_makes_a_bar_of_steps():
     assert status.figures == ["loss 2.500", "1.20k tokens/s", "1.0 GB", "0:15 left"]
 
 
+def test_training_moves_between_two_step_events():
+    """The count comes with every step, the figures with the last step event."""
+    status = Status("starting")
+    status.update({"event": "phase", "phase": "mcq", "state": "enter", "index": 0})
+    counted = {
+        "event": "progress",
+        "what": "training",
+        "total": 40,
+        "unit": "steps",
+        "seconds": 9.0,
+    }
+    status.update({**counted, "done": 3})
+    assert status.line() == "mcq  3/40 steps"
+    status.figures = ["loss 2.500"]
+    status.update({**counted, "done": 4})
+    assert status.line() == "mcq  4/40 steps  loss 2.500"
+
+
 def test_a_pipe_gets_a_line_now_and_then_and_no_control_characters():
     """The status is printed by a clock, also while nothing reports; never more often than it says."""
     out = io.StringIO()
