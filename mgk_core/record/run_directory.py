@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from mgk_core.contract.context import FILES
 from mgk_core.contract.errors import InputError, StoreError
 from mgk_core.contract.files import reason
 from mgk_core.record.disk import Disk, told
@@ -27,6 +28,10 @@ RETENTION = "retention.json"
 MODEL = "model"
 BASE = "base"
 PHASES = "phases"
+
+REPORT = "report.html"
+UNRECORDED = (REPORT, f"{FILES}/*", f"{PHASES}/*/{FILES}/*")
+"""Patterns of what plugins write for themselves, at any time: on no record, and not verified."""
 
 # What the folder of a phase contains; that of the base has the first two.
 SCORES = "scores.json"

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 
-from mgk_core.contract.context import FILES
 from mgk_core.contract.errors import DigestError, InputError, MgkError, StoreError
 from mgk_core.contract.progress import track
 from mgk_core.record.checkpoint import STATE, list_checkpoints, load_checkpoint
@@ -29,6 +28,7 @@ from mgk_core.record.run_directory import (
     METRICS,
     MODEL,
     RETENTION,
+    UNRECORDED,
     owner_of,
     require_run,
 )
@@ -214,7 +214,9 @@ def _strangers(found: Audit) -> None:
     """Name files that no record knows; a temporary one is what a crash leaves."""
     for path in sorted(_plain_files(found.run)):
         name = path.relative_to(found.run).as_posix()
-        if name in found.covered or name == LOCK or fnmatch(name, f"phases/*/{FILES}/*"):
+        if name in found.covered or name == LOCK:
+            continue
+        if any(fnmatch(name, pattern) for pattern in UNRECORDED):
             continue
         if any(part.startswith(TEMPORARY) for part in path.parts):
             found.findings.append(

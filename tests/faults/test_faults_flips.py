@@ -33,8 +33,9 @@ HOW = {"whole": "finished", "stopped": "stopped"}
 
 
 def every(run):
-    """Return every file of a run."""
-    return sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
+    """Return every file of a run that is on record: not what plugins write for themselves."""
+    files = (p for p in run.rglob("*") if p.is_file() and p.name != "report.html")
+    return sorted(p.relative_to(run).as_posix() for p in files)
 
 
 def damaged(run, copy, name, damage):
