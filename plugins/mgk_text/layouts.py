@@ -210,11 +210,14 @@ def default(kind: str) -> Layout:
 
 @frozen
 class Columns:
-    """Which columns of one file are which field. names: as the file spells them."""
+    """Which columns of one file are which field. names: as the file spells them.
+
+    there: the columns that the file has.
+    """
 
     layout: Layout
     names: Names
-    mapped: frozenset[str] = field(default=frozenset())
+    there: frozenset[str] = field(default=frozenset())
 
     @classmethod
     def of(cls, layout: Layout, table: Table, given: Mapping[str, str]) -> Columns:
@@ -228,7 +231,7 @@ class Columns:
                 hint = nearest(name, names)
                 raise InputError(f"columns.{name}: {layout.kind} data have no such field{hint}")
             names[name] = (spelt.get(column.lower(), column),)
-        return cls(layout, names, frozenset(given))
+        return cls(layout, names, frozenset(table.columns))
 
     def value(self, raw: Raw, name: str) -> Any:
         """Return a field's value; None if the row has none, or only a NaN."""
@@ -239,8 +242,10 @@ class Columns:
         return None
 
     def column(self, name: str) -> str:
-        """Return a field's column for messages."""
-        return " or ".join((self.names.get(name) or (name,))[:3])
+        """Return a field's column for messages: the one that the file has, or what it may be."""
+        names = self.names.get(name) or (name,)
+        there = [n for n in names if n in self.there]
+        return " or ".join(there or names[:3])
 
     def used(self, table: Table) -> str:
         """Return the columns that are read, with what is inside them: ``options{A–D}``."""
