@@ -86,7 +86,13 @@ class HfConversation:
             return self._plain()
         self._fix()
         turns = self._turns()
-        _ = turns.shape  # refuses here what cannot be served as trained
+        shape = turns.shape  # refuses here what cannot be served as trained
+        thinks = has_switch(turns.template) or any(f"<{b}>" in turns.template for b in THINKING)
+        if self.settings.thinking in ("closed", "keep") and not (thinks or shape.lead.strip()):
+            raise InputError(
+                f"base.thinking = {self.settings.thinking!r} has no effect: the base's chat template has"
+                " no thinking block; leave it out"
+            )
         return View(self, turns)
 
     def prompts(self, chats: Sequence[Sequence[Message]]) -> list[tuple[int, ...]]:

@@ -394,3 +394,10 @@ def test_of_several_templates_the_default_one_is_used_and_fixed(tmp_path):
     assert served == list(talk.prompts([[user("가")]])[0])
     tokenizer.chat_template = {"rag": "{{ messages }}"}
     assert not HfConversation(tokenizer).styled("auto").chat
+
+
+@pytest.mark.parametrize("thinking", ["off", "closed", "keep"])
+def test_thinking_without_effect_is_refused(thinking):
+    """A setting for thinking blocks on a template without one is an error."""
+    with pytest.raises(InputError, match="no thinking block; leave it out"):
+        conversation("gemma-3", thinking)
