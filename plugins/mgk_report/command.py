@@ -37,7 +37,7 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
 @click.argument("runs", nargs=-1, required=True, type=DIRECTORY)
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True)
 def watch(runs: tuple[Path, ...], port: int) -> None:
-    """Serve the report of RUNS on this machine while they go on; the page follows by itself.
+    """Serve the report of RUNS on this machine during the runs; the page follows by itself.
 
     Reads files only, so the run may be another process's, or another machine's on a shared disk.
     Ctrl-C ends it.

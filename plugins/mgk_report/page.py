@@ -46,7 +46,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def render(runs: Sequence[Run], *, live: bool = False) -> str:
-    """Return the page. live: it reloads itself when the server that sent it says so (`mgk watch`)."""
+    """Return the page. live: it reloads itself when the server that sent it asks for it (`mgk watch`)."""
     template = _environment().get_template("report.html")
     text: str = template.render(
         runs=[_view(run) for run in runs],

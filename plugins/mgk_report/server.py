@@ -1,4 +1,4 @@
-"""The report of runs that go on: served on the loopback interface, refreshed by server-sent events."""
+"""The report of unfinished runs: served on the loopback interface, refreshed by server-sent events."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mgk_report.record import read
 
 WATCHED = ("run.toml", "journal.jsonl", "ledger.json", "metrics.jsonl", "retention.json")
 PAUSE = 1.0
-"""Seconds between two looks at the files."""
+"""Seconds between two reads of the files."""
 
 QUIET = 15.0
 """Seconds after which a line is sent although nothing changed, so that a closed page is noticed."""
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the page and a stream that says when it is out of date."""
+    """Serves the page and a stream that signals when it is out of date."""
 
     daemon_threads = True
 

@@ -51,7 +51,7 @@ class PhaseStory:
 
 
 def headline(run: Run) -> str:
-    """Say in a few short sentences how a run ended, what it gained and what it cost."""
+    """Describe in a few short sentences how a run ended, what it gained and what it cost."""
     count = len(run.phases)
     base = run.base.get("id", run.base.get("type", "?"))
     parts = [f"{count} {'phase' if count == 1 else 'phases'} on {base}: {run.status}."]
@@ -65,7 +65,7 @@ def headline(run: Run) -> str:
 
 
 def _gains(run: Run) -> list[str]:
-    """Say what each phase gained on the first of the probes that it teaches."""
+    """Describe what each phase gained on the first of the probes that it teaches."""
     found, told = [], set()
     for j, probe in enumerate(run.retention.get("probes", ())):
         change = gain(run.retention, j)
@@ -77,7 +77,7 @@ def _gains(run: Run) -> list[str]:
 
 
 def _kept(run: Run) -> str:
-    """Say how much of the gains that later phases could take back is left."""
+    """Describe how much of the gains that later phases could take back is left."""
     table, found = run.retention, []
     last = len(table.get("rows", ())) - 1
     for j, probe in enumerate(table.get("probes", ())):
@@ -89,7 +89,7 @@ def _kept(run: Run) -> str:
 
 
 def _cost(run: Run) -> str:
-    """Say what became worse over the whole run, beyond noise."""
+    """Describe what became worse over the whole run, beyond noise."""
     if len(run.retention.get("rows", ())) < 2:
         return ""
     names = {p["name"]: p for p in run.retention["probes"]}
@@ -125,7 +125,7 @@ def answers(run: Run) -> list[Answered]:
 
 
 def phases(run: Run) -> list[PhaseStory]:
-    """Tell each phase of a run."""
+    """Describe each phase of a run."""
     before = run.scores
     found = []
     for phase in run.phases:
@@ -179,7 +179,7 @@ def _facts(phase: Phase) -> list[tuple[str, str]]:
 
 
 def _gates(phase: Phase) -> list[str]:
-    """Say what each verdict was; the reasons of refusals as the gates gave them."""
+    """Describe what each verdict was; the reasons of refusals as the gates gave them."""
     found = []
     for event in phase.events:
         if event["event"] == "gate":

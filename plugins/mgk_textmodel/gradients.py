@@ -33,7 +33,7 @@ _BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class Layer:
     """One layer and what an adapter adds to it. weight: (out, in)   a: (rank, in)   b: (out, rank), or None.
 
-    Each stands beside its transpose, since looking up and turning round cost as much as a small
+    Each is kept beside its transpose, since looking up and turning round cost as much as a small
     product does. They share the parameters' memory, so they change with them. scale: 0-dim fp32; a
     Python number would be turned into a tensor at every product.
     """

@@ -77,7 +77,7 @@ def save(network: ReferenceNetwork, directory: Path) -> None:
 
 
 def load(directory: Path) -> ReferenceNetwork:
-    """Read a network that `save` wrote; `InputError` says what is missing or foreign."""
+    """Read a network that `save` wrote; `InputError` names what is missing or foreign."""
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

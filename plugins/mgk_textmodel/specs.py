@@ -61,4 +61,4 @@ class TeacherSpec(PairsSpec):
 
 @frozen(kw_only=True)
 class NoiseSpec(PairsSpec):
-    """Random inputs with unrelated random targets: nothing can be learnt, and the probe says so."""
+    """Random inputs with unrelated random targets: nothing can be learned, and the probe shows it."""

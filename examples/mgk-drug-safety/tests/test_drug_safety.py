@@ -1,4 +1,4 @@
-"""The phase: where it stands, that its data is sound, and that it is used only where it is named.
+"""The phase: its place, that its data is sound, and that it is used only where it is named.
 
 Needs the installed distribution: `pip install ./examples/mgk-drug-safety`.
 """
@@ -51,7 +51,7 @@ def test_every_entry_is_whole_and_normalised(split):
 
 
 def test_what_is_asked_is_not_what_was_taught():
-    """No drug and no warning stands in two splits; each class is in all three, so that it can be learnt."""
+    """No drug and no warning is in two splits; each class is in all three, so that it can be learnt."""
     for key in ("ko", "en", "definition"):
         found = [row[key] for split in SPLITS for row in rows(split)]
         assert len(set(found)) == len(found)

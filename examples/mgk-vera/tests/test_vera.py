@@ -78,7 +78,7 @@ def test_only_two_vectors_a_weight_are_trained_and_the_projections_are_shared():
 
 
 def test_three_trained_phases_merge_to_what_was_live():
-    """Attach, train, merge, three times: each time the merged model computes what the live one did."""
+    """Attach, train, merge, three times: each time the merged model computes what the unmerged one did."""
     model = network()
     original = copy.deepcopy(base_state_dict(model))
     reports = []
@@ -128,7 +128,7 @@ def test_the_output_projection_of_torchs_attention_is_no_target():
 
 
 def test_it_holds_to_the_laws_of_the_kit():
-    """What `mgk check-plugin vera` says: every law that applies holds."""
+    """`mgk check-plugin vera`: every law that applies holds."""
     results = check_plugin("vera")
     assert [r for r in results if r.ok is False] == []
     assert sum(r.ok is True for r in results) >= 12
