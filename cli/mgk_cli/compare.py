@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from mgk_core.tools.run_summary import RunLook
+    from mgk_core.tools.run_summary import RunSummary
 
 Rows = list[tuple[str, list[str]]]
 MOST = 40  # differing settings that are listed
 LONGEST = 32  # characters of a setting's value
 
 
-def side_by_side(runs: Sequence[RunLook], width: int) -> Iterator[RenderableType]:
+def side_by_side(runs: Sequence[RunSummary], width: int) -> Iterator[RenderableType]:
     """Yield the tables that compare runs, split into blocks of columns that fit."""
     names = [fmt.clean(r.directory.name or str(r.directory)) for r in runs]
     scores = list(_scores(runs))
@@ -60,7 +60,7 @@ def _tables(rows: Rows, names: Sequence[str], width: int) -> Iterator[Table]:
     yield fitted([labels, *block], width)
 
 
-def _status(runs: Sequence[RunLook]) -> Rows:
+def _status(runs: Sequence[RunSummary]) -> Rows:
     rows: Rows = [
         ("status", [STATUS[r.status][0] for r in runs]),
         ("base", [base_of(r) for r in runs]),
@@ -74,7 +74,7 @@ def _status(runs: Sequence[RunLook]) -> Rows:
     return rows
 
 
-def _scores(runs: Sequence[RunLook]) -> Iterator[tuple[str, list[str]]]:
+def _scores(runs: Sequence[RunSummary]) -> Iterator[tuple[str, list[str]]]:
     """Yield each probe's last score and the share of its gain that is kept."""
     for probe in dict.fromkeys(p["name"] for r in runs for p in r.retention.get("probes", ())):
         yield probe, [_last(r.retention, probe) for r in runs]
@@ -93,7 +93,7 @@ def _last(table: Mapping[str, Any], probe: str) -> str:
     return cell(table, len(table["rows"]) - 1, names.index(probe)) if probe in names else "–"
 
 
-def _figures(runs: Sequence[RunLook]) -> Rows:
+def _figures(runs: Sequence[RunSummary]) -> Rows:
     tables = [r.retention for r in runs]
     rows: Rows = []
     for metric in dict.fromkeys(m for t in tables for m in by_metric(t, "bwt")):
@@ -111,7 +111,7 @@ def _drift(table: Mapping[str, Any]) -> str:
     return "\n".join(f"{p} {fmt.signed(d)}" for p, d in table["base_drift"].items())
 
 
-def _costs(runs: Sequence[RunLook]) -> Rows:
+def _costs(runs: Sequence[RunSummary]) -> Rows:
     heads = [r.ledger.head if r.ledger else "" for r in runs]
     return [
         ("time", [fmt.duration(sum(r.times.values()) or None) for r in runs]),
@@ -121,7 +121,7 @@ def _costs(runs: Sequence[RunLook]) -> Rows:
     ]
 
 
-def _settings(runs: Sequence[RunLook]) -> Rows:
+def _settings(runs: Sequence[RunSummary]) -> Rows:
     """Return the settings that differ between runs."""
     flat = [dict(_flat(r.config)) for r in runs]
     keys = dict.fromkeys(k for f in flat for k in f)

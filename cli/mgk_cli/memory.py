@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 from mgk_cli import formatting as fmt
 
 if TYPE_CHECKING:
-    from mgk_core.tools.run_summary import PhaseLook, RunLook
+    from mgk_core.tools.run_summary import PhaseSummary, RunSummary
 
 
-def memory_of(run: RunLook, phase: PhaseLook) -> str:
+def memory_of(run: RunSummary, phase: PhaseSummary) -> str:
     """Return a phase's peak: allocated and reserved on CUDA, else that of the process so far."""
     return _formatted(_largest(run, phase))
 
 
-def peak_of(run: RunLook) -> str:
+def peak_of(run: RunSummary) -> str:
     """Return the largest phase's peak."""
     found: dict[str, int] = {}
     for phase in run.phases:
@@ -24,7 +24,7 @@ def peak_of(run: RunLook) -> str:
     return _formatted(found) or "–"
 
 
-def _largest(run: RunLook, phase: PhaseLook) -> dict[str, int]:
+def _largest(run: RunSummary, phase: PhaseSummary) -> dict[str, int]:
     exit_event = run.journal.last("phase_exit", phase=phase.name)
     found = dict(phase.training.memory)
     for key, value in (exit_event.get("memory", {}) if exit_event else {}).items():

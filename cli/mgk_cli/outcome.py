@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from mgk_core.tools.run_summary import RunLook
+    from mgk_core.tools.run_summary import RunSummary
 
 MOST_COSTS = 2  # probes named per phase among those it made worse
 REPORT = "report.html"
@@ -28,7 +28,7 @@ NAME_WIDTHS = (28, 20, 16, 12, 8)  # cells of a probe's name in the phase table,
 LEGEND = "+ better, - worse, ± standard error; *** p < 0.001, ** 0.01, * 0.05, else n.s."
 
 
-def outcome(run: RunLook, width: int) -> Iterator[RenderableType]:
+def outcome(run: RunSummary, width: int) -> Iterator[RenderableType]:
     """Yield the parts of the screen."""
     yield headline(run)
     yield text(facts(run), "dim")
@@ -45,7 +45,7 @@ def outcome(run: RunLook, width: int) -> Iterator[RenderableType]:
     yield from ending(run)
 
 
-def headline(run: RunLook) -> Text:
+def headline(run: RunSummary) -> Text:
     """Return the result line: how the run ended and whether the gates passed."""
     merged = sum(p.state == "committed" for p in run.phases)
     count = f"{merged} of {fmt.several(len(run.phases), 'phase')} merged"
@@ -54,7 +54,7 @@ def headline(run: RunLook) -> Text:
     return line.append(f" {ended}", f"not bold {style}").append(f": {count}, {gates(run)}")
 
 
-def _ended(run: RunLook) -> tuple[str, str]:
+def _ended(run: RunSummary) -> tuple[str, str]:
     if run.status == "running":
         return f"running ({fmt.clean(run.owner or '')})", "cyan"
     begun = next((p for p in run.phases if p.state == "begun"), None)
@@ -69,7 +69,7 @@ def _ended(run: RunLook) -> tuple[str, str]:
     }[run.status]
 
 
-def gates(run: RunLook) -> str:
+def gates(run: RunSummary) -> str:
     """Return whether the gates passed."""
     ended = [p for p in run.phases if p.entry is not None]
     if failed := [p.name for p in ended if p.state in ("rolled_back", "kept_apart")]:
@@ -84,7 +84,7 @@ def _has_gates(phase: Mapping[str, Any]) -> bool:
     return any(gate is not False for gate in phase.get("gate", {}).values())
 
 
-def facts(run: RunLook) -> str:
+def facts(run: RunSummary) -> str:
     """Return base, machine, seed, time and memory."""
     parts = [f"base {base_of(run)}", machine_of(run), f"seed {seed_of(run)}"]
     if total := sum(run.times.values()):
@@ -92,7 +92,7 @@ def facts(run: RunLook) -> str:
     return ", ".join(parts)
 
 
-def _phases(run: RunLook, effects: Effects, width: int) -> Table:
+def _phases(run: RunSummary, effects: Effects, width: int) -> Table:
     """Draw what each phase gained on its own probes and what it cost the others."""
     for longest in NAME_WIDTHS:
         columns = _phase_columns(run, effects, longest)
@@ -101,7 +101,7 @@ def _phases(run: RunLook, effects: Effects, width: int) -> Table:
     return fitted(columns, width)
 
 
-def _phase_columns(run: RunLook, effects: Effects, longest: int) -> list[Column]:
+def _phase_columns(run: RunSummary, effects: Effects, longest: int) -> list[Column]:
     columns = [Column("phase"), Column("result"), Column("gained"), Column("cost to other probes")]
     rows = [r["name"] for r in run.retention.get("rows", ())]
     own = {p["name"]: p["phase"] for p in run.retention.get("probes", ())}
@@ -147,7 +147,7 @@ def _effect_lines(effects: Sequence[Effect], longest: int) -> Text:
     return lines
 
 
-def _probes(run: RunLook, effects: Effects, width: int) -> Iterator[RenderableType]:
+def _probes(run: RunSummary, effects: Effects, width: int) -> Iterator[RenderableType]:
     """Draw every probe before the first phase and after the last."""
     table = run.retention
     rows = [r["name"] for r in table["rows"]]
@@ -175,7 +175,7 @@ def _probes(run: RunLook, effects: Effects, width: int) -> Iterator[RenderableTy
         yield text(f"and {more} more", "dim")
 
 
-def refusals(run: RunLook) -> Iterator[Text]:
+def refusals(run: RunSummary) -> Iterator[Text]:
     """Yield what gates refused and what was tried after it."""
     for phase in run.phases:
         for attempt in phase.entry.attempts if phase.entry else ():
@@ -184,7 +184,7 @@ def refusals(run: RunLook) -> Iterator[Text]:
             yield text(f"{phase.name}: then {attempt.method}", "yellow")
 
 
-def ending(run: RunLook) -> Iterator[Text]:
+def ending(run: RunSummary) -> Iterator[Text]:
     """Yield where the model is and what to do next."""
     for note in run.notes:
         yield text(note, "yellow")
@@ -197,7 +197,7 @@ def ending(run: RunLook) -> Iterator[Text]:
         yield whole(f"report: {page}", "bold")
 
 
-def _next(run: RunLook, reported: bool) -> Iterator[str]:  # noqa: FBT001 - one caller
+def _next(run: RunSummary, reported: bool) -> Iterator[str]:  # noqa: FBT001 - one caller
     """Yield commands; the report has all that `mgk show --all` prints."""
     where = run.directory
     if run.status == "finished":

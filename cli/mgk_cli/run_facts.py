@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mgk_cli import formatting as fmt
 
 if TYPE_CHECKING:
-    from mgk_core.tools.run_summary import RunLook
+    from mgk_core.tools.run_summary import RunSummary
 
 STATES = {
     "committed": ("merged", "green"),
@@ -25,13 +25,13 @@ STATUS = {
 }
 
 
-def base_of(run: RunLook) -> str:
+def base_of(run: RunSummary) -> str:
     """Return the name of the base."""
     base = run.config.get("base", {})
     return fmt.clean(base.get("id") or base.get("path") or base.get("type", "?"))
 
 
-def machine_of(run: RunLook) -> str:
+def machine_of(run: RunSummary) -> str:
     """Return device and threads."""
     if run.ledger is None:
         return fmt.clean(run.config.get("run", {}).get("device", "?"))
@@ -40,6 +40,6 @@ def machine_of(run: RunLook) -> str:
     return f"{fmt.clean(environment.get('device', '?'))}, {threads}"
 
 
-def seed_of(run: RunLook) -> str:
+def seed_of(run: RunSummary) -> str:
     """Return the run's seed."""
     return str(run.config.get("run", {}).get("seed", "?"))

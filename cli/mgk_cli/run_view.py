@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from mgk_core.record.ledger import PhaseEntry
-    from mgk_core.tools.run_summary import PhaseLook, RunLook
+    from mgk_core.tools.run_summary import PhaseSummary, RunSummary
 
 PARTS = ("load", "statistics", "attach", "training", "checkpoint", "merge", "evaluation", "save")
 
 
-def all_tables(run: RunLook) -> Iterator[RenderableType]:
+def all_tables(run: RunSummary) -> Iterator[RenderableType]:
     """Yield the outcome and every table of a run."""
     console = make()
     yield from outcome(run, console.width)
@@ -45,7 +45,7 @@ def all_tables(run: RunLook) -> Iterator[RenderableType]:
     yield from costs(run)
 
 
-def training(run: RunLook, width: int) -> Table:
+def training(run: RunSummary, width: int) -> Table:
     """Draw one line per phase: its result and how it trained."""
     columns = [
         Column("training", shrink=True), Column("result"), Column("steps", right=True),
@@ -67,7 +67,7 @@ def training(run: RunLook, width: int) -> Table:
     return fitted(columns, width)
 
 
-def _trained(phase: PhaseLook) -> tuple[str, str, str]:
+def _trained(phase: PhaseSummary) -> tuple[str, str, str]:
     t = phase.training
     if not t.steps:
         return "", "", ""
@@ -77,7 +77,7 @@ def _trained(phase: PhaseLook) -> tuple[str, str, str]:
     return steps + skipped, loss, fmt.rate(t.per_second, t.unit)
 
 
-def merging(run: RunLook, width: int) -> Table:
+def merging(run: RunSummary, width: int) -> Table:
     """Draw one line per phase: what the merge lost to rounding, and the ledger's chain."""
     columns = [
         Column("merge", shrink=True), Column("delta kept", right=True),
@@ -92,7 +92,7 @@ def merging(run: RunLook, width: int) -> Table:
     return fitted(columns, width)
 
 
-def _merge_cells(phase: PhaseLook, entry: PhaseEntry) -> Iterator[str]:
+def _merge_cells(phase: PhaseSummary, entry: PhaseEntry) -> Iterator[str]:
     relative = phase.merge.get("relative") if entry.result == "committed" else None
     yield f"{phase.index + 1} {phase.name}"
     yield _delta_kept(entry)
@@ -130,7 +130,7 @@ def _compared(entry: PhaseEntry) -> str:
     return f"{entry.verify['error']:.1e} {sign} {entry.verify['bound']:.1e}{then}"
 
 
-def notes(run: RunLook) -> Iterator[Text]:
+def notes(run: RunSummary) -> Iterator[Text]:
     """Yield the notes of gates and merges."""
     for phase in run.phases:
         for note in phase.entry.notes if phase.entry else ():
@@ -139,7 +139,7 @@ def notes(run: RunLook) -> Iterator[Text]:
             yield text(f"{phase.name}: {warning}", "yellow")
 
 
-def costs(run: RunLook) -> Iterator[Text]:
+def costs(run: RunSummary) -> Iterator[Text]:
     """Yield where the time went."""
     total = sum(run.times.values())
     if not total:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mgk_core.contract.adapter import trainable
 from mgk_core.contract.bundle import Batch, Bundle
 
-BAD = "first"  # stands in every sentence that names a place
+BAD = "first"  # is in every sentence that names a place
 
 _Seen = list[tuple[str, bool, Any]]
 """(module's name, whether its inputs were finite, its output), in the order in which they ended."""

@@ -75,8 +75,8 @@ def compare(old: Mapping[str, str], new: Mapping[str, str], accept: Iterable[str
         more = [f"… and {len(refused) - _LISTED} more"] if len(refused) > _LISTED else []
         lines = "\n".join(f"  {line}" for line in [*(changed[k] for k in refused[:_LISTED]), *more])
         raise InputError(
-            f"the run cannot go on to the same end, because this has changed since it began:\n{lines}\n"
-            f"put it back, or go on and have it recorded with {' '.join(f'--accept-change {k}' for k in refused[:3])}"
+            f"cannot resume reproducibly; these inputs changed since the run started:\n{lines}\n"
+            f"restore them, or accept and record the changes with {' '.join(f'--accept-change {k}' for k in refused[:3])}"
         )
     return [changed[k] for k in taken]
 

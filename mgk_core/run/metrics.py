@@ -163,7 +163,7 @@ def retention_of(
 
 
 def _row_of(names: Sequence[str], phase: str) -> int | None:
-    """Row of a phase; one that has not run yet stands after the last. None for the base."""
+    """Row of a phase; one that has not run yet comes after the last. None for the base."""
     if phase == "base":
         return None
     return names.index(phase) if phase in names else len(names)

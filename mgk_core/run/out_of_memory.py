@@ -38,11 +38,11 @@ def what_was_asked(error: BaseException) -> str:
     """Return how much was being allocated, as far as the error says it."""
     found = _AMOUNT.search(str(error))
     if found is None:
-        return "the system gave no more memory"
+        return "the system has no more memory"
     amount = found[1]
     if amount.endswith("bytes"):
         amount = f"{int(amount.split()[0]) / 2**20:,.1f} MiB"
-    return f"{amount} were being allocated"
+    return f"tried to allocate {amount}"
 
 
 def told_of(error: BaseException, part: str, phase: str | None) -> OutOfMemory:
@@ -50,7 +50,7 @@ def told_of(error: BaseException, part: str, phase: str | None) -> OutOfMemory:
     where = f"phase {phase!r}, {part}" if phase else part or "start"
     hint = _LOWER.get(part, "lower train.micro_batch or the length of the examples")
     return OutOfMemory(
-        f"out of memory ({where}): {what_was_asked(error)}; {hint}, then go on with 'mgk resume'"
+        f"out of memory ({where}): {what_was_asked(error)}; {hint}, then continue with 'mgk resume'"
     )
 
 
@@ -118,8 +118,8 @@ class FittingStep:
             mend = "a single example does not fit: shorten the examples, lower the adapter's rank, or use a smaller base"
         else:
             mend = (
-                "go on with 'mgk resume RUN --auto-batch', which halves that number by itself (the effective batch stays"
-                f" {size}); or lower {key} in run.toml (now {self.micro}) and go on with 'mgk resume RUN --accept-change"
+                "continue with 'mgk resume RUN --auto-batch', which halves that number by itself (the effective batch stays"
+                f" {size}); or lower {key} in run.toml (now {self.micro}) and continue with 'mgk resume RUN --accept-change"
                 f" config.{key}'"
             )
         return OutOfMemory(

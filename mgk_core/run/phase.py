@@ -206,7 +206,7 @@ class PhaseRun:
             self.record.note("checkpoint", phase=self.ctx.phase.name, step=self.progress.step)
 
     def _load(self, checkpoint: Loaded, trainer: Trainer) -> None:
-        """Go on from a checkpoint as if nothing had happened."""
+        """Continue from a checkpoint as if nothing had happened."""
         for attribute in attrs.fields(Progress):
             setattr(self.progress, attribute.name, getattr(checkpoint.progress, attribute.name))
         try:
@@ -248,7 +248,7 @@ class PhaseRun:
         text = f"the next batch's loss was {before:.6g} at the checkpoint and is {now:.6g} now"
         if not self.session.changed:
             raise MgkError(
-                f"phase {name!r} cannot go on where it was: {text}, though nothing that is recorded has changed; is the"
+                f"phase {name!r} cannot continue reproducibly: {text}, though no recorded input has changed; is the"
                 " data still what it was, and does its plugin's digest cover all of it? Start the phase again with 'mgk phase'"
             )
         self.session.events(
@@ -317,7 +317,7 @@ def _check_trainable(
 def _check_identity(
     ctx: PhaseContext, adapter: Adapter, base: list[Tensor], blamed: Callable[[str], PluginError]
 ) -> None:
-    """Check that the adapter keeps its promise about its untrained output."""
+    """Check that the untrained adapter leaves the output as it promises."""
     assert ctx.data is not None  # noqa: S101 - loaded before
     if adapter.identity == "none" or not base:
         return

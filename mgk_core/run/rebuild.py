@@ -19,7 +19,7 @@ from mgk_core.run.stored_transforms import stored_transform
 Scale = Callable[[str], float]
 
 
-def replay(
+def rebuild_base(
     session: Session,
     entries: list[PhaseEntry],
     *,
@@ -29,7 +29,7 @@ def replay(
     """Merge the committed phases of ``entries`` into the session's base; return its digest.
 
     scales: phase → factor on its deltas (0: left out). Without them the digest after each phase, or
-    after the last one alone where ``each`` is false, is held against the ledger: only an unchanged
+    after the last one alone where ``each`` is false, is compared with the ledger: only an unchanged
     chain can pass.
 
     :raises DigestError: a file or the weights are not what the ledger says

@@ -24,7 +24,7 @@ from mgk_core.run.setup import prepare_run
 def reopen(
     run: Path, *, without: Iterable[str] = (), base: Path | None = None, sink: Sink = ignore
 ) -> Session:
-    """Build the base of a run as it was before phase 0; `mgk_core.run.rebuild.replay` brings it further.
+    """Build the base of a run as it was before phase 0; see `rebuild_base` for what comes after.
 
     :param base: where the base is now, if it was moved; checked by its digest
     :raises InputError: it is no run directory, or its base is not what it began with

@@ -1,4 +1,4 @@
-"""Where a run stands, and bringing a session there: the same run, its base built again, row 0."""
+"""How far a run has come, and bringing a session there: the same inputs, its base rebuilt, the baseline."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mgk_core.record.store import Store, file_digest, folder_digests
 from mgk_core.run.baseline_cache import cached_evaluation
 from mgk_core.run.identity import compare, identity_of
 from mgk_core.run.markup import record_markup
-from mgk_core.run.rebuild import replay
+from mgk_core.run.rebuild import rebuild_base
 from mgk_core.run.scores import load_row, measure_row, plain, save_row
 from mgk_core.run.session import PhaseSession, Session
 
@@ -37,8 +37,8 @@ BASE_STATISTICS = f"{BASE}/{STATISTICS}"
 
 
 @define(eq=False)
-class Standpoint:
-    """What a run directory says of itself before anything heavy is loaded.
+class ResumePoint:
+    """What a run directory records, read before anything heavy is loaded.
 
     checkpoint: of the first phase that has not ended. mark: how much of metrics.jsonl stays.
     damaged: what is done again in place of a damaged file, and why.
@@ -50,15 +50,15 @@ class Standpoint:
     damaged: list[str] = attrs.field(factory=list)
 
 
-def find(store: Store, journal: Journal, phases: Sequence[str]) -> Standpoint:
-    """Settle what a crash left in flight, hold every file against its digest, find the place to go on.
+def find(store: Store, journal: Journal, phases: Sequence[str]) -> ResumePoint:
+    """Settle what a crash left in flight, compare every file with its digest, find where to continue.
 
     :raises DigestError: a file is not what was written
     """
     ledger = settle(store, journal)
-    stand = Standpoint(ledger, mark=_last_mark(journal))
+    stand = ResumePoint(ledger, mark=_last_mark(journal))
     if journal.last("finished") is None and (derived := _retention(store, journal)) is not None:
-        stand.damaged.append(f"{derived}; it is written anew")
+        stand.damaged.append(f"{derived}; it will be written again")
     ended = () if ledger is None else tuple(p.phase for p in ledger.phases)
     if ledger is not None:
         check_files(store.root, ledger.files)
@@ -80,8 +80,8 @@ def find(store: Store, journal: Journal, phases: Sequence[str]) -> Standpoint:
     return stand
 
 
-def check_finished(store: Store, journal: Journal, stand: Standpoint) -> None:
-    """Hold what the ledger does not list of a finished run against the journal.
+def check_finished(store: Store, journal: Journal, stand: ResumePoint) -> None:
+    """Compare what the ledger does not list of a finished run with the journal.
 
     :raises DigestError: a file is not what was written
     """
@@ -109,7 +109,7 @@ def _last_mark(journal: Journal) -> Mark:
     return Mark(**next(marks, {}))
 
 
-def begin(session: Session, stand: Standpoint, accept: Iterable[str]) -> None:
+def begin(session: Session, stand: ResumePoint, accept: Iterable[str]) -> None:
     """Start a run's record, or check that it is the same run; then build its base again."""
     journal = session.journal
     identity = identity_of(session)
@@ -129,13 +129,13 @@ def begin(session: Session, stand: Standpoint, accept: Iterable[str]) -> None:
     session.checkpoint = stand.checkpoint
     session.events.log = MetricsLog(session.store, stand.mark.length)
     with session.timed("load"):
-        replay(session, session.ledger.phases, each=False)
+        rebuild_base(session, session.ledger.phases, each=False)
     _base_row(session)
     _earlier_rows(session)
 
 
 def _adopt(session: Session, ledger: Ledger) -> None:
-    """Take over what the ledger says; the base that was loaded must be the one that it says."""
+    """Take the ledger of the run directory; the base must be the one that it names."""
     if session.ledger.base != ledger.base and session.journal.last("started") is None:
         raise InputError(
             f"the base has changed: was {ledger.base}, is {session.ledger.base}; a phase can be run again only on the"
@@ -148,9 +148,9 @@ def _adopt(session: Session, ledger: Ledger) -> None:
 
 
 def _check_same(
-    session: Session, stand: Standpoint, identity: dict[str, str], accept: Iterable[str]
+    session: Session, stand: ResumePoint, identity: dict[str, str], accept: Iterable[str]
 ) -> None:
-    """Refuse to go on where something has changed, save what is accepted; that is recorded."""
+    """Refuse to resume if an input has changed, unless the change was accepted; that is recorded."""
     journal = session.journal
     started = journal.last("started")
     assert started is not None  # noqa: S101 - the caller looked
@@ -220,7 +220,7 @@ def base_statistics(session: PhaseSession) -> Mapping[str, Tensor]:
 
 
 def _earlier_rows(session: Session) -> None:
-    """Take up the rows of the phases that have ended."""
+    """Load the rows of the phases that have ended."""
     for entry in session.ledger.phases:
         row = load_row(session.store.path(f"{phase_folder(entry.index, entry.phase)}/{SCORES}"))
         if row is not None and entry.result != "rolled_back":

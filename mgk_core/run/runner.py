@@ -106,7 +106,7 @@ def resume_run(
     sink: Sink = ignore,
     disk: Disk | None = None,
 ) -> RunResult:
-    """Go on with a run where it was; one that has finished is checked and told again.
+    """Resume a run; one that has finished is checked and its result returned.
 
     :param accept: keys of changes that are taken and recorded
     :param base: where the base is now, if it was moved; checked by its digest
@@ -167,7 +167,7 @@ def run_phase(
     index = names.index(phase)
     if missing := [n for n in names[:index] if ledger.entry(n) is None]:
         raise InputError(
-            f"{run}: phase {phase!r} needs {', '.join(missing)} first; go on with 'mgk resume {run}'"
+            f"{run}: phase {phase!r} needs {', '.join(missing)} first; continue with 'mgk resume {run}'"
         )
     if out is None and not overrides and len(ledger.phases) == index:
         return resume_run(run, until=phase, without=without, sink=sink, disk=disk)
@@ -196,7 +196,7 @@ def _new_directory(out: Path, disk: Disk | None) -> Iterator[Store]:
 
 
 def _leave_nothing(store: Store, made: Sequence[Path]) -> None:
-    """Remove what was written of a run that never began, folders too: there is nothing to go on with."""
+    """Remove what was written of a run that never began, folders too: there is nothing to resume."""
     if open_journal(store, repair=False).last("started") is not None:
         return
     with suppress(StoreError, OSError):  # the error that ended the run is the one to tell
@@ -219,7 +219,7 @@ def _go(
     prepared: Prepared, store: Store, until: str | None, sink: Sink, *, accept: Iterable[str] = (),
     minutes: float | None = None, auto_batch: bool = False,
 ) -> RunResult:  # fmt: skip
-    """Find where the run stands, open the session, and go on from there."""
+    """Find how far the run has come, open the session, and continue from there."""
     with told_if_gone(store.root):
         journal = open_journal(store)
         finish_fork(store, journal)
@@ -273,12 +273,12 @@ def _told_plainly(hooks: Hooks, journal: Journal, events: Events) -> Iterator[No
 
 
 def _resumable(journal: Journal, error: BaseException) -> Interrupted:
-    """Say what an interrupted run has kept, and how to go on."""
+    """Report what an interrupted run has kept, and how to resume it."""
     said = str(error) or "stopped at once"
     if journal.last("started") is None:
-        return Interrupted(f"{said}; the run had not begun, nothing is kept")
+        return Interrupted(f"{said}; the run had not started; nothing was kept")
     return Interrupted(
-        f"{said}; everything up to here is kept. Go on with: mgk resume {journal.store.root}"
+        f"{said}; everything up to here is kept. Resume with: mgk resume {journal.store.root}"
     )
 
 

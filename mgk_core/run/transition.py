@@ -44,7 +44,7 @@ from mgk_core.run.verify_merge import Verification, outputs_on, verify_merged
 
 
 class State(StrEnum):
-    """Where a transition stands; each value is the method that leaves the state."""
+    """How far a transition has come; each value is the method that leaves the state."""
 
     LIVE = "live"
     PROPOSED = "proposed"

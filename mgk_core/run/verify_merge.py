@@ -1,4 +1,4 @@
-"""Merged against live: the same outputs, within what rounding can explain.
+"""Merged against unmerged: the same outputs, within a tolerance from rounding.
 
 The bound is measured, not chosen: every merged weight may differ from the live one by half a
 unit in its last place plus the old residual, which is at most half a unit too. So the last bit
@@ -30,7 +30,7 @@ _INTEGER = {4: torch.int32, 2: torch.int16, 8: torch.int64}
 
 @frozen
 class Verification:
-    """Relative 2-norm error of merged against live, and the largest that rounding explains."""
+    """Relative 2-norm error of merged against unmerged outputs, and the tolerance from rounding."""
 
     error: float
     bound: float
@@ -71,7 +71,7 @@ def relative_error(found: Sequence[Tensor], reference: Sequence[Tensor]) -> floa
 def verify_merged(
     bundle: Bundle, adapter: Adapter, batches: Sequence[Batch], live: Sequence[Tensor], *, seed: int
 ) -> Verification:
-    """Compare the model as it stands (merged, adapter off) with the ``live`` outputs."""
+    """Compare the merged model (adapter off) with the unmerged (``live``) outputs."""
     merged = outputs_on(bundle, batches)
     error = relative_error(merged, live)
     measured = 0.0

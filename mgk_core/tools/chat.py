@@ -11,7 +11,7 @@ from mgk_core.contract.bundle import Speaks
 from mgk_core.contract.conversation import Message
 from mgk_core.contract.errors import InputError
 from mgk_core.record.events import Sink, ignore
-from mgk_core.run.rebuild import replay
+from mgk_core.run.rebuild import rebuild_base
 from mgk_core.run.reopen import reopen
 from mgk_core.run.session import Session
 
@@ -45,7 +45,7 @@ def ask(
     session = reopen(run, without=without, base=base, sink=sink)
     turns = [[{"role": "user", "content": q}] for q in questions]
     before = [reply(session, t, tokens=tokens) for t in turns]
-    replay(session, session.ledger.phases)
+    rebuild_base(session, session.ledger.phases)
     after = [reply(session, t, tokens=tokens) for t in turns]
     return [Answer(q, one, other) for q, one, other in zip(questions, before, after, strict=True)]
 
@@ -103,7 +103,7 @@ class Chat:
         session = reopen(run, without=without, base=base, sink=sink)
         language(session)
         if not untouched:
-            replay(session, session.ledger.phases)
+            rebuild_base(session, session.ledger.phases)
         return cls(session, tokens)
 
     def say(self, text: str) -> str:

@@ -27,7 +27,7 @@ from mgk_core.record.events import Sink, ignore
 from mgk_core.record.ledger import PhaseEntry, check_files
 from mgk_core.record.run_directory import TRANSFORMED, phase_folder
 from mgk_core.record.store import Store
-from mgk_core.run.rebuild import replay
+from mgk_core.run.rebuild import rebuild_base
 from mgk_core.run.reopen import reopen, reserved
 from mgk_core.run.session import Session
 from mgk_core.run.stored_transforms import stored_transform
@@ -95,7 +95,7 @@ def export_adapter(
     with reserved(out):
         batches = session.hooks.load_data(data, session.bundle).verify
         live = _live(session, stack, batches)
-        replay(session, session.ledger.phases)
+        rebuild_base(session, session.ledger.phases)
         # On the final weights: those of a quantized base are plain now, as the check needs them.
         adapter = _attach(session, stack)
         _take_off(session, adapter)

@@ -77,7 +77,7 @@ class Plan:
     """A whole run. runtime: bytes of the process beside the base's weights. tried: the most bytes
     that the process held while it planned, which loads everything and tries each kind of work once.
 
-    Beside the weights stand Python, its libraries, a tokenizer, and copies of weights in other precisions.
+    Beside the weights there are Python, its libraries, a tokenizer, and copies of weights in other precisions.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Return bytes of memory of the largest phase, with all that stands beside the weights."""
+        """Return bytes of memory of the largest phase, with everything beside the weights."""
         largest = max((sum(p.memory.values()) for p in self.phases), default=0)
         return max(self.tried, self.runtime + largest)
 

@@ -11,7 +11,7 @@ from mgk_core.contract.errors import InputError, nearest
 from mgk_core.record.events import Sink, ignore
 from mgk_core.record.ledger import Ledger, PhaseEntry
 from mgk_core.record.store import Store
-from mgk_core.run.rebuild import replay
+from mgk_core.run.rebuild import rebuild_base
 from mgk_core.run.reopen import reopen, reserved
 from mgk_core.run.session import Session
 
@@ -55,7 +55,7 @@ def rebuild(
         _merged(session.ledger, entries, name)
     with reserved(out):
         with session.timed("merge"):
-            digest = replay(session, entries, scales=factors or None)
+            digest = rebuild_base(session, entries, scales=factors or None)
         used = tuple(
             e.phase for e in entries if e.result == "committed" and factors.get(e.phase, 1.0) != 0.0
         )

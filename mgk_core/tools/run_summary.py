@@ -1,4 +1,4 @@
-"""Looking at a run directory: what stands in it, read back and not believed from elsewhere.
+"""A summary of a run directory, from its own files alone.
 
 Needs no plugin and no model, so that a run can be looked at wherever it was copied to.
 """
@@ -58,7 +58,7 @@ class Training:
 
 
 @frozen
-class PhaseLook:
+class PhaseSummary:
     """One phase of a run. entry: its row in the ledger, None where it has not ended."""
 
     name: str
@@ -71,7 +71,7 @@ class PhaseLook:
 
 
 @frozen
-class RunLook:
+class RunSummary:
     """A run as its directory tells it. notes: what could not be read, and why."""
 
     directory: Path
@@ -79,7 +79,7 @@ class RunLook:
     title: str
     status: Status
     config: Mapping[str, Any]
-    phases: tuple[PhaseLook, ...]
+    phases: tuple[PhaseSummary, ...]
     journal: Journal
     ledger: Ledger | None = None
     retention: Mapping[str, Any] = field(factory=dict)
@@ -90,7 +90,7 @@ class RunLook:
     notes: tuple[str, ...] = ()
 
 
-def look(run: Path) -> RunLook:
+def look(run: Path) -> RunSummary:
     """Read a run directory. Nothing is written or repaired.
 
     :raises InputError: it is no run directory
@@ -110,7 +110,7 @@ def look(run: Path) -> RunLook:
     owner = owner_of(run)
     model = run / MODEL
     phase_times = _times(journal)
-    return RunLook(
+    return RunSummary(
         directory=run,
         name=str(config.get("name", run.name)),
         title=str(config.get("title", "")),
@@ -141,7 +141,7 @@ def _retention(run: Path, journal: Journal, notes: list[str]) -> Mapping[str, An
     return table
 
 
-def _status(journal: Journal, phases: tuple[PhaseLook, ...], owner: str | None) -> Status:
+def _status(journal: Journal, phases: tuple[PhaseSummary, ...], owner: str | None) -> Status:
     if owner is not None:
         return "running"
     if journal.last("finished") is not None:
@@ -158,11 +158,11 @@ def _phases(
     ledger: Ledger | None,
     journal: Journal,
     training: Mapping[str, Training],
-) -> Iterator[PhaseLook]:
+) -> Iterator[PhaseSummary]:
     for index, (name, table) in enumerate(config.get("phases", {}).items()):
         entry = ledger.entry(name) if ledger is not None else None
         report = run / phase_folder(index, name) / MERGE
-        yield PhaseLook(
+        yield PhaseSummary(
             name=name,
             index=index,
             title=str(table.get("title", "")),

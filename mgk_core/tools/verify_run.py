@@ -1,4 +1,4 @@
-"""Holding a whole run directory against its own record: every file, the chain, and the weights.
+"""Comparing a whole run directory with its own record: every file, the chain, and the weights.
 
 The journal's lines are chained by hashes and carry the digests of the configuration, of the ledger,
 of the retention matrix and of the metrics; the ledger carries those of everything else.
@@ -61,7 +61,7 @@ class Audit:
         return all(f.harmless for f in self.findings)
 
     def hold(self, name: str, expected: str, found: str | None = None) -> None:
-        """Hold one file (or a digest of it that is given) against its digest."""
+        """Compare one file (or a digest of it that is given) with its digest."""
         self.covered.add(name)
         self.checked += 1
         path = self.run / name
@@ -98,7 +98,7 @@ def audit(run: Path) -> Audit:
 
 
 def _journal(found: Audit) -> Journal:
-    """Read the journal's chain; without it the rest is held against what is left."""
+    """Read the journal's chain; without it the rest is compared with what is left."""
     found.covered.add(JOURNAL)
     found.checked += 1
     store = Store(found.run)
@@ -116,7 +116,7 @@ def _journal(found: Audit) -> Journal:
 
 
 def _noted(found: Audit, journal: Journal) -> None:
-    """Hold what the journal notes itself: configuration, retention matrix, metrics."""
+    """Compare what the journal itself records: configuration, retention matrix, metrics."""
     for key, name in (("config", CONFIG), ("retention", RETENTION)):
         expected = journal.latest(key)
         if expected is not None:
@@ -127,7 +127,7 @@ def _noted(found: Audit, journal: Journal) -> None:
 
 
 def _ledger(found: Audit, journal: Journal) -> Ledger | None:
-    """Hold the ledger against the journal, and its own chain against itself."""
+    """Compare the ledger with the journal, and check its chain."""
     found.covered.add(LEDGER)
     found.checked += 1
     try:
@@ -236,13 +236,13 @@ def audit_weights(
     found: Audit, *, without: Iterable[str] = (), base: Path | None = None, sink: Sink = ignore
 ) -> None:
     """Rebuild the final weights from the base and the adapters; compare them and model/ with the ledger."""
-    from mgk_core.run.rebuild import replay
+    from mgk_core.run.rebuild import rebuild_base
     from mgk_core.run.reopen import reopen
 
     session = reopen(found.run, without=without, base=base, sink=sink)
     found.checked += 1
     try:
-        found.weights = replay(session, session.ledger.phases)
+        found.weights = rebuild_base(session, session.ledger.phases)
     except DigestError as error:
         found.findings.append(Finding(str(error.path), f"rebuilt weights differ: {error}"))
         return

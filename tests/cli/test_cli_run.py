@@ -340,7 +340,7 @@ def test_a_signal_finishes_the_step_and_says_how_to_resume(mgk, tmp_path, number
             child.stderr.read(),
         )  # communicate() would begin behind what is buffered here
     assert child.returncode == 130
-    assert f"Go on with: mgk resume {out}" in err.decode()
+    assert f"Resume with: mgk resume {out}" in err.decode()
     assert "stopping after this step" in err.decode()
     assert "Traceback" not in err.decode()
     assert all(json.loads(line) for line in rest.splitlines())

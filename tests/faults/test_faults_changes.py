@@ -135,7 +135,7 @@ def test_changed_data_is_found_by_digest_or_by_loss(server, places, plugin, tell
         assert answer["code"] == 0, answer["message"]
         assert any("after the change that was accepted" in e["text"] for e in answer["told"])
     else:
-        assert "cannot go on where it was: the next batch's loss was" in answer["message"]
+        assert "cannot continue reproducibly: the next batch's loss was" in answer["message"]
         scale.write_text("1.0")
         assert server.resume(run, path=[str(path)])["code"] == 0
 

@@ -126,7 +126,7 @@ def test_time_that_is_up_finishes_the_step_and_leaves_a_checkpoint(
         minutes = part * operated["seconds"] / 60
         answer = (server.resume if begun else server.run)(run, minutes=minutes)
         codes.append(answer["code"])
-        assert answer["code"] == 0 or f"Go on with: mgk resume {run}" in answer["message"]
+        assert answer["code"] == 0 or f"Resume with: mgk resume {run}" in answer["message"]
     assert codes[0] == 130
     go_on(run)
     same_end(run, reference)

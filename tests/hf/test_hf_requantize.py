@@ -16,7 +16,7 @@ from mgk_core.contract.outcome import Proposal
 from mgk_core.model.digest import base_digest
 from mgk_core.record.events import ignore
 from mgk_core.record.ledger import read_ledger
-from mgk_core.run.rebuild import replay
+from mgk_core.run.rebuild import rebuild_base
 from mgk_core.run.reopen import reopen
 from mgk_core.run.runner import run_pipeline
 from mgk_core.run.scores import load_row, measure_row
@@ -291,7 +291,7 @@ def test_a_row_is_measured_on_the_packed_weights(ran):
     """The matrix says what the model scores that the next phase trains on; the master scores otherwise."""
     run = ran()
     session = reopen(run)
-    replay(session, session.ledger.phases[:1])
+    rebuild_base(session, session.ledger.phases[:1])
     model = session.bundle.model
     assert is_quantized(model)
     session.data = [session.hooks.load_data(p.data, session.bundle) for p in session.config.phases]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mgk_core.contract.files import read_json
-from mgk_core.run.rebuild import replay
+from mgk_core.run.rebuild import rebuild_base
 from mgk_core.run.reopen import reopen
 from mgk_hf.beside import keep_beside, snapshot
 from mgk_hf.loading import build
@@ -62,7 +62,7 @@ def test_the_result_loads_as_the_base_does(family, saved, run_on, tmp_path):
     assert kept <= made
     assert "The base's own card" not in (model / "README.md").read_text()
     session = reopen(run)
-    replay(session, session.ledger.phases)
+    rebuild_base(session, session.ledger.phases)
     ids = AutoTokenizer.from_pretrained(model)("고혈압은", return_tensors="pt")
     with torch.no_grad():
         expected = session.bundle.model(**ids).logits

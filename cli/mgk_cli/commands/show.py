@@ -11,7 +11,7 @@ from mgk_cli import options
 from mgk_cli.lazy import Command
 
 if TYPE_CHECKING:
-    from mgk_core.tools.run_summary import RunLook
+    from mgk_core.tools.run_summary import RunSummary
 
 
 @click.command(
@@ -56,7 +56,7 @@ def command(*, runs: tuple[Path, ...], plot: Path | None, everything: bool, as_j
         draw(found[0], plot)
 
 
-def draw(run: RunLook, path: Path) -> None:
+def draw(run: RunSummary, path: Path) -> None:
     """Plot the matrix with an installed plugin. An existing file is never overwritten."""
     from mgk_cli.console import note
     from mgk_core.config.catalog import PICTURES, entries
@@ -78,7 +78,7 @@ def draw(run: RunLook, path: Path) -> None:
     note(f"wrote {path}")
 
 
-def as_table(run: RunLook) -> dict[str, Any]:
+def as_table(run: RunSummary) -> dict[str, Any]:
     """Return a run as plain data, without its journal."""
     import attrs
 
