@@ -144,7 +144,7 @@ def test_a_run_is_not_started_over(server, stopped):
     """`mgk run` into an unfinished run refuses, and says how to go on."""
     answer = server.run(stopped)
     assert answer["code"] == 2
-    assert f"continue with 'mgk resume {stopped}'" in answer["message"]
+    assert f"resume it with 'mgk resume {stopped}'" in answer["message"]
 
 
 def test_two_processes_on_one_run(server, stopped):
