@@ -35,12 +35,12 @@ def make_bar(to: Console) -> Progress:
         def render(self, task: Task) -> Text:
             return TimeElapsedColumn().render(task) if task.total is None else super().render(task)
 
-    def fixed(width: int | None = None) -> Column:
-        return Column(no_wrap=True, max_width=width)
+    def fixed() -> Column:
+        return Column(no_wrap=True)
 
     columns: list[Any] = [
         SpinnerColumn(),
-        TextColumn("{task.description}", markup=False, table_column=fixed(36)),
+        TextColumn("{task.description}", markup=False, table_column=fixed()),
         Bar(bar_width=None, table_column=Column(ratio=1, min_width=4)),
         Count(table_column=fixed()),
         TextColumn("{task.fields[figures]}", markup=False, table_column=fixed()),

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 from mgk_cli import console
+from mgk_cli import formatting as fmt
 from mgk_cli.event_lines import Event, EventLines, Line
 from mgk_cli.live_bar import make_bar
 from mgk_cli.status import Status
@@ -34,6 +35,7 @@ STYLES = {
     "warn": "yellow",
     "bad": "bold red",
 }
+LONGEST = 36  # cells of an activity's name beside the bar
 HEARTBEAT = 30.0  # seconds between two progress lines where the output is not a terminal
 JSON_EVERY = 1.0  # seconds between two progress events of one activity in JSON output
 _STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
@@ -191,7 +193,8 @@ class Live:
             # A new task, so that its elapsed time starts at zero.
             self._end()
             self.shown = shown
-            self.task = self.bar.add_task(status.what, total=status.total, figures="", alarm="")
+            name = fmt.shorten(status.what, LONGEST)
+            self.task = self.bar.add_task(name, total=status.total, figures="", alarm="")
         unit = [status.unit] if status.unit != "steps" else []  # they have figures enough
         figures = "  ".join(filter(None, [*unit, *status.figures]))
         fields: dict[str, Any] = {"figures": figures, "alarm": status.drift}
