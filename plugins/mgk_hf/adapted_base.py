@@ -42,7 +42,9 @@ class AdapterDirectory:
             base = table.get("base_model_name_or_path")
             revision = table.get("revision")
         except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise InputError(f"base.id: {path / CONFIG} cannot be read: {error}") from error
+            raise InputError(
+                f"base.id: {path / CONFIG} cannot be read: {error}; expected what PEFT writes"
+            ) from error
         if not isinstance(base, str) or not base:
             raise InputError(
                 f"base.id: {path} is a PEFT adapter that names no base; set base_model_name_or_path in"
@@ -50,7 +52,7 @@ class AdapterDirectory:
             )
         if not (path / TENSORS).is_file():
             raise InputError(
-                f"base.id: {path} is a PEFT adapter without {TENSORS}; mgk reads no pickles"
+                f"base.id: {path} is a PEFT adapter without {TENSORS}; expected safetensors, since mgk reads no pickles"
             )
         check_header(path / TENSORS)
         return cls(path, base, revision if isinstance(revision, str) else None)

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from mgk_core.contract.conversation import Message
 from mgk_core.contract.errors import InputError
+from mgk_hf.time_limit import within
 
 _DIRECTIVES = "aAbBcdeFHIjmMpSTuUVwWxXyYzZ"
 _UNPADDED = ("%-d", "%-m", "%-H", "%-I", "%-M", "%-S", "%-j")
@@ -118,6 +119,11 @@ def continued(template: str, text: str) -> str:
     return template.removesuffix("\n") + end
 
 
+_SECONDS = 5.0
+_ENDED: set[str] = set()
+"""Templates that have rendered something: only a new one is a program that may never end."""
+
+
 def render(
     tokenizer: Any, template: str, messages: Sequence[Message], *, generate: bool = False
 ) -> str:
@@ -126,7 +132,16 @@ def render(
     :raises InputError: the template refuses these messages; its reason, and the setting that helps
     """
     try:
-        return _render(tokenizer, template, messages, generate=generate)
+        if template in _ENDED:
+            return _render(tokenizer, template, messages, generate=generate)
+        text = within(_SECONDS, lambda: _render(tokenizer, template, messages, generate=generate))
+        _ENDED.add(template)
+        return text
+    except TimeoutError as error:
+        raise InputError(
+            f"the base's chat template was stopped: {error}; expected one that renders a few messages"
+            " at once; set style = 'plain' to train without turns"
+        ) from error
     except Exception as error:
         # Templates are programs of others: they raise what they like.
         hint = _hint(tokenizer, template, messages)

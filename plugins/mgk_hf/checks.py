@@ -102,6 +102,7 @@ def check_vocabulary(model: Any, tokenizer: Any) -> tuple[str, ...]:
 
     :raises InputError: the tokenizer's own special tokens or its template use one
     """
+    _check_template(tokenizer.chat_template)
     rows = rows_of(model)
     beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
     if not beyond:
@@ -117,6 +118,16 @@ def check_vocabulary(model: Any, tokenizer: Any) -> tuple[str, ...]:
             " tokenizer that belongs to the weights, or weights saved after resize_token_embeddings"
         )
     return (f"{text}; text that contains one is refused",)
+
+
+def _check_template(template: Any) -> None:
+    """Refuse a chat template that is no text."""
+    texts = list(template.values()) if isinstance(template, dict) else [template]
+    wrong = [text for text in texts if not isinstance(text, str | None)]
+    if wrong:
+        raise InputError(
+            f"base.id: the chat template is {type(wrong[0]).__name__}; expected text, or a table of texts"
+        )
 
 
 def positions_of(config: Any) -> int | None:

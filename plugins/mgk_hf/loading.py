@@ -13,7 +13,7 @@ import torch
 from attrs import evolve, field, frozen
 
 from mgk_core.contract.adapter import base_state_dict
-from mgk_core.contract.errors import InputError
+from mgk_core.contract.errors import InputError, MgkError
 from mgk_core.contract.files import check_header
 from mgk_core.model.device import is_out_of_memory
 from mgk_hf import gemma_q4, prepare, quantized, tiny
@@ -50,7 +50,21 @@ class _Loaded:
 
 
 def build(spec: HfSpec, device: torch.device) -> HfBundle:
-    """Load or build the base that ``spec.id`` names, by its policy of dtypes, on ``device``."""
+    """Load or build the base that ``spec.id`` names, by its policy of dtypes, on ``device``.
+
+    :raises InputError: the base cannot be loaded or run, whatever the libraries raise for it
+    """
+    try:
+        return _build(spec, device)
+    except MgkError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise explain(spec.id, spec.revision, error) from error
+
+
+def _build(spec: HfSpec, device: torch.device) -> HfBundle:
     silence()
     loaded = _load(spec, device)
     model, tokenizer = loaded.model, loaded.tokenizer
@@ -242,6 +256,7 @@ def _pretrained(spec: HfSpec, where: str, device: torch.device) -> _Loaded:
                 **common,
             )
         tokenizer = AutoTokenizer.from_pretrained(where, **common)
+        tokenizer(["a"])  # wrong settings may be noticed here alone
     except InputError:
         raise
     except Exception as error:
@@ -293,12 +308,32 @@ def _check_directory(path: Path, spec: HfSpec) -> None:
     """Refuse a local directory whose weights are cut short, or that lacks what transformers would make up."""
     if not path.is_dir():
         return
+    for entry in sorted(path.iterdir()):
+        if not entry.is_file() and not entry.is_dir():
+            raise InputError(
+                f"base.id: {entry} is no regular file (a pipe, a device, or a broken link); remove it"
+            )
     for file in sorted(path.glob("*.safetensors")):
         check_header(file)
+    _check_generation(path / "generation_config.json")
     if not spec.trust_remote_code and not any((path / name).is_file() for name in _TOKENIZERS):
         raise InputError(
             f"base.id: {path} holds no tokenizer; expected one of {', '.join(_TOKENIZERS)} beside the weights"
         )
+
+
+def _check_generation(file: Path) -> None:
+    """Refuse generation settings that transformers would leave out in silence, end tokens with them."""
+    if not file.is_file():
+        return
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"base.id: {file} cannot be read: {error}; expected a JSON object"
+        ) from error
+    if not isinstance(table, dict):
+        raise InputError(f"base.id: {file}: expected a JSON object, got {type(table).__name__}")
 
 
 def _dtype(spec: HfSpec, device: torch.device) -> Any:

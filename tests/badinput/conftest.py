@@ -18,7 +18,7 @@ PATIENCE = 60  # seconds
 SHOWN = 4000  # characters of a message at most: nobody reads more
 MEND = re.compile(
     r"expected|did you mean|known: |known types|'mgk |see '|--[a-z]|at most|must be|needs |choose|restore|lower |give |"
-    r"save |remove|raise |free |mend|bring|wait|quote |install|put |look |name at least|would take|load |use |take |leave|map it|convert|fill"
+    r"save |set |remove|raise |free |mend|bring|wait|quote |install|put |look |name at least|would take|load |use |take |leave|map it|convert|fill"
 )
 """What would be right, or what to do: one of these words is in every answer."""
 
