@@ -88,7 +88,7 @@ def letter(value: Any) -> str:
 
 
 def index(given: Given, counting: str) -> int:
-    """Return the 0-based index of an answer; `ValueError` says what was expected.
+    """Return the 0-based index of an answer; `ValueError` names what was expected.
 
     counting: ``letter``, ``0``, ``1`` or ``text``. Letters, ① and the options' own texts are taken
     with any of them where they are unambiguous.

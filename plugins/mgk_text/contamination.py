@@ -54,7 +54,7 @@ def _runs(record: Record, count: int) -> Iterator[str]:
 
 
 def note(found: Sequence[Overlap], *, dropped: bool) -> str:
-    """Say how many rows are contaminated, and name the first."""
+    """Return how many rows are contaminated, with the first places."""
     count = f"{len(found):,} train rows share text with held-out rows"
     shown = "; ".join(map(str, found[:_SHOWN])) + (" …" if len(found) > _SHOWN else "")
     if dropped:

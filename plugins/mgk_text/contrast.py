@@ -1,4 +1,4 @@
-"""Learning to tell the right option from the wrong ones, beside saying it.
+"""Learning to prefer the right option to the wrong ones, beside generating it.
 
 With β(q, o) the mean log-likelihood per token of option o after question q, the term is the
 length-normalised loss of T-Few (Liu et al. 2022, arXiv 2205.05638, eq. 3), averaged over questions:

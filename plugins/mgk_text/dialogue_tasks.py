@@ -32,7 +32,7 @@ def as_chat(messages: Sequence[Message], tools: str = "") -> list[Mapping[str, s
 
 @frozen
 class DialogueTask:
-    """Say what the assistant says: every one of its turns, and nothing else."""
+    """Learn every turn of the assistant, and nothing else."""
 
     spec: ChatSpec
     length: int | None = None
@@ -65,7 +65,7 @@ class DialogueTask:
     def _generated(self, encoder: Encoder, dialogues: Sequence[Dialogue]) -> list[Probe]:
         """Return generated answers to the prompts whose answer fits into ``new_tokens``.
 
-        An answer of several sentences is never said word for word, so it is not asked for.
+        An answer of several sentences is never generated word for word, so it is not asked for.
         """
         spec = self.spec
         sizes = [len(e.ids) for e in encoder.plain([d.answer for d in dialogues])]
@@ -138,7 +138,7 @@ class PreferenceTask:
     def fitting(
         self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
     ) -> Sequence[Record]:
-        """Return the pairs of which both answers fit into max_length, as overflow says.
+        """Return the pairs of which both answers fit into max_length, as ``overflow`` decides.
 
         :raises DataError: overflow is ``error`` and an answer is too long
         """

@@ -1,4 +1,4 @@
-"""Takes the fields of one raw row and makes a record of them, or says what is wrong with it."""
+"""Takes the fields of one raw row and makes a record of them, or names what is wrong with it."""
 
 from __future__ import annotations
 

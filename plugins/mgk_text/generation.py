@@ -110,7 +110,7 @@ def choice_judge(template: McqTemplate, question: Question) -> Callable[[str], J
 
 
 def character_f1(said: str, wanted: str) -> float:
-    """F1 over characters without spaces: words are no unit to count in Korean.
+    """F1 over characters without spaces: Korean words are not a unit to count.
 
     As KorQuAD scores answers (Lim, Kim & Lee 2019, arXiv 1909.07005).
     """

@@ -121,7 +121,7 @@ def _learnt(maker: Maker, records: Sequence[Record]) -> Learnt:
 
 
 def _packed(maker: Maker, examples: Sequence[Tokens]) -> list[str]:
-    """Say how plain text is packed into rows."""
+    """Return how plain text is packed into rows."""
     length = maker.task.length
     if length is None:
         return []

@@ -250,7 +250,7 @@ def _packed(maker: Maker, rows: Sequence[packing.Row]) -> tuple[str, ...]:
 
 
 def _unmeasured(splits: Splits, base: Sequence[Record]) -> tuple[str, ...]:
-    """Say so if nothing measures what a phase does."""
+    """Return a note if nothing measures what a phase does."""
     if splits.test or base:
         return ()
     return ("no test data: this phase is not measured; name test, or set test_share",)

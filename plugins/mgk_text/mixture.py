@@ -15,7 +15,7 @@ Part = Sequence[Record]
 def mixed(
     parts: Sequence[Part], weights: Sequence[float], *, interleave: bool, seed: int
 ) -> list[Record]:
-    """Return the rows of all parts, each part as often as its weight says.
+    """Return the rows of all parts, each part as often as its weight asks.
 
     weights: one for each part; 2 takes every row twice, 0.3 a fixed 30 % of them; empty: all once.
     interleave: rows alternate, a part with three times the rows giving three in turn.

@@ -54,7 +54,7 @@ class Part:
 
 @define
 class Reader:
-    """Reads the records of one phase's data, as its spec says.
+    """Reads the records of one phase's data by its spec.
 
     Problems gather until `check`, so that bad rows of all sources are reported together.
     """
@@ -192,7 +192,7 @@ def _given(fields: Fields, raw: Raw) -> answers.Given:
 
 
 def _notes(split: str, parts: Sequence[Part]) -> list[str]:
-    """Say what sources were read as: ``read as MedQA (question, options{A–D}); 812 rows``."""
+    """Return what sources were read as: ``read as MedQA (question, options{A–D}); 812 rows``."""
     groups: dict[tuple[str, ...], list[Part]] = {}
     for part in parts:
         # Files of one folder are reported together; what was guessed about one of them is not.

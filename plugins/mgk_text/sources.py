@@ -129,7 +129,7 @@ def _folder(name: str, folder: Path, split: str) -> tuple[Source, ...]:
 
 
 def _of_split(name: str, folder: Path, paths: list[Path], split: str) -> list[Path]:
-    """Keep the files of a split where file or folder names tell splits apart."""
+    """Keep the files of a split, if file or folder names show which split each is."""
     by_split = {p: _split_of(p.relative_to(folder)) for p in paths}
     if not any(by_split.values()):
         return paths

@@ -79,7 +79,7 @@ def _mixture(
 def _clean(
     spec: TextDataSpec, train: Sequence[Record], held: Sequence[Record], notes: list[str]
 ) -> Sequence[Record]:
-    """Treat training rows that share text with held-out rows as the configuration says."""
+    """Treat training rows that share text with held-out rows as the configuration asks."""
     found = contamination.overlaps(train, held, spec.contamination_words)
     if not found:
         return train

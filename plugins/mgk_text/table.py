@@ -21,7 +21,7 @@ class Raw:
 
 @frozen
 class Format:
-    """How to read files, as far as a user says so. header: the header's line; 0: there is none."""
+    """How to read files, as far as a user has set it. header: the header's line; 0: there is none."""
 
     encoding: str = ""
     delimiter: str = ""

@@ -52,7 +52,7 @@ class Task(Protocol):
 
 @frozen
 class TextTask:
-    """Say the text itself."""
+    """Learn the text itself."""
 
     spec: PlainTextSpec
 
@@ -90,7 +90,7 @@ class TextTask:
 
 @frozen
 class DictionaryTask:
-    """Say one field of an entry, given another."""
+    """Learn one field of an entry, given another."""
 
     spec: DictionarySpec
     length: int | None = None
