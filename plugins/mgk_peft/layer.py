@@ -64,9 +64,15 @@ def _dictionaries(layer: Any) -> list[tuple[str, dict[str, Tensor]]]:
 
 @torch.no_grad()
 def merged(layer: Any, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what merging makes of the base's parameters, those in ``given`` instead of its own."""
+    """Return what merging makes of the base's parameters, those in ``given`` instead of its own.
+
+    The others are brought to the same dtype, since RoAd multiplies its rotation with weight and bias.
+    """
     shared = {id(tensor): tensor for _, tensor in own_tensors(layer)}
-    twin = _twin(layer, {n: given.get(n, p) for n, p in base_parameters(layer).items()}, shared)
+    wide = next(iter(given.values())).dtype
+    own = base_parameters(layer).items()
+    weights = {n: p.to(wide) if p.is_floating_point() else p for n, p in own}
+    twin = _twin(layer, {**weights, **given}, shared)
     _merge(twin)
     return {name: parameter.detach() for name, parameter in base_parameters(twin).items()}
 

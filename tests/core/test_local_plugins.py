@@ -51,6 +51,7 @@ def test_a_directory_without_a_plugin_is_refused(tmp_path, content, said):
         local_plugins.add_directory(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command_line_loads_one(directory):
     """In a process of its own: listed with --plugin and with the variable, unknown without."""
     command = [sys.executable, "-m", "mgk_cli", "plugins", "--json"]

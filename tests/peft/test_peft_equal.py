@@ -133,3 +133,18 @@ def test_a_copy_of_the_model_is_a_whole_copy(mlp, put_on, train):
     mgk.merge(twin, state_of(twin).adapters[0])
     assert torch.equal(model(X), live)
     assert math.isclose(float((twin(X) - live).norm() / live.norm()), 0, abs_tol=1e-6)
+
+
+def test_road_merges_into_a_narrow_base_with_a_bias():
+    """RoAd turns weight and bias by one rotation: both in the precision of the merge."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(12, 20)).to(torch.bfloat16)
+    adapter = mgk.attach(model, "peft:ROAD", targets=["0"], options={"group_size": 4})
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    x = torch.randn(5, 12).to(torch.bfloat16)
+    live = model(x).detach().float()
+    mgk.merge(model, adapter)
+    error = (model(x).detach().float() - live).norm() / live.norm()
+    assert error <= 8 * torch.finfo(torch.bfloat16).eps
