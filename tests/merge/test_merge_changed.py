@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from attrs import evolve, frozen
@@ -16,6 +21,7 @@ from mgk_core.host.manager import load_plugins
 from mgk_core.testing.history import shake
 from mgk_core.testing.reference import attach_dense
 from mgk_core.testing.zoo import make
+from mgk_core.tools.scaffold import write_plugin
 
 
 @frozen(kw_only=True)
@@ -119,3 +125,26 @@ def test_the_generator_depends_on_seed_and_weight_alone(hooks):
     assert not torch.equal(one, spec.change("b", delta))
     assert not torch.equal(one, evolve(spec, seed=4).change("a", delta))
     assert ByDelta(spec).name == "thin(seed=3)"
+
+
+@pytest.mark.slow
+def test_a_run_with_both_is_rebuilt_to_the_same_bits(tmp_path):
+    """A random transform, then a merge rule of its own: `mgk rebuild` compares digests with the ledger."""
+    for kind in ("transform", "merge-rule"):
+        write_plugin(kind, f"my-{kind}", tmp_path / kind)
+    directories = f"{tmp_path / 'transform'}{os.pathsep}{tmp_path / 'merge-rule'}"
+    environment = {**os.environ, "MGK_PLUGIN_DIRS": directories, "OMP_NUM_THREADS": "1"}
+    settings = ["defaults.transform.my-transform.drop=0.3", "defaults.merge.type=my-merge-rule"]
+    settings.append("defaults.gate.min-gain=false")
+    run = ["run", "textmodel", "--out", "run", "--quiet", "--until", "plain_text"]
+    for setting in settings:
+        run += ["--set", setting]
+    for arguments in (run, ["rebuild", "run", "--out", "model"], ["verify", "run", "--weights"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "mgk_cli", *arguments], cwd=tmp_path, env=environment,
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    (phase,) = json.loads((tmp_path / "run/ledger.json").read_text())["phases"]
+    assert phase["transforms"] == ["my-transform(drop=0.3, seed=0)"]
+    assert (phase["rule"], phase["exact"]) == ("my-merge-rule", False)
