@@ -37,7 +37,10 @@ def bench() -> None:
     type=click.IntRange(1),
     default=5,
     show_default=True,
-    help="How many seeds, from 0 on.",
+    help="How many seeds.",
+)
+@click.option(
+    "--seed-from", type=click.IntRange(0), default=0, show_default=True, help="The first seed."
 )
 @click.option("--quick", is_flag=True, help="Two seeds and the methods that have figures to hold.")
 @click.option(
@@ -60,16 +63,19 @@ def bench() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for table.md, cells.jsonl, picture.svg.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per cell, no table.")
 def forgetting(
     suites: tuple[str, ...],
     methods: tuple[str, ...],
     seeds: int,
+    seed_from: int,
     quick: bool,  # noqa: FBT001 - click passes options by name
     workers: int | None,
     base: str | None,
     steps: int | None,
     items: int | None,
     out: Path | None,
+    as_json: bool,  # noqa: FBT001 - as above
 ) -> None:
     """Measure what each method forgets and what it still learns.
 
@@ -78,23 +84,24 @@ def forgetting(
     """
     from mgk_bench.methods import QUICK, QUICK_KOREAN
 
-    seeds = 2 if quick else seeds
+    chosen_seeds = range(seed_from, seed_from + (2 if quick else seeds))
     cut = (base, steps, items)
     if KOREAN in suites:
         methods = methods or (QUICK_KOREAN if quick else ())
         _refuse("--suite korean goes alone", wrong=len(set(suites)) > 1)
-        _korean(methods, range(seeds), cut, workers or 1, out)
+        _korean(methods, chosen_seeds, cut, workers or 1, out, as_json=as_json)
         return
     methods = methods or (QUICK if quick else ())
     _refuse(
         "--base, --steps and --items are for --suite korean", wrong=any(c is not None for c in cut)
     )
-    from mgk_bench.grid import run_grid, write
+    from mgk_bench.grid import records, run_grid, write
     from mgk_bench.table import as_text
 
     chosen = suites or DIGITS
-    cells, lines = run_grid(chosen, methods, seeds, workers, tell=_tell)
-    _show(as_text(lines), [] if out is None else write(out, cells, lines, chosen))
+    cells, lines = run_grid(chosen, methods, chosen_seeds, workers, tell=_tell)
+    shown = "\n".join(records(cells, chosen)) if as_json else as_text(lines)
+    _show(shown, [] if out is None else write(out, cells, lines, chosen))
 
 
 def _korean(
@@ -103,12 +110,15 @@ def _korean(
     cut: tuple[str | None, int | None, int | None],
     workers: int,
     out: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
     from mgk_bench.korean import Cut, run_suite
-    from mgk_bench.korean_table import as_text, write
+    from mgk_bench.korean_table import as_text, records, write
 
     cells = run_suite(methods, seeds, _tell, Cut(*cut), workers)
-    _show(as_text(cells), [] if out is None else write(out, cells, cut))
+    shown = "\n".join(records(cells, cut)) if as_json else as_text(cells)
+    _show(shown, [] if out is None else write(out, cells, cut))
 
 
 def _tell(text: str) -> None:

@@ -55,13 +55,13 @@ def _tiny(suite: Suite) -> Suite:
 def run_grid(
     suites: Sequence[str],
     methods: Sequence[str],
-    seeds: int,
+    seeds: range,
     workers: int | None,
     tell: Callable[[str], None],
 ) -> tuple[list[Cell], list[Line]]:
     """Run everything; cells come back in the order of the table, whatever finished first."""
     wanted = tuple(chosen(tuple(methods)))
-    jobs: list[Job] = [(name, seed, wanted) for seed in range(seeds) for name in suites]
+    jobs: list[Job] = [(name, seed, wanted) for seed in seeds for name in suites]
     began, found = time.perf_counter(), {}
     for job, cells in unordered(run_job, jobs, workers or os.cpu_count() or 1):
         found[job[:2]] = cells
@@ -72,7 +72,7 @@ def run_grid(
         c
         for name in suites
         for m in wanted
-        for seed in range(seeds)
+        for seed in seeds
         for c in found[name, seed]
         if c.method == m.name
     ]
@@ -91,6 +91,15 @@ def unordered(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterato
             yield running[done], done.result()
 
 
+def records(cells: Sequence[Cell], suites: Sequence[str]) -> list[str]:
+    """Return one JSON line for each cell, with versions and the hash of what configured it."""
+    settings = {
+        "methods": [attrs.asdict(m) for m in METHODS],
+        "suites": {n: suite_of(n, 0).settings for n in suites},
+    }
+    return as_json_lines(cells, settings)
+
+
 def write(
     out: Path, cells: Sequence[Cell], found: Sequence[Line], suites: Sequence[str]
 ) -> list[Path]:
@@ -100,13 +109,9 @@ def write(
     from mgk_core.record.store import Store
 
     store = Store(out)
-    settings = {
-        "methods": [attrs.asdict(m) for m in METHODS],
-        "suites": {n: suite_of(n, 0).settings for n in suites},
-    }
     paths = [
         store.write_text("table.md", as_text(found) + "\n"),
-        store.write_text("cells.jsonl", "\n".join(as_json_lines(cells, settings)) + "\n"),
+        store.write_text("cells.jsonl", "\n".join(records(cells, suites)) + "\n"),
     ]
     if find_spec("matplotlib") is not None:
         from mgk_bench.picture import draw

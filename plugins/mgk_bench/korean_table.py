@@ -157,6 +157,20 @@ def lines_of(cells: Sequence[KoreanCell]) -> list[Line]:
     return lines
 
 
+def records(cells: Sequence[KoreanCell], cut: Sequence[Any]) -> list[str]:
+    """Return one JSON line for each cell, with versions and the hash of what configured it."""
+    tables = [
+        attrs.asdict(cell) | {"figures": attrs.asdict(found)}
+        for cell, found in zip(cells, figures_of(cells), strict=True)
+    ]
+    everything = {
+        "pipeline": attrs.asdict(find_pipeline(PIPELINE)),
+        "cut": cut,
+        "methods": [attrs.asdict(m) for m in KOREAN],
+    }
+    return json_lines(tables, everything)
+
+
 def write(out: Path, cells: Sequence[KoreanCell], cut: Sequence[Any]) -> list[Path]:
     """Write table.md, cells.jsonl and, where matplotlib is installed, picture.svg."""
     from importlib.util import find_spec
@@ -164,18 +178,9 @@ def write(out: Path, cells: Sequence[KoreanCell], cut: Sequence[Any]) -> list[Pa
     from mgk_core.record.store import Store
 
     store = Store(out)
-    tables = [
-        attrs.asdict(c) | {"figures": attrs.asdict(f)}
-        for c, f in zip(cells, figures_of(cells), strict=True)
-    ]
-    everything = {
-        "pipeline": attrs.asdict(find_pipeline(PIPELINE)),
-        "cut": cut,
-        "methods": [attrs.asdict(m) for m in KOREAN],
-    }
     paths = [
         store.write_text("table.md", as_text(cells) + "\n"),
-        store.write_text("cells.jsonl", "\n".join(json_lines(tables, everything)) + "\n"),
+        store.write_text("cells.jsonl", "\n".join(records(cells, cut)) + "\n"),
     ]
     if find_spec("matplotlib") is not None:
         from mgk_bench.picture import draw

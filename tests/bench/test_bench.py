@@ -140,3 +140,27 @@ def test_command_writes_table_lines_and_picture(tmp_path, monkeypatch):
     assert {"mgk", "torch", "scikit-learn", "python"} <= set(lines[0]["versions"])
     assert len({line["configuration"] for line in lines}) == 1
     assert (out / "picture.svg").stat().st_size > 1000
+
+
+def test_seeds_start_anywhere_and_cells_are_printed_as_json(monkeypatch):
+    """`--seed-from 7 --seeds 2` runs the seeds 7 and 8; `--json` prints cells and nothing else."""
+    real = grid.suite_of
+    monkeypatch.setattr(grid, "suite_of", lambda name, seed: short(real(name, seed), epochs=0.1))
+    arguments = [
+        "forgetting",
+        "--suite",
+        "split",
+        "--method",
+        "naive",
+        "--seeds",
+        "2",
+        "--workers",
+        "1",
+    ]
+    result = CliRunner().invoke(
+        bench, [*arguments, "--seed-from", "7", "--json"], catch_exceptions=False
+    )
+    cells = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {cell["seed"] for cell in cells} == {7, 8}
+    assert {cell["method"] for cell in cells} == {"naive", "full-ft", "joint"}
+    assert all("figures" in cell and "versions" in cell for cell in cells)
