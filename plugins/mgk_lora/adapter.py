@@ -49,7 +49,7 @@ class LoraAdapter:
         identity: Identity,
         module_names: tuple[str, ...],
     ) -> None:
-        """:param module_names: of all the model's modules; pairs: weight name → its factors and where it lives; biases: the same by bias name."""
+        """:param module_names: of all the model's modules; pairs: weight name → its factors and its location; biases: the same by bias name."""
         self.name, self.spec, self.chosen = name, spec, tuple(chosen)
         self.module_names: tuple[str, ...] = module_names
         self._placed, self._pairs, self._biases, self._untied = (
@@ -71,7 +71,7 @@ class LoraAdapter:
         return [p for pair, _ in self._pairs.values() for p in pair.parameters()]
 
     def targets(self) -> dict[str, Target]:
-        """Return weight (and bias) name in the base → where it lives."""
+        """Return weight (and bias) name in the base → its location."""
         return {name: target for name, (_, target) in (*self._pairs.items(), *self._biases.items())}
 
     def pair(self, name: str) -> Pair:
@@ -113,7 +113,7 @@ class LoraAdapter:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over ``state`` in place; an `InputError` names missing, unknown or misshapen keys."""
+        """Load ``state`` in place; an `InputError` names missing, unknown or misshapen keys."""
         load_in_place(self.name, self.state_dict(), state)
 
     def save(self, directory: Path) -> None:
@@ -129,7 +129,7 @@ class LoraAdapter:
             )
 
     def load(self, directory: Path) -> None:
-        """Take over what `save` wrote, bit for bit."""
+        """Load what `save` wrote, bit for bit."""
         from mgk_lora.peft_format import load_into
 
         if (directory / OWN).is_file():

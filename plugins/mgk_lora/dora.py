@@ -1,4 +1,4 @@
-"""DoRA's live output, from the module's own output rather than from a dense weight.
+"""DoRA's unmerged output, from the module's own output rather than from a dense weight.
 
 With c = m / ‖W + ΔW‖ per output, x W'ᵀ = x Wᵀ + (c − 1) · x Wᵀ + c · scale · (x Aᵀ) Bᵀ: exactly the
 base's output where c = 1 and B = 0. W is the weight as earlier parts of the same module leave it,

@@ -65,9 +65,9 @@ class Candidate:
 
 
 def plain_forward(module: nn.Module, cls: type[nn.Module]) -> bool:
-    """Tell whether the module computes what ``cls`` computes, its rounding aside.
+    """Return whether the module computes what ``cls`` computes, apart from rounding.
 
-    A class whose forward does the same in another precision says so by ``computes = nn.Linear``.
+    A class whose forward does the same in another precision declares ``computes = nn.Linear``.
     """
     own = next(
         c
@@ -116,17 +116,17 @@ def parameter_layout(parameter: Tensor) -> Layout | None:
 
 
 def type_named(module: nn.Module, name: str) -> bool:
-    """Tell a class by its name, so that its library need not be imported."""
+    """Recognise a class by its name, so that its library need not be imported."""
     return any(c.__name__ == name for c in type(module).__mro__)
 
 
 def is_scaled_embedding(module: nn.Module) -> bool:
-    """Tell transformers' ``…ScaledWordEmbedding``: the embedding times ``embed_scale``."""
+    """Recognise transformers' ``…ScaledWordEmbedding``: the embedding times ``embed_scale``."""
     return any(c.__name__.endswith("ScaledWordEmbedding") for c in type(module).__mro__)
 
 
 def weight_is_dense(weight: object) -> bool:
-    """Tell whether a weight is stored as plain floating-point numbers."""
+    """Return whether a weight is stored as plain floating-point numbers."""
     return isinstance(weight, Tensor) and weight.is_floating_point()
 
 

@@ -52,7 +52,7 @@ def left_out(
     total = sum(p.numel() for p in model.parameters())
     ways = sorted({_pattern(c.name) for c in matrices})
     yield (
-        f"'all-linear' leaves out {len(matrices)} weights that are no linear modules, such as experts"
+        f"'all-linear' leaves out {len(matrices)} weights that are not linear modules, such as experts"
         f" and routers: {count:,} of {total:,} parameters ({count / total:.0%}); add {_some(ways)}"
         " to targets to adapt them"
     )

@@ -91,7 +91,7 @@ class Pair(nn.Module):
         return norms
 
     def start_magnitude(self, weight: Tensor) -> None:
-        """Begin with the norms of the weight as it stands, so that nothing changes yet."""
+        """Initialise to the norms of the current weight, so that nothing changes yet."""
         self.magnitude = nn.Parameter(self.norms(weight).to(self.a.dtype))
 
     def _directed(self, summed: Tensor, rows: slice | None) -> Tensor:

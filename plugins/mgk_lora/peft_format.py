@@ -81,7 +81,7 @@ def save_peft(adapter: LoraAdapter, directory: Path) -> None:
 
 
 def load_into(adapter: LoraAdapter, directory: Path) -> None:
-    """Take over a directory that `save_peft` wrote for an adapter of the same configuration, bit for bit."""
+    """Load a directory that `save_peft` wrote for an adapter of the same configuration, bit for bit."""
     config, tensors = _read(directory)
     del config
     state = adapter.state_dict()
@@ -95,7 +95,7 @@ def load_into(adapter: LoraAdapter, directory: Path) -> None:
 def attach_peft(model: nn.Module, directory: Path, name: str) -> LoraAdapter:
     """Attach an adapter that PEFT wrote; targets, ranks and scales are taken from its files.
 
-    :raises InputError: it is no LoRA, uses something that mgk's LoRA has not, or does not fit the model
+    :raises InputError: it is not a LoRA, uses a feature that mgk's LoRA lacks, or does not fit the model
     """
     config, tensors = _read(directory)
     _check(config, directory)

@@ -18,7 +18,7 @@ SMALL = 1 << 16
 
 
 def fits(output: Tensor, x: Tensor, a: Tensor | None, b: Tensor | None) -> bool:
-    """Tell whether `add` may be used, and pays."""
+    """Return whether `add` may be used and is worth it."""
     return (
         output.numel() >= SMALL
         and output.device.type == "cpu"

@@ -21,7 +21,7 @@ class LoraSpec(Spec):
         help="modules or plain weights: globs, names or their last parts, 're:' regular expressions, 'all-linear'",
     )
     exclude: tuple[str, ...] = option(
-        (), help="what targets match and shall stay as it is; same patterns"
+        (), help="modules to skip even if targets match them; same patterns"
     )
     rank_pattern: dict[str, int] = option({}, help="pattern → rank, the first match counts")
     alpha_pattern: dict[str, float] = option({}, help="pattern → alpha, the first match counts")

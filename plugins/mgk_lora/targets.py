@@ -1,4 +1,4 @@
-"""Which weights an adapter goes on: candidates of a model, among which patterns (`mgk_core.model.targets`) choose."""
+"""Which weights an adapter is attached to: candidates of a model, among which patterns (`mgk_core.model.targets`) choose."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def choose(
 
 
 def means(pattern: str, candidate: Candidate) -> bool:
-    """Tell whether a pattern means this candidate, by its module's or its weight's name."""
+    """Return whether a pattern matches this candidate, by its module's or its weight's name."""
     return any(
         matches(pattern, n, linear=candidate.linear) for n in (candidate.name, candidate.weight)
     )
@@ -99,7 +99,7 @@ def _attention(name: str, module: nn.MultiheadAttention) -> Iterable[Candidate]:
 
 
 def _plain(name: str, module: nn.Module) -> Iterable[Candidate]:
-    """Matrices and stacks of matrices that stand as parameters in a module of another kind."""
+    """Matrices and stacks of matrices that are parameters of a module of another kind."""
     for attribute, parameter in module.named_parameters(recurse=False):
         layout = parameter_layout(parameter)
         if layout is not None and SLOT not in name.split("."):
@@ -108,7 +108,7 @@ def _plain(name: str, module: nn.Module) -> Iterable[Candidate]:
 
 
 def _no_match(pattern: str, model: nn.Module, everything: Sequence[Candidate]) -> InputError:
-    """Say of a module that has no matrix of its own what it is; of any other name, what `no_match` says."""
+    """Describe a module that has no matrix of its own; for any other name, return the message of `no_match`."""
     for name, module in model.named_modules():
         if name == pattern or name.endswith("." + pattern):
             kind = type(module).__name__

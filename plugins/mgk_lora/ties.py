@@ -50,7 +50,7 @@ def check_ties(model: nn.Module, chosen: Iterable[Candidate], *, untie: bool) ->
 
 
 def untie(model: nn.Module, tied: Sequence[Candidate]) -> ModelState | None:
-    """Give each candidate a copy of its weight; the model's configuration says so too.
+    """Give each candidate a copy of its weight, and update the model's configuration to match.
 
     :return: the model's state where anything was untied: `retie` undoes it
     """
@@ -71,7 +71,7 @@ def untie(model: nn.Module, tied: Sequence[Candidate]) -> ModelState | None:
 
 
 def _tying(model: nn.Module) -> Iterator[Any]:
-    """Yield the configurations that say that input and output embeddings are tied."""
+    """Yield the configurations that declare input and output embeddings tied."""
     config: Any = getattr(model, "config", None)
     get = getattr(config, "get_text_config", None)
     parts = [config] if get is None else [config, get()]
@@ -81,7 +81,7 @@ def _tying(model: nn.Module) -> Iterator[Any]:
 
 
 def _memory(parameter: nn.Parameter) -> int:
-    """What tells one piece of memory from another; where there is none (empty, meta), the Parameter itself."""
+    """The identity of a piece of memory; where there is none (empty, meta), the Parameter itself."""
     if parameter.numel() == 0 or parameter.device.type == "meta":
         return -id(parameter)
     return parameter.untyped_storage().data_ptr()

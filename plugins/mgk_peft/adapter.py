@@ -18,7 +18,7 @@ from mgk_peft.targets import is_transposed
 
 @frozen(eq=False)
 class Placed:
-    """One of PEFT's layers in the tree. parent, child: where it stands. name: of the module that it wraps."""
+    """One of PEFT's layers in the tree. parent, child: its parent module and its attribute there. name: of the module that it wraps."""
 
     name: str
     parent: nn.Module
@@ -27,7 +27,7 @@ class Placed:
 
 
 def take_off(placed: Iterable[Placed]) -> None:
-    """Put the base's own modules back where they stood."""
+    """Put the base's own modules back in their places."""
     for place in placed:
         setattr(place.parent, place.child, place.layer.base_layer)
 
@@ -36,7 +36,7 @@ class PeftAdapter:
     """Any of PEFT's tuners on a model; made by `mgk_peft.attach`.
 
     Keys of ``state_dict``: the wrapped module's name in the base, a slash, and the tensor's name in
-    PEFT's layer. What several layers share stands once, under the first of them.
+    PEFT's layer. What several layers share is listed once, under the first of them.
     """
 
     row_separable = False  # PEFT says what becomes of a whole weight, never of some of its rows
@@ -74,11 +74,11 @@ class PeftAdapter:
         return [place.layer for place in self._placed]
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return what PEFT trains, in the model's order; what layers share stands once."""
+        """Return what PEFT trains, in the model's order; what layers share is listed once."""
         return list(self._trained)
 
     def targets(self) -> dict[str, Target]:
-        """Return weight (and bias) name in the base → where it lives."""
+        """Return weight (and bias) name in the base → its location."""
         result = {}
         for name, (layer, attribute) in self._homes.items():
             path, _, last = attribute.rpartition(".")
@@ -110,7 +110,7 @@ class PeftAdapter:
                 layer._disable_adapters = was  # noqa: SLF001
 
     def detach(self) -> None:
-        """Put the base's own modules back where they stood."""
+        """Put the base's own modules back in their places."""
         take_off(self._placed)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ class PeftAdapter:
         return {name: tensor.detach() for name, tensor in self._tensors()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over ``state`` in place; an `InputError` names missing, unknown or misshapen keys."""
+        """Load ``state`` in place; an `InputError` names missing, unknown or misshapen keys."""
         own = dict(self._tensors())
         check_state(self.name, own, state)
         for place in self._placed:
@@ -132,7 +132,7 @@ class PeftAdapter:
         write(self.tuner, self.config, self.state_dict(), directory)
 
     def load(self, directory: Path) -> None:
-        """Take over what `save` wrote for an adapter of the same configuration."""
+        """Load what `save` wrote for an adapter of the same configuration."""
         read_into(self, self.tuner, self.config, directory)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:

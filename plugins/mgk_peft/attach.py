@@ -83,7 +83,7 @@ def _said(what: str, error: Exception) -> Exception:
 
 
 def _placed(model: nn.Module) -> list[Placed]:
-    """Find PEFT's layers; each stands in for the module that it wraps, in train or eval mode as that was."""
+    """Find PEFT's layers; each replaces the module that it wraps, in the train or eval mode of that module."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     found = []
@@ -146,7 +146,7 @@ def _identity(spec: PeftSpec, model: nn.Module, placed: list[Placed]) -> Identit
         found = {identity_of(place.layer) for place in placed}
     except _REFUSALS as error:
         raise _said(
-            f"type {spec.type!r} does not run in {type(model).__name__} as it stands", error
+            f"type {spec.type!r} does not run in {type(model).__name__} without changes", error
         ) from error
     fused = any(
         isinstance(m, nn.TransformerEncoderLayer) for m in model.modules()

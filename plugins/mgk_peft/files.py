@@ -1,4 +1,4 @@
-"""PEFT's adapter directory, read and written through PEFT; what it leaves out stands in a file beside it."""
+"""PEFT's adapter directory, read and written through PEFT; what it leaves out is stored in a file next to it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write(tuner: Any, config: Any, state: Mapping[str, Tensor], directory: Path)
 
 
 def read_into(adapter: Adapter, tuner: Any, config: Any, directory: Path) -> None:
-    """Take over what `write` wrote for an adapter of the same configuration, bit for bit.
+    """Load what `write` wrote for an adapter of the same configuration, bit for bit.
 
     :raises InputError: the files cannot be read or belong to another adapter
     """

@@ -31,8 +31,8 @@ def base_parameters(layer: Any) -> dict[str, nn.Parameter]:
 
 
 def own_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name in the layer, tensor) of all that is the adapter's: parameters, buffers, and tensors
-    that PEFT keeps in plain dictionaries by the adapter's name (the places of a sparse delta, say).
+    """Yield (name in the layer, tensor) for all of the adapter's tensors: parameters, buffers, and those
+    that PEFT keeps in plain dictionaries by the adapter's name (such as the indices of a sparse delta).
     """
     for name, tensor in (*layer.named_parameters(), *layer.named_buffers()):
         if not name.startswith("base_layer."):
@@ -42,7 +42,7 @@ def own_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def set_tensor(layer: Any, name: str, value: Tensor) -> None:
-    """Take over one of `own_tensors`."""
+    """Load one of `own_tensors`."""
     for attribute, held in _dictionaries(layer):
         if name == f"{attribute}.{PEFT_NAME}":
             held[PEFT_NAME].copy_(value)
@@ -161,7 +161,7 @@ def identity_of(layer: Any) -> Identity:
 
 
 def _adds_zero(layer: Any) -> bool:
-    """Tell whether PEFT knows the layer's effect as a delta, and that delta is zero."""
+    """Return whether PEFT can compute the layer's effect as a delta, and that delta is zero."""
     ask = getattr(layer, "get_delta_weight", None)
     if ask is None or _required(ask) != 1:
         return False  # MiSS wants the weight as well: what it returns is no delta

@@ -21,7 +21,7 @@ _HERE = {
     "exclude_modules": "use the adapter's key exclude",
     "layers_to_transform": "name the layers in the adapter's key targets",
     "layers_pattern": "name the layers in the adapter's key targets",
-    "peft_type": "the adapter's key type says it",
+    "peft_type": "set by the adapter's key type",
     "inference_mode": "mgk trains what it attaches",
     "modules_to_save": "mgk trains the adapter alone, the base is frozen",
     "trainable_token_indices": "mgk trains the adapter alone, the base is frozen",

@@ -18,7 +18,7 @@ class PeftSpec(Spec):
         help="modules: globs, names or their last parts, 're:' regular expressions, 'all-linear'",
     )
     exclude: tuple[str, ...] = option(
-        (), help="what targets match and shall stay as it is; same patterns"
+        (), help="modules to skip even if targets match them; same patterns"
     )
     options: dict[str, Any] = option(
         {}, help="fields of PEFT's configuration class of this tuner (r, lora_alpha …)"

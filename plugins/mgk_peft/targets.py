@@ -1,4 +1,4 @@
-"""Which modules one of PEFT's tuners goes on: what patterns (`mgk_core.model.targets`) choose, where PEFT can stand in for it."""
+"""Which modules one of PEFT's tuners wraps: those that patterns (`mgk_core.model.targets`) choose, where PEFT can replace them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mgk_core.model.targets import matches, no_match, output_head, select
 def choose(
     model: nn.Module, patterns: Sequence[str], exclude: Sequence[str] = ()
 ) -> dict[str, nn.Module]:
-    """Return the modules that ``patterns`` mean and ``exclude`` does not, by their names in the model.
+    """Return the modules that ``patterns`` match and ``exclude`` does not, by their names in the model.
 
-    :raises InputError: a pattern that matches nothing, nothing left, or a module that PEFT cannot stand in for
+    :raises InputError: a pattern that matches nothing, nothing left, or a module that PEFT cannot replace
     """
     known, linear = _candidates(model), _linear(model)
 
@@ -67,7 +67,7 @@ def _linear(model: nn.Module) -> set[str]:
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Tell transformers' Conv1D, whose weight is (in, out); transformers need not be imported for it."""
+    """Recognise transformers' Conv1D, whose weight is (in, out); transformers need not be imported for it."""
     return any(
         c.__name__ == "Conv1D" and c.__module__ == "transformers.pytorch_utils"
         for c in type(module).__mro__
