@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -61,7 +64,8 @@ class LazyGroup(click.Group):
         others = {n: owner for n, owner in foreign().items() if n not in self.own}
         if others:
             with formatter.section("Plugin commands"):
-                formatter.write_dl([(n, f"from {owner}") for n, owner in others.items()])
+                rows = [(n, _summary(n) or f"from {owner}") for n, owner in others.items()]
+                formatter.write_dl(rows)
 
 
 def foreign() -> dict[str, str]:
@@ -71,6 +75,24 @@ def foreign() -> dict[str, str]:
         p.name: f"{p.dist.name} {p.dist.version}" if p.dist else "?"
         for p in sorted(points, key=lambda p: p.name)
     }
+
+
+def _summary(name: str) -> str | None:
+    """Return the first line of a plugin command's docstring, read from its source: nothing is imported.
+
+    A plugin's module may import torch, or fail; help must do neither.
+    """
+    point = next(p for p in importlib.metadata.entry_points(group=GROUP) if p.name == name)
+    top, *rest = point.module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+        folders = spec.submodule_search_locations if spec is not None else None
+        source = Path(next(iter(folders or ())), *rest).with_suffix(".py").read_text("utf-8")
+        functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
+    except (ImportError, OSError, StopIteration, SyntaxError, ValueError):
+        return None
+    text = next((ast.get_docstring(f) for f in functions if f.name == point.attr), None)
+    return text.splitlines()[0] if text else None
 
 
 def load_foreign(name: str) -> click.Command:

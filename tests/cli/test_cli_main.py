@@ -216,6 +216,7 @@ def test_commands_of_plugins_are_listed_without_being_imported(mgk):
     ran = mgk("--help")
     assert ran.code == 0
     assert "Plugin commands:" in ran.out
+    assert re.search(r"report +Write an HTML report of one run", ran.out)
     assert re.search(r"hello +from mgk-greeting 1\.2", ran.out)
     assert "greeting" not in sys.modules
 
