@@ -1,4 +1,4 @@
-"""The model card: what ``model/README.md`` says, all of it read off the run's own records."""
+"""The model card: the contents of ``model/README.md``, taken entirely from the run's own records."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ FORKING, FORKED = "forking", "forked"
 def fork(store: Store, journal: Journal, source: Path, index: int) -> None:
     """Copy the base's row and the phases before ``index`` of the run ``source``.
 
-    The journal says first what shall be copied, so that `finish` can go on after a crash.
+    What will be copied is written to the journal first, so that `finish` can resume after a crash.
     """
     journal.add(FORKING, source=str(source.resolve()), index=index)
     finish(store, journal)

@@ -135,7 +135,7 @@ def _changed(known: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
 
 
 def _belongs(name: str, targets: Iterable[str]) -> bool:
-    """Tell whether a tensor is a target, or beside one in its module (a packed weight's scales)."""
+    """Return whether a tensor is a target, or is next to one in its module (a packed weight's scales)."""
     for target in targets:
         module = target.rpartition(".")[0]
         if name == target or (module and name.startswith(f"{module}.")):

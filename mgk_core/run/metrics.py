@@ -1,9 +1,10 @@
-"""The retention matrix and what is read off it. Pure functions, no torch.
+"""The retention matrix and the metrics computed from it. Pure functions, no torch.
 
-Notation: rows i = 0 … P (row 0 is the untouched base, row i stands after phase i−1 of the
-pipeline), columns are probes. A score is turned so that more is better before it is used here.
+Notation: rows i = 0 … P (row 0 of the matrix is the baseline, scored on the
+untouched base; row i is scored after phase i−1 of the pipeline), columns are probes. Scores are
+oriented so that higher is better before they are used here.
 Definitions: BWT as Lopez-Paz & Ranzato 2017 (arXiv 1706.08840); forgetting as Chaudhry et al.
-2018 (arXiv 1801.10112), with the maximum taken over the rows from the teaching phase on.
+2018 (arXiv 1801.10112), where the maximum is over the rows from the teaching phase onwards.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def base_drift(r: Retention) -> dict[str, float]:
 
 
 def worst(r: Retention) -> tuple[str, float] | None:
-    """Return the probe that lost most since it was taught (the base's since row 0), and by how much."""
+    """Return the probe that lost most since it was taught (base probes: since the baseline), and how much."""
     changes = {p: c for p in _earlier(r) if (c := _since_taught(r, p)) is not None} | base_drift(r)
     if not changes:
         return None

@@ -35,7 +35,7 @@ class OutOfMemory(EnvironmentFault):
 
 
 def what_was_asked(error: BaseException) -> str:
-    """Return how much was being allocated, as far as the error says it."""
+    """Return the size of the failed allocation, if the error message contains it."""
     found = _AMOUNT.search(str(error))
     if found is None:
         return "the system has no more memory"
@@ -46,7 +46,7 @@ def what_was_asked(error: BaseException) -> str:
 
 
 def told_of(error: BaseException, part: str, phase: str | None) -> OutOfMemory:
-    """Say that a part of the run did not fit, and what to lower."""
+    """Build the error for a part of the run that did not fit in memory, with what to lower."""
     where = f"phase {phase!r}, {part}" if phase else part or "start"
     hint = _LOWER.get(part, "lower train.micro_batch or the length of the examples")
     return OutOfMemory(
@@ -58,9 +58,9 @@ def told_of(error: BaseException, part: str, phase: str | None) -> OutOfMemory:
 class FittingStep:
     """One optimizer step over rows of the training set, in micro-batches.
 
-    auto: a step that does not fit is done again in micro-batches of half the size: the same examples,
-    the same divisor, so the same step up to rounding. halved: told of each halving, with the state as
-    it was before the step. micro: examples in memory at once.
+    auto: a step that does not fit is retried in micro-batches of half the size: the same examples,
+    the same divisor, so the same step up to rounding. halved: called on each halving, with the state
+    from before the step. micro: examples in memory at once.
     """
 
     ctx: PhaseContext

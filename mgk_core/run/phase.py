@@ -63,7 +63,7 @@ class PhaseRun:
         """Run the phase. `mgk_phase_exit` is called however it ends."""
         session, ctx = self.session, self.ctx
         checkpoint = session.take_checkpoint()
-        # A run that goes on from a checkpoint has this line in its metrics already.
+        # A run resumed from a checkpoint already has this line in its metrics.
         tell = session.events if checkpoint is None else session.events.tell
         tell("phase", phase=ctx.phase.name, index=self.index, title=ctx.phase.title, state="enter")
         reset_peak(session.device)
@@ -79,7 +79,7 @@ class PhaseRun:
         return outcome
 
     def _failed(self, error: BaseException) -> None:
-        """Tell the plugins of a failed phase; what goes wrong on the way is noted on the error itself."""
+        """Notify the plugins of a failed phase; errors raised on the way are added to it as notes."""
         kind: Result = (
             "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
         )
@@ -90,7 +90,7 @@ class PhaseRun:
             error.add_note(f"and when the phase was left: {second}")
 
     def refused(self, outcome: Outcome) -> GateRefused:
-        """Say why a phase was rolled back."""
+        """Build the error that reports why a phase was rolled back."""
         reasons = "; ".join(f"{r.gate}: {r.reason}" for r in outcome.refusals)
         return GateRefused(
             f"phase {self.ctx.phase.name!r} was refused and rolled back: {reasons}. The base is as before the phase;"
@@ -213,8 +213,8 @@ class PhaseRun:
             self._load_states(checkpoint.parts, trainer)
         except (InputError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise StoreError(
-                f"{checkpoint.path}: does not fit this run: {error}; remove this folder, and 'mgk resume' goes on from the"
-                " checkpoint before it, or from the phase's beginning"
+                f"{checkpoint.path}: does not fit this run: {error}; remove this folder and run 'mgk resume' to continue"
+                " from the previous checkpoint, or from the start of the phase"
             ) from error
         for observer, state in zip(self.observers, self.progress.observers, strict=False):
             if state is not None and hasattr(observer, "load_state_dict"):
@@ -234,10 +234,10 @@ class PhaseRun:
         set_rng_state(parts["rng"], self.session.device)
 
     def _check_loss(self, trainer: Trainer) -> None:
-        """See that the loss goes on where it was, and say so."""
+        """Check that the loss of the next batch matches the one at the checkpoint, and report it."""
         before, name = self.progress.check, self.ctx.phase.name
         now = trainer.next_loss()
-        place = f"goes on after step {self.progress.step} of {self.ctx.steps}"
+        place = f"resumed after step {self.progress.step} of {self.ctx.steps}"
         if before is None:
             return
         if _same_loss(before, now):

@@ -1,4 +1,4 @@
-"""Building the base as it stood after any phase again, from the ledger and the adapters."""
+"""Rebuild the base as it was after any phase, from the ledger and the adapters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rebuild_base(
     after the last one alone where ``each`` is false, is compared with the ledger: only an unchanged
     chain can pass.
 
-    :raises DigestError: a file or the weights are not what the ledger says
+    :raises DigestError: a file or the weights do not match the ledger
     """
     factors = scales or {}
     digest = session.ledger.base

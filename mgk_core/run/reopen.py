@@ -27,7 +27,7 @@ def reopen(
     """Build the base of a run as it was before phase 0; see `rebuild_base` for what comes after.
 
     :param base: where the base is now, if it was moved; checked by its digest
-    :raises InputError: it is no run directory, or its base is not what it began with
+    :raises InputError: it is not a run directory, or its base differs from the one it started with
     """
     require_run(run)
     ledger = read_ledger(run)
@@ -75,6 +75,6 @@ def reserved(out: Path, option: str = "--out") -> Iterator[None]:
         yield
     except BaseException:
         if fresh:
-            with suppress(OSError):  # the error that ended the work is the one to tell
+            with suppress(OSError):  # the error that ended the work is the one to report
                 out.rmdir()
         raise

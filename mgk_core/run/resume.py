@@ -177,7 +177,7 @@ def _check_same(
 
 
 def _base_row(session: Session) -> None:
-    """Row 0: every probe on the untouched base; and statistics of the base."""
+    """Score the baseline (every probe on the untouched base) and collect statistics of the base."""
     store, name = session.store, f"{BASE}/{SCORES}"
     row = load_row(store.path(name), session.ledger.base)
     if row is None:

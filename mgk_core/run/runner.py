@@ -79,12 +79,12 @@ def run_pipeline(
     sink: Sink = ignore,
     disk: Disk | None = None,
 ) -> RunResult:
-    """Run a pipeline into a new run directory. Where the input is wrong nothing is left behind.
+    """Run a pipeline into a new run directory. If the input is invalid, nothing is left behind.
 
-    :param minutes: stop as at a signal when this process has worked so long
+    :param minutes: stop as on a signal after this process has worked for so many minutes
     :param disk: what performs the writes; tests let it fail
     :raises GateRefused: a phase was refused and rolled back
-    :raises Interrupted: a signal came; the run can go on
+    :raises Interrupted: a signal was received; the run can be resumed
     """
     with environment_told():
         prepared = prepare(load_tree(pipeline, config, overrides, flags), without)
@@ -110,8 +110,8 @@ def resume_run(
 
     :param accept: keys of changes that are taken and recorded
     :param base: where the base is now, if it was moved; checked by its digest
-    :param minutes: stop as at a signal when this process has worked so long
-    :param auto_batch: from here on try a step that does not fit in smaller parts, whatever run.toml says
+    :param minutes: stop as on a signal after this process has worked for so many minutes
+    :param auto_batch: from here on, retry a step that does not fit in smaller parts, regardless of run.toml
     """
     require_run(run)
     with environment_told():
@@ -124,7 +124,7 @@ def resume_run(
                 {
                     "event": "note",
                     "phase": "",
-                    "text": f"{lock.stale} has left this run; going on with it",
+                    "text": f"{lock.stale} left a stale lock; resuming the run",
                 }
             )
         store = Store(run, disk or Disk(), stands=True)
@@ -199,7 +199,7 @@ def _leave_nothing(store: Store, made: Sequence[Path]) -> None:
     """Remove what was written of a run that never began, folders too: there is nothing to resume."""
     if open_journal(store, repair=False).last("started") is not None:
         return
-    with suppress(StoreError, OSError):  # the error that ended the run is the one to tell
+    with suppress(StoreError, OSError):  # the error that ended the run is the one to report
         store.sweep()
         for name in (JOURNAL, LEDGER, METRICS, CONFIG, "base", "phases"):
             store.remove(name)
@@ -249,13 +249,13 @@ def _go(
             return result
         finally:
             if events.log is not None:
-                with suppress(StoreError):  # only after a failure, which is the one to tell
+                with suppress(StoreError):  # only after a failure, which is the one to report
                     events.log.close()
 
 
 @contextmanager
 def _told_plainly(hooks: Hooks, journal: Journal, events: Events) -> Iterator[None]:
-    """Say what ended a run in words that lead on: how to resume, what to lower, whose plugin it was."""
+    """Turn what ended a run into an actionable error: how to resume, what to lower, which plugin failed."""
     try:
         with environment_told():
             yield

@@ -35,10 +35,10 @@ class Evaluates(Protocol):
 def measure_row(
     hooks: Evaluates, ctx: PhaseContext, *, ends: bool, stop: Callable[[], None] = lambda: None
 ) -> dict[str, Score]:
-    """Score every probe of the configured split on the model as it stands, dropout off.
+    """Score every probe of the configured split on the model as it is, with dropout off.
 
     ends: whether this is the first or the last row; some probes are too costly for the others. stop:
-    asked before each probe; raises where the run shall end.
+    asked before each probe; raises if the run has to stop.
     """
     model = ctx.model
     was_training = model.training
@@ -81,7 +81,7 @@ def check_probes(probes: Sequence[Probe], phases: Sequence[str]) -> None:
     for probe in probes:
         if probe.phase not in (*phases, "base"):
             raise InputError(
-                f"probe {probe.name!r} is bound to {probe.phase!r}, which is no phase of this pipeline"
+                f"probe {probe.name!r} is bound to {probe.phase!r}, which is not a phase of this pipeline"
             )
         if len(probe.items) == 0:
             raise InputError(f"probe {probe.name!r} has no items")
@@ -226,9 +226,10 @@ def _changes(rows: Sequence[tuple[str, Row]], r: metrics.Retention) -> list[dict
 
 
 def _paired(rows: Sequence[tuple[str, Row]], r: metrics.Retention) -> list[dict[str, Any]]:
-    """Compare looks at one probe on the same items: what its phase gained, and what is left at the end.
+    """Compare scores of one probe on the same items: what its phase gained, and what is left at the end.
 
-    Its own phase's row with the row before; the last row with row 0 and with its own phase's row.
+    Its own phase's row with the row before; the last row with the baseline and with its own phase's
+    row.
     """
     result = []
     for probe, taught in zip(r.probes, r.taught, strict=True):

@@ -72,7 +72,7 @@ class PhaseSession:
         raise NotImplementedError
 
     def is_last(self, index: int) -> bool:
-        """Tell whether no phase comes after this one."""
+        """Return whether this is the last phase."""
         return index == len(self.config.phases) - 1
 
     def context(self, index: int) -> PhaseContext:

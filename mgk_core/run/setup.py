@@ -47,9 +47,9 @@ class Prepared:
     base: Path | None = None
 
     def build_base(self, device: torch.device) -> Bundle:
-        """Build the base model, from where it is now.
+        """Build the base model from its current location.
 
-        :raises InputError: it is not there; says how to give its new place
+        :raises InputError: it is not there; the message explains how to give its new location
         """
         spec = self.resolved.config.base
         if self.base is not None:
@@ -100,7 +100,7 @@ def _moved(spec: Spec, base: Path) -> Spec:
 
 
 def _has_vanished(spec: Spec) -> bool:
-    """Tell whether a base's specification names a path that is not there."""
+    """Return whether a base's specification names a path that does not exist."""
     places = [str(getattr(spec, key)) for key in PLACES if getattr(spec, key, None)]
     return any(not Path(place).exists() for place in places)
 
@@ -188,8 +188,8 @@ def _bound(data: PhaseData, phase: str) -> PhaseData:
 def targets_of(session: PhaseSession) -> tuple[str, ...]:
     """Return the weights that any phase will adapt, where a retention method may ask for them.
 
-    Only attaching tells, so each distinct adapter is attached once and taken off again; one that
-    does not fit the model is an error now, not hours later.
+    These are known only after attaching, so each distinct adapter is attached once and detached; one
+    that does not fit the model is an error now, not hours later.
     """
     model, config = session.bundle.model, session.config
     names: dict[str, None] = {}

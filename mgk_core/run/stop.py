@@ -19,13 +19,13 @@ class StopFlag:
     """Turns signals, and a time that is up, into a question; a second SIGINT stops at once."""
 
     def __init__(
-        self, tell: Callable[[], None] = lambda: None, minutes: float | None = None
+        self, notify: Callable[[], None] = lambda: None, minutes: float | None = None
     ) -> None:
-        """:param tell: called once, perhaps inside a signal's handler: it may touch no buffered stream
-        :param minutes: from now on until the answer is yes by itself
+        """:param notify: called once, possibly inside a signal handler: it must not touch buffered streams
+        :param minutes: time from now after which the answer becomes yes without a signal
         """
         self.signal: int | None = None
-        self.tell = tell
+        self.notify = notify
         self._until = math.inf if minutes is None else time.monotonic() + 60 * minutes
         self._told = False
 
@@ -39,7 +39,7 @@ class StopFlag:
     def _tell_once(self) -> None:
         if not self._told:
             self._told = True
-            self.tell()
+            self.notify()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:

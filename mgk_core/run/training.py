@@ -35,10 +35,11 @@ class Diverged(MgkError):
 
 @define(eq=False)
 class Trainer:
-    """Runs steps of one phase and tells of them.
+    """Runs the steps of one phase and reports them.
 
     save: writes a checkpoint. stop: asked after every step; True ends the loop after a checkpoint.
-    halved: told of the micro-batch to which out-of-memory brought a step. auto_batch: whether it may.
+    halved: called with the new micro-batch size after an out-of-memory error. auto_batch: whether the
+    micro-batch may be halved.
     """
 
     ctx: PhaseContext
@@ -92,7 +93,7 @@ class Trainer:
         return Order(len(self.ctx.data.train), self.ctx.phase.train.batch_size, self.ctx.seed)
 
     def _halved(self, micro: int) -> None:
-        """Go on with smaller micro-batches; a checkpoint first, so that a resumed run has them from here on."""
+        """Continue with smaller micro-batches; checkpoint first, so that a resumed run uses them from here."""
         self.halved(micro)
         self.checkpoint()
 
@@ -158,7 +159,7 @@ class Trainer:
         self._watch(rows if len(good) < len(rows) else ())
 
     def _watch(self, rows: Sequence[Sequence[float]]) -> None:
-        """Stop after too many bad steps in a row, and say where it began. rows: none where all were good."""
+        """Stop after too many bad steps in a row, and report the first one. rows: empty if all were good."""
         if not rows:
             self.progress.bad_in_row = 0
         for row in rows:

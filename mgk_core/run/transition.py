@@ -104,7 +104,7 @@ class Transition:
         return Outcome(self.result, self.report, self.refusals, tuple(self.tried))
 
     def _live(self) -> State:
-        """Keep the live outputs for verification, score the live model if asked, and propose."""
+        """Keep the unmerged outputs for verification, score the unmerged model if asked, and propose."""
         ctx = self.ctx
         assert ctx.data is not None  # noqa: S101 - loaded before training
         self.session.weights.hold(self.adapter)
@@ -160,7 +160,7 @@ class Transition:
         return State.MERGED
 
     def _merged(self) -> State:
-        """Verify merged against live, unless the merge rule has asked for it already; score the row."""
+        """Verify merged against unmerged outputs, unless the merge rule already did; score the row."""
         with self.session.timed("merge"):
             if self.verification is None and self.report is not None and self.report.exact:
                 self._verify()
@@ -172,9 +172,9 @@ class Transition:
         return State.SCORED
 
     def _verify(self) -> None:
-        """Hold merged against live, within the measured bound; a merge that changed the delta on purpose is not.
+        """Compare merged with unmerged outputs, unless the merge changed the delta on purpose.
 
-        :raises MergeError: they differ by more than rounding explains
+        :raises MergeError: they differ by more than the tolerance measured from rounding
         """
         ctx = self.ctx
         assert ctx.data is not None  # noqa: S101 - loaded before training
@@ -192,8 +192,8 @@ class Transition:
             if self.state is State.MERGED:  # a write since the merge is not the adapter's error
                 self._check_weights("the verification")
             raise MergeError(
-                f"phase {ctx.phase.name!r}: merged and live outputs differ by {found.error:.3g} (relative 2-norm);"
-                f" rounding explains at most {found.bound:.3g}. The base was restored; the adapter's"
+                f"phase {ctx.phase.name!r}: merged and unmerged outputs differ by {found.error:.3g} (relative 2-norm);"
+                f" the tolerance from rounding is {found.bound:.3g}. The base was restored; the adapter's"
                 " merged_weight does not compute what its forward pass does: see 'mgk check-plugin'"
             )
 
@@ -271,7 +271,7 @@ class Transition:
         return State.DONE
 
     def _apart(self) -> State:
-        """Leave the base as it was; the scores of this row are those of the live model."""
+        """Leave the base as it was; the scores of this row are those of the unmerged model."""
         ctx = self.ctx
         self.digest = self.session.ledger.head
         with self.session.timed("evaluation"):

@@ -1,7 +1,7 @@
 """Merged against unmerged: the same outputs, within a tolerance from rounding.
 
-The bound is measured, not chosen: every merged weight may differ from the live one by half a
-unit in its last place plus the old residual, which is at most half a unit too. So the last bit
+The bound is measured, not chosen: every merged weight may differ from the unmerged one by half
+a unit in its last place plus the old residual, which is at most half a unit too. So the last bit
 of a random half of the entries is flipped (±1 unit), the outputs are compared, the bits are
 flipped back, and what that changed, times a factor for the draw, is the bound. Where weights are
 as precise as the arithmetic, dot products of length n round as well, with errors that grow as √n
@@ -98,7 +98,9 @@ def last_bits_flipped(adapter: Adapter, seed: int) -> Iterator[None]:
 def _flip(adapter: Adapter, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for target in adapter.targets().values():
-        data = target.parameter.detach()  # unlike .data, this tells caches that the weight changed
+        data = (
+            target.parameter.detach()
+        )  # unlike .data, this lets caches see that the weight changed
         if not data.is_floating_point() or data.element_size() not in _INTEGER:
             continue
         bits = data.view(_INTEGER[data.element_size()])

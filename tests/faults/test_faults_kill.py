@@ -92,7 +92,7 @@ def test_a_stale_lock_is_recognised(server, places):
     server.run(run, disk={"kind": "Killing", "at": 60, "when": "before"})
     assert (run / ".lock").exists()
     answer = server.resume(run)
-    assert any("has left this run" in e["text"] for e in answer["told"])
+    assert any("left a stale lock" in e["text"] for e in answer["told"])
     assert not (run / ".lock").exists()
 
 
@@ -110,7 +110,7 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(
     assert (run / "phases/0-plain_text/checkpoint/step-00000003/state.json").exists()
     answer = go_on(run)
     assert any(
-        "goes on after step 3 of 7; the next batch's loss is" in e["text"] for e in answer["told"]
+        "resumed after step 3 of 7; the next batch's loss is" in e["text"] for e in answer["told"]
     )
     same_end(run, whole[0])
 
