@@ -1,4 +1,4 @@
-"""Is this machine, and this installation, fit for a run? Each answer with its mend."""
+"""Check whether this machine and this installation can do a run; each check comes with its fix."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _REQUIREMENT = re.compile(
 
 @frozen
 class Check:
-    """One answer. mend: what to do where it is not ok."""
+    """The result of one check. `mend`: how to fix it if it is not ok."""
 
     name: str
     status: Status
@@ -112,7 +112,7 @@ def _device(wanted: str) -> Iterator[Check]:
 
 
 def _smoke(wanted: str) -> Iterator[Check]:
-    """Fit y = W x by two SGD steps and hold the result against the same steps by hand in float64."""
+    """Fit y = W x by two SGD steps and compare the result with the same steps by hand in float64."""
     import torch
 
     from mgk_core.model.device import pick_device
@@ -204,7 +204,7 @@ def _plugins() -> Iterator[Check]:
 
     plugins = load_plugins()
     for info in plugins.broken:
-        mend = f"mend or uninstall it, or run with --without-plugin {info.name}"
+        mend = f"fix or uninstall it, or run with --without-plugin {info.name}"
         yield Check(
             "plugins",
             "error",
@@ -230,7 +230,7 @@ def _pipelines() -> Iterator[Check]:
             entry.load()
             whole.append(entry.name)
         except MgkError as error:
-            yield Check("pipelines", "error", str(error), "mend or uninstall its distribution")
+            yield Check("pipelines", "error", str(error), "fix or uninstall its distribution")
     yield Check(
         "pipelines",
         "ok" if whole else "warning",

@@ -207,7 +207,7 @@ def _merged(
     factors = adapter.factors(name) if isinstance(adapter, LowRank) else None
     if factors is None or factors.a.dim() != 2:
         raise InputError(
-            f"phase {entry.phase!r}: what its adapter does to {name} is no additive low-rank delta of one matrix, so no"
+            f"phase {entry.phase!r}: what its adapter does to {name} is not an additive low-rank delta of one matrix, so no"
             " single adapter holds the chain; use the whole model in model/, or 'mgk rebuild'"
         )
     a, b = _whole(factors)

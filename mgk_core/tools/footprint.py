@@ -27,7 +27,7 @@ from mgk_core.run.verify_merge import outputs_on
 
 FP32 = 4
 TRIED = 16
-"""Items of a probe that are scored to see what that takes, where a bundle does not say which it computes together."""
+"""Probe items scored to measure memory, if a bundle does not define which ones it batches together."""
 
 
 class Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -102,11 +102,11 @@ def memory_of(
         # fp32 copies of the largest weight: the sum and the delta
         {
             "old weights": undo,
-            "live outputs": outputs,
+            "unmerged outputs": outputs,
             "merge": 2 * FP32 * max((t.numel() for t in targets), default=0),
         },
-        {"old weights": undo, "live outputs": outputs, "verification": verification},
-        {"old weights": undo, "live outputs": outputs, "evaluation": evaluation},
+        {"old weights": undo, "unmerged outputs": outputs, "verification": verification},
+        {"old weights": undo, "unmerged outputs": outputs, "evaluation": evaluation},
         {"statistics": _collecting(session, index, micro) if collects else 0},
     ]
     base = size_of(base_state_dict(session.bundle.model).values())

@@ -195,7 +195,7 @@ def _attached(session: Session, index: int, adapter: Adapter, evaluation: int) -
 
 
 def _recoveries(session: Session, phase: PhaseConfig) -> Iterator[str]:
-    """Say how often a phase may try again after a refusal."""
+    """Describe how often a phase may be retried after a refusal."""
     if phase.recover:
         names = ", ".join(spec.type for spec in phase.recover)
         limit = session.config.run.max_recoveries
@@ -232,7 +232,7 @@ def _disk(
         "records": _records(session, phase, data, adapter),
     }
     return kept | (
-        {"row 0's statistics": _statistics(session, data)}
+        {"baseline statistics": _statistics(session, data)}
         if phase is session.config.phases[0]
         else {}
     )
@@ -296,7 +296,7 @@ def _hooks(session: Session) -> dict[str, tuple[str, ...]]:
 
 
 def conflicts(session: Session) -> Iterator[str]:
-    """Say which types two plugins claim; one that the pipeline uses has been refused before."""
+    """List types registered by two plugins; if the pipeline uses one, it was already refused."""
     claims: dict[tuple[Any, str], list[str]] = {}
     for claim in session.hooks.plugins.registry:
         claims.setdefault((claim.slot, claim.type), []).append(claim.plugin)

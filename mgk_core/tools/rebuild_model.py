@@ -40,13 +40,13 @@ def rebuild(
     base: Path | None = None,
     sink: Sink = ignore,
 ) -> Rebuilt:
-    """Build a run's model again into ``out``, which the run itself is not touched by.
+    """Rebuild a run's model into ``out``; the run itself is not changed.
 
-    A prefix must come out bit-identical, and is held against the ledger. Leaving out or scaling
-    phases gives a model that never was; the phases after are merged as they were trained.
+    A prefix must come out bit-identical, and is checked against the ledger. Leaving out or scaling
+    phases gives a model that never existed; later phases are merged as they were trained.
 
     :raises InputError: a phase is unknown or was never merged
-    :raises DigestError: a file or the rebuilt weights are not what the ledger says
+    :raises DigestError: a file or the rebuilt weights do not match the ledger
     """
     session = reopen(run, without=without, base=base, sink=sink)
     entries = _prefix(session.ledger, until)

@@ -38,7 +38,7 @@ PhaseState = Literal["committed", "kept_apart", "rolled_back", "begun", "waiting
 
 @define
 class Training:
-    """What metrics.jsonl says of one phase's training. memory: name → largest bytes seen."""
+    """One phase's training according to metrics.jsonl. memory: name → peak bytes."""
 
     step: int = 0
     steps: int = 0
@@ -72,7 +72,7 @@ class PhaseSummary:
 
 @frozen
 class RunSummary:
-    """A run as its directory tells it. notes: what could not be read, and why."""
+    """A run as read from its directory. notes: what could not be read, and why."""
 
     directory: Path
     name: str
@@ -93,7 +93,7 @@ class RunSummary:
 def look(run: Path) -> RunSummary:
     """Read a run directory. Nothing is written or repaired.
 
-    :raises InputError: it is no run directory
+    :raises InputError: it is not a run directory
     :raises StoreError: its journal or ledger is damaged
     """
     require_run(run)
@@ -129,7 +129,7 @@ def look(run: Path) -> RunSummary:
 
 
 def _retention(run: Path, journal: Journal, notes: list[str]) -> Mapping[str, Any]:
-    """Read the matrix; one that is not what the journal says was written is not shown."""
+    """Read the matrix; one that does not match its digest in the journal is not shown."""
     path = run / RETENTION
     expected = journal.latest("retention")
     if expected is None:

@@ -38,7 +38,7 @@ from mgk_core.run.saved_model import compare_saved, saved_digest
 
 @frozen
 class Finding:
-    """One thing that is not as the record says. path: relative to the run. harmless: nothing is lost by it."""
+    """One mismatch with the record. path: relative to the run. harmless: nothing is lost."""
 
     path: str
     what: str
@@ -76,9 +76,9 @@ class Audit:
 
 
 def audit(run: Path) -> Audit:
-    """Check every file of a run; all that differs is found, in the order of the record.
+    """Check every file of a run and report all differences, in the order of the record.
 
-    :raises InputError: it is no run directory, or a process is writing to it
+    :raises InputError: it is not a run directory, or a process is writing to it
     """
     require_run(run)
     owner = owner_of(run)
@@ -176,7 +176,7 @@ def _model(found: Audit, ledger: Ledger | None) -> None:
 
 
 def _readable(run: Path) -> Ledger | None:
-    """Return a ledger that differs, if it can be read at all: it still says which files there should be."""
+    """Return a ledger with a wrong digest, if it can be read: it still lists the files expected."""
     try:
         return read_ledger(run)
     except MgkError:
