@@ -98,9 +98,9 @@ def only_its_own_train(subject: Subject) -> None:
     )
 
 
-@law("merged equals live")
+@law("merged equals unmerged")
 def merged_equals_live(subject: Subject) -> None:
-    """A trained adapter's merged model computes what the live one did, within what rounding explains."""
+    """A trained adapter's merged model computes what the unmerged one did, within the tolerance from rounding."""
     case, adapter = subject.trained()
     places = dict(adapter.targets())
     live = output(case)
@@ -110,7 +110,7 @@ def merged_equals_live(subject: Subject) -> None:
 
 @law("k merges equal k applications")
 def many_phases(subject: Subject) -> None:
-    """After k trained phases in float64 each weight is k applications of ``merged_weight``, and merged equals live each time."""
+    """After k trained phases in float64 each weight is k applications of ``merged_weight``, and merged equals unmerged each time."""
     case = subject.make()
     case.model.double()
     expected = {n: t.detach().clone() for n, t in base_state_dict(case.model).items()}
@@ -137,7 +137,7 @@ def many_phases(subject: Subject) -> None:
         error, most = distance(output(case), live), 64 * 40 * unit_roundoff(adapter)
         require(
             error <= most,
-            f"phase {phase + 1}: merged differs from live by {error:.3g}; at most {most:.3g}",
+            f"phase {phase + 1}: merged differs from unmerged by {error:.3g}; at most {most:.3g}",
         )
 
 
@@ -232,7 +232,7 @@ def pure(subject: Subject) -> None:
 
 @law("disabled() is the base")
 def disabled(subject: Subject) -> None:
-    """Inside ``disabled()`` the base's own output comes out; blocks nest, and after the last the adapter is live again."""
+    """Inside ``disabled()`` the base's own output comes out; blocks nest, and after the last the adapter is active again."""
     case = subject.make()
     plain = output(case)
     adapter = subject.on(case)
@@ -293,7 +293,7 @@ def not_finite(subject: Subject) -> None:
 
 @law("tied weights")
 def ties(subject: Subject) -> None:
-    """On a model with tied weights: refused with nothing changed, or merged equals live and every alias is named."""
+    """On a model with tied weights: refused with nothing changed, or merged equals unmerged and every alias is named."""
     case = tied_case()
     before, names = snapshot(case), looks(case.model)
     try:
@@ -353,10 +353,10 @@ def check_adapter(
     merge: Merge = api.merge,
     thorough: bool = True,
 ) -> list[LawResult]:
-    """Hold an adapter to every law, on two-layer models of several kinds.
+    """Run the conformance tests on an adapter, with two-layer models of several kinds.
 
-    A kind that the adapter refuses with an `InputError` gives one row that says so; at least one
-    has to be accepted, or the row ``some model`` is broken.
+    A kind that the adapter refuses with an `InputError` gives one row that reports it; at least one
+    has to be accepted, or the row ``some model`` fails.
 
     :param attach: model, name → the adapter on it
     :param thorough: False: leave out kinds whose own layer the adapter refuses, where only the
@@ -393,12 +393,12 @@ def check_adapter(
 
 
 def _takes(attach: Attach, kind: Kind) -> bool:
-    """Tell whether the adapter can be put on the bare layer of a kind."""
+    """Return whether the adapter can be attached to the bare layer of a kind."""
     try:
         attach(make(kind).model, "adapter")
     except InputError:
         return False
-    except Exception:  # noqa: BLE001 - whatever is wrong, the tests on this kind will say it
+    except Exception:  # noqa: BLE001 - whatever is wrong, the tests on this kind will report it
         return True
     return True
 

@@ -67,7 +67,7 @@ def _misfits(state: Mapping[str, Tensor]) -> list[tuple[dict[str, Tensor], str]]
 
 @law("moves between dtypes and devices")
 def moves(subject: Subject) -> None:
-    """``model.to()`` another dtype or device takes the adapter along: it runs, trains, and merges to what was live there."""
+    """``model.to()`` another dtype or device moves the adapter too: it runs, trains, and merges to its unmerged outputs there."""
     places: list[torch.dtype | str] = [torch.float64, torch.bfloat16]
     if torch.cuda.is_available():
         places.append("cuda")
@@ -104,7 +104,7 @@ def detach(subject: Subject) -> None:
 
 @law("copies are whole")
 def copies(subject: Subject) -> None:
-    """A deepcopied or pickled model computes the same, and lives apart: training the copy leaves the original."""
+    """A deepcopied or pickled model computes the same, and is independent: training the copy leaves the original unchanged."""
     case, adapter = subject.trained()
     live, state = output(case), {n: t.clone() for n, t in adapter.state_dict().items()}
     for how, twin in (("deepcopy", copy.deepcopy), ("pickle", _pickled)):

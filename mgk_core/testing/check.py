@@ -1,6 +1,6 @@
 """``mgk check-plugin``: run the conformance tests that fit what a plugin registers.
 
-A plugin may say how its types are to be tested, in its plugin module::
+A plugin can define how its types are tested, in its plugin module::
 
     MGK_CHECK = {"adapter:mine": {"rank": 2, "alpha": 3.0}, "gate:mine": {"limit": 4.0}}
 
@@ -70,7 +70,7 @@ class Checked:
 
     @property
     def chosen(self) -> Mapping[str, Any]:
-        """What the plugin says in ``MGK_CHECK``."""
+        """The options that the plugin defines in ``MGK_CHECK``."""
         found: Mapping[str, Any] = getattr(self.plugin, "MGK_CHECK", {})
         return found
 
@@ -285,7 +285,7 @@ def _data(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
     if key not in checked.chosen:
         try:
             load(bundle(), {})
-        except (MgkError, ImportError) as error:  # it needs a file, say, or another model
+        except (MgkError, ImportError) as error:  # e.g. it needs a file or another model
             return [_skipped(subject, f"give options in the plugin's MGK_CHECK[{key!r}]: {error}")]
     bad = checked.chosen.get(f"bad:{spec.type}")
     return check_reader(load, subject, bundle=bundle, bad=bad)

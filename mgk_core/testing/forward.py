@@ -31,7 +31,7 @@ SHAKEN = 0.5
 
 @law("forward pass equals merged_weight")
 def forward(subject: Subject) -> None:
-    """At every dtype, a model with the adapter attached computes what its `merged_weight` says."""
+    """At every dtype, a model with the adapter attached computes what its `merged_weight` gives."""
     for dtype in DTYPES:
         case = subject.make()
         case.model.to(dtype)

@@ -50,7 +50,7 @@ class Gate:
 
 
 def context(spec: Spec, bundle: Bundle | None = None) -> PhaseContext:
-    """Return the second of two phases, which names one gate, as a gate or an evaluator is told of it."""
+    """Return the second of two phases, which names one gate, as passed to a gate or an evaluator."""
     none = Spec(type="kit")
 
     def phase(name: str) -> PhaseConfig:
@@ -77,7 +77,7 @@ def row(levels: Mapping[str, float], wobble: float = 0.02) -> dict[str, Score]:
 
 
 def rows_before() -> list[dict[str, Score]]:
-    """Return row 0 and the row of the phase before."""
+    """Return the baseline and the row of the phase before."""
     return [row({}, 0.0), row({}, 0.0)]
 
 
@@ -158,7 +158,7 @@ def pure(gate: Gate) -> None:
         require(before == kept, "the rows before were changed")
 
 
-@law("no number is no pass")
+@law("NaN does not pass")
 def not_a_number(gate: Gate) -> None:
     """A gate that refuses the worst row refuses one whose scores are NaN."""
     names = [p.name for p in PROBES]
@@ -171,5 +171,5 @@ LAWS: tuple[Law[Gate], ...] = (evidence, monotone, pure, not_a_number)
 
 
 def check_gate(judge: Judge, spec: Spec, named: str = "gate") -> list[LawResult]:
-    """Hold a gate to every law. judge: as ``mgk_gate``; spec: what the phase names."""
+    """Run the conformance tests on a gate. judge: as ``mgk_gate``; spec: what the phase names."""
     return hold_all(LAWS, Gate(judge, spec), named)

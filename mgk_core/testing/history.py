@@ -47,7 +47,7 @@ def snapshot(case: Case) -> dict[str, torch.Tensor]:
 
 
 def same_bits(before: dict[str, torch.Tensor], case: Case) -> list[str]:
-    """Return the names of base tensors that are not what ``before`` says, bit for bit; order counts."""
+    """Return the names of base tensors that differ from ``before``, bit for bit; order counts."""
     after = base_state_dict(case.model)
     if list(before) != list(after):
         return ["(the names themselves or their order)"]

@@ -21,7 +21,7 @@ class LawBroken(AssertionError):
 
 
 class NotApplicable(Exception):
-    """A law has nothing to say of a subject; the message is the reason."""
+    """A law does not apply to a subject; the message is the reason."""
 
 
 class _Broken(Exception):
@@ -30,7 +30,7 @@ class _Broken(Exception):
 
 @frozen
 class LawResult:
-    """What the kit says of one law. subject: what was held to it. ok: None where it does not apply."""
+    """The result of testing one law. subject: what was tested. ok: None if it does not apply."""
 
     law: str
     subject: str
@@ -40,17 +40,17 @@ class LawResult:
 
 @frozen
 class Law(Generic[T]):
-    """One law about subjects of a kind. says: the sentence that the documentation shows."""
+    """One law about subjects of a kind. `says`: the sentence that the documentation shows."""
 
     name: str
     says: str
     function: Callable[[T], None]
 
     def __call__(self, subject: T) -> None:
-        """Hold ``subject`` to the law.
+        """Test the law on ``subject``.
 
-        :raises LawBroken: also where the plugin raised what nobody expected
-        :raises NotApplicable: the law says nothing of this subject
+        :raises LawBroken: also if the plugin raised an unexpected exception
+        :raises NotApplicable: the law does not apply to this subject
         """
         try:
             self.function(subject)
@@ -78,7 +78,7 @@ class Law(Generic[T]):
 
 
 def law(name: str) -> Callable[[Callable[[T], None]], Law[T]]:
-    """Make a law of a function; its docstring's first paragraph is what the law says."""
+    """Make a law of a function; its docstring's first paragraph is the law's statement."""
 
     def make(function: Callable[[T], None]) -> Law[T]:
         says = " ".join((function.__doc__ or "").split("\n\n")[0].split())
@@ -88,12 +88,12 @@ def law(name: str) -> Callable[[Callable[[T], None]], Law[T]]:
 
 
 def broken(detail: str) -> NoReturn:
-    """Say inside a law that it does not hold."""
+    """Fail the law that is being tested."""
     raise _Broken(detail)
 
 
 def require(ok: object, detail: str) -> None:
-    """Say inside a law what has to be so."""
+    """Fail the law that is being tested unless ``ok``."""
     if not ok:
         broken(detail)
 

@@ -1,4 +1,4 @@
-"""The laws of evaluators (``mgk_evaluate``), and the small language model that they are held over."""
+"""The laws of evaluators (``mgk_evaluate``), and the small language model used to test them."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def dropout_off(evaluator: Evaluator) -> None:
 
 @law("the same score twice")
 def twice(evaluator: Evaluator) -> None:
-    """A second look gives the same bits, draws no random number and changes no weight."""
+    """A second evaluation gives the same bits, draws no random number and changes no weight."""
     bundle = evaluator.bundle(0.5)
     weights = [p.detach().clone() for p in bundle.model.parameters()]
     state = torch.get_rng_state()
@@ -167,7 +167,10 @@ def consistent(evaluator: Evaluator) -> None:
     ):
         if math.isclose(found.value, value, rel_tol=1e-9, abs_tol=1e-12):
             ok = math.isclose(found.stderr, stderr, rel_tol=1e-6, abs_tol=1e-12)
-            require(ok, f"the standard error is {found.stderr:.6g}; the items say {stderr:.6g}")
+            require(
+                ok,
+                f"the standard error is {found.stderr:.6g}; computed from the items it is {stderr:.6g}",
+            )
             return
     require(ok=False, detail=f"the value is {found.value:.6g}; the mean of the items is {mean:.6g}")
 
@@ -195,5 +198,5 @@ def standard_probes() -> list[Probe]:
 
 
 def check_evaluator(evaluate: Evaluate, probe: Probe, named: str = "evaluator") -> list[LawResult]:
-    """Hold an evaluator to every law, on a probe over `BigramBundle`."""
+    """Run the conformance tests on an evaluator, with a probe over `BigramBundle`."""
     return hold_all(LAWS, Evaluator(evaluate, probe), named)

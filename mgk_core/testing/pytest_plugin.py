@@ -68,7 +68,7 @@ class ConformanceTest(pytest.Item):
         self.result = result
 
     def runtest(self) -> None:
-        """Fail, skip or pass as the result says."""
+        """Fail, skip or pass according to the result."""
         if self.result.ok is None:
             pytest.skip(self.result.detail)
         if not self.result.ok:

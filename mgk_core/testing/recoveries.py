@@ -1,4 +1,4 @@
-"""Conformance tests of recoveries: they end, go one way, and say what they did."""
+"""Conformance tests of recoveries: they end, go one way, and report what they did."""
 
 from __future__ import annotations
 

@@ -78,9 +78,9 @@ def _same_as(before: tuple[dict[str, Tensor], dict[str, Tensor]], case: Case, wh
     require(same, f"{when}, yet the residuals changed")
 
 
-@law("the merged model is the live one")
+@law("the merged model equals the unmerged one")
 def merged_is_live(rule: Rule) -> None:
-    """Where the rule calls its merge exact, the merged model computes what the live one did; Parameter objects stay."""
+    """Where the rule calls its merge exact, the merged model computes what the unmerged one did; Parameter objects stay."""
     case, adapter = rule.ready()
     live, objects = output(case), {n: id(t.parameter) for n, t in adapter.targets().items()}
     report = rule.merge(case.model, adapter, rule.proposal)
@@ -88,7 +88,7 @@ def merged_is_live(rule: Rule) -> None:
         error, bound = distance(output(case), live), rounding_bound(case, adapter.targets())
     require(
         not report.exact or error <= bound,
-        f"merged differs from live by {error:.3g}; at most {bound:.3g}",
+        f"merged differs from unmerged by {error:.3g}; at most {bound:.3g}",
     )
     require(
         {n: id(t.parameter) for n, t in adapter.targets().items()} == objects,
@@ -110,7 +110,13 @@ def proposal_counts(rule: Rule) -> None:
         require(error <= bound, f"scale 0.5: {name} is off by {error:.3g}; at most {bound:.3g}")
     case, adapter = rule.ready()
     before = base_of(case)
-    _refused(rule, case, adapter, Proposal(refuse="the kit says no"), "a proposal that refuses")
+    _refused(
+        rule,
+        case,
+        adapter,
+        Proposal(refuse="refused by the conformance tests"),
+        "a proposal that refuses",
+    )
     _same_as(before, case, "refused")
 
 
@@ -202,7 +208,7 @@ def _end_twice(rule: Rule, kept: Literal["memory", "disk"], end: str, spool: Pat
 
 @law("rollback is bit-exact")
 def rollback(rule: Rule) -> None:
-    """``report.undo.restore()`` brings back every tensor and residual, bit for bit, from memory and from disk, also of a second merge."""
+    """``report.undo.restore()`` restores every tensor and residual, bit for bit, from memory and from disk, also after a second merge."""
     for undo in ("memory", "disk"):
         case, first = rule.ready()
         rule.merge(case.model, first, rule.proposal)

@@ -137,7 +137,7 @@ def weights_of(bundle: Bundle) -> list[Tensor]:
 
 
 def same_weights(before: Sequence[Tensor], bundle: Bundle) -> bool:
-    """Tell whether the parameters are what they were, bit for bit."""
+    """Return whether the parameters are unchanged, bit for bit."""
     now = list(bundle.model.parameters())
     return len(now) == len(before) and all(
         torch.equal(a, b) for a, b in zip(before, now, strict=True)

@@ -26,7 +26,7 @@ Merge = Callable[[nn.Module, Adapter], MergeReport]
 
 @frozen(eq=False)
 class Subject:
-    """What the laws for adapters are held over. make: a fresh model each time, always the same."""
+    """What the laws for adapters are tested on. make: a fresh model each time, always the same."""
 
     attach: Attach
     make: Callable[[], Case]
@@ -75,12 +75,12 @@ class Places:
     where: Mapping[str, Target]
 
     def targets(self) -> Mapping[str, Target]:
-        """Return weight name → where it lives."""
+        """Return weight name → where it is in the model."""
         return self.where
 
 
 def rounding_bound(case: Case, places: Mapping[str, Target], seed: int = 0) -> float:
-    """Return how far apart rounding alone may put merged and live: measured, as `mgk_core.run.verify_merge` does."""
+    """Return how far apart rounding alone may put merged and unmerged outputs: measured, as `mgk_core.run.verify_merge` does."""
     plain, measured = output(case, seed), 0.0
     for draw in range(DRAWS):
         with last_bits_flipped(Places(places), seed + draw):  # type: ignore[arg-type]
@@ -119,16 +119,16 @@ def base_of(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def near_live(case: Case, live: Tensor, places: Mapping[str, Target], when: str) -> None:
-    """Require that the merged model computes ``live`` within what rounding explains."""
+    """Require that the merged model computes ``live``, the unmerged outputs, within the tolerance from rounding."""
     error, bound = distance(output(case), live), rounding_bound(case, places)
     require(
         error <= bound,
-        f"{when}merged differs from live by {error:.3g} (relative 2-norm); at most {bound:.3g}",
+        f"{when}merged differs from unmerged by {error:.3g} (relative 2-norm); at most {bound:.3g}",
     )
 
 
 def same_state(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """Tell whether two states have the same names in the same order, and the same bits."""
+    """Return whether two states have the same names in the same order, and the same bits."""
     return list(a) == list(b) and all(
         t.dtype == b[n].dtype and torch.equal(t.nan_to_num(), b[n].nan_to_num())
         for n, t in a.items()

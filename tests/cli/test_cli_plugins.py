@@ -67,7 +67,7 @@ def test_check_plugin_always_says_why(mgk, monkeypatch, columns):
     why = f"linear, float32: outputs differ by 0.25, 1e-06 is allowed; {'the weights are not those of before; ' * 3}first"
     laws = [
         Law("moves between dtypes and devices", "adapter mine", True, "on 10 of 10"),
-        Law("merged equals live", "adapter mine", False, why),
+        Law("merged equals unmerged", "adapter mine", False, why),
         Law(
             "additive deltas add up",
             "adapter mine",

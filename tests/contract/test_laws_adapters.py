@@ -251,7 +251,7 @@ def test_one_fault_breaks_exactly_its_law(law):
 def test_a_forgotten_scale_breaks_what_compares_merged_with_live():
     """Every law that merges and looks at the output says so: one merge, k merges, merges after a move."""
     assert broken_laws(of(Half)) == {
-        "merged equals live", "k merges equal k applications", "moves between dtypes and devices",
+        "merged equals unmerged", "k merges equal k applications", "moves between dtypes and devices",
         "forward pass equals merged_weight", "weights and factors equal merged_weight",
     }  # fmt: skip
 
@@ -271,7 +271,7 @@ def test_a_merge_that_can_be_repeated_breaks_its_law():
 
 def test_every_law_has_a_fault_that_it_catches():
     """No law is without proof that it can fail."""
-    others = {"merged equals live", "merge twice is refused"}
+    others = {"merged equals unmerged", "merge twice is refused"}
     assert {law.name for law in adapters.LAWS} == set(BROKEN) | others
 
 
@@ -279,10 +279,10 @@ def test_a_law_is_called_alone_and_says_on_what():
     """The error carries the law's name and the figures."""
     subject = Subject(of(Half), lambda: make("linear", layers=2))
     with pytest.raises(
-        LawBroken, match="merged equals live: merged differs from live by"
+        LawBroken, match="merged equals unmerged: merged differs from unmerged by"
     ) as caught:
         adapters.merged_equals_live(subject)
-    assert caught.value.law == "merged equals live"
+    assert caught.value.law == "merged equals unmerged"
 
 
 def refusing(model, name):

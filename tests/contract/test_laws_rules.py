@@ -115,7 +115,7 @@ def again(model, adapter, proposal):
 
 
 BROKEN = {
-    "the merged model is the live one": short,
+    "the merged model equals the unmerged one": short,
     "scale and refusal are honoured": whole,
     "the merge is what it declares": boastful,
     "undo works once, and frees what it held": endless_undo,
