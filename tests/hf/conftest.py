@@ -45,7 +45,7 @@ def family(name, seed=0):
         "gemma2": lambda: t.Gemma2ForCausalLM(
             t.Gemma2Config(**SIZES, head_dim=16, sliding_window=9)
         ),
-        "gemma3-multimodal": lambda: t.Gemma3ForConditionalGeneration(multimodal_config()),
+        "gemma3-multimodal": lambda: t.Gemma3ForConditionalGeneration(with_vision()),
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -58,15 +58,20 @@ def family(name, seed=0):
     return model
 
 
-def multimodal_config():
-    """A Gemma 3 with a vision tower, as MedGemma 4B has one."""
+def with_vision(vocab_size=VOCABULARY, **changes):
+    """Return a Gemma 3 with a vision tower, as MedGemma 4B has one; changes: of the text's keys."""
     from transformers import Gemma3Config
 
     vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
               "image_size": 28, "patch_size": 14}  # fmt: skip
-    return Gemma3Config(
-        text_config=tiny_config(VOCABULARY).to_dict(), vision_config=vision, mm_tokens_per_image=4
-    )
+    text = tiny_config(vocab_size, **changes).to_dict()
+    return Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+
+
+@pytest.fixture(scope="session")
+def multimodal_config():
+    """Return the maker of configurations with a vision tower."""
+    return with_vision
 
 
 @pytest.fixture(scope="session")

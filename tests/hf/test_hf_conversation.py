@@ -7,6 +7,7 @@ import json
 
 import pytest
 from chat_families import BY_NAME, FAMILIES, tokenizer_of
+from clocks import Tomorrow
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -202,12 +203,6 @@ def test_thinking_is_off_in_the_saved_template_and_can_be_switched_on(name, tmp_
 @pytest.mark.parametrize("name", ["llama-3.2", "gpt-oss", "granite-3"])
 def test_a_date_is_fixed_and_restored(name, monkeypatch):
     """A recorded markup gives the same ids on another day, and the saved template prints its date."""
-
-    class Tomorrow(dt.datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return dt.datetime.now(tz) + dt.timedelta(days=1)
-
     today, tokenizer = conversation(name)
     ids = today.prompts([[user("오늘은?")]])
     date = today.record()["date"]

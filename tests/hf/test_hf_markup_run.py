@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from chat_families import BY_NAME, tokenizer_of
+from clocks import Tomorrow
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import chat_template_utils
 
@@ -33,15 +34,6 @@ probe = "{name}"
 def no_cache(tmp_path, monkeypatch):
     """Keep the user's token cache out."""
     monkeypatch.setenv("MGK_CACHE", str(tmp_path / "cache"))
-
-
-class Tomorrow(dt.datetime):
-    """The clock of the next day."""
-
-    @classmethod
-    def now(cls, tz=None):
-        """Return this time tomorrow."""
-        return dt.datetime.now(tz) + dt.timedelta(days=1)
 
 
 @pytest.fixture
