@@ -26,7 +26,7 @@ class AdapterDirectory:
 
     @classmethod
     def at(cls, path: Path) -> AdapterDirectory | None:
-        """Return what a directory holds; None where that is no adapter.
+        """Return what a directory holds; None where that is not an adapter.
 
         :raises InputError: it cannot be read, names no base, or holds a model as well
         """

@@ -19,7 +19,7 @@ PADDING = -1
 class TokenBatch:
     """Rows of tokens with their boundaries. All fields are int64 of shape (B, T).
 
-    labels: the token itself where it is to be predicted from what stands before it, else -100; a
+    labels: the token itself where it is to be predicted from what precedes it, else -100; a
     segment's first token has nothing before it and is never learnt. position_ids: count from 0
     within a segment. segment_ids: which sequence a token belongs to, unique over the whole batch;
     -1 for padding. branch_ids: 0 for what a whole segment shares, k > 0 for its k-th continuation,
@@ -43,7 +43,7 @@ class TokenBatch:
 
     @property
     def tokens(self) -> int:
-        """Number of positions that are no padding."""
+        """Number of positions that are not padding."""
         return int((self.segment_ids != PADDING).sum())
 
 

@@ -52,7 +52,7 @@ def snapshot(name: str, revision: str | None, commit: str | None) -> Path | None
 
 
 def keep_beside(source: Path | None, target: Path, *, grown: bool) -> tuple[str, ...]:
-    """Copy what lies beside a base and is still true to ``target``; return the names.
+    """Copy to ``target`` the files next to a base that are still valid; return their names.
 
     What the model itself has written there stays. A link that leads out of the base (or out of the
     hub's cache that it is part of) is not followed.

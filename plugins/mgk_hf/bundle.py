@@ -193,7 +193,7 @@ class HfBundle:
         keep_beside(self.source, directory, grown="tokens" in self.preparation)
 
     def card(self) -> dict[str, Any]:
-        """Return what a model card says of the base: hub metadata and licence."""
+        """Return what a model card states about the base: hub metadata and licence."""
         from mgk_hf.card import metadata
 
         return metadata(self.model, self.source, multimodal=bool(self.network.language))

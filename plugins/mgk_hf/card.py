@@ -1,4 +1,4 @@
-"""What a base says of itself that a derived model's card hands on: name, licence, task."""
+"""What a derived model's card inherits from its base: name, licence, task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HANDED_ON = ("license", "license_name", "license_link", "language")
 
 
 def metadata(model: Any, source: Path | None, *, multimodal: bool) -> dict[str, Any]:
-    """Return the hub's metadata of a derived model, as far as the base says it."""
+    """Return the hub metadata of a derived model, as far as the base provides it."""
     config = model.config
     found = {key: value for key, value in _card(source).items() if key in _HANDED_ON and value}
     if "license" not in found and is_gemma(str(getattr(config, "model_type", ""))):

@@ -44,12 +44,12 @@ def check_kind(name: str, config: Any) -> None:
 def check_weights(name: str, info: Mapping[str, Any]) -> tuple[str, ...]:
     """Refuse a base for which transformers made up weights that its files lack; return notes.
 
-    :raises InputError: weights are missing, or have another shape than the configuration says
+    :raises InputError: weights are missing, or their shapes differ from the configuration's
     """
     mismatched = [str(m[0] if isinstance(m, tuple) else m) for m in info["mismatched_keys"]]
     for names, what in (
         (sorted(map(str, info["missing_keys"])), "are missing"),
-        (sorted(mismatched), "have other shapes than config.json says"),
+        (sorted(mismatched), "have shapes that differ from config.json"),
     ):
         if names:
             raise InputError(
@@ -59,9 +59,7 @@ def check_weights(name: str, info: Mapping[str, Any]) -> tuple[str, ...]:
     unexpected = sorted(map(str, info["unexpected_keys"]))
     if not unexpected:
         return ()
-    text = (
-        f"{len(unexpected)} tensors of the base's files are no weights of it: {_some(unexpected)}"
-    )
+    text = f"{len(unexpected)} tensors in the base's files are not weights of the model: {_some(unexpected)}"
     return (text,)
 
 
@@ -85,7 +83,7 @@ def check_causal(name: str, model: Any) -> None:
     moved = (logits[0] - logits[1]).norm() / logits[0].norm().clamp(min=1e-30)
     if moved > _SAME:
         raise InputError(
-            f"base.id: {name}: {type(model).__name__} is no causal language model: its outputs depend"
+            f"base.id: {name}: {type(model).__name__} is not a causal language model: its outputs depend"
             " on later tokens, as an encoder's do; expected a decoder, such as a Gemma, Llama or Qwen"
         )
 
@@ -121,7 +119,7 @@ def check_vocabulary(model: Any, tokenizer: Any) -> tuple[str, ...]:
 
 
 def _check_template(template: Any) -> None:
-    """Refuse a chat template that is no text."""
+    """Refuse a chat template that is not text."""
     texts = list(template.values()) if isinstance(template, dict) else [template]
     wrong = [text for text in texts if not isinstance(text, str | None)]
     if wrong:

@@ -131,7 +131,7 @@ class HfConversation:
     def restore(self, record: Mapping[str, Any]) -> None:
         """Use a recorded markup, unless the settings that made it have changed since.
 
-        Only a fixed one says more than the base itself.
+        Only a fixed one adds anything to the base's own.
         """
         if not record["fixed"] or record["settings"] != asdict(self.settings):
             return

@@ -49,7 +49,7 @@ class Extension:
 def extend(
     model: Any, tokenizer: Any, tokens: Sequence[str], corpus: Sequence[str] = ()
 ) -> Extension:
-    """Add tokens to tokenizer and model; tokens that stand in the vocabulary already are left out.
+    """Add tokens to tokenizer and model; tokens already in the vocabulary are skipped.
 
     :param corpus: texts over which the tokens saved are counted
     :raises InputError: nothing is left to add, or a token is empty

@@ -1,4 +1,4 @@
-"""What the hub's and transformers' errors mean to a user, and what mends them."""
+"""What the hub's and transformers' errors mean to a user, and how to fix them."""
 
 from __future__ import annotations
 

@@ -39,14 +39,15 @@ been trained further. They are not those of google/gemma-3-270m, and score diffe
 
 
 def available() -> bool:
-    """Tell whether the package with the weights is installed."""
+    """Return whether the package with the weights is installed."""
     return find_spec(PACKAGE) is not None
 
 
 def prepare(say: Say = lambda _: None) -> Path:
     """Return the directory of the converted model, converting at the first use.
 
-    :param say: is given one line before the slow part (about two minutes)
+    `say` is called with one line before the slow part (about two minutes).
+
     :raises EnvironmentFault: the package, or a library that reads it, is not installed
     :raises DigestError: the package's parts do not add up to the file that it states
     """

@@ -45,10 +45,10 @@ class Head:
 
     @property
     def fast(self) -> bool:
-        """Tell whether the head is bare and frozen at this moment.
+        """Return whether the head is currently bare and frozen.
 
-        An adapter makes a class of its own of the module it sits on, and a quantized weight is
-        no floating tensor: both go the plain way.
+        An adapter gives the module it wraps a class of its own, and a quantized weight is not a
+        floating-point tensor: both take the plain path.
         """
         if type(self.module) not in {nn.Linear, WideLinear}:
             return False

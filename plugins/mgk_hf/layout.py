@@ -17,12 +17,12 @@ from mgk_hf.batch import PADDING, TokenBatch
 
 @frozen(eq=False)
 class Layout:
-    """Where each sequence's tokens stand in the flattened batch of N = B·T positions.
+    """Where each sequence's tokens are in the flattened batch of N = B·T positions.
 
     rows: (S, L) flat positions of each sequence in order, 0 where it is shorter. back: (N,) flat
     position → index into S·L. plain: True where the batch already is (S, L). positions, branches:
     (S, L), None where no mask needs them. empty: indices into S·L where a sequence is shorter. Right padding needs no mask: attention is causal, so no
-    token of a sequence sees what stands behind it.
+    token of a sequence sees what comes after it.
     """
 
     rows: Tensor
@@ -94,7 +94,7 @@ def layout_of(batch: TokenBatch) -> Layout:
 
 
 def _is_plain(segments: Tensor) -> bool:
-    """Tell whether every row holds one sequence, padded on the right at most."""
+    """Return whether every row holds one sequence, padded on the right at most."""
     first = segments[:, :1]
     inside = (segments == first) | (segments == PADDING)
     padded_last = (segments[:, 1:] != PADDING) <= (segments[:, :-1] != PADDING)
@@ -104,8 +104,8 @@ def _is_plain(segments: Tensor) -> bool:
 class Gather(torch.autograd.Function):
     """``x[there]`` whose gradient is ``g[back]``: both ways a gather, never a scatter.
 
-    Right where every position of x stands in ``there`` once; ``empty`` are the rows of x that
-    stand nowhere (padding), whose gradient is 0.
+    Correct if every position of x occurs in ``there`` once; ``empty`` are the rows of x that
+    do not occur (padding), whose gradient is 0.
     """
 
     @staticmethod

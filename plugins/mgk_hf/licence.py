@@ -25,17 +25,17 @@ Gemma is provided under and subject to the Gemma Terms of Use found at ai.google
 
 By using this model, or any model derived from it, you agree to those terms and to the Gemma
 Prohibited Use Policy (ai.google.dev/gemma/prohibited_use_policy). Hand this notice and the
-terms on with every copy and every derivative, and say that files were modified.
+terms on with every copy and every derivative, and state that files were modified.
 """
 
 
 def is_gemma(model_type: str) -> bool:
-    """Tell whether a configuration's ``model_type`` belongs to the Gemma family."""
+    """Return whether a configuration's ``model_type`` belongs to the Gemma family."""
     return model_type.startswith(("gemma", "medgemma", "paligemma", "shieldgemma", "t5gemma"))
 
 
 def notice_of(directory: Path | None, model_type: str) -> str:
-    """Return the notice that stands in a model directory, or the family's own, or nothing."""
+    """Return the notice in a model directory, else the family's own, else an empty string."""
     if directory is not None and (file := directory / NOTICE_FILE).is_file():
         return file.read_text(encoding="utf-8")
     return GEMMA_NOTICE if is_gemma(model_type) else ""

@@ -311,7 +311,7 @@ def _check_directory(path: Path, spec: HfSpec) -> None:
     for entry in sorted(path.iterdir()):
         if not entry.is_file() and not entry.is_dir():
             raise InputError(
-                f"base.id: {entry} is no regular file (a pipe, a device, or a broken link); remove it"
+                f"base.id: {entry} is not a regular file (a pipe, a device, or a broken link); remove it"
             )
     for file in sorted(path.glob("*.safetensors")):
         check_header(file)

@@ -113,7 +113,7 @@ def _decoder(model: Any) -> nn.Module:
 
 
 def can_pack(model: Any, text: Any) -> bool:
-    """Tell whether attention alone mixes positions, and mgk may provide it.
+    """Return whether only attention mixes positions and mgk may provide it.
 
     Recurrent layers carry state across boundaries; attention with a logit cap is eager only.
     """

@@ -1,4 +1,4 @@
-"""One module whose weight bitsandbytes has packed: made plain, made what it was, packed anew."""
+"""One module whose weight bitsandbytes has quantized: dequantize, restore and requantize it."""
 
 from __future__ import annotations
 

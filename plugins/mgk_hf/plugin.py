@@ -29,7 +29,7 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
 
 @hookimpl
 def mgk_phase_enter(ctx: PhaseContext) -> None:
-    """Refuse before the first step to pack anew what is not packed."""
+    """Refuse, before the first step, to requantize a base that is not quantized."""
     spec = ctx.phase.merge
     if not isinstance(spec, UnpackSpec) or not spec.requantize:
         return
@@ -37,7 +37,7 @@ def mgk_phase_enter(ctx: PhaseContext) -> None:
 
     if not is_quantized(ctx.model):
         raise InputError(
-            f"phases.{ctx.phase.name}.merge.requantize packs anew what was packed, and no weight of this phase's base is:"
+            f"phases.{ctx.phase.name}.merge.requantize needs a quantized base, and no weight of this phase's base is quantized:"
             " set base.quantize, leave requantize on in the phases before, or leave it out here"
         )
 

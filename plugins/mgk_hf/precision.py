@@ -190,7 +190,7 @@ class MixedLinear(nn.Linear):
         return out if self.bias is None else out + self.bias
 
     def narrow(self) -> Tensor:
-        """Return the bf16 copy of the master, made anew whenever the master has changed."""
+        """Return the bf16 copy of the master, recomputed whenever the master has changed."""
         state = (self.weight.data_ptr(), self.weight._version)  # noqa: SLF001 - torch has no public name for it
         if self._narrow is None or self._narrow_of != state:
             # In __dict__, so that it is neither saved nor moved as part of the model.

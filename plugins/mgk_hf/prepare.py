@@ -1,4 +1,4 @@
-"""What is done to a base before row 0: its tokenizer extended, the new rows trained; told to the ledger."""
+"""Prepare a base before the baseline: extend its tokenizer, train the new rows, record both in the ledger."""
 
 from __future__ import annotations
 

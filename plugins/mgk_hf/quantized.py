@@ -33,7 +33,7 @@ def settings(kind: str) -> dict[str, Any]:
 
 
 def keep_as_stored(model: nn.Module) -> None:
-    """Keep bitsandbytes from laying 4-bit weights out anew where a CPU multiplies bf16.
+    """Keep bitsandbytes from changing the layout of 4-bit weights where a CPU multiplies bf16.
 
     It does so in the first forward pass outside training, and back in the next training step; a frozen
     base has one set of bits, by which it is known.
@@ -44,12 +44,12 @@ def keep_as_stored(model: nn.Module) -> None:
 
 
 def is_quantized(model: nn.Module) -> bool:
-    """Tell whether any weight of the model is packed."""
+    """Return whether any weight of the model is packed."""
     return any(is_packed(module) for module in model.modules())
 
 
 def is_packed(module: nn.Module) -> bool:
-    """Tell whether a module's weight is packed by bitsandbytes."""
+    """Return whether a module's weight is packed by bitsandbytes."""
     weight = getattr(module, "weight", None)
     return (
         hasattr(weight, "quant_state")
@@ -106,7 +106,7 @@ def pack(weight: Tensor, like: nn.Module) -> Any:
 def forget_quantizer(model: Any) -> None:
     """Remove transformers' marks of a quantizer from a model whose weights are plain tensors.
 
-    GGUF files are dequantized on loading, packed weights by a merge; ``save_pretrained`` refuses while the marks stand.
+    GGUF files are dequantized on loading, packed weights by a merge; ``save_pretrained`` refuses while the marks are there.
     """
     model.hf_quantizer = None
     model.is_quantized = False

@@ -1,4 +1,4 @@
-"""Packing a merged base anew, with what the packed numbers cannot hold kept beside them.
+"""Requantize a merged base, and keep what the packed numbers cannot represent next to them.
 
 W' is the master, fp32. After it is packed, W' − Q(W') becomes the model's residual, as the part of a sum that
 bf16 cannot hold does: each phase merges into Q(W) + residual, so over any number of phases nothing is lost but
@@ -61,11 +61,11 @@ def pack_anew(
     adapter: Adapter,
     report: MergeReport,
 ) -> tuple[MergeReport, str]:
-    """Pack every merged weight; put those back that no delta changed. Returns the report, and what to tell.
+    """Pack every merged weight; put those back that no delta changed. Returns the report and its warnings.
 
     :param held: W − Q(W) of before, by weight name
     :param residuals: takes W' − Q(W')
-    :param report: of the merge into plain weights; what it says of packed ones is replaced
+    :param report: of the merge into plain weights; its entries for packed ones are replaced
     """
     rows, targets = {w.name: w for w in report.weights}, adapter.targets()
     apart: dict[str, float] = {}
@@ -129,8 +129,8 @@ def _summed(report: MergeReport, rows: tuple[WeightReport, ...]) -> MergeReport:
 
 def _how(apart: Mapping[str, float]) -> str:
     if not apart:
-        return "no packed weight was merged into, so none was packed anew"
+        return "no packed weight was merged into, so none was requantized"
     return (
-        f"packed anew for the next phase: ‖W' − Q(W')‖ / ‖W'‖ is {sum(apart.values()) / len(apart):.3g} on average, at"
-        f" most {max(apart.values()):.3g}; the full-precision weights are kept beside; not exact"
+        f"requantized for the next phase: ‖W' − Q(W')‖ / ‖W'‖ is {sum(apart.values()) / len(apart):.3g} on average, at"
+        f" most {max(apart.values()):.3g}; the full-precision weights are kept as well; not exact"
     )

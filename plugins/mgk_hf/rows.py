@@ -93,7 +93,7 @@ def train_rows(
 
 
 def _draw(sequences: Sequence[Sequence[int]], generator: torch.Generator) -> list[Sequence[int]]:
-    """Return texts, drawn anew, of about `_TOKENS` tokens together; each is cut to that length at most."""
+    """Return a fresh random draw of texts, about `_TOKENS` tokens in total; each is cut to that length."""
     drawn: list[Sequence[int]] = []
     room = _TOKENS
     for i in torch.randperm(len(sequences), generator=generator).tolist():

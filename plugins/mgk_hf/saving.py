@@ -29,7 +29,7 @@ def save(
     The tokenizer carries the chat template of the run; the generation configuration lists
     ``stops``, every token at which an answer ends.
 
-    Attached adapters are not written: the directory holds the base as it stands. Every tensor
+    Attached adapters are not written: the directory holds the current base. Every tensor
     keeps its bits; the configuration names the widest dtype among them, so that a reader that
     asks for ``dtype="auto"`` loses nothing.
 

@@ -128,5 +128,5 @@ def collect(items: Iterable[Item], sums: Iterator[float], tokenizer: Any) -> lis
 
 
 def byte_length(ids: Sequence[int], tokenizer: Any) -> int:
-    """Return the UTF-8 length of what these tokens say."""
+    """Return the UTF-8 length of the text of these tokens."""
     return len(tokenizer.decode(list(ids), skip_special_tokens=False).encode())

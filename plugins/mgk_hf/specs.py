@@ -13,7 +13,7 @@ class UnpackSpec(Spec):
 
     requantize: bool = option(
         False,
-        help="pack the merged weights anew for the next phase, the full-precision ones kept beside them",
+        help="requantize the merged weights for the next phase; the full-precision ones are kept as well",
     )
 
 
@@ -73,7 +73,7 @@ class HfSpec(Spec):
         help="put system messages before the first user message, for templates without the role",
     )
     new_tokens: str | tuple[str, ...] = option(
-        (), help="files of tokens, one a line, to add to the vocabulary before row 0"
+        (), help="files of tokens, one a line, to add to the vocabulary before the baseline"
     )
     new_tokens_from: str | tuple[str, ...] = option(
         (), help="texts from which tokens are chosen and their rows trained"

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _LAST = 1.0
-"""Seconds that a thread gets to end after it was told to."""
+"""Seconds that a thread has to end after it was asked to."""
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:

@@ -1,13 +1,13 @@
 """Merge rules for a quantized base: its packed weights give way to full-precision ones, and those are merged into.
 
-``dequantized``: W' = Q(W) + ΔW, Q(W) the numbers that the packed weight stands for. ``original``: W' = W + ΔW
-with the weights that were quantized, as they stand at the base's source; the adapter was trained beside Q(W), so
-what it computed is not what comes out, and the report says how far the two are apart and never that it is exact.
+``dequantized``: W' = Q(W) + ΔW, Q(W) the numbers that the packed weight represents. ``original``: W' = W + ΔW
+with the weights that were quantized, read from the base's source; the adapter was trained on top of Q(W), so what
+it computed is not what comes out, and the report states how far apart the two are and never that it is exact.
 
-Either merges into Q(W) first, which is what live computed with and is held against; then W − Q(W), where there is
-such a thing, is added. Every packed weight of the model is exchanged, not the adapter's alone, so the next phase
+Both merge into Q(W) first, the weights of the unmerged model, and compare with it; then W − Q(W), if there is any,
+is added. Every packed weight of the model is exchanged, not the adapter's alone, so the next phase
 trains in full precision: the dtype of what is not packed, with what bf16 cannot hold as residual. With
-``requantize`` it trains on weights packed anew, and W' − Q(W') is kept as the model's residual: the W − Q(W) of the
+``requantize`` it trains on requantized weights, and W' − Q(W') is kept as the model's residual: the W − Q(W) of the
 next merge (`mgk_hf.requantize`).
 
 Undoing puts the packed modules and the residuals back as they were.
@@ -39,7 +39,7 @@ sources: weakref.WeakKeyDictionary[nn.Module, Originals] = weakref.WeakKeyDictio
 
 @define(eq=False)
 class UnpackUndo:
-    """Undoes the merge, then the exchange, and gives the residuals back that the merge took up."""
+    """Undoes the merge, then the exchange, and restores the residuals that the merge consumed."""
 
     state: ModelState
     packed: list[Packed] = field(repr=False)
@@ -79,7 +79,7 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSp
     packed = packed_in(model)
     if not packed and spec.requantize:
         raise MergeError(
-            "merge.requantize packs anew what was packed, and no weight of this model is; leave it out"
+            "merge.requantize needs a quantized base, and no weight of this model is quantized; leave it out"
         )
     if not packed:  # a later phase, in full precision
         return evolve(_merge_exactly(model, adapter, proposal), rule=spec.type)
@@ -135,14 +135,16 @@ def _around(model: nn.Module) -> torch.dtype:
     return table.dtype
 
 
-_INT8 = "the int8 base rounded activations, so merged was not held against live; not exact"
+_INT8 = (
+    "the int8 base rounded activations, so merged and unmerged outputs were not compared; not exact"
+)
 _LAST = "no phase comes after, so the weights stay in full precision (requantize)"
 
 
 def _beside_originals(
     model: nn.Module, packed: list[Packed], spec: UnpackSpec
 ) -> dict[str, Tensor]:
-    """Return W − Q(W) by weight name, W as it stands at the base's source; empty for the rule that leaves it out."""
+    """Return W − Q(W) by weight name, W read from the base's source; empty for the rule that leaves it out."""
     if spec.type != "original":
         return {}
     read = sources.get(model)
@@ -163,7 +165,7 @@ def _beside_originals(
 
 
 def _told(apart: Mapping[str, float], *, kept: bool) -> tuple[str, ...]:
-    """Say how far the weights that were merged into are from those that the adapter was trained beside."""
+    """Describe how far the weights that were merged into are from those that the adapter was trained on."""
     if not apart:
         return ()
     which = "full-precision weights that were kept" if kept else "original weights"

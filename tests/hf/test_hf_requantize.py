@@ -130,7 +130,7 @@ def test_the_packed_weights_are_the_nearest_to_the_master(opened, kind):
     before = {p.name: dequantize(p.module) for p in packed_in(bundle.model)}
     report = folded(bundle, attached(bundle, 1), "dequantized")
     fresh = {r.name: r for r in report.weights}
-    (told,) = (w for w in report.warnings if "packed anew" in w)
+    (told,) = (w for w in report.warnings if "requantized for the next phase" in w)
     ratios = []
     for p in packed_in(bundle.model):
         if p.name not in fresh:

@@ -18,7 +18,7 @@ TEXT = (
     "The heart pumps blood through the body, and the lungs bring in oxygen.\n",
     "1. A) 급성 심근경색증 = acute myocardial infarction (2024)\n",
 )
-"""Shows how large each dimension of the hidden states is; what it says does not matter."""
+"""Shows how large each dimension of the hidden states is; its content does not matter."""
 
 
 def with_screen(network: Network, tokenizer: Any, head: str) -> Network:

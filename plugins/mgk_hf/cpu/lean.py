@@ -29,7 +29,7 @@ SMALL = 1 << 15
 """Entries below which a tensor is kept as it is: there is nothing to win."""
 
 Kept = dict[tuple[Any, ...], tuple["weakref.ref[Any]", Tensor]]
-"""Where a tensor lies → its storage, and what is kept of it."""
+"""A tensor's place in memory → its storage, and what is kept of it."""
 
 TRIED = 8
 """Positions on which a module's own forward and the lean one must agree before it is used."""

@@ -2,11 +2,11 @@
 
 Nearly all of a vocabulary has next to no probability at a position. So all logits are computed in
 int8 first (several times as fast as fp32 on CPUs with VNNI or AMX), and what carries weight is
-mended: every token with p > `EXACT` gets its logit in fp32, every token with p > `KEPT` takes part
+corrected: every token with p > `EXACT` gets its logit in fp32, every token with p > `KEPT` takes part
 in the gradient, and the rest enters the normaliser by its int8 logit alone.
 
-With δ the error of an int8 logit (about .1 on Gemma 3 270M after the equalisation below) and m the
-probability below `EXACT` (about .02), the normaliser is off by about m·E[e^δ − 1] ≈ 1e-4, and the
+With δ the error of an int8 logit (about 0.1 on Gemma 3 270M after the equalisation below) and m the
+probability below `EXACT` (about 0.02), the normaliser is off by about m·E[e^δ − 1] ≈ 1e-4, and the
 gradient by its share below `KEPT`, about 1e-3 of its length; bf16 products are off by 4e-3.
 """
 
@@ -168,7 +168,7 @@ def screened_pass(
 ) -> tuple[Tensor, Tensor | None] | None:
     """Return (log Σ_j exp z_j (N, 1), Σ_j softmax(z)_j W_j (N, D) or None); None where too many tokens carry weight.
 
-    h: (N, D) fp32   own: (N, 1) any exact logit of each row, a first guess of where its weight lies
+    h: (N, D) fp32   own: (N, 1) any exact logit of each row, a first guess of where its weight is
     """
     scanned = _scan(h, screen, own, math.log(KEPT if gradient else EXACT))
     if scanned is None:
