@@ -212,11 +212,12 @@ class HfBundle:
         return keys
 
     def complete_export(self, directory: Path) -> None:
-        """Write the tokenizer and the licence files beside an exported adapter.
+        """Write tokenizer, ends of an answer and licence files beside an exported adapter.
 
         :raises InputError: the base that others load is not the one that the adapter needs
         """
         from mgk_hf.licence import keep
+        from mgk_hf.saving import name_stops
 
         if added := self.preparation.get("tokens"):
             raise InputError(
@@ -229,6 +230,11 @@ class HfBundle:
                 " that base by a name; share the whole model in RUN/model"
             )
         self.tokenizer.save_pretrained(str(directory))
+        generation: Any = self.model.generation_config
+        if generation is not None:
+            generation.save_pretrained(str(directory))
+        if stops := self.conversation.stops:
+            name_stops(directory / "generation_config.json", stops)
         keep(self.source, directory, self.notice)
 
     def exported_outputs(self, directory: Path, batches: Sequence[Any]) -> list[Tensor] | None:

@@ -44,7 +44,7 @@ def save(
         directory.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(str(directory), state_dict=state)
         if stops:
-            _name_stops(directory / "generation_config.json", stops)
+            name_stops(directory / "generation_config.json", stops)
         _name_dtype(directory / "config.json", str(widest).removeprefix("torch."))
         if tokenizer is not None:
             tokenizer.save_pretrained(str(directory))
@@ -53,7 +53,7 @@ def save(
         raise StoreError(f"cannot write the model to {directory}: {error}") from error
 
 
-def _name_stops(file: Path, stops: Sequence[int]) -> None:
+def name_stops(file: Path, stops: Sequence[int]) -> None:
     """Write the tokens at which generation ends, the base's own first."""
     found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     found["eos_token_id"] = stops[0] if len(stops) == 1 else list(stops)

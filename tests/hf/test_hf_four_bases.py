@@ -10,7 +10,7 @@ import torch
 from attrs import frozen
 from chat_families import BY_NAME, tokenizer_of
 from clocks import Tomorrow
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import chat_template_utils
 
 from mgk_core.run.runner import run_pipeline
@@ -86,13 +86,14 @@ def write_base(multimodal_config):
         name = kind.model.replace("ForCausalLM", "Config")
         return getattr(transformers, name)(**SIZES, **given)
 
-    def write(kind, folder):
+    def write(kind, folder, ends=None):
         family = BY_NAME[kind.markup]
         tokenizer = tokenizer_of(family)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = getattr(transformers, kind.model)(config(kind, tokenizer))
-        model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(list(family.ends))
+        ends = list(ends or family.ends)
+        model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(ends)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
@@ -120,12 +121,12 @@ def prompt_of(tokenizer, question):
     )
 
 
-def answers(model, tokenizer):
+def answers(model, tokenizer, **settings):
     """Return what transformers' greedy `generate` answers to each question."""
     found = []
     for question in QUESTIONS:
         asked = prompt_of(tokenizer, question)
-        made = model.eval().generate(**asked, do_sample=False, max_new_tokens=TOKENS)
+        made = model.eval().generate(**asked, do_sample=False, max_new_tokens=TOKENS, **settings)
         new = made[0, asked["input_ids"].shape[1] :]
         found.append(tokenizer.decode(new, skip_special_tokens=True).strip())
     return found
@@ -158,3 +159,17 @@ def test_the_same_answers_everywhere(kind, write_base, tmp_path, monkeypatch):
     right = [one == other for one, other in zip(own, QUESTIONS.values(), strict=True)]
     assert sum(right) >= len(PAIRS) - 1
     assert all(answer.base != answer.final for answer in asked)
+
+
+def test_an_adapter_carries_the_ends_that_its_base_does_not_name(write_base, tmp_path):
+    """Where the base ends at <eos> only, the adapter's generation configuration ends its answers."""
+    write_base(KINDS[0], tmp_path / "base", ends=["<eos>"])
+    run = train(tmp_path / "base", tmp_path)
+    own = [answer.final for answer in ask(run, list(QUESTIONS), tokens=TOKENS)]
+    adapter = tmp_path / "adapter"
+    export_adapter(run, adapter)
+    adapted = peft.AutoPeftModelForCausalLM.from_pretrained(adapter)
+    beside = AutoTokenizer.from_pretrained(adapter)
+    ends = GenerationConfig.from_pretrained(adapter)
+    assert answers(adapted, beside) != own
+    assert answers(adapted, beside, generation_config=ends) == own
