@@ -78,6 +78,6 @@ def test_what_is_not_additive_is_refused(tmp_path):
         "textmodel", out=out, until="plain_text",
         overrides=["run.threads=1", "defaults.adapter.type='dora'", "defaults.adapter.targets=['layer1']"],
     )  # fmt: skip
-    with pytest.raises(InputError, match="no additive low-rank delta"):
+    with pytest.raises(InputError, match="not an additive low-rank delta"):
         export_adapter(out, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
