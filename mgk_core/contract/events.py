@@ -96,6 +96,7 @@ EVENTS: dict[str, Event] = {
         {**_PHASE, "method": "the entry's type", "action": "`propose`, `train`, `keep_apart` or `stop`"},
     ),
     "note": Event("Something that the user should know.", {**_PHASE, "text": "the message"}),
+    "activity": Event("The work that loops count under has a new name.", {"what": "the name"}),
     "progress": Event(
         "A long loop counts.",
         {"what": "what is being done", "done": "how many", "total": "of how many", "unit": "of what",

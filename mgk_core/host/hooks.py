@@ -28,7 +28,6 @@ from mgk_core.contract.outcome import (
 )
 from mgk_core.contract.peers import answering
 from mgk_core.contract.specs import DeltaSpec, Slot, Spec
-from mgk_core.host.blame import Call
 from mgk_core.host.manager import Plugins, load_plugins
 
 ENGINE = "exact"
@@ -140,10 +139,11 @@ class Hooks:
         """Measure one probe; on the untouched base a value that is not finite is an error."""
         found: Score = self._owner("mgk_evaluate", probe.metric, ctx=ctx, probe=probe)
         if not math.isfinite(found.value) and not ctx.scores:
-            owner = self.plugins.owner("metric", probe.metric)
-            raise Call(self.plugins, owner, "mgk_evaluate", "mgk_evaluate").refuse(
-                f"a Score of {found.value} for probe {probe.name!r} on the untouched base;"
-                " expected a finite number: look for NaN in the base or in the probe's items"
+            owner = self.plugins.describe(self.plugins.owner("metric", probe.metric))
+            raise InputError(
+                f"probe {probe.name!r}: its {probe.metric} on the untouched base is {found.value}"
+                f" (measured by plugin {owner}); expected a finite number: look for NaN, infinities"
+                " or very large values in the base and in the probe's items"
             )
         return found
 

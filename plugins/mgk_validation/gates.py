@@ -53,7 +53,7 @@ def _ask(spec: GateSpec, ctx: PhaseContext, before: Sequence[Row], after: Row) -
         ]
     if isinstance(spec, MinGainSpec):
         own = _of(spec, ctx, after, ctx.phase.name)
-        return [min_gain(spec, Change(before[-1][p.name], after[p.name]), p.floor) for p in own]
+        return [min_gain(spec, Change(_latest(before, p), after[p.name]), p.floor) for p in own]
     if isinstance(spec, ThresholdSpec):
         return [threshold(spec, after[p.name]) for p in _taught(spec, ctx, after)]
     raise InputError(f"gate {spec.type!r}: {type(spec).__name__} is not a gate of this plugin")
@@ -161,16 +161,20 @@ def _row(spec: MaxDropSpec) -> str:
 def _reference(spec: MaxDropSpec, ctx: PhaseContext, before: Sequence[Row], probe: Probe) -> Score:
     """Return the score to compare with: the previous one, or the best since the probe was taught."""
     if spec.against == "previous" or probe.phase == ctx.phase.name:
-        return before[-1][probe.name]
+        return _latest(before, probe)
     names = [p.name for p in ctx.config.phases]
     first = 0 if probe.phase == "base" else names.index(probe.phase) + 1
-    rows = [row[probe.name] for row in before[first:] if probe.name in row] or [
-        before[-1][probe.name]
-    ]
+    rows = [row[probe.name] for row in before[first:] if probe.name in row]
+    rows = rows or [_latest(before, probe)]
     best = rows[0]
     for score in rows[1:]:
         best = score if score.better_by(best) > 0 else best
     return best
+
+
+def _latest(before: Sequence[Row], probe: Probe) -> Score:
+    """Return a probe's score in the last row that has it: some are measured at the ends only."""
+    return next(row[probe.name] for row in reversed(before) if probe.name in row)
 
 
 def _taught(spec: GateSpec, ctx: PhaseContext, after: Row) -> list[Probe]:

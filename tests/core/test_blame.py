@@ -196,7 +196,6 @@ CONTENT = {
     "a score with a negative error": ("evaluate", score(stderr=-1.0), "stderr is -1.0"),
     "a score with fewer items": ("evaluate", score(per_item=(1.0,)), "1 values per_item"),
     "a score with a tensor": ("evaluate", score(extra={"x": torch.ones(1)}), "JSON"),
-    "NaN on the untouched base": ("evaluate", score(value=math.nan), "nan for probe 'p'"),
     "a proposal that half keeps apart": ("propose_merge", Proposal(keep_apart=1), "keep_apart is 1"),
     "a refusal to merge without reason": ("propose_merge", Proposal(refuse=" "), "refuse is ' '"),
     "a transform that is none": ("propose_merge", Proposal(transforms=("x",)), "a str among"),

@@ -13,6 +13,8 @@ from mgk_core.contract.adapter import base_state_dict, state_of
 from mgk_core.contract.bundle import Tokens
 from mgk_core.contract.errors import GateRefused, InputError, MergeError
 from mgk_core.contract.outcome import Proposal
+from mgk_core.contract.peers import answering
+from mgk_core.host.hooks import installed_hooks
 from mgk_core.model.digest import base_digest
 from mgk_core.record.events import ignore
 from mgk_core.record.ledger import read_ledger
@@ -52,7 +54,8 @@ def attached(bundle, phase, size=0.02):
 def fold(bundle, adapter, rule, *, last=False, verify=None):
     """Merge as a transition does, packing anew: the adapter stays on."""
     spec = UnpackSpec(type=rule, requantize=True)
-    return merge(bundle.model, adapter, Proposal(last=last, verify=verify), spec)
+    with answering(installed_hooks()):
+        return merge(bundle.model, adapter, Proposal(last=last, verify=verify), spec)
 
 
 def folded(bundle, adapter, rule, **more):
@@ -325,7 +328,7 @@ def test_the_record_says_what_was_held_against_what(ran, monkeypatch):
         for w in json.loads((run / "phases/2-three/merge.json").read_text())["warnings"]
     )
     monkeypatch.setenv("COLUMNS", "200")
-    assert CliRunner().invoke(cli, ["show", str(run)]).output.count("then changed") == 3
+    assert CliRunner().invoke(cli, ["show", str(run), "--all"]).output.count("then changed") == 3
     bundle = build(HfSpec(type="hf", id=str(run / "model")), CPU)
     assert not is_quantized(bundle.model)
     assert base_digest(bundle.model) == ledger.head

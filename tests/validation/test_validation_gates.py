@@ -337,3 +337,22 @@ def test_an_unknown_error_gives_no_room() -> None:
     change = Change(score("p", 0.5, items=[0.5]), score("p", 0.4, items=[0.4]))
     assert math.isnan(change.stderr)
     assert change.noise(2.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("gate", "accepted"),
+    [
+        ({"min-gain": {"absolute": 0.1}}, True),
+        ({"min-gain": {"absolute": 0.5}}, False),
+        ({"max-drop": {"absolute": 0.0}}, True),
+        ({"max-drop": {"absolute": 0.0, "against": "best"}}, True),
+    ],
+)
+def test_a_probe_of_the_ends_is_compared_with_the_last_row_that_has_it(
+    phase_of: Phases, gate: dict[str, Any], *, accepted: bool
+) -> None:
+    """Probes that are too costly for every row have a score in the baseline and in the last row only."""
+    middle = row()
+    del middle["exam"]
+    verdict = ask(phase_of, gate, [row(), middle, middle], row(exam=0.4), index=2)
+    assert verdict.accept == accepted
