@@ -87,21 +87,29 @@ def mgk_load_data(spec, bundle):
 """
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"phases__mcq__optimizer__lr": "1e30"}, "the first layer with a non-finite output is"),
-        (
-            {"phases__mcq__data__noise_std": "1e38"},
-            "every layer is finite, and the loss is the first that is not",
-        ),
-    ],
-)
-def test_the_layer_that_went_bad_is_named(server, places, settings, said):
-    """By replaying the step: the first layer whose output, or gradient, is not finite, or the loss."""
-    answer = server.run(next(places), settings=settings | {"defaults__train__max_bad_steps": 2})
+def test_the_layer_that_went_bad_is_named(server, places):
+    """By replaying the step: the first layer whose output, or gradient, is not finite."""
+    settings = {"phases__mcq__optimizer__lr": "1e30", "defaults__train__max_bad_steps": 2}
+    answer = server.run(next(places), settings=settings)
     assert answer["code"] == 2, answer
-    assert said in answer["message"]
+    assert "the first layer with a non-finite output is" in answer["message"]
+
+
+def test_a_loss_that_is_not_finite_is_named_where_every_layer_is(server, places, plugin):
+    """Training targets so large that their square overflows: the loss went bad, and no layer."""
+    large = BROKEN_ROWS.replace("inputs=batch.inputs / 0.0", "targets=batch.targets * 1e30")
+    settings = {"defaults__train__max_bad_steps": 2}
+    answer = server.run(next(places), path=[plugin(large)], settings=settings)
+    assert answer["code"] == 2, answer
+    assert "every layer is finite, and the loss is the first that is not" in answer["message"]
+
+
+@pytest.mark.parametrize("setting", ["noise_std", "spread"])
+def test_a_baseline_that_is_not_finite_is_named_before_training(server, places, setting):
+    """A probe that the untouched base cannot score: its name and value, and where to look."""
+    answer = server.run(next(places), settings={f"phases__mcq__data__{setting}": "1e39"})
+    assert answer["code"] == 2, answer
+    assert "probe 'mcq': its squared_error on the untouched base is" in answer["message"]
 
 
 def test_an_adapter_that_gives_nothing_finite_is_not_merged(server, places):
@@ -128,11 +136,11 @@ def test_data_that_is_not_finite_is_told_apart(server, places, plugin):
     )
 
 
-def test_a_base_that_gives_nothing_finite_is_not_the_adapters_fault(server, places):
-    """Verification batches that the bare base answers with NaN are told before training."""
-    answer = server.run(next(places), settings={"phases__mcq__data__spread": "1e39"})
-    assert answer["code"] == 2, answer
-    assert (
-        "phase 'mcq': the base's outputs on the verification batches are not finite"
-        in answer["message"]
+def test_a_base_that_gives_nothing_finite_is_not_the_adapters_fault(server, places, plugin):
+    """Verification batches that the bare base answers with NaN are an error before training."""
+    broken = BROKEN_ROWS.replace(
+        "train=Broken(data.train)", "verify=(Broken(data.train).batch([0, 1]),)"
     )
+    answer = server.run(next(places), path=[plugin(broken)])
+    assert answer["code"] == 2, answer
+    assert "the base's outputs on the verification batches are not finite" in answer["message"]
