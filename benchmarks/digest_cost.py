@@ -24,7 +24,9 @@ HIDDEN, INNER, HEADS, KEYS, VOCABULARY = 640, 2048, 1024, 256, 262_144
 def state(layers: int) -> dict[str, Tensor]:
     """Return random weights with the shapes of Gemma 3 270M (18 layers), bf16."""
     shapes = (
-        {"embed_tokens": (VOCABULARY, HIDDEN)} if layers >= 18 else {"embed_tokens": (4096, HIDDEN)}
+        {"embed_tokens": (VOCABULARY, HIDDEN)}
+        if layers >= 18
+        else {"embed_tokens": (4096, HIDDEN)}
     )
     for i in range(layers):
         shapes |= {
@@ -37,7 +39,10 @@ def state(layers: int) -> dict[str, Tensor]:
             f"{i}.down_proj": (HIDDEN, INNER),
         }
     generator = torch.Generator().manual_seed(0)
-    return {n: torch.randn(s, generator=generator).to(torch.bfloat16) for n, s in shapes.items()}
+    return {
+        n: torch.randn(s, generator=generator).to(torch.bfloat16)
+        for n, s in shapes.items()
+    }
 
 
 def main() -> None:

@@ -27,7 +27,11 @@ SHAPES = {
     "q_proj": (1024, 640), "k_proj": (256, 640), "v_proj": (256, 640), "o_proj": (640, 1024),
     "gate_proj": (2048, 640), "up_proj": (2048, 640), "down_proj": (640, 2048),
 }  # fmt: skip
-SHARED = ("k_proj", "v_proj", "up_proj")  # their inputs are those of q_proj and gate_proj
+SHARED = (
+    "k_proj",
+    "v_proj",
+    "up_proj",
+)  # their inputs are those of q_proj and gate_proj
 
 
 def cpu(run: Callable[[], object], times: int) -> float:
@@ -47,7 +51,9 @@ def sketch(width: int, k: int) -> Sketch:
 def stacks(k: int, rank: int) -> tuple[list[Stack], list[torch.Tensor]]:
     made, factors = [], []
     for shape in dict.fromkeys(SHAPES.values()):
-        names = tuple(f"{n}.{i}" for n, s in SHAPES.items() if s == shape for i in range(LAYERS))
+        names = tuple(
+            f"{n}.{i}" for n, s in SHAPES.items() if s == shape for i in range(LAYERS)
+        )
         c, g = (stacked([sketch(d, k) for _ in names]) for d in (shape[1], shape[0]))
         made.append(Stack(names, c, g, torch.ones(len(names))))
         for _ in names:
@@ -72,9 +78,13 @@ def collected(k: int, tokens: int) -> tuple[float, int]:
             kept: dict[str, torch.Tensor] = {}
 
             def one(
-                width: int = width, rows: torch.Tensor = rows, kept: dict[str, torch.Tensor] = kept
+                width: int = width,
+                rows: torch.Tensor = rows,
+                kept: dict[str, torch.Tensor] = kept,
             ) -> None:
-                accumulator = make_accumulator(width, k, "isotropic", torch.device("cpu"))
+                accumulator = make_accumulator(
+                    width, k, "isotropic", torch.device("cpu")
+                )
                 for piece in rows.split(512):
                     accumulator.add(piece)
                 kept.update(packed(INPUTS, "w", accumulator.mean()))

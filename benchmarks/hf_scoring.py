@@ -33,10 +33,13 @@ def questions(tokenizer, count, listed):
     made = []
     for line in path.read_text(encoding="utf-8").splitlines()[:count]:
         row = json.loads(line)
-        asked = Question(row["question"], tuple(row[x] for x in "ABCDE"), row["answer"] - 1)
+        asked = Question(
+            row["question"], tuple(row[x] for x in "ABCDE"), row["answer"] - 1
+        )
         prompt = tuple(tokenizer(McqTemplate("content", listed).ask(asked)).input_ids)
         options = tuple(
-            tuple(tokenizer(f" {row[x]}\n", add_special_tokens=False).input_ids) for x in "ABCDE"
+            tuple(tokenizer(f" {row[x]}\n", add_special_tokens=False).input_ids)
+            for x in "ABCDE"
         )
         made.append(Choice(prompt=prompt, options=options, answer=row["answer"] - 1))
     return made
@@ -51,7 +54,9 @@ def one_by_one(model, items):
         for option in item.options:
             ids = torch.tensor([[*item.prompt, *option]])
             logits = model(input_ids=ids, logits_to_keep=len(option) + 1).logits[0, :-1]
-            picked = torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(option)[:, None])
+            picked = torch.log_softmax(logits.float(), -1).gather(
+                1, torch.tensor(option)[:, None]
+            )
             scores.append(float(picked.mean()))
         found.append(scores)
     return found
@@ -75,7 +80,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bare", action="store_true", help="do not list the options in the prompt")
+    parser.add_argument(
+        "--bare", action="store_true", help="do not list the options in the prompt"
+    )
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -89,11 +96,16 @@ def main():
     plain = AutoModelForCausalLM.from_pretrained(
         str(gemma_q4.prepare()), dtype=torch.float32
     ).eval()
-    one_by_one(plain, items[:1]), packed(bundle, items[:8])  # what happens once happens here
+    (
+        one_by_one(plain, items[:1]),
+        packed(bundle, items[:8]),
+    )  # what happens once happens here
     rounds = [timed(packed, bundle, items) for _ in range(arguments.rounds)]
     theirs, wall, cpu = timed(one_by_one, plain, items)
     mine = rounds[0][0]
-    best = [[max(range(5), key=s.__getitem__) for s in scores] for scores in (mine, theirs)]
+    best = [
+        [max(range(5), key=s.__getitem__) for s in scores] for scores in (mine, theirs)
+    ]
     own_wall, own_cpu = (statistics.median(r[i] for r in rounds) for i in (1, 2))
     print(f"one by one, fp32   {wall:7.2f} s wall {cpu:7.2f} s CPU")
     print(
@@ -101,13 +113,20 @@ def main():
     )
     same = sum(a == b for a, b in zip(*best, strict=True))
     furthest = max(
-        abs(a - b) for x, y in zip(mine, theirs, strict=True) for a, b in zip(x, y, strict=True)
+        abs(a - b)
+        for x, y in zip(mine, theirs, strict=True)
+        for a, b in zip(x, y, strict=True)
     )
-    right = [sum(b == i.answer for b, i in zip(chosen, items, strict=True)) for chosen in best]
+    right = [
+        sum(b == i.answer for b, i in zip(chosen, items, strict=True))
+        for chosen in best
+    ]
     print(
         f"the same choice on {same} of {len(items)}; scores differ by at most {furthest:.3f} nats per token"
     )
-    print(f"right: packed {right[0]}, one by one {right[1]}, chance {len(items) / 5:.0f}")
+    print(
+        f"right: packed {right[0]}, one by one {right[1]}, chance {len(items) / 5:.0f}"
+    )
 
 
 if __name__ == "__main__":

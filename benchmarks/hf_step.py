@@ -55,11 +55,14 @@ def examples(tokenizer, kind):
     """Return (ids, labels) pairs: 16 completions, or 3 × 128 tokens of text."""
     if kind == "text":
         lines = " ".join(
-            f"{ko}은(는) 영어로 {en}라고 하며, 환자의 병력과 검사로 진단한다." for en, ko in TERMS
+            f"{ko}은(는) 영어로 {en}라고 하며, 환자의 병력과 검사로 진단한다."
+            for en, ko in TERMS
         )
         folder = os.environ.get("MGK_REALDATA")
         if folder:
-            lines = (Path(folder) / "text/constitution_of_korea.txt").read_text(encoding="utf-8")
+            lines = (Path(folder) / "text/constitution_of_korea.txt").read_text(
+                encoding="utf-8"
+            )
         ids = tokenizer(lines * 3).input_ids
         return [(row := tuple(ids[i * 128 : (i + 1) * 128]), row) for i in range(3)]
     pairs = list(TERMS)
@@ -81,7 +84,9 @@ class Mgk:
 
     def __init__(self):
         self.bundle = build(HfSpec(type="hf"), torch.device("cpu"))
-        adapter = mgk.attach(self.bundle.model, "lora", rank=8, alpha=16, targets=["all-linear"])
+        adapter = mgk.attach(
+            self.bundle.model, "lora", rank=8, alpha=16, targets=["all-linear"]
+        )
         self.parameters = adapter.parameters()
         self.tokenizer = self.bundle.tokenizer
 
@@ -106,7 +111,9 @@ class Peft:
         self.dtype, self.label_only = dtype, label_only
         self.tokenizer = AutoTokenizer.from_pretrained(where)
         base = AutoModelForCausalLM.from_pretrained(where, dtype=dtype)
-        config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+        config = LoraConfig(
+            r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
         self.model = get_peft_model(base, config)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
 
@@ -128,7 +135,9 @@ class Peft:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def loss(self, batch):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        with torch.autocast(
+            "cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16
+        ):
             if not self.label_only:
                 return self.model(**batch).loss
             base = self.model.get_base_model()
@@ -160,7 +169,9 @@ class Trl(Peft):
         )
         self.trainer.create_optimizer()
         self.trainer.current_gradient_accumulation_steps = 1  # as its loop sets it
-        self.parameters = [p for p in self.trainer.model.parameters() if p.requires_grad]
+        self.parameters = [
+            p for p in self.trainer.model.parameters() if p.requires_grad
+        ]
 
     def step(self, batch):
         """Forward and backward; returns the loss."""
@@ -196,7 +207,9 @@ def compare(rounds, names, kinds):
     report = {}
     for kind in kinds:
         batches = {n: w.prepare(kind) for n, w in ways.items()}
-        optimizers = {n: torch.optim.AdamW(w.parameters, lr=0.0) for n, w in ways.items()}
+        optimizers = {
+            n: torch.optim.AdamW(w.parameters, lr=0.0) for n, w in ways.items()
+        }
         times = {n: [] for n in ways}
         losses = {}
         for number in range(rounds + 1):
@@ -207,9 +220,13 @@ def compare(rounds, names, kinds):
         packed = batches["mgk"]
         shape = {"tokens": packed.tokens, "labels": int((packed.labels != -100).sum())}
         report[kind] = {"batch": shape, "ways": {}}
-        print(f"\n{kind}: {shape['tokens']} tokens, {shape['labels']} labels; medians of {rounds}")
+        print(
+            f"\n{kind}: {shape['tokens']} tokens, {shape['labels']} labels; medians of {rounds}"
+        )
         for name, seconds in times.items():
-            cpu, wall = (statistics.median(column) for column in zip(*seconds, strict=True))
+            cpu, wall = (
+                statistics.median(column) for column in zip(*seconds, strict=True)
+            )
             against = statistics.median(statistics_ratio(seconds, times["mgk"]))
             report[kind]["ways"][name] = {
                 "cpu_s": cpu,
@@ -244,7 +261,9 @@ def memory_of(way, kind):
 
 def _status(field):
     line = next(
-        ln for ln in Path("/proc/self/status").read_text().splitlines() if ln.startswith(field)
+        ln
+        for ln in Path("/proc/self/status").read_text().splitlines()
+        if ln.startswith(field)
     )
     return int(line.split()[1]) / 1024
 

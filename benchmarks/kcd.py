@@ -28,14 +28,23 @@ def dictionary(source: Path, folder: Path) -> dict[str, object]:
     with source.open(encoding="utf-8", newline="") as file:
         rows = [r for r in csv.DictReader(file, delimiter="\t") if len(r["kcd"]) == 3]
     random.Random(0).shuffle(rows)
-    splits = {"test": rows[:TEST], "dev": rows[TEST : TEST + DEV], "train": rows[TEST + DEV :]}
+    splits = {
+        "test": rows[:TEST],
+        "dev": rows[TEST : TEST + DEV],
+        "train": rows[TEST + DEV :],
+    }
     for split, chosen in splits.items():
         with (folder / f"{split}.tsv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, ["kcd", "en", "ko"], delimiter="\t")
             writer.writeheader()
             writer.writerows(chosen)
-    print(", ".join(f"{split}: {len(chosen)} codes" for split, chosen in splits.items()))
-    return {"layout": "kcd", **{split: str(folder / f"{split}.tsv") for split in splits}}
+    print(
+        ", ".join(f"{split}: {len(chosen)} codes" for split, chosen in splits.items())
+    )
+    return {
+        "layout": "kcd",
+        **{split: str(folder / f"{split}.tsv") for split in splits},
+    }
 
 
 def questions(source: Path, folder: Path, count: int) -> str:
@@ -56,7 +65,9 @@ def accuracies(cells) -> str:
     for cell in cells:
         rows = " → ".join(f"{row['dictionary']:.3f}" for row in cell.accuracy)
         last = [
-            p for p in cell.paired if p["probe"] == "dictionary-accuracy" and p["from"] == "base"
+            p
+            for p in cell.paired
+            if p["probe"] == "dictionary-accuracy" and p["from"] == "base"
         ]
         tested = (
             f"; base to end {last[-1]['difference']:+.3f}, p = {last[-1]['p']:.2g} ({last[-1]['test']})"
@@ -74,7 +85,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     names = [m.name for m in KOREAN if m.name not in ("naive", "default")]
     parser.add_argument(
-        "--method", action="append", default=[], choices=names, help="beside naive and default"
+        "--method",
+        action="append",
+        default=[],
+        choices=names,
+        help="beside naive and default",
     )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--mmlu", type=int, default=200)
@@ -93,7 +108,10 @@ def main() -> None:
             "base_questions": {"mmlu": questions(real / "mmlu", folder, asked.mmlu)},
             "base_layout": "mmlu",
         }
-        data = {"dictionary": dictionary(real / "kcd" / "kcd_a_to_m.tsv", folder), first: mmlu}
+        data = {
+            "dictionary": dictionary(real / "kcd" / "kcd_a_to_m.tsv", folder),
+            first: mmlu,
+        }
         cut = Cut(base=asked.base, steps=asked.steps, items=asked.items, data=data)
         methods = [m for m in KOREAN if m.name in ("naive", "default", *asked.method)]
         cells = [run_cell(m, seed, cut) for m in methods for seed in range(asked.seeds)]

@@ -24,7 +24,10 @@ def cell_of(method: str, run: Path) -> KoreanCell:
     settings = tomllib.loads((run / "run.toml").read_text(encoding="utf-8"))
     kept, model = (
         sum(p.stat().st_size for p in found)
-        for found in (run.rglob("statistics.safetensors"), (run / "model").glob("*.safetensors"))
+        for found in (
+            run.rglob("statistics.safetensors"),
+            (run / "model").glob("*.safetensors"),
+        )
     )
     return read_cell(
         method, int(settings["run"]["seed"]), seen.retention, seen.times, (kept, model)
@@ -41,7 +44,10 @@ def main() -> None:
     print(as_text(cells))
     for cell, read in zip(cells, figures_of(cells), strict=True):
         names = ("gain_share", "own_share", "kept", "drift")
-        said = {name: {k: round(v, 3) for k, v in getattr(read, name).items()} for name in names}
+        said = {
+            name: {k: round(v, 3) for k, v in getattr(read, name).items()}
+            for name in names
+        }
         print(cell.method, cell.seed, dict(cell.n), said)
 
 

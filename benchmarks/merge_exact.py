@@ -56,7 +56,9 @@ class Row:
 def outputs(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """Return logits, or the last hidden state where a model has no head."""
     result = model(**inputs)
-    return result if isinstance(result, Tensor) else getattr(result, "logits", result[0])
+    return (
+        result if isinstance(result, Tensor) else getattr(result, "logits", result[0])
+    )
 
 
 class Named(nn.Module):
@@ -78,7 +80,9 @@ class Channels(nn.Module):
 
 
 def linear() -> tuple[nn.Module, dict[str, Tensor]]:
-    net = Named(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 96), nn.GELU(), nn.Linear(96, 32))
+    net = Named(
+        nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 96), nn.GELU(), nn.Linear(96, 32)
+    )
     return net, {"x": torch.randn(32, 64)}
 
 
@@ -97,7 +101,9 @@ def conv() -> tuple[nn.Module, dict[str, Tensor]]:
 
 def grouped() -> tuple[nn.Module, dict[str, Tensor]]:
     net = Named(
-        nn.Conv1d(12, 24, 5, groups=4, padding=2), nn.GELU(), nn.Conv1d(24, 18, 3, groups=3)
+        nn.Conv1d(12, 24, 5, groups=4, padding=2),
+        nn.GELU(),
+        nn.Conv1d(24, 18, 3, groups=3),
     )
     return net, {"x": torch.randn(16, 12, 20)}
 
@@ -113,7 +119,8 @@ def transposed() -> tuple[nn.Module, dict[str, Tensor]]:
 
 def attention() -> tuple[nn.Module, dict[str, Tensor]]:
     net = Named(
-        nn.TransformerEncoderLayer(48, 4, 96, dropout=0.0, batch_first=True), nn.Linear(48, 20)
+        nn.TransformerEncoderLayer(48, 4, 96, dropout=0.0, batch_first=True),
+        nn.Linear(48, 20),
     )
     return net, {"x": torch.randn(8, 12, 48)}
 
@@ -165,7 +172,9 @@ SUBJECTS = (
 )  # fmt: skip
 
 
-def train(model: nn.Module, adapter: Adapter, inputs: dict[str, Tensor], seed: int) -> None:
+def train(
+    model: nn.Module, adapter: Adapter, inputs: dict[str, Tensor], seed: int
+) -> None:
     """A few steps of Adam towards random outputs."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(adapter.parameters(), lr=3e-3)
@@ -178,12 +187,16 @@ def train(model: nn.Module, adapter: Adapter, inputs: dict[str, Tensor], seed: i
 
 
 def error(found: Tensor, reference: Tensor) -> float:
-    return float((found.double() - reference.double()).norm() / reference.double().norm())
+    return float(
+        (found.double() - reference.double()).norm() / reference.double().norm()
+    )
 
 
 def in_float64(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     wide = copy.deepcopy(model).double()
-    return outputs(wide, {n: t.double() if t.is_floating_point() else t for n, t in inputs.items()})
+    return outputs(
+        wide, {n: t.double() if t.is_floating_point() else t for n, t in inputs.items()}
+    )
 
 
 def build(subject: Subject, seed: int) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -208,7 +221,9 @@ def by_peft(
     """Merge the same factors with PEFT; return its merged model and how far it is from the unmerged one."""
     from peft import LoraConfig, get_peft_model
 
-    targets = subject.peft if isinstance(subject.peft, str) else list(subject.peft or ())
+    targets = (
+        subject.peft if isinstance(subject.peft, str) else list(subject.peft or ())
+    )
     wrapped = get_peft_model(
         model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets)
     ).eval()
@@ -246,7 +261,9 @@ def chain(subject: Subject, seed: int) -> list[tuple[float, float, float]]:
                 peft_model, found = by_peft(peft_model, adapter, subject, inputs)
             mgk.merge(model, adapter)
             merged = outputs(model, inputs)
-        rows.append((error(merged, live), error(merged, exact) / error(live, exact), found))
+        rows.append(
+            (error(merged, live), error(merged, exact) / error(live, exact), found)
+        )
     return rows
 
 
@@ -264,29 +281,40 @@ def measure(subject: Subject) -> Row:
 def ten_phases(way: str) -> tuple[float, float]:
     """Return the share of the summed delta in the visible weight, and in weight + residual."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(640, 512, bias=False)).bfloat16().requires_grad_(False)
+    model = (
+        nn.Sequential(nn.Linear(640, 512, bias=False)).bfloat16().requires_grad_(False)
+    )
     start, wanted = model[0].weight.float(), torch.zeros(512, 640)
     for phase in range(10):
         generator = torch.Generator().manual_seed(phase)
-        a, b = torch.randn(8, 640, generator=generator), torch.randn(512, 8, generator=generator)
+        a, b = (
+            torch.randn(8, 640, generator=generator),
+            torch.randn(512, 8, generator=generator),
+        )
         b *= 1e-3 * start.norm() / (2 * b @ a).norm()
         wanted += 2 * b @ a
         if way == "PEFT":
             model = peft_phase(model, a, b)
             continue
-        adapter = mgk.attach(model, "lora", name=f"p{phase}", rank=8, alpha=16, targets=["0"])
+        adapter = mgk.attach(
+            model, "lora", name=f"p{phase}", rank=8, alpha=16, targets=["0"]
+        )
         adapter.load_state_dict({"0.weight/a": a, "0.weight/b": b})
         mgk.merge(model, adapter, residual=way == "mgk")
     visible = model[0].weight.float() - start
     held = visible + state_of(model).residuals.get("0.weight", torch.zeros(()))
-    return tuple(float((part * wanted).sum() / wanted.square().sum()) for part in (visible, held))
+    return tuple(
+        float((part * wanted).sum() / wanted.square().sum()) for part in (visible, held)
+    )
 
 
 @torch.no_grad()
 def peft_phase(model: nn.Module, a: Tensor, b: Tensor) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
-    wrapped = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=["0"]))
+    wrapped = get_peft_model(
+        model, LoraConfig(r=8, lora_alpha=16, target_modules=["0"])
+    )
     layer = wrapped.base_model.model[0]
     layer.lora_A["default"].weight.copy_(a)
     layer.lora_B["default"].weight.copy_(b)
@@ -314,7 +342,9 @@ def main() -> None:
         print(
             f"| {subject.name} | {row.merged_live:.2e} | {LIMITS[subject.kind]:.0e} | {peft} | {row.ratio:.2f} |"
         )
-    print("\n| bf16, ten phases of 1e-3 | visible weight | weight + residual |\n|---|---|---|")
+    print(
+        "\n| bf16, ten phases of 1e-3 | visible weight | weight + residual |\n|---|---|---|"
+    )
     for way in ("mgk", "mgk, residual = false", "PEFT"):
         visible, held = ten_phases(way)
         print(f"| {way} | {visible:.3f} | {held:.3f} |")

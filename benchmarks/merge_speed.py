@@ -100,7 +100,9 @@ def times(dtype: str, rounds: int, chosen: list[str]) -> dict[str, list[float]]:
         "text": True,
     }
     workers = {
-        way: subprocess.Popen([sys.executable, __file__, "--work", way, "--dtype", dtype], **pipes)
+        way: subprocess.Popen(
+            [sys.executable, __file__, "--work", way, "--dtype", dtype], **pipes
+        )
         for way in ways(dtype, chosen)
     }
     taken: dict[str, list[float]] = {way: [] for way in workers}
@@ -125,7 +127,9 @@ def extra_memory(way: str, dtype: torch.dtype) -> float:
     merge = prepare(way, dtype)
     gc.collect()
     before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is counted from here
+    Path("/proc/self/clear_refs").write_text(
+        "5", encoding="ascii"
+    )  # the peak is counted from here
     merge()
     return status("VmHWM") - before
 
@@ -133,7 +137,9 @@ def extra_memory(way: str, dtype: torch.dtype) -> float:
 def in_fresh_process(way: str, dtype: str) -> float:
     command = [sys.executable, __file__, "--one", way, "--dtype", dtype]
     return float(
-        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+        subprocess.run(
+            command, check=True, capture_output=True, text=True
+        ).stdout.split()[-1]
     )
 
 

@@ -45,9 +45,13 @@ def case() -> Case:
     """Return two linear maps, 12 → 20 → 8, and an output map that no tuner is put on."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        model = nn.Sequential(nn.Linear(12, 20), nn.GELU(), nn.Linear(20, 8), nn.Linear(8, 5))
+        model = nn.Sequential(
+            nn.Linear(12, 20), nn.GELU(), nn.Linear(20, 8), nn.Linear(8, 5)
+        )
     model.requires_grad_(requires_grad=False)
-    return Case("linear", model.eval(), lambda g, batch: torch.randn(batch, 12, generator=g))
+    return Case(
+        "linear", model.eval(), lambda g, batch: torch.randn(batch, 12, generator=g)
+    )
 
 
 def results(tuner: str) -> list[LawResult]:
@@ -57,7 +61,9 @@ def results(tuner: str) -> list[LawResult]:
         chosen = {"targets": ["0", "2"], "options": TUNERS[tuner]}
         return mgk.attach(model, f"peft:{tuner}", name=name, **chosen)
 
-    attach(case().model, "adapter")  # a refusal would count as a test that does not apply
+    attach(
+        case().model, "adapter"
+    )  # a refusal would count as a test that does not apply
     return hold_all(ON_A_MODEL, Subject(attach, case), tuner)
 
 

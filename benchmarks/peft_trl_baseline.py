@@ -30,7 +30,9 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 def rows(folder, split):
     return [
         json.loads(line)
-        for line in (DATA / folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        for line in (DATA / folder / f"{split}.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
     ]
 
 
@@ -46,7 +48,11 @@ def question(row):
 
 
 PHASES = {
-    "plain_text": (lambda: [{"text": r["text"]} for r in rows("text", "train")], 3, 128),
+    "plain_text": (
+        lambda: [{"text": r["text"]} for r in rows("text", "train")],
+        3,
+        128,
+    ),
     "dictionary": (lambda: [entry(r) for r in rows("dictionary", "train")], 16, None),
     "mcq": (lambda: [question(r) for r in rows("mcq", "train")], 6, None),
 }
@@ -91,12 +97,17 @@ def logprobs(model, tokenizer, prompt, completion):
 def perplexity(model, tokenizer, texts):
     parts = [logprobs(model, tokenizer, "", text) for text in texts]
     return {
-        "perplexity": math.exp(-sum(float(p.sum()) for p in parts) / sum(len(p) for p in parts))
+        "perplexity": math.exp(
+            -sum(float(p.sum()) for p in parts) / sum(len(p) for p in parts)
+        )
     }
 
 
 def answers(model, tokenizer, items):
-    means = [float(logprobs(model, tokenizer, i["prompt"], i["completion"]).mean()) for i in items]
+    means = [
+        float(logprobs(model, tokenizer, i["prompt"], i["completion"]).mean())
+        for i in items
+    ]
     return {"logprob": sum(means) / len(means), "n": len(means)}
 
 
@@ -143,11 +154,18 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument(
-        "--limit", type=int, default=60, help="items of each probe, as the pipeline has it"
+        "--limit",
+        type=int,
+        default=60,
+        help="items of each probe, as the pipeline has it",
     )
     arguments = parser.parse_args()
     set_seed(0)
-    began, seconds, matrix = time.perf_counter(), {"training": 0.0, "evaluation": 0.0}, {}
+    began, seconds, matrix = (
+        time.perf_counter(),
+        {"training": 0.0, "evaluation": 0.0},
+        {},
+    )
     tokenizer = AutoTokenizer.from_pretrained(arguments.base)
     model = AutoModelForCausalLM.from_pretrained(arguments.base, dtype=torch.float32)
     for name in ("base", *PHASES):

@@ -49,9 +49,21 @@ def timed_disk() -> Any:
                 if self._depth == 0:
                     self.seconds += time.perf_counter() - began
 
-    for name in ("produce", "append", "sync", "rename", "remove", "make_folder", "truncate"):
+    for name in (
+        "produce",
+        "append",
+        "sync",
+        "rename",
+        "remove",
+        "make_folder",
+        "truncate",
+    ):
         plain = getattr(Disk, name)
-        setattr(Timed, name, lambda self, *a, plain=plain: self._time(plain.__get__(self), *a))
+        setattr(
+            Timed,
+            name,
+            lambda self, *a, plain=plain: self._time(plain.__get__(self), *a),
+        )
     return Timed()
 
 
@@ -73,7 +85,11 @@ class Watch:
             began = time.time() - event["seconds"]
             self._close(began)
             self.first_step = began - self.started
-        if event["event"] == "step" and event["phase"] == self.stop_in and event["step"] >= 2:
+        if (
+            event["event"] == "step"
+            and event["phase"] == self.stop_in
+            and event["step"] >= 2
+        ):
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _close(self, now: float) -> None:
@@ -86,23 +102,31 @@ def worker(options: dict[str, Any]) -> None:
     from mgk_core.contract.errors import GateRefused, Interrupted
     from mgk_core.run.runner import resume_run, run_pipeline
 
-    disk, watch, finished = timed_disk(), Watch(options["started"], options.get("stop_in")), True
+    disk, watch, finished = (
+        timed_disk(),
+        Watch(options["started"], options.get("stop_in")),
+        True,
+    )
     out = Path(options["out"])
     try:
         if options["do"] == "run":
             settings = ["defaults.train.log_every=1", *options["set"]]
-            run_pipeline(options["pipeline"], out=out, overrides=settings, sink=watch, disk=disk)
+            run_pipeline(
+                options["pipeline"], out=out, overrides=settings, sink=watch, disk=disk
+            )
         else:
             resume_run(out, sink=watch, disk=disk)
     except Interrupted:
         finished = False
-    except (
-        GateRefused
-    ) as refusal:  # rolled back, as may be with few steps: it has ended, and written, all the same
+    except GateRefused as refusal:  # rolled back, as may be with few steps: it has ended, and written, all the same
         print(refusal, file=sys.stderr)
     told = {"first_step": watch.first_step, "parts": watch.parts, "finished": finished}
     wall = time.time() - options["started"]
-    print(json.dumps(told | {"wall": wall, "disk": disk.seconds, "operations": disk.operations}))
+    print(
+        json.dumps(
+            told | {"wall": wall, "disk": disk.seconds, "operations": disk.operations}
+        )
+    )
 
 
 def ask(**options: Any) -> dict[str, Any]:
@@ -141,7 +165,9 @@ def main() -> None:
         )
         resumed = ask(do="resume", out=f"{folder}/run")
     if cut["finished"] or not resumed["finished"]:
-        raise SystemExit("expected a run that was stopped in its last phase and one that finished")
+        raise SystemExit(
+            "expected a run that was stopped in its last phase and one that finished"
+        )
     wall, writing = cut["wall"] + resumed["wall"], cut["disk"] + resumed["disk"]
     scoring = sum(cut["parts"].get(p, 0.0) for p in SCORING)
     fresh = cut["first_step"] - scoring

@@ -51,12 +51,21 @@ def pipeline(phases: int, steps: int) -> Pipeline:
         )
 
     defaults = {
-        "adapter": {"type": "lora", "rank": 4, "alpha": 8, "targets": ["layer1", "layer2"]},
+        "adapter": {
+            "type": "lora",
+            "rank": 4,
+            "alpha": 8,
+            "targets": ["layer1", "layer2"],
+        },
         "optimizer": {"type": "sgd", "lr": 1e-4},
         "retention": {"drift-guard": {"sketch": 8, "max_tokens": 64}},
     }
     return Pipeline(
-        "soak", {"type": "reference"}, tuple(map(phase, range(phases))), defaults, {"threads": 1}
+        "soak",
+        {"type": "reference"},
+        tuple(map(phase, range(phases))),
+        defaults,
+        {"threads": 1},
     )
 
 
@@ -103,7 +112,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     given = parser.parse_args()
     process = psutil.Process()
-    figures: dict[str, list[float]] = {"rss_bytes": [], "open_files": [], "step_in_yardsticks": []}
+    figures: dict[str, list[float]] = {
+        "rss_bytes": [],
+        "open_files": [],
+        "step_in_yardsticks": [],
+    }
     seconds: list[float] = []
     steps: list[float] = []
 

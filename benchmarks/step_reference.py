@@ -36,8 +36,12 @@ BATCH = 16
 
 def phase(hooks: Hooks, device: torch.device, gradients: str) -> PhaseContext:
     """Enter the reference pipeline's first phase, as a run does."""
-    overrides = {"phases.plain_text": {"step": {"type": "standard", "gradients": gradients}}}
-    config = resolve(load_tree("textmodel", overrides=overrides), hooks.plugins.registry).config
+    overrides = {
+        "phases.plain_text": {"step": {"type": "standard", "gradients": gradients}}
+    }
+    config = resolve(
+        load_tree("textmodel", overrides=overrides), hooks.plugins.registry
+    ).config
     bundle = hooks.build_model(config.base, device)
     ctx = PhaseContext(config, config.phases[0], 0, bundle, device, Path())
     torch.manual_seed(ctx.seed)
@@ -96,7 +100,9 @@ def peft_loop(hooks: Hooks, device: torch.device) -> Callable[[int], None]:
 
     ctx = phase(hooks, device, "autograd")
     train = ctx.data.train
-    batches = [train.batch(list(range(i, i + BATCH))) for i in range(0, len(train), BATCH)]
+    batches = [
+        train.batch(list(range(i, i + BATCH))) for i in range(0, len(train), BATCH)
+    ]
     ctx.adapter.detach()
     settings = peft.LoraConfig(
         r=8, lora_alpha=16, lora_dropout=0.0, target_modules=["layer1", "layer2"]
@@ -130,7 +136,9 @@ def timed(run: Callable[[int], None], steps: int, device: torch.device) -> float
     return (clock() - began) / steps * 1e6
 
 
-def outside_share(hooks: Hooks, device: torch.device, steps: int) -> tuple[float, float]:
+def outside_share(
+    hooks: Hooks, device: torch.device, steps: int
+) -> tuple[float, float]:
     """Return shares of the loop's time outside batch and step, and outside batch, gradients and the weights' change.
 
     Batch is choosing its rows and collating them; the step is forward, backward and update. The second
@@ -141,7 +149,11 @@ def outside_share(hooks: Hooks, device: torch.device, steps: int) -> tuple[float
     train, step, cost = trainer.ctx.data.train, trainer.step, Clock.cost()
     run(100)
     kept, choose = type(train).batch, Order.rows
-    batch, rows, whole = Clock(lambda rows: kept(train, rows)), Clock(choose), Clock(step)
+    batch, rows, whole = (
+        Clock(lambda rows: kept(train, rows)),
+        Clock(choose),
+        Clock(step),
+    )
     type(train).batch = lambda _, rows: batch(rows)
     Order.rows = lambda *given: rows(*given)  # noqa: PLW0108 - a function binds its object, a clock does not
     trainer.step = whole
@@ -154,7 +166,9 @@ def outside_share(hooks: Hooks, device: torch.device, steps: int) -> tuple[float
         total = time.perf_counter() - began
         own = sum(c.calls for c in clocks) * cost
         inner = sum(c.seconds for c in clocks) if clocks else whole.seconds
-        return 1 - (batch.seconds + rows.seconds + inner) / (total - own - 3 * steps * cost)
+        return 1 - (batch.seconds + rows.seconds + inner) / (
+            total - own - 3 * steps * cost
+        )
 
     loop = measure()
     inner = step.step  # the plugin's own, inside what checks its return values
@@ -170,7 +184,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--blocks", type=int, default=100, help="blocks of each kind, taking turns")
+    parser.add_argument(
+        "--blocks", type=int, default=100, help="blocks of each kind, taking turns"
+    )
     parser.add_argument("--steps", type=int, default=20, help="steps in a block")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

@@ -14,13 +14,25 @@ import torch
 from attrs import define
 from hypothesis import HealthCheck, settings
 
-_QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
+_QUIET = [
+    HealthCheck.too_slow,
+    HealthCheck.data_too_large,
+    HealthCheck.function_scoped_fixture,
+]
 
 settings.register_profile(
-    "fast", max_examples=25, deadline=None, derandomize=True, suppress_health_check=_QUIET
+    "fast",
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=_QUIET,
 )
 settings.register_profile(
-    "thorough", max_examples=250, deadline=None, derandomize=True, suppress_health_check=_QUIET
+    "thorough",
+    max_examples=250,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=_QUIET,
 )
 settings.load_profile(os.environ.get("MGK_HYPOTHESIS", "fast"))
 
@@ -76,7 +88,10 @@ def _sums(reporter: Any) -> dict[tuple[str, str], list[int]]:
     """Return (kind, detail) → [asked, right] over all tests that counted, and kinds' sums under detail ""."""
     sums: dict[tuple[str, str], list[int]] = {}
     reports = [
-        r for kind in reporter.stats.values() for r in kind if getattr(r, "when", "") == "teardown"
+        r
+        for kind in reporter.stats.values()
+        for r in kind
+        if getattr(r, "when", "") == "teardown"
     ]
     for report in reports:
         for name, value in report.user_properties:
@@ -100,7 +115,9 @@ def _wanted(sums: dict[tuple[str, str], list[int]]) -> dict[str, int]:
         "bad inputs answered": 150,
         "bytes that the user gave, unchanged": 1,
     }
-    return {kind: max(wanted.get(kind, 0), least.get(kind, 0)) for kind in [*least, *wanted]}
+    return {
+        kind: max(wanted.get(kind, 0), least.get(kind, 0)) for kind in [*least, *wanted]
+    }
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -119,7 +136,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
                 terminalreporter.write_line(f"{fine:>11,} of {asked:>7,}    {detail}")
     asked, same = sums.get(("bytes that the user gave, unchanged", ""), [0, 0])
     if asked:
-        terminalreporter.write_line(f"bytes changed in what the user gave: {asked - same:,}")
+        terminalreporter.write_line(
+            f"bytes changed in what the user gave: {asked - same:,}"
+        )
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -129,7 +148,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     sums = _sums(reporter)
     short = [
-        kind for kind, wanted in _wanted(sums).items() if sums.get((kind, ""), [0, 0])[1] < wanted
+        kind
+        for kind, wanted in _wanted(sums).items()
+        if sums.get((kind, ""), [0, 0])[1] < wanted
     ]
     if short and not session.exitstatus and not session.config.option.collectonly:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -29,7 +29,9 @@ def side_by_side(runs: Sequence[RunSummary], width: int) -> Iterator[RenderableT
     """Yield the tables that compare runs, split into blocks of columns that fit."""
     names = [fmt.clean(r.directory.name or str(r.directory)) for r in runs]
     scores = list(_scores(runs))
-    yield from _tables([*_status(runs), *scores, *_figures(runs), *_costs(runs)], names, width)
+    yield from _tables(
+        [*_status(runs), *scores, *_figures(runs), *_costs(runs)], names, width
+    )
     written = "".join(score for _, row in scores for score in row)
     if legend := explained(written):
         yield text("; ".join(legend), "dim")
@@ -50,7 +52,10 @@ def side_by_side(runs: Sequence[RunSummary], width: int) -> Iterator[RenderableT
 def _tables(rows: Rows, names: Sequence[str], width: int) -> Iterator[Table]:
     """Draw rows as tables with as many runs side by side as fit."""
     labels = Column("", cells=[text(label, "dim") for label, _ in rows])
-    columns = [Column(n, cells=[text(cells[i]) for _, cells in rows]) for i, n in enumerate(names)]
+    columns = [
+        Column(n, cells=[text(cells[i]) for _, cells in rows])
+        for i, n in enumerate(names)
+    ]
     block: list[Column] = []
     for column in columns:
         if block and room((labels, *block, column)) > width:
@@ -65,10 +70,14 @@ def _status(runs: Sequence[RunSummary]) -> Rows:
         ("status", [STATUS[r.status][0] for r in runs]),
         ("base", [base_of(r) for r in runs]),
     ]
-    rows += [("machine", [machine_of(r) for r in runs]), ("seed", [seed_of(r) for r in runs])]
+    rows += [
+        ("machine", [machine_of(r) for r in runs]),
+        ("seed", [seed_of(r) for r in runs]),
+    ]
     for phase in dict.fromkeys(p.name for r in runs for p in r.phases):
         states = [
-            next((STATES[p.state][0] for p in r.phases if p.name == phase), "–") for r in runs
+            next((STATES[p.state][0] for p in r.phases if p.name == phase), "–")
+            for r in runs
         ]
         rows.append((f"phase {phase}", states))
     return rows
@@ -76,7 +85,9 @@ def _status(runs: Sequence[RunSummary]) -> Rows:
 
 def _scores(runs: Sequence[RunSummary]) -> Iterator[tuple[str, list[str]]]:
     """Yield each probe's last score and the share of its gain that is kept."""
-    for probe in dict.fromkeys(p["name"] for r in runs for p in r.retention.get("probes", ())):
+    for probe in dict.fromkeys(
+        p["name"] for r in runs for p in r.retention.get("probes", ())
+    ):
         yield probe, [_last(r.retention, probe) for r in runs]
         kept = [_gain_kept(r.retention, probe) for r in runs]
         if any(k != "–" for k in kept):
@@ -90,7 +101,11 @@ def _gain_kept(table: Mapping[str, Any], probe: str) -> str:
 
 def _last(table: Mapping[str, Any], probe: str) -> str:
     names = [p["name"] for p in table.get("probes", ())]
-    return cell(table, len(table["rows"]) - 1, names.index(probe)) if probe in names else "–"
+    return (
+        cell(table, len(table["rows"]) - 1, names.index(probe))
+        if probe in names
+        else "–"
+    )
 
 
 def _figures(runs: Sequence[RunSummary]) -> Rows:
@@ -100,7 +115,9 @@ def _figures(runs: Sequence[RunSummary]) -> Rows:
         bwt = [by_metric(t, "bwt").get(metric) for t in tables]
         rows.append((f"BWT {metric}", [fmt.signed(value) for value in bwt]))
         forgotten = [by_metric(t, "forgetting").get(metric) for t in tables]
-        rows.append((f"forgetting {metric}", [fmt.number(value, 3) for value in forgotten]))
+        rows.append(
+            (f"forgetting {metric}", [fmt.number(value, 3) for value in forgotten])
+        )
     rows.append(("base since the baseline", [_drift(t) for t in tables]))
     return rows
 
@@ -126,7 +143,8 @@ def _settings(runs: Sequence[RunSummary]) -> Rows:
     flat = [dict(_flat(r.config)) for r in runs]
     keys = dict.fromkeys(k for f in flat for k in f)
     rows = (
-        (k, [json.dumps(f[k], ensure_ascii=False) if k in f else "–" for f in flat]) for k in keys
+        (k, [json.dumps(f[k], ensure_ascii=False) if k in f else "–" for f in flat])
+        for k in keys
     )
     return [
         (k, [_short(v) for v in values])

@@ -42,7 +42,12 @@ def make(stream: TextIO | None = None, **options: Any) -> Console:
             options["width"] = max(20, int(os.environ.get("COLUMNS", "")))
         options.setdefault("width", PIPE_WIDTH)
     return _class()(
-        file=target, markup=False, highlight=False, emoji=False, soft_wrap=False, **options
+        file=target,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        soft_wrap=False,
+        **options,
     )
 
 

@@ -77,7 +77,9 @@ def effects_in(table: Mapping[str, Any]) -> Effects:
 
     found = []
     for c in changes_in(table):
-        effect = Effect(c["from"], c["to"], c["probe"], c["change"], c["stderr"], c["p"])
+        effect = Effect(
+            c["from"], c["to"], c["probe"], c["change"], c["stderr"], c["p"]
+        )
         found.append(effect)
     return Effects(table, tuple(found))
 

@@ -44,7 +44,9 @@ def describe(error: BaseException) -> tuple[list[str], int]:
         errno.EACCES,
     ):
         where = f"{error.filename}: " if error.filename else ""
-        return _errors([f"{where}{error.strerror}; fix this and try again"]), ENVIRONMENT
+        return _errors(
+            [f"{where}{error.strerror}; fix this and try again"]
+        ), ENVIRONMENT
     text = f"internal error (a bug in mgk): {type(error).__name__}: {error}"
     return [
         *_errors([text]),
@@ -62,7 +64,10 @@ def _ours(error: BaseException) -> tuple[list[str], int] | None:
         return None
     if isinstance(error, (ConfigError, DataError)):
         lines = _errors([str(p) for p in error.problems])
-        return [*lines, f"{several(len(lines), 'error')}; nothing was run"], error.exit_code
+        return [
+            *lines,
+            f"{several(len(lines), 'error')}; nothing was run",
+        ], error.exit_code
     text = clean(error, lines=True).split("\n")
     first = text[0] if isinstance(error, Interrupted) else f"error: {text[0]}"
     notes = [clean(n) for n in getattr(error, "__notes__", ())]

@@ -52,7 +52,9 @@ class EventLines:
         memory = fmt.size(last.get("cuda_peak", last.get("rss_peak")))
         loss = f"loss {fmt.number(first['loss'])} → {fmt.number(last['loss'])}"
         pace = fmt.rate(last.get("per_second"), unit_of(last))
-        yield Line(f"trained {fmt.several(last['step'], 'step')}: {loss}, {pace}, peak {memory}")
+        yield Line(
+            f"trained {fmt.several(last['step'], 'step')}: {loss}, {pace}, peak {memory}"
+        )
         if self.alarms > 1:
             yield Line(f"{self.alarms} alarms in total", "warn")
         self.alarms = 0
@@ -76,7 +78,10 @@ class EventLines:
 
     def _load(self, event: Event) -> Iterator[Line]:
         if event["what"] == "base":
-            yield Line(f"base {fmt.clean(event['type'])} on {fmt.clean(event['device'])}", indent=0)
+            yield Line(
+                f"base {fmt.clean(event['type'])} on {fmt.clean(event['device'])}",
+                indent=0,
+            )
         elif event["what"] == "data":
             self.phases += 1
 
@@ -87,7 +92,10 @@ class EventLines:
             head = f"phase {event['index'] + 1}/{max(self.phases, event['index'] + 1)} {name}"
             yield Line(f"{head}: {title}" if title else head, "head", 0)
         elif event.get("result") == "kept_apart":
-            yield Line("not merged (kept apart): the base is unchanged, model/ omits it", "warn")
+            yield Line(
+                "not merged (kept apart): the base is unchanged, model/ omits it",
+                "warn",
+            )
         elif event.get("result") == "rolled_back":
             yield Line("rolled back: the base is as it was before the phase", "bad")
 
@@ -101,7 +109,9 @@ class EventLines:
             yield Line(text, "warn")
 
     def _dev(self, event: Event) -> Iterator[Line]:
-        yield Line(f"dev loss {fmt.number(event['loss'])} at step {event['step']}", "dim")
+        yield Line(
+            f"dev loss {fmt.number(event['loss'])} at step {event['step']}", "dim"
+        )
 
     def _merge(self, event: Event) -> Iterator[Line]:
         yield from self.trained()
@@ -142,8 +152,12 @@ class EventLines:
 
     def _alarm(self, event: Event) -> Iterator[Line]:
         self.alarms += 1
-        if self.alarms == 1:  # later alarms are counted and flagged on the progress line
-            yield Line(f"alarm at step {event.get('step', '?')}: {alarm(event)}", "warn")
+        if (
+            self.alarms == 1
+        ):  # later alarms are counted and flagged on the progress line
+            yield Line(
+                f"alarm at step {event.get('step', '?')}: {alarm(event)}", "warn"
+            )
 
 
 def delta_kept(merge: Event) -> str:

@@ -39,7 +39,10 @@ def shorten(text: str, width: int) -> str:
     """
     if cells(text) <= width:
         return text
-    head, tail = _fitting(text, width // 2), _fitting(text[::-1], (width - 1) // 2)[::-1]
+    head, tail = (
+        _fitting(text, width // 2),
+        _fitting(text[::-1], (width - 1) // 2)[::-1],
+    )
     return f"{head}…{tail}"
 
 
@@ -74,7 +77,12 @@ def score(value: float | None, stderr: float | None = None) -> str:
     """Return ``value ± stderr``, both rounded to the second digit of the standard error."""
     if value is None:
         return "–"
-    if stderr is None or not math.isfinite(stderr) or stderr <= 0 or not math.isfinite(value):
+    if (
+        stderr is None
+        or not math.isfinite(stderr)
+        or stderr <= 0
+        or not math.isfinite(value)
+    ):
         return number(value)
     digits = places(stderr)
     return f"{value:.{digits}f} ± {stderr:.{digits}f}"
@@ -151,4 +159,6 @@ def clock(seconds: float | None) -> str:
     whole = max(0, round(seconds))
     hours, rest = divmod(whole, 3600)
     minutes, seconds = divmod(rest, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    return (
+        f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    )

@@ -83,7 +83,9 @@ def plugin_rows(plugins: Plugins) -> list[dict[str, Any]]:
         types.setdefault(claim.plugin, {}).setdefault(claim.slot, []).append(claim.type)
     called = reversed(plugins.infos)  # pluggy calls the last registered plugin first
     return [
-        _plugin_row(number, info, types.get(info.name, {}) if info.error is None else {})
+        _plugin_row(
+            number, info, types.get(info.name, {}) if info.error is None else {}
+        )
         for number, info in enumerate(called, 1)
     ]
 
@@ -99,7 +101,9 @@ def other_orders(plugins: Plugins) -> Iterator[str]:
             yield f"{hook.removeprefix('mgk_')} is called in this order: {', '.join(called)}"
 
 
-def _plugin_row(number: int, info: PluginInfo, types: dict[str, list[str]]) -> dict[str, Any]:
+def _plugin_row(
+    number: int, info: PluginInfo, types: dict[str, list[str]]
+) -> dict[str, Any]:
     state = "left out" if info.left_out else "ok" if info.error is None else "broken"
     return {
         "order": number,
@@ -138,7 +142,9 @@ def plugins_drawn(rows: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
             )
         if row["hooks"]:
             yield Padding(
-                text(f"hooks: {', '.join(row['hooks'])}", "dim"), (0, 0, 0, 4), expand=False
+                text(f"hooks: {', '.join(row['hooks'])}", "dim"),
+                (0, 0, 0, 4),
+                expand=False,
             )
     broken = sum(r["state"] == "broken" for r in rows)
     if broken:

@@ -33,7 +33,11 @@ def make_bar(to: Console) -> Progress:
         """Items done, or elapsed time while the end is not known."""
 
         def render(self, task: Task) -> Text:
-            return TimeElapsedColumn().render(task) if task.total is None else super().render(task)
+            return (
+                TimeElapsedColumn().render(task)
+                if task.total is None
+                else super().render(task)
+            )
 
     def fixed() -> Column:
         return Column(no_wrap=True)
@@ -44,6 +48,10 @@ def make_bar(to: Console) -> Progress:
         Bar(bar_width=None, table_column=Column(ratio=1, min_width=4)),
         Count(table_column=fixed()),
         TextColumn("{task.fields[figures]}", markup=False, table_column=fixed()),
-        TextColumn("{task.fields[alarm]}", style="yellow", markup=False, table_column=fixed()),
+        TextColumn(
+            "{task.fields[alarm]}", style="yellow", markup=False, table_column=fixed()
+        ),
     ]
-    return Progress(*columns, console=to, expand=True, refresh_per_second=8, transient=True)
+    return Progress(
+        *columns, console=to, expand=True, refresh_per_second=8, transient=True
+    )

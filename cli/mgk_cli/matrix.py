@@ -49,7 +49,10 @@ class Column:
         return max(
             map(
                 cell_len,
-                (*self.heading, *(s + self.signs[0] for s in (*self.scores, *self.closing))),
+                (
+                    *self.heading,
+                    *(s + self.signs[0] for s in (*self.scores, *self.closing)),
+                ),
             )
         )
 
@@ -71,7 +74,8 @@ def matrix(
     first = max(map(cell_len, (*names, *labels)))
     effects = effects_in(table)
     columns = [
-        _column(table, effects, j, heat=heat, colour=colour) for j in range(len(table["probes"]))
+        _column(table, effects, j, heat=heat, colour=colour)
+        for j in range(len(table["probes"]))
     ]
     for block in _blocks(columns, width - first):
         yield _draw(names, labels, block, heat=heat and colour)
@@ -97,15 +101,21 @@ def _column(
     shades = [_shade(h) if not colour else "" for h in heats]
     taught = taught_in(table, probe)
     marks = [
-        "" if taught is None else f" {TAUGHT}" if i == taught else "  " for i in range(len(heats))
+        "" if taught is None else f" {TAUGHT}" if i == taught else "  "
+        for i in range(len(heats))
     ]
     return Column(
         heading=tuple(_heading(table, j)),
         scores=tuple(cell(table, i, j) for i in range(len(heats))),
-        signs=tuple(shade + mark for shade, mark in zip(_even(shades), marks, strict=True)),
+        signs=tuple(
+            shade + mark for shade, mark in zip(_even(shades), marks, strict=True)
+        ),
         taught=taught,
         heat=heats,
-        closing=(fmt.signed(table["gain"].get(probe["name"]), 4), effects.gain_kept(probe["name"])),
+        closing=(
+            fmt.signed(table["gain"].get(probe["name"]), 4),
+            effects.gain_kept(probe["name"]),
+        ),
     )
 
 
@@ -113,7 +123,9 @@ def taught_in(table: Mapping[str, Any], probe: Mapping[str, Any]) -> int | None:
     """Return the row of a probe's phase; None for the base's probes and phases that have not run."""
     rows = [r["name"] for r in table["rows"]]
     return (
-        rows.index(probe["phase"]) if probe["phase"] in rows and probe["phase"] != "base" else None
+        rows.index(probe["phase"])
+        if probe["phase"] in rows and probe["phase"] != "base"
+        else None
     )
 
 
@@ -135,7 +147,11 @@ def _heading(table: Mapping[str, Any], j: int) -> Iterator[str]:
     yield fmt.clean(probe["metric"]) + (" ↑" if probe["higher_is_better"] else " ↓")
     counts = sorted({row[j] for row in table["n"] if row[j] is not None})
     count = f"n {'–'.join(fmt.count(n) for n in counts)}" if counts else "not measured"
-    yield count if probe["chance"] is None else f"{count}, chance {fmt.number(probe['chance'], 3)}"
+    yield (
+        count
+        if probe["chance"] is None
+        else f"{count}, chance {fmt.number(probe['chance'], 3)}"
+    )
 
 
 def _heat(table: Mapping[str, Any], j: int) -> Iterator[float | None]:
@@ -178,9 +194,17 @@ def _signs(columns: Sequence[Column]) -> list[str]:
     """Explain the signs that occur in headings and scores."""
     headings = "".join(c.heading[1] for c in columns)
     return [
-        *_there((f"{TAUGHT} trained in this phase", any(c.taught is not None for c in columns))),
+        *_there(
+            (
+                f"{TAUGHT} trained in this phase",
+                any(c.taught is not None for c in columns),
+            )
+        ),
         *explained("".join(s for c in columns for s in c.scores)),
-        *_there(("↑ higher is better", "↑" in headings), ("↓ lower is better", "↓" in headings)),
+        *_there(
+            ("↑ higher is better", "↑" in headings),
+            ("↓ lower is better", "↓" in headings),
+        ),
     ]
 
 
@@ -242,17 +266,26 @@ def _draw(
     from rich.table import Table
 
     table = Table(
-        box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_header=True, header_style=""
+        box=None,
+        padding=(0, GAP, 0, 0),
+        pad_edge=False,
+        show_header=True,
+        header_style="",
     )
     table.add_column("")
     for column in block:
-        table.add_column(_lines([column.aligned(h, "") for h in column.heading]), no_wrap=True)
+        table.add_column(
+            _lines([column.aligned(h, "") for h in column.heading]), no_wrap=True
+        )
     for i, name in enumerate(names):
         table.add_row(_text(name), *(_cell(c, i, heat=heat) for c in block))
     for k, label in enumerate(labels):
         table.add_row(
             _text(label, "dim"),
-            *(_text(c.aligned(c.closing[k], " " * len(c.signs[0])), "dim") for c in block),
+            *(
+                _text(c.aligned(c.closing[k], " " * len(c.signs[0])), "dim")
+                for c in block
+            ),
         )
     return table
 

@@ -23,7 +23,9 @@ TOKENS = click.option(
 RUN = click.argument("run", type=click.Path(path_type=Path))
 
 
-def _pipelines(_ctx: click.Context, _parameter: click.Parameter, typed: str) -> list[str]:
+def _pipelines(
+    _ctx: click.Context, _parameter: click.Parameter, typed: str
+) -> list[str]:
     """Complete the name of an installed pipeline, without importing any."""
     names = {p.name for p in importlib.metadata.entry_points(group="mgk.pipelines")}
     return sorted(name for name in names if name.startswith(typed))
@@ -62,7 +64,9 @@ def machine_options(function: F) -> F:
     return _apply(
         function,
         click.option(
-            "--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.  [default: auto]"
+            "--device",
+            metavar="NAME",
+            help="auto, cpu, cuda, cuda:N or mps.  [default: auto]",
         ),
         click.option(
             "--seed",
@@ -73,7 +77,9 @@ def machine_options(function: F) -> F:
     )
 
 
-def _a_number(_ctx: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+def _a_number(
+    _ctx: click.Context, _option: click.Parameter, value: float | None
+) -> float | None:
     if value is not None and math.isnan(value):
         raise click.BadParameter("expected a number")
     return value
@@ -170,7 +176,10 @@ def output_options(function: F) -> F:
 def json_option(function: F) -> F:
     """``--json`` for commands that print a result."""
     return click.option(
-        "--json", "as_json", is_flag=True, help="Print JSON, one object per line, and nothing else."
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print JSON, one object per line, and nothing else.",
     )(function)
 
 

@@ -24,8 +24,16 @@ REPORT = "report.html"
 """Written by the report plugin where its extra is installed."""
 
 MOST_PROBES = 20  # lines of the table of probes
-NAME_WIDTHS = (28, 20, 16, 12, 8)  # cells of a probe's name in the phase table, widest first
-LEGEND = "+ better, - worse, ± standard error; *** p < 0.001, ** 0.01, * 0.05, else n.s."
+NAME_WIDTHS = (
+    28,
+    20,
+    16,
+    12,
+    8,
+)  # cells of a probe's name in the phase table, widest first
+LEGEND = (
+    "+ better, - worse, ± standard error; *** p < 0.001, ** 0.01, * 0.05, else n.s."
+)
 
 
 def outcome(run: RunSummary, width: int) -> Iterator[RenderableType]:
@@ -51,7 +59,9 @@ def headline(run: RunSummary) -> Text:
     count = f"{merged} of {fmt.several(len(run.phases), 'phase')} merged"
     ended, style = _ended(run)
     line = text(fmt.clean(run.name), "bold")
-    return line.append(f" {ended}", f"not bold {style}").append(f": {count}, {gates(run)}")
+    return line.append(f" {ended}", f"not bold {style}").append(
+        f": {count}, {gates(run)}"
+    )
 
 
 def _ended(run: RunSummary) -> tuple[str, str]:
@@ -60,7 +70,10 @@ def _ended(run: RunSummary) -> tuple[str, str]:
     begun = next((p for p in run.phases if p.state == "begun"), None)
     if run.status == "unfinished" and begun is not None:
         step = f" at step {begun.training.step} of {begun.training.steps}"
-        return f"interrupted in {begun.name}{step if begun.training.steps else ''}", "yellow"
+        return (
+            f"interrupted in {begun.name}{step if begun.training.steps else ''}",
+            "yellow",
+        )
     return {
         "finished": ("finished", "green"),
         "stopped": ("stopped between phases", "yellow"),
@@ -102,7 +115,12 @@ def _phases(run: RunSummary, effects: Effects, width: int) -> Table:
 
 
 def _phase_columns(run: RunSummary, effects: Effects, longest: int) -> list[Column]:
-    columns = [Column("phase"), Column("result"), Column("gained"), Column("cost to other probes")]
+    columns = [
+        Column("phase"),
+        Column("result"),
+        Column("gained"),
+        Column("cost to other probes"),
+    ]
     rows = [r["name"] for r in run.retention.get("rows", ())]
     own = {p["name"]: p["phase"] for p in run.retention.get("probes", ())}
     for phase in run.phases:
@@ -138,7 +156,9 @@ def _costs(lost: Sequence[Effect], longest: int, *, measured: bool) -> Text:
 
 def _effect_lines(effects: Sequence[Effect], longest: int) -> Text:
     """Return one line per effect. longest: cells of a probe's name; 0: without names."""
-    names = [fmt.shorten(fmt.clean(e.probe), longest) if longest else "" for e in effects]
+    names = [
+        fmt.shorten(fmt.clean(e.probe), longest) if longest else "" for e in effects
+    ]
     wide = max(map(fmt.cells, names), default=0)
     lines = text("")
     for number, (name, effect) in enumerate(zip(names, effects, strict=True)):
@@ -180,7 +200,9 @@ def refusals(run: RunSummary) -> Iterator[Text]:
     for phase in run.phases:
         for attempt in phase.entry.attempts if phase.entry else ():
             for refusal in attempt.refusals:
-                yield text(f"{phase.name}: refused by {refusal.gate}: {refusal.reason}", "red")
+                yield text(
+                    f"{phase.name}: refused by {refusal.gate}: {refusal.reason}", "red"
+                )
             yield text(f"{phase.name}: then {attempt.method}", "yellow")
 
 

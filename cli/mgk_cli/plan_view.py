@@ -42,7 +42,9 @@ def _phases(plan: Plan, width: int) -> Table:
         Column("share", right=True, spare=3),
     ]  # fmt: skip
     for phase in plan.phases:
-        micro = "" if phase.micro_batch == phase.batch_size else f" by {phase.micro_batch}"
+        micro = (
+            "" if phase.micro_batch == phase.batch_size else f" by {phase.micro_batch}"
+        )
         cells = (
             f"{phase.index + 1} {phase.name}", fmt.count(phase.examples), f"{phase.batch_size}{micro}",
             fmt.count(phase.steps), phase.adapter, str(phase.targets), fmt.count(phase.trainable),
@@ -55,7 +57,9 @@ def _phases(plan: Plan, width: int) -> Table:
 
 def _details(phase: PhasePlan) -> Iterator[Text]:
     yield text(f"{phase.index + 1} {phase.name}", "bold")
-    yield _pair("uses", ", ".join(f"{slot} {what}" for slot, what in phase.plugins.items()))
+    yield _pair(
+        "uses", ", ".join(f"{slot} {what}" for slot, what in phase.plugins.items())
+    )
     probes = [f"{p.name} ({p.metric}, n {p.items}, {p.split})" for p in phase.probes]
     yield _pair("probes", ", ".join(probes) or "none")
     yield _pair("memory", _sizes(phase.memory))
@@ -93,7 +97,8 @@ def _totals(plan: Plan) -> Iterator[Text]:
     taught = {p.phase for phase in plan.phases for p in phase.probes}
     if "base" not in taught:
         yield text(
-            "base UNMEASURED: no probe measures what the original base can do", "bold yellow"
+            "base UNMEASURED: no probe measures what the original base can do",
+            "bold yellow",
         )
     for conflict in plan.conflicts:
         yield text(f"conflict: {conflict}", "yellow")

@@ -36,7 +36,9 @@ STYLES = {
     "bad": "bold red",
 }
 LONGEST = 36  # cells of an activity's name beside the bar
-HEARTBEAT = 30.0  # seconds between two progress lines where the output is not a terminal
+HEARTBEAT = (
+    30.0  # seconds between two progress lines where the output is not a terminal
+)
 JSON_EVERY = 1.0  # seconds between two progress events of one activity in JSON output
 _STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
 
@@ -126,7 +128,9 @@ def print_line(to: Console, line: Line) -> None:
     from rich.text import Text
 
     content = Text(line.text, style=STYLES[line.tone])
-    to.print(Padding(content, (0, 0, 0, line.indent), expand=False), no_wrap=not line.wrap)
+    to.print(
+        Padding(content, (0, 0, 0, line.indent), expand=False), no_wrap=not line.wrap
+    )
 
 
 class Lines:
@@ -194,8 +198,12 @@ class Live:
             self._end()
             self.shown = shown
             name = fmt.shorten(status.what, LONGEST)
-            self.task = self.bar.add_task(name, total=status.total, figures="", alarm="")
-        unit = [status.unit] if status.unit != "steps" else []  # they have figures enough
+            self.task = self.bar.add_task(
+                name, total=status.total, figures="", alarm=""
+            )
+        unit = (
+            [status.unit] if status.unit != "steps" else []
+        )  # they have figures enough
         figures = "  ".join(filter(None, [*unit, *status.figures]))
         fields: dict[str, Any] = {"figures": figures, "alarm": status.drift}
         self.bar.update(self.task, total=status.total, completed=status.done, **fields)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def figures(table: Mapping[str, Any]) -> Iterator[Text]:
     """Yield BWT and forgetting for each metric, and how the base changed."""
     for metric, value in by_metric(table, "bwt").items():
-        meaning = "mean change of earlier probes since their phase; negative is forgetting"
+        meaning = (
+            "mean change of earlier probes since their phase; negative is forgetting"
+        )
         yield text(f"BWT {fmt.signed(value)} {metric} ({meaning})")
     for metric, value in by_metric(table, "forgetting").items():
         definition = table["forgetting_definition"]
@@ -41,11 +43,15 @@ def by_metric(table: Mapping[str, Any], figure: str) -> Mapping[str, float]:
 def baseline_drift(table: Mapping[str, Any]) -> Text:
     """Return what the base lost since the baseline, or a warning that nothing measured it."""
     if not table["base_measured"]:
-        unknown = "base UNMEASURED: no probe measures the base, so what it lost is unknown"
+        unknown = (
+            "base UNMEASURED: no probe measures the base, so what it lost is unknown"
+        )
         return text(unknown, "bold yellow")
     rows = table["rows"]
     effects = effects_in(table)
-    found = (effects.of(p, rows[0]["name"], rows[-1]["name"]) for p in table["base_drift"])
+    found = (
+        effects.of(p, rows[0]["name"], rows[-1]["name"]) for p in table["base_drift"]
+    )
     drift = ", ".join(f"{e.probe} {e}" for e in found if e is not None)
     if not drift:
         return text("base: only the baseline is measured so far")
@@ -69,7 +75,9 @@ def changes(table: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
         }
         if cells:
             columns[0].cells.append(text(probe["name"]))
-            for column, when in zip(columns[1:], ("phase", "since", "all"), strict=True):
+            for column, when in zip(
+                columns[1:], ("phase", "since", "all"), strict=True
+            ):
                 column.cells.append(_change(cells.get(when)))
     yield text("")
     yield fitted(columns, width)
@@ -80,7 +88,9 @@ def changes(table: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
         "dim",
     )
     used = ", ".join(sorted({p["test"] for p in table["paired"]}))
-    yield text(f"{used}: * p < 0.05, ** p < 0.01, *** p < 0.001, n.s. not significant", "dim")
+    yield text(
+        f"{used}: * p < 0.05, ** p < 0.01, *** p < 0.001, n.s. not significant", "dim"
+    )
 
 
 def _unit(table: Mapping[str, Any]) -> str:
@@ -90,14 +100,23 @@ def _unit(table: Mapping[str, Any]) -> str:
     own, nats = "in the probe's metric", "in nats per token (log-likelihood)"
     if "perplexity" not in metrics:
         return own
-    return f"{nats}, not in perplexity" if len(metrics) == 1 else f"{own}; for perplexity {nats}"
+    return (
+        f"{nats}, not in perplexity"
+        if len(metrics) == 1
+        else f"{own}; for perplexity {nats}"
+    )
 
 
 def _when(pair: Mapping[str, Any], probe: Mapping[str, Any], rows: list[str]) -> str:
     """Return which comparison a pair is. For a single phase, its own comparison is the total."""
-    if pair["to"] == probe["phase"] and rows.index(pair["from"]) == rows.index(pair["to"]) - 1:
+    if (
+        pair["to"] == probe["phase"]
+        and rows.index(pair["from"]) == rows.index(pair["to"]) - 1
+    ):
         return "phase"
-    return "since" if pair["from"] == probe["phase"] and pair["from"] != "base" else "all"
+    return (
+        "since" if pair["from"] == probe["phase"] and pair["from"] != "base" else "all"
+    )
 
 
 def _change(pair: Mapping[str, Any] | None) -> Text:
@@ -105,5 +124,9 @@ def _change(pair: Mapping[str, Any] | None) -> Text:
         return text("–", "dim")
     value = fmt.score(pair["difference"], pair["stderr"])
     sign = "+" if pair["difference"] > 0 else ""
-    style = "dim" if pair["p"] >= 0.05 else ("green" if pair["difference"] > 0 else "yellow")
+    style = (
+        "dim"
+        if pair["p"] >= 0.05
+        else ("green" if pair["difference"] > 0 else "yellow")
+    )
     return text(f"{sign}{value} {significance(pair['p']):4}", style)

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from mgk_core.record.ledger import PhaseEntry
     from mgk_core.tools.run_summary import PhaseSummary, RunSummary
 
-PARTS = ("load", "statistics", "attach", "training", "checkpoint", "merge", "evaluation", "save")
+PARTS = (
+    "load",
+    "statistics",
+    "attach",
+    "training",
+    "checkpoint",
+    "merge",
+    "evaluation",
+    "save",
+)
 
 
 def all_tables(run: RunSummary) -> Iterator[RenderableType]:
@@ -87,7 +96,9 @@ def merging(run: RunSummary, width: int) -> Table:
     ]  # fmt: skip
     for phase in run.phases:
         if phase.entry is not None:
-            for column, cell in zip(columns, _merge_cells(phase, phase.entry), strict=True):
+            for column, cell in zip(
+                columns, _merge_cells(phase, phase.entry), strict=True
+            ):
                 column.cells.append(text(cell))
     return fitted(columns, width)
 
@@ -146,6 +157,7 @@ def costs(run: RunSummary) -> Iterator[Text]:
         return
     ordered = [p for p in PARTS if p in run.times] + sorted(set(run.times) - set(PARTS))
     parts = (
-        f"{p} {fmt.duration(run.times[p])} ({fmt.share(run.times[p] / total)})" for p in ordered
+        f"{p} {fmt.duration(run.times[p])} ({fmt.share(run.times[p] / total)})"
+        for p in ordered
     )
     yield text(f"time {fmt.duration(total)}: {', '.join(parts)}")

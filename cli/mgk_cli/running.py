@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from mgk_core.run.runner import RunResult
 
 
-def work(run: Callable[[Sink], RunResult], directory: Path, *, quiet: bool, as_json: bool) -> None:
+def work(
+    run: Callable[[Sink], RunResult], directory: Path, *, quiet: bool, as_json: bool
+) -> None:
     """Run with progress, then print the outcome from the run directory.
 
     :raises Interrupted: also for a second Ctrl-C, with the command that resumes
@@ -42,7 +44,9 @@ def work(run: Callable[[Sink], RunResult], directory: Path, *, quiet: bool, as_j
 
 def _stopped(directory: Path) -> str:
     if (directory / "journal.jsonl").exists():
-        return f"stopped at once; checkpoints are kept. To resume: mgk resume {directory}"
+        return (
+            f"stopped at once; checkpoints are kept. To resume: mgk resume {directory}"
+        )
     return "stopped; nothing was written"
 
 
@@ -56,7 +60,8 @@ def as_event(result: RunResult) -> Mapping[str, Any]:
         "model": str(model) if result.finished and model.is_dir() else None,
         "weights": result.ledger.head,
         "phases": [
-            {"phase": p.phase, "result": p.result, "merged": p.merged} for p in result.ledger.phases
+            {"phase": p.phase, "result": p.result, "merged": p.merged}
+            for p in result.ledger.phases
         ],
         "retention": result.retention,
         "times": result.times,

@@ -63,7 +63,9 @@ class Status:
         """Return the status as one line for logs."""
         if self.total is None:
             return f"{self.what}  {fmt.clock(time.monotonic() - self.since)} so far"
-        count = f"{self.what}  {fmt.count(self.done)}/{fmt.count(self.total)} {self.unit}"
+        count = (
+            f"{self.what}  {fmt.count(self.done)}/{fmt.count(self.total)} {self.unit}"
+        )
         return "  ".join(filter(None, [count, *self.figures, self.drift]))
 
     def _begin(self, what: str) -> None:

@@ -88,9 +88,13 @@ def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
 def _draw(columns: Sequence[Column]) -> Table:
     from rich.table import Table as RichTable
 
-    table = RichTable(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="dim")
+    table = RichTable(
+        box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="dim"
+    )
     for column in columns:
-        table.add_column(text(column.heading), justify="right" if column.right else "left")
+        table.add_column(
+            text(column.heading), justify="right" if column.right else "left"
+        )
     for row in zip(*(c.cells for c in columns), strict=True):
         table.add_row(*row)
     return table

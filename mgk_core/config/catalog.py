@@ -44,7 +44,13 @@ def entries(group: str) -> list[Entry]:
     add_from_environment()
     points = sorted(importlib.metadata.entry_points(group=group), key=lambda p: p.name)
     return [
-        Entry(p.name, p.dist.name if p.dist else "?", p.dist.version if p.dist else "", p.value, p)
+        Entry(
+            p.name,
+            p.dist.name if p.dist else "?",
+            p.dist.version if p.dist else "",
+            p.value,
+            p,
+        )
         for p in points
     ]
 
@@ -65,7 +71,10 @@ def _find(group: str, name: str, cls: type, what: str) -> Any:
     found = [e for e in entries(group) if e.name == name]
     if not found:
         known = [e.name for e in entries(group)]
-        offer = nearest(name, known) or f"; no installed package brings a {what}: see 'mgk plugins'"
+        offer = (
+            nearest(name, known)
+            or f"; no installed package brings a {what}: see 'mgk plugins'"
+        )
         raise InputError(f"unknown {what} {name[:100]!r}{offer}")
     if len(found) > 1:
         owners = " and ".join(f"{e.distribution} {e.version}" for e in found)
@@ -73,6 +82,7 @@ def _find(group: str, name: str, cls: type, what: str) -> Any:
     loaded = found[0].load()
     if not isinstance(loaded, cls):
         raise PluginError(
-            name, f"{group} entry {name!r}: expected a {cls.__name__}, got {type(loaded).__name__}"
+            name,
+            f"{group} entry {name!r}: expected a {cls.__name__}, got {type(loaded).__name__}",
         )
     return loaded

@@ -62,7 +62,10 @@ class LocalFinder(MetaPathFinder):
         """Yield those of a name, or all."""
         name = None if context is None else context.name
         for local in self.found.values():
-            if name is None or name.lower().replace("_", "-") == local.project["name"].lower():
+            if (
+                name is None
+                or name.lower().replace("_", "-") == local.project["name"].lower()
+            ):
                 yield local
 
 
@@ -102,7 +105,9 @@ def _project(directory: Path) -> dict[str, Any]:
             " of a plugin, as 'mgk new-plugin' writes it"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"--plugin {directory}: {path} is not valid TOML: {error}") from None
+        raise InputError(
+            f"--plugin {directory}: {path} is not valid TOML: {error}"
+        ) from None
     project: dict[str, Any] = table.get("project", {})
     groups = [g for g in project.get("entry-points", {}) if g.startswith("mgk.")]
     if "name" not in project or not groups:

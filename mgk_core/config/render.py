@@ -42,12 +42,17 @@ def _keyed(specs: tuple[Spec, ...]) -> Iterator[tuple[str, Spec]]:
     seen: dict[str, int] = {}
     for spec in specs:
         seen[spec.type] = seen.get(spec.type, 0) + 1
-        yield (spec.type if seen[spec.type] == 1 else f"{spec.type}-{seen[spec.type]}"), spec
+        yield (
+            (spec.type if seen[spec.type] == 1 else f"{spec.type}-{seen[spec.type]}"),
+            spec,
+        )
 
 
 def _plain(instance: Any) -> Any:
     if attrs.has(type(instance)):
-        pairs = ((a.name, getattr(instance, a.name)) for a in attrs.fields(type(instance)))
+        pairs = (
+            (a.name, getattr(instance, a.name)) for a in attrs.fields(type(instance))
+        )
         return {k: _plain(v) for k, v in pairs if v is not None}
     if isinstance(instance, Mapping):
         return {str(k): _plain(v) for k, v in instance.items()}
@@ -64,12 +69,15 @@ def to_toml(resolved: Resolved) -> str:
     return tomlkit.dumps(document)
 
 
-def _fill(into: Any, table: Mapping[str, Any], path: tuple[str, ...], resolved: Resolved) -> None:
+def _fill(
+    into: Any, table: Mapping[str, Any], path: tuple[str, ...], resolved: Resolved
+) -> None:
     for key, value in table.items():
         here = (*path, key)
         if isinstance(value, dict):
             below: Table = tomlkit.table(
-                is_super_table=bool(value) and all(isinstance(v, dict) for v in value.values())
+                is_super_table=bool(value)
+                and all(isinstance(v, dict) for v in value.values())
             )
             _fill(below, value, here, resolved)
             into.add(key, below)

@@ -56,9 +56,13 @@ def load_tree(
     tree = Tree()
     table, text = read_toml(Path(file)) if file is not None else ({}, "")
     if pipeline is None and "extends" not in table and file is None:
-        raise InputError("expected a pipeline or a configuration file; see 'mgk pipelines'")
+        raise InputError(
+            "expected a pipeline or a configuration file; see 'mgk pipelines'"
+        )
     if pipeline is not None:
-        _overlay_pipeline(tree, find_pipeline(pipeline) if isinstance(pipeline, str) else pipeline)
+        _overlay_pipeline(
+            tree, find_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+        )
     if file is not None:
         _overlay_file(tree, Path(file), table, text, seen=(), extend=pipeline is None)
     _overlay_sets(tree, overrides)
@@ -83,8 +87,12 @@ def _overlay_sets(tree: Tree, overrides: Sequence[str] | Mapping[str, Any]) -> N
 def _overlay_pipeline(tree: Tree, pipeline: Pipeline) -> None:
     source = Source(f"pipeline {pipeline.name}")
     phases = {p.name: _phase_table(p) for p in pipeline.phases}
-    tree.overlay({"name": pipeline.name, "title": pipeline.title, "base": pipeline.base}, source)
-    tree.overlay({"defaults": pipeline.defaults, "run": pipeline.run, "phases": phases}, source)
+    tree.overlay(
+        {"name": pipeline.name, "title": pipeline.title, "base": pipeline.base}, source
+    )
+    tree.overlay(
+        {"defaults": pipeline.defaults, "run": pipeline.run, "phases": phases}, source
+    )
 
 
 def _phase_table(phase: Phase) -> dict[str, Any]:
@@ -126,7 +134,9 @@ def _overlay_file(
         else:
             _overlay_pipeline(tree, find_pipeline(parent))
     tree.overlay(table, Source("file", str(path)), text)
-    tree.sources[()] = Source("file", str(path))  # where what is missing would have to be
+    tree.sources[()] = Source(
+        "file", str(path)
+    )  # where what is missing would have to be
 
 
 def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
@@ -143,7 +153,9 @@ def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
     base = _spec(tree, registry, "base", values.get("base"), ("base",), problems)
     phases = _phases(tree, registry, problems)
     run = read_table(tree, RunSettings, values.get("run", {}), ("run",), problems)
-    plugins = read_table(tree, PluginSettings, values.get("plugins", {}), ("plugins",), problems)
+    plugins = read_table(
+        tree, PluginSettings, values.get("plugins", {}), ("plugins",), problems
+    )
     if not problems and not phases:
         problems.append(Problem("phases", "expected at least one phase"))
     if problems or base is None or run is None or plugins is None:
@@ -164,13 +176,17 @@ def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
 def plugin_settings(tree: Tree) -> PluginSettings:
     """Read the ``plugins`` table alone: needed before the plugins, and so the registry, exist."""
     problems: list[Problem] = []
-    found = read_table(tree, PluginSettings, tree.values.get("plugins", {}), ("plugins",), problems)
+    found = read_table(
+        tree, PluginSettings, tree.values.get("plugins", {}), ("plugins",), problems
+    )
     if found is None:
         raise ConfigError(problems)
     return found
 
 
-def _phases(tree: Tree, registry: SpecRegistry, problems: list[Problem]) -> list[PhaseConfig]:
+def _phases(
+    tree: Tree, registry: SpecRegistry, problems: list[Problem]
+) -> list[PhaseConfig]:
     tables = tree.values.get("phases", {})
     defaults = tree.values.get("defaults", {})
     if not isinstance(tables, dict) or not isinstance(defaults, dict):
@@ -196,19 +212,25 @@ def _ordered(tree: Tree, tables: dict[str, Any], problems: list[Problem]) -> lis
                 others = (n for n in tables if n != name)
                 problems.append(
                     tree.problem(
-                        ("phases", name), f"no such phase to leave out{nearest(name, others)}"
+                        ("phases", name),
+                        f"no such phase to leave out{nearest(name, others)}",
                     )
                 )
             continue
         if not isinstance(table, dict):
             problems.append(
-                tree.problem(("phases", name), "expected a table, or false to leave the phase out")
+                tree.problem(
+                    ("phases", name),
+                    "expected a table, or false to leave the phase out",
+                )
             )
             continue
         try:
             whole = _bring_in(tree, tables, name, table)
             declared.append(
-                Phase(name, after=_place(whole, "after"), before=_place(whole, "before"))
+                Phase(
+                    name, after=_place(whole, "after"), before=_place(whole, "before")
+                )
             )
         except InputError as error:
             problems.append(tree.problem(("phases", name), str(error)))
@@ -274,19 +296,33 @@ def _phase(
     _check_keys(tree, values, _PHASE_KEYS, path, problems)
     made: dict[str, Any] = {}
     for slot in ONE:
-        made[slot] = _spec(tree, registry, slot, values.get(slot), (*path, slot), problems)
+        made[slot] = _spec(
+            tree, registry, slot, values.get(slot), (*path, slot), problems
+        )
     for slot in MANY:
-        made[slot] = _many(tree, registry, slot, values.get(slot, {}), (*path, slot), problems)
+        made[slot] = _many(
+            tree, registry, slot, values.get(slot, {}), (*path, slot), problems
+        )
     made["train"] = read_table(
         tree, TrainSettings, values.get("train", {}), (*path, "train"), problems
     )
     made["evaluate"] = read_table(
-        tree, EvaluateSettings, values.get("evaluate", {}), (*path, "evaluate"), problems
+        tree,
+        EvaluateSettings,
+        values.get("evaluate", {}),
+        (*path, "evaluate"),
+        problems,
     )
     train = made["train"]
-    if train is not None and train.micro_batch is not None and train.micro_batch > train.batch_size:
+    if (
+        train is not None
+        and train.micro_batch is not None
+        and train.micro_batch > train.batch_size
+    ):
         problems.append(
-            tree.problem((*path, "train", "micro_batch"), "expected at most train.batch_size")
+            tree.problem(
+                (*path, "train", "micro_batch"), "expected at most train.batch_size"
+            )
         )
     if any(v is None for v in made.values()):
         return None
@@ -331,11 +367,14 @@ def _many(
     for key, value in table.items():
         if value is False:
             if not (
-                key in registry.types(slot) or {(*path, key), ("defaults", slot, key)} & tree.tables
+                key in registry.types(slot)
+                or {(*path, key), ("defaults", slot, key)} & tree.tables
             ):
                 hint = nearest(key, registry.types(slot))
                 problems.append(
-                    tree.problem((*path, key), f"there is no such {slot} to leave out{hint}")
+                    tree.problem(
+                        (*path, key), f"there is no such {slot} to leave out{hint}"
+                    )
                 )
             continue
         entry = {} if value is True else value
@@ -371,13 +410,19 @@ def _spec(
     if table is None and default is not None:
         table = {}
     if not isinstance(table, Mapping):
-        message = "missing: expected a table with a type" if table is None else "expected a table"
+        message = (
+            "missing: expected a table with a type"
+            if table is None
+            else "expected a table"
+        )
         problems.append(tree.problem(path, message))
         return None
     type_ = table.get("type", default or _RECOGNISED.get(slot))
     if not isinstance(type_, str):
         problems.append(
-            tree.problem((*path, "type"), f"missing; known: {', '.join(registry.types(slot))}")
+            tree.problem(
+                (*path, "type"), f"missing; known: {', '.join(registry.types(slot))}"
+            )
         )
         return None
     try:
@@ -388,7 +433,9 @@ def _spec(
     return read_table(tree, claim.cls, {**table, "type": type_}, path, problems)
 
 
-def structure_spec(registry: SpecRegistry, slot: Slot, table: Mapping[str, Any]) -> Spec:
+def structure_spec(
+    registry: SpecRegistry, slot: Slot, table: Mapping[str, Any]
+) -> Spec:
     """Read one table given in Python; `ConfigError` with every problem."""
     problems: list[Problem] = []
     spec = _spec(Tree(), registry, slot, table, (slot,), problems)

@@ -30,7 +30,9 @@ def read_table(
     before = len(problems)
     for key, value in table.items():
         if key not in fields:
-            problems.append(tree.problem((*path, key), f"unknown key{nearest(key, fields)}"))
+            problems.append(
+                tree.problem((*path, key), f"unknown key{nearest(key, fields)}")
+            )
             continue
         try:
             found[key] = _value(hints[key], value)
@@ -130,7 +132,9 @@ _UNION = type(int | str)
 def _union(hint: Any, arguments: tuple[Any, ...], value: Any) -> Any:
     if value is None and type(None) in arguments:
         return None
-    for option in sorted((a for a in arguments if a is not type(None)), key=lambda a: a is float):
+    for option in sorted(
+        (a for a in arguments if a is not type(None)), key=lambda a: a is float
+    ):
         try:
             return _value(option, value)
         except (ValueError, TypeError, cattrs.BaseValidationError):

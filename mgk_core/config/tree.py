@@ -40,7 +40,9 @@ class Tree:
     sources: dict[tuple[str, ...], Source] = field(factory=dict)
     tables: set[tuple[str, ...]] = field(factory=set)
 
-    def overlay(self, table: Mapping[str, Any], source: Source, text: str | None = None) -> None:
+    def overlay(
+        self, table: Mapping[str, Any], source: Source, text: str | None = None
+    ) -> None:
         """Merge ``table`` in: tables deeply, values by replacing. Errors are impossible here.
 
         text: the file's content, to look lines up in.
@@ -89,7 +91,9 @@ class Tree:
         source = self.source(path)
         where = ".".join(_quoted(p) for p in path)
         if source is None or source.file is None:
-            prefix = f"{source.what}: " if source and source.what.startswith("--") else ""
+            prefix = (
+                f"{source.what}: " if source and source.what.startswith("--") else ""
+            )
             return Problem(prefix + where, message)
         return Problem(where, message, source.file, source.line)
 
@@ -100,7 +104,9 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     try:
         size = path.stat().st_size
         if not path.is_file():
-            raise ConfigError([Problem("", "expected a TOML file, got something else", name)])
+            raise ConfigError(
+                [Problem("", "expected a TOML file, got something else", name)]
+            )
         if size > MAX_BYTES:
             raise ConfigError(
                 [
@@ -124,16 +130,24 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(
-            [Problem("", f"not UTF-8 at byte {error.start}; save the file as UTF-8", name)]
+            [
+                Problem(
+                    "", f"not UTF-8 at byte {error.start}; save the file as UTF-8", name
+                )
+            ]
         ) from None
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"line (\d+)", str(error))
         line = int(found[1]) if found else None
-        raise ConfigError([Problem("", f"not valid TOML: {error}; {_TOML}", name, line)]) from None
+        raise ConfigError(
+            [Problem("", f"not valid TOML: {error}; {_TOML}", name, line)]
+        ) from None
     except ValueError as error:  # a number of more digits than Python reads
-        raise ConfigError([Problem("", f"not valid TOML: {error}; {_TOML}", name)]) from None
+        raise ConfigError(
+            [Problem("", f"not valid TOML: {error}; {_TOML}", name)]
+        ) from None
     except RecursionError:
         raise ConfigError([Problem("", _DEEP, name)]) from None
     if too_deep(table):
@@ -146,7 +160,9 @@ def too_deep(table: Any) -> bool:
     level: list[Any] = [table]
     for _ in range(MAX_DEPTH):
         below = [
-            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list))
+            v.values() if isinstance(v, dict) else v
+            for v in level
+            if isinstance(v, (dict, list))
         ]
         if not below:
             return False
@@ -159,15 +175,25 @@ def parse_set(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(
-            [Problem(f"--set {text}", "expected KEY=VALUE, such as phases.mcq.optimizer.lr=1e-4")]
+            [
+                Problem(
+                    f"--set {text}",
+                    "expected KEY=VALUE, such as phases.mcq.optimizer.lr=1e-4",
+                )
+            ]
         )
     if "\n" in text or "\r" in text:
-        raise ConfigError([Problem(f"--set {key}", "a value may not contain a line break")])
+        raise ConfigError(
+            [Problem(f"--set {key}", "a value may not contain a line break")]
+        )
     quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     for candidate in (value, quoted):
         try:
             table = tomllib.loads(f"{key} = {candidate}")
-        except (ValueError, RecursionError):  # not TOML, too many digits, nested without end
+        except (
+            ValueError,
+            RecursionError,
+        ):  # not TOML, too many digits, nested without end
             continue
         if not too_deep(table):
             return table

@@ -14,7 +14,9 @@ _GIVEN = ("file", "--set")
 def unused_defaults(tree: Tree) -> Iterator[str]:
     """Yield a note for each value of ``defaults`` that a user gave and that has no effect."""
     defaults = tree.values.get("defaults", {})
-    phases = [t for t in tree.values.get("phases", {}).values() if isinstance(t, Mapping)]
+    phases = [
+        t for t in tree.values.get("phases", {}).values() if isinstance(t, Mapping)
+    ]
     for path in _leaves(defaults):
         source = tree.source(("defaults", *path))
         if source is None or source.what not in _GIVEN or not phases:
@@ -27,7 +29,9 @@ def unused_defaults(tree: Tree) -> Iterator[str]:
             )
 
 
-def _leaves(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _leaves(
+    table: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
     for key, value in table.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, (*path, key))
@@ -39,9 +43,7 @@ def _overridden(default: Any, own: Any, path: tuple[str, ...]) -> bool:
     """Whether a phase's own table replaces the default at ``path``: by a value, or by another type."""
     for key in path:
         if not isinstance(own, Mapping):
-            return (
-                True  # the phase has a single value, such as false, where the default has a table
-            )
+            return True  # the phase has a single value, such as false, where the default has a table
         if "type" in own and default.get("type", own["type"]) != own["type"]:
             return True
         if key not in own:

@@ -64,7 +64,9 @@ class Adapter(Protocol):
     def targets(self) -> Mapping[str, Target]:
         """Return weight name in the base → where it is. Ties appear once."""
 
-    def merged_weight(self, name: str, weight: Tensor, rows: slice | None = None) -> Tensor:
+    def merged_weight(
+        self, name: str, weight: Tensor, rows: slice | None = None
+    ) -> Tensor:
         """Return what ``weight`` becomes, fp32, without changing anything.
 
         weight: (out, ...) fp32 in stored orientation, or the block ``rows`` of its first
@@ -211,7 +213,9 @@ def base_name(name: str) -> str | None:
     return ".".join(p for p in parts if p not in _WRAPPERS)
 
 
-def check_state(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+def check_state(
+    name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> None:
     """Raise `InputError` with every missing, unknown or misshapen key of a state that adapter ``name`` is to load."""
     wrong = [f"missing {k}" for k in own if k not in state]
     wrong += [f"unknown {k}" for k in state if k not in own]
@@ -222,10 +226,14 @@ def check_state(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor
     ]
     if wrong:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        raise InputError(f"adapter {name!r}: the state does not fit: {'; '.join(wrong[:8])}{more}")
+        raise InputError(
+            f"adapter {name!r}: the state does not fit: {'; '.join(wrong[:8])}{more}"
+        )
 
 
-def load_in_place(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+def load_in_place(
+    name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> None:
     """Copy ``state`` into an adapter's ``own`` tensors; nothing is changed where it does not fit (`check_state`)."""
     check_state(name, own, state)
     for key, tensor in own.items():

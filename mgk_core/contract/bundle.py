@@ -115,7 +115,9 @@ class Shareable(Protocol):
         :raises InputError: the base that others load is not the one that the adapter needs
         """
 
-    def exported_outputs(self, directory: Path, batches: Sequence[Batch]) -> list[Tensor] | None:
+    def exported_outputs(
+        self, directory: Path, batches: Sequence[Batch]
+    ) -> list[Tensor] | None:
         """Return `Bundle.outputs` of an exported adapter, loaded by other libraries alone.
 
         None where they are not installed, or where the base exists in this run only.
@@ -162,7 +164,11 @@ class LanguageBundle(Bundle, Protocol):
         """Make one micro-batch: examples behind each other, attention and positions apart."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: Sequence[int] = ()
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[int] = (),
     ) -> list[list[int]]:
         """Continue each prompt with the most likely token each time.
 

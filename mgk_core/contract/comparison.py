@@ -22,7 +22,9 @@ class Paired:
     test: str
 
 
-def paired(before: Score, after: Score, *, draws: int = 2000, seed: int = 0) -> Paired | None:
+def paired(
+    before: Score, after: Score, *, draws: int = 2000, seed: int = 0
+) -> Paired | None:
     """Compare two scores of one probe item by item; positive is better. None without items.
 
     Right-or-wrong items: McNemar's exact test. Otherwise: paired bootstrap, two-sided.
@@ -30,15 +32,21 @@ def paired(before: Score, after: Score, *, draws: int = 2000, seed: int = 0) -> 
     if not before.per_item or len(before.per_item) != len(after.per_item):
         return None
     sign = 1.0 if after.higher_is_better else -1.0
-    differences = [sign * (b - a) for a, b in zip(before.per_item, after.per_item, strict=True)]
+    differences = [
+        sign * (b - a) for a, b in zip(before.per_item, after.per_item, strict=True)
+    ]
     n = len(differences)
     mean = sum(differences) / n
     stderr = (
-        math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n) if n > 1 else math.nan
+        math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1) / n)
+        if n > 1
+        else math.nan
     )
     if set(before.per_item) | set(after.per_item) <= {0.0, 1.0}:
         return Paired(mean, stderr, _mcnemar(differences), n, "McNemar exact")
-    return Paired(mean, stderr, _bootstrap(differences, draws, seed), n, "paired bootstrap")
+    return Paired(
+        mean, stderr, _bootstrap(differences, draws, seed), n, "paired bootstrap"
+    )
 
 
 @frozen
@@ -101,7 +109,9 @@ def _bootstrap(differences: Sequence[float], draws: int, seed: int) -> float:
     Never less than 2^(1−n), the most that n items can show: with all signs free, n of one sign come as often as that.
     """
     values = np.asarray(differences)
-    picks = np.random.default_rng(seed).integers(0, len(values), size=(draws, len(values)))
+    picks = np.random.default_rng(seed).integers(
+        0, len(values), size=(draws, len(values))
+    )
     below = float((values[picks].sum(axis=1) <= 0).mean())
     return max(1 / draws, 2.0 ** (1 - len(values)), min(1.0, 2 * min(below, 1 - below)))
 

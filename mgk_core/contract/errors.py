@@ -62,7 +62,11 @@ class DigestError(InputError):
     """A file does not match its digest."""
 
     def __init__(
-        self, path: Path, expected: str, found: str, hint: str = "restore the file from a copy"
+        self,
+        path: Path,
+        expected: str,
+        found: str,
+        hint: str = "restore the file from a copy",
     ) -> None:
         self.path, self.expected, self.found = path, expected, found
         super().__init__(
@@ -100,7 +104,9 @@ class Problem:
     line: int | None = None
 
     def __str__(self) -> str:
-        place = [p for p in (self.file, None if self.line is None else str(self.line)) if p]
+        place = [
+            p for p in (self.file, None if self.line is None else str(self.line)) if p
+        ]
         head = ":".join(place)
         parts = [p for p in (head, self.where, self.message) if p]
         return ": ".join(parts)
@@ -116,7 +122,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is meant where one is misspelt; None where nothing is near."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+    return next(
+        iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None
+    )
 
 
 def _cut(digest: str) -> str:

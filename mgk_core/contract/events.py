@@ -16,7 +16,9 @@ class Event:
     kept: bool = False
 
 
-_PHASE = {"phase": "name of the phase; `base` before the first, empty where it is about the run"}
+_PHASE = {
+    "phase": "name of the phase; `base` before the first, empty where it is about the run"
+}
 _STEP = {**_PHASE, "step": "optimizer steps of the phase so far"}
 
 EVENTS: dict[str, Event] = {

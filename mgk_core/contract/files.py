@@ -90,7 +90,9 @@ def check_header(path: Path) -> None:
             size = os.fstat(file.fileno()).st_size
             start = file.read(8)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read as safetensors: {reason(error)}") from None
+        raise StoreError(
+            f"{path}: cannot be read as safetensors: {reason(error)}"
+        ) from None
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > min(size - 8, MAX_HEADER):
         raise StoreError(

@@ -315,7 +315,10 @@ def mgk_gate(
 
 @_owner_only("recover")
 def mgk_recover(
-    ctx: PhaseContext, refusals: Sequence[Refusal], tried: Sequence[Recovery], spec: Spec
+    ctx: PhaseContext,
+    refusals: Sequence[Refusal],
+    tried: Sequence[Recovery],
+    spec: Spec,
 ) -> Recovery | None:
     """Choose what to try after a refusal.
 

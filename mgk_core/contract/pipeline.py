@@ -79,7 +79,9 @@ class Pipeline:
         check_name(self.name, "pipeline name")
         names = [p.name for p in self.phases]
         if twice := sorted({n for n in names if names.count(n) > 1}):
-            raise InputError(f"pipeline {self.name!r}: phase names used twice: {', '.join(twice)}")
+            raise InputError(
+                f"pipeline {self.name!r}: phase names used twice: {', '.join(twice)}"
+            )
 
     def with_phases(self, inserted: Iterable[Phase]) -> Pipeline:
         """Return this pipeline with further phases at the places they name."""
@@ -106,7 +108,9 @@ def order(phases: Sequence[Phase]) -> list[Phase]:
                 )
         graph[phase.name] = {a for a in (phase.after, phase.before) if a is not None}
     try:
-        anchored = [by_name[n] for n in graphlib.TopologicalSorter(graph).static_order()]
+        anchored = [
+            by_name[n] for n in graphlib.TopologicalSorter(graph).static_order()
+        ]
     except graphlib.CycleError as error:
         raise InputError(
             f"phases wait for each other in a cycle: {' → '.join(error.args[1])}"

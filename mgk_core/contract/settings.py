@@ -20,7 +20,9 @@ class RunSettings:
     """Settings of a whole run (table ``run``)."""
 
     seed: int = option(
-        0, at_least(0), help="seed of everything random; same seed, same device, same bits"
+        0,
+        at_least(0),
+        help="seed of everything random; same seed, same device, same bits",
     )
     device: str = option("auto", help="auto, cpu, cuda, cuda:N or mps")
     threads: int = option(
@@ -57,7 +59,9 @@ class TrainSettings:
     epochs: float = option(
         1.0, above(0), help="passes over the training set; not used where steps is set"
     )
-    steps: int | None = option(None, at_least(1), help="optimizer steps; overrides epochs")
+    steps: int | None = option(
+        None, at_least(1), help="optimizer steps; overrides epochs"
+    )
     batch_size: int = option(16, at_least(1), help="examples in an optimizer step")
     micro_batch: int | None = option(
         None, at_least(1), help="examples in memory at once; default: batch_size"
@@ -67,15 +71,23 @@ class TrainSettings:
         at_least(1),
         help="read the loss every N steps; the device is not synchronised in between",
     )
-    eval_every: int | None = option(None, at_least(1), help="evaluate on dev every N steps")
+    eval_every: int | None = option(
+        None, at_least(1), help="evaluate on dev every N steps"
+    )
     keep: str = option(
         "last",
         one_of("last", "best"),
         help="which step is merged: the last, or the best by dev loss (needs eval_every and dev data)",
     )
-    checkpoint_steps: int | None = option(None, at_least(1), help="checkpoint every N steps")
-    checkpoint_minutes: float | None = option(10.0, above(0), help="checkpoint every N minutes")
-    keep_checkpoints: int = option(2, at_least(1), help="how many checkpoints of a phase are kept")
+    checkpoint_steps: int | None = option(
+        None, at_least(1), help="checkpoint every N steps"
+    )
+    checkpoint_minutes: float | None = option(
+        10.0, above(0), help="checkpoint every N minutes"
+    )
+    keep_checkpoints: int = option(
+        2, at_least(1), help="how many checkpoints of a phase are kept"
+    )
     max_bad_steps: int = option(
         5, at_least(1), help="stop after this many non-finite steps in a row"
     )
@@ -104,8 +116,12 @@ class EvaluateSettings:
         one_of("dev", "test"),
         help="which split of the probes makes the row; nothing selects on test",
     )
-    limit: int | None = option(None, at_least(1), help="score at most N items of each probe")
-    limits: dict[str, int] = option({}, help="glob of probe names = N, where fewer will do")
+    limit: int | None = option(
+        None, at_least(1), help="score at most N items of each probe"
+    )
+    limits: dict[str, int] = option(
+        {}, help="glob of probe names = N, where fewer will do"
+    )
 
     def __attrs_post_init__(self) -> None:
         if few := sorted(name for name, n in self.limits.items() if n < 1):
@@ -132,7 +148,9 @@ class StepOptions(Spec):
         None, above(0), help="largest norm of the whole gradient; none: no clipping"
     )
     schedule: str = option(
-        "constant", one_of("constant", "linear", "cosine"), help="how lr falls after warm-up"
+        "constant",
+        one_of("constant", "linear", "cosine"),
+        help="how lr falls after warm-up",
     )
     warmup_steps: int = option(0, at_least(0), help="steps in which lr rises linearly")
     min_lr_ratio: float = option(
@@ -193,7 +211,9 @@ class PluginSettings:
     """Which plugins take part (table ``plugins``)."""
 
     without: tuple[str, ...] = option((), help="plugins to leave out")
-    prefer: dict[str, str] = option({}, help='"slot:type" → plugin, where two claim one type')
+    prefer: dict[str, str] = option(
+        {}, help='"slot:type" → plugin, where two claim one type'
+    )
 
 
 @frozen(kw_only=True)

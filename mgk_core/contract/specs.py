@@ -87,7 +87,9 @@ class SpecRegistry:
         self._claims.setdefault((claim.slot, claim.type), []).append(claim)
 
     def _wrong(self, message: str) -> PluginError:
-        return PluginError(self.plugin, f"plugin {self.plugin!r}: {message}", "mgk_register_specs")
+        return PluginError(
+            self.plugin, f"plugin {self.plugin!r}: {message}", "mgk_register_specs"
+        )
 
     def find(self, slot: Slot, type_: str) -> Registered:
         """Return the one claim for a type; `InputError` where there is none or several."""
@@ -212,7 +214,9 @@ def option(default: Any, *checks: Check, help: str = "") -> Any:  # noqa: A002 -
     if isinstance(default, (dict, list)):
         made = type(default)
         return field(
-            factory=lambda: made(default), validator=list(checks) or None, metadata=metadata
+            factory=lambda: made(default),
+            validator=list(checks) or None,
+            metadata=metadata,
         )
     return field(default=default, validator=list(checks) or None, metadata=metadata)
 

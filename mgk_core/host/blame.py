@@ -58,7 +58,9 @@ class Directory:
     def describe(self, name: str) -> str:
         """Return ``'name' (distribution version)`` for messages."""
         same = [info for info in self.infos if info.name == name]
-        same.sort(key=lambda info: info.error is not None)  # of one name, the one that was loaded
+        same.sort(
+            key=lambda info: info.error is not None
+        )  # of one name, the one that was loaded
         return str(same[0]) if same else repr(name)
 
     def fault(self, plugins: Sequence[str], hook: str, message: str) -> PluginError:
@@ -69,14 +71,19 @@ class Directory:
 
     def is_own(self, name: str) -> bool:
         """Whether a plugin is part of mgk's own distribution."""
-        return any(i.name == name and i.distribution == OWN and i.error is None for i in self.infos)
+        return any(
+            i.name == name and i.distribution == OWN and i.error is None
+            for i in self.infos
+        )
 
     def owner_of(self, error: BaseException) -> str | None:
         """Return the plugin whose code is innermost in an error's traceback; None: no plugin's."""
         packages = {_package(i.module): i.name for i in self.infos if not i.left_out}
         owner = None
         for frame, _ in traceback.walk_tb(error.__traceback__):
-            owner = packages.get(_package(str(frame.f_globals.get("__name__", ""))), owner)
+            owner = packages.get(
+                _package(str(frame.f_globals.get("__name__", ""))), owner
+            )
         return owner
 
     def blamed(self, error: BaseException) -> PluginError | None:

@@ -61,7 +61,9 @@ def _guard(call: Call, function: Any) -> Callable[..., Any]:
     """Return a function of the same arguments that calls a plugin's and checks its answer."""
     options = getattr(function, MARK)
     if options.get("hookwrapper"):
-        raise PluginError(call.plugin, f"{call.hook} uses hookwrapper=True; use wrapper=True")
+        raise PluginError(
+            call.plugin, f"{call.hook} uses hookwrapper=True; use wrapper=True"
+        )
     make = _wrapper if options["wrapper"] else _plain
     return functools.wraps(function)(make(call, function))
 
@@ -97,13 +99,17 @@ def _term(call: Call, name: str, term: LossTerm) -> LossTerm:
 def _observer(call: Call, observer: Observer) -> Observer:
     if isinstance(observer, GuardedObserver):
         return observer
-    return GuardedObserver(evolve(call, what=f"observer {type(observer).__name__}"), observer)
+    return GuardedObserver(
+        evolve(call, what=f"observer {type(observer).__name__}"), observer
+    )
 
 
 def _wrapper(call: Call, function: Any) -> Callable[..., Any]:
     """Guard a wrapper: a generator that yields once, gets the answer of the others, and returns its own."""
     if not inspect.isgeneratorfunction(function):
-        raise PluginError(call.plugin, f"{call.hook} is marked wrapper=True and never yields")
+        raise PluginError(
+            call.plugin, f"{call.hook} is marked wrapper=True and never yields"
+        )
 
     def guard(*values: Any) -> Generator[None, Any, Any]:
         with call:
@@ -131,7 +137,9 @@ def _resumed(call: Call, resume: Callable[[Any], Any], value: Any) -> Any:
             raise
         with call:
             raise
-    raise PluginError(call.plugin, f"the wrapper {call.hook} of {call.plugin!r} yields twice")
+    raise PluginError(
+        call.plugin, f"the wrapper {call.hook} of {call.plugin!r} yields twice"
+    )
 
 
 def _accepted_of_all(call: Call, answer: Any) -> Any:
@@ -139,7 +147,9 @@ def _accepted_of_all(call: Call, answer: Any) -> Any:
     if hookspecs.slot_of(call.hook) is not None:
         return _accepted(call, answer)
     if not isinstance(answer, list):
-        raise call.refuse(f"{type(answer).__name__}; a wrapper of this hook returns a list")
+        raise call.refuse(
+            f"{type(answer).__name__}; a wrapper of this hook returns a list"
+        )
     return [_accepted(call, found) for found in answer]
 
 
@@ -154,10 +164,18 @@ class GuardedTerm:
         """Call the term."""
         with self.call:
             found = self.term(step)
-        if not isinstance(found, Tensor) or found.dim() or not found.is_floating_point():
-            shape = f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
+        if (
+            not isinstance(found, Tensor)
+            or found.dim()
+            or not found.is_floating_point()
+        ):
+            shape = (
+                f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
+            )
             kind = type(found).__name__
-            raise self.call.refuse(f"{kind}{shape}; expected a floating-point tensor of shape ()")
+            raise self.call.refuse(
+                f"{kind}{shape}; expected a floating-point tensor of shape ()"
+            )
         return found
 
 

@@ -46,14 +46,18 @@ class Hooks:
 
     def build_model(self, spec: Spec, device: torch.device) -> Bundle:
         """Build the base model."""
-        found: Bundle = self._owner("mgk_build_model", spec.type, spec=spec, device=device)
+        found: Bundle = self._owner(
+            "mgk_build_model", spec.type, spec=spec, device=device
+        )
         if isinstance(found, Adaptable):
             state_of(found.model).adaptable[:] = found.adaptable
         return found
 
     def load_data(self, spec: Spec, bundle: Bundle) -> PhaseData:
         """Read a phase's data; `InputError` for a probe whose metric nobody registered."""
-        found: PhaseData = self._owner("mgk_load_data", spec.type, spec=spec, bundle=bundle)
+        found: PhaseData = self._owner(
+            "mgk_load_data", spec.type, spec=spec, bundle=bundle
+        )
         for probe in found.probes:
             try:
                 self.plugins.owner("metric", probe.metric)
@@ -97,7 +101,9 @@ class Hooks:
         for answer in self._everyone("mgk_loss_terms", ctx=ctx):
             for name, term in answer.items():
                 if name in terms:
-                    raise InputError(f"phase {ctx.phase.name!r}: two loss terms are named {name!r}")
+                    raise InputError(
+                        f"phase {ctx.phase.name!r}: two loss terms are named {name!r}"
+                    )
                 terms[name] = term
         return terms
 
@@ -159,20 +165,34 @@ class Hooks:
         """Fold the adapter in, by the rule of ``spec``; one that only changes deltas, by the engine."""
         rule = ENGINE if isinstance(spec, DeltaSpec) else spec.type
         found: MergeReport = self._owner(
-            "mgk_merge", rule, model=model, adapter=adapter, proposal=proposal, spec=spec
+            "mgk_merge",
+            rule,
+            model=model,
+            adapter=adapter,
+            proposal=proposal,
+            spec=spec,
         )
         return found
 
     def gate(
-        self, ctx: PhaseContext, before: Sequence[Mapping[str, Score]], after: Mapping[str, Score]
+        self,
+        ctx: PhaseContext,
+        before: Sequence[Mapping[str, Score]],
+        after: Mapping[str, Score],
     ) -> list[Verdict]:
         """Collect the verdicts of all gates, and a refusal of every score that is not finite."""
         verdicts = self._everyone("mgk_gate", ctx=ctx, before=before, after=after)
-        wrong = tuple(_not_finite(s) for s in after.values() if not math.isfinite(s.value))
+        wrong = tuple(
+            _not_finite(s) for s in after.values() if not math.isfinite(s.value)
+        )
         return [*verdicts, Verdict(accept=False, refusals=wrong)] if wrong else verdicts
 
     def recover(
-        self, ctx: PhaseContext, refusals: Sequence[Refusal], tried: Sequence[Recovery], spec: Spec
+        self,
+        ctx: PhaseContext,
+        refusals: Sequence[Refusal],
+        tried: Sequence[Recovery],
+        spec: Spec,
     ) -> Recovery | None:
         """Ask one ``recover`` entry what to try; None where it has nothing to offer."""
         found: Recovery | None = self._call_owner(
@@ -214,9 +234,7 @@ class Hooks:
 
 
 def _not_finite(score: Score) -> Refusal:
-    reason = (
-        f"{score.probe} ({score.metric}) is {score.value}; a merged model must give finite scores"
-    )
+    reason = f"{score.probe} ({score.metric}) is {score.value}; a merged model must give finite scores"
     return Refusal("finite", reason, score.probe)
 
 

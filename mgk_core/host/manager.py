@@ -52,7 +52,8 @@ class Plugins(Directory):
         for info in self.broken:
             if info.always:
                 raise PluginError(
-                    info.name, f"{_failure(info)}; it acts in every run, so {_ways(info)}"
+                    info.name,
+                    f"{_failure(info)}; it acts in every run, so {_ways(info)}",
                 )
 
     def warnings(self) -> Iterator[str]:
@@ -81,12 +82,16 @@ class Plugins(Directory):
             if owner is None or i.wrapper or i.plugin_name == owner
         ]
 
-    def call(self, hook: str, arguments: Mapping[str, Any], owner: str | None = None) -> Any:
+    def call(
+        self, hook: str, arguments: Mapping[str, Any], owner: str | None = None
+    ) -> Any:
         """Call a hook for every plugin, or for its owner alone with the wrappers of all."""
         caller = getattr(self.manager.hook, hook)
         if owner is not None:
             impls = caller.get_hookimpls()
-            others = [i.plugin for i in impls if not i.wrapper and i.plugin_name != owner]
+            others = [
+                i.plugin for i in impls if not i.wrapper and i.plugin_name != owner
+            ]
             caller = self.manager.subset_hook_caller(hook, remove_plugins=others)
         with called_with(arguments):
             return caller(**arguments)
@@ -129,7 +134,9 @@ def load_plugins(
     names = [found.info.name for found in everyone]
     for name in sorted(left_out):
         if name not in names:
-            raise InputError(f"--without-plugin {name}: no such plugin{nearest(name, names)}")
+            raise InputError(
+                f"--without-plugin {name}: no such plugin{nearest(name, names)}"
+            )
     for found in everyone:
         if found.info.name in left_out:
             plugins.infos.append(evolve(found.info, left_out=True, error=None))
@@ -223,7 +230,8 @@ def _check(name: str, plugin: Any) -> None:
             continue
         if callable(getattr(plugin, attribute)):
             raise PluginError(
-                name, f"it implements {attribute!r}, which is not a hook{nearest(attribute, known)}"
+                name,
+                f"it implements {attribute!r}, which is not a hook{nearest(attribute, known)}",
             )
 
 
@@ -253,7 +261,9 @@ def _trace(manager: pluggy.PluginManager) -> None:
         names = ", ".join(i.plugin_name for i in reversed(impls)) or "nobody"
         sys.stderr.write(f"hook {hook}: calls: {names}\n")
 
-    def after(outcome: Any, hook: str, impls: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def after(
+        outcome: Any, hook: str, impls: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
         error = outcome.exception
         if error:
             result = f"raised {type(error).__name__}"

@@ -201,7 +201,9 @@ def _refusal(refusal: Any) -> Iterator[str]:
         yield (
             f"a Refusal of gate {refusal.gate!r} whose reason is {refusal.reason!r}; expected both"
         )
-    yield from _not_json(f"a Refusal of gate {refusal.gate!r} with evidence", refusal.evidence)
+    yield from _not_json(
+        f"a Refusal of gate {refusal.gate!r} with evidence", refusal.evidence
+    )
 
 
 def _recovery(answer: Any, arguments: Arguments) -> Iterator[str]:

@@ -27,7 +27,9 @@ def counted(but: set[int]) -> Iterator[dict[int, int]]:
     def look(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in but:
-            kept[storage.data_ptr()] = max(kept.get(storage.data_ptr(), 0), storage.nbytes())
+            kept[storage.data_ptr()] = max(
+                kept.get(storage.data_ptr(), 0), storage.nbytes()
+            )
         return tensor
 
     token = watcher.set(look)

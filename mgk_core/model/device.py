@@ -28,7 +28,9 @@ def pick_device(wanted: str) -> torch.device:
     try:
         device = torch.device(wanted)
     except RuntimeError:
-        raise InputError(f"device {wanted!r}: expected auto, cpu, cuda, cuda:N or mps") from None
+        raise InputError(
+            f"device {wanted!r}: expected auto, cpu, cuda, cuda:N or mps"
+        ) from None
     if device.type == "cuda":
         _need_cuda(device, wanted)
     elif device.type == "mps":
@@ -48,7 +50,9 @@ def _need_cuda(device: torch.device, wanted: str) -> None:
             if torch.version.cuda is None
             else "no CUDA device is visible"
         )
-        raise EnvironmentFault(f"device {wanted!r}: {reason}; 'auto' would take {_best()!r}")
+        raise EnvironmentFault(
+            f"device {wanted!r}: {reason}; 'auto' would take {_best()!r}"
+        )
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise EnvironmentFault(
             f"device {wanted!r}: there are {torch.cuda.device_count()} CUDA devices, counted from 0"
@@ -77,7 +81,11 @@ def _threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
 
 
 def _use_deterministic(wanted: bool) -> None:  # noqa: FBT001 - torch's own signature
@@ -107,7 +115,9 @@ def resident() -> int:
     """Return the process's RSS in bytes, now, without what was freed and not yet given back."""
     gc.collect()
     if sys.platform == "linux":
-        with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
+        with contextlib.suppress(
+            AttributeError, OSError
+        ):  # another C library than glibc
             ctypes.CDLL(None).malloc_trim(0)
     return int(psutil.Process().memory_info().rss)
 
@@ -132,7 +142,9 @@ def process_peak() -> int:
     """
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+        return 1024 * int(
+            next(line.split()[1] for line in lines if line.startswith("VmHWM:"))
+        )
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS
 
 
@@ -160,7 +172,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is a lack of memory, on any device: torch's CPU allocator raises a plain RuntimeError."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error) for sign in _SIGNS
+    )
 
 
 __all__ = ["is_out_of_memory"]

@@ -17,7 +17,9 @@ from mgk_core.contract.progress import activity, track
 def tensor_digest(tensor: Tensor) -> str:
     """BLAKE2b-256 of a tensor's bytes in row-major order, with dtype and shape."""
     plain = tensor.detach().to("cpu").contiguous()
-    state = hashlib.blake2b(f"{plain.dtype} {tuple(plain.shape)} ".encode(), digest_size=32)
+    state = hashlib.blake2b(
+        f"{plain.dtype} {tuple(plain.shape)} ".encode(), digest_size=32
+    )
     if plain.numel():
         state.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()

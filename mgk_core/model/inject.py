@@ -46,7 +46,9 @@ class Part(nn.Module):
         """Return the output of ``module(*args)`` with this part's contribution."""
         return output
 
-    def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def weights(
+        self, module: nn.Module, current: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
         """Return replacements for some of the module's parameters, by attribute name.
 
         Pure and differentiable, in the dtype of what it replaces. The default adds the delta of

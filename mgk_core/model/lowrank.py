@@ -58,7 +58,11 @@ class StoredDelta:
         16 of them and a low rank, the product took twice as long (measured with MKL).
         """
         rows, cols = out.shape
-        even = rows - rows % _FEW if out.is_cpu and cols % 1024 == 0 and left.shape[1] < _FEW else 0
+        even = (
+            rows - rows % _FEW
+            if out.is_cpu and cols % 1024 == 0 and left.shape[1] < _FEW
+            else 0
+        )
         if even:
             groups = out[:even].view(-1, _FEW, cols)
             batch = (
@@ -91,7 +95,8 @@ def as_matrix(tensor: Tensor, target: Target) -> Tensor:
 
 def _stacked(target: Target) -> bool:
     """Whether a weight is a stack of matrices (experts), not a convolution's kernels."""
-    return target.parameter.dim() == 3 and not isinstance(target.module, nn.modules.conv._ConvNd)  # noqa: SLF001
+    convolution = nn.modules.conv._ConvNd  # noqa: SLF001 - the three have no other base
+    return target.parameter.dim() == 3 and not isinstance(target.module, convolution)
 
 
 def stored_delta(

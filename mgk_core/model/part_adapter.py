@@ -27,7 +27,9 @@ class PartAdapter:
     identity: Identity = "exact"
     row_separable: bool = False
 
-    def __init__(self, name: str, parts: Mapping[str, Part], places: Mapping[str, Target]) -> None:
+    def __init__(
+        self, name: str, parts: Mapping[str, Part], places: Mapping[str, Target]
+    ) -> None:
         """:param parts, places: weight name in the base → its part, and where the weight is."""
         self.name, self.parts, self.places = name, dict(parts), dict(places)
 
@@ -48,14 +50,18 @@ class PartAdapter:
         return self.parts[name].factors()
 
     @torch.no_grad()
-    def merged_weight(self, name: str, weight: Tensor, rows: slice | None = None) -> Tensor:
+    def merged_weight(
+        self, name: str, weight: Tensor, rows: slice | None = None
+    ) -> Tensor:
         """Return what `Part.weights` makes of ``weight`` in the precision given. All rows at once.
 
         :param rows: never given, because ``row_separable`` is False
         """
         target = self.places[name]
         own = dict(target.module.named_parameters(recurse=False))
-        changed = self.parts[name].weights(target.module, {**own, target.attribute: weight})
+        changed = self.parts[name].weights(
+            target.module, {**own, target.attribute: weight}
+        )
         return changed.get(target.attribute, weight)
 
     def disabled(self) -> AbstractContextManager[None]:
@@ -93,7 +99,10 @@ def linear_targets(
 
 
 def attach_parts(
-    model: nn.Module, name: str, targets: Mapping[str, Target], make: Callable[[Target], Part]
+    model: nn.Module,
+    name: str,
+    targets: Mapping[str, Target],
+    make: Callable[[Target], Part],
 ) -> dict[str, Part]:
     """Make a part for each target and put it on the target's module; return them by weight name.
 

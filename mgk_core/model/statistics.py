@@ -64,7 +64,10 @@ def visit_layers(
     was_training = model.training
     model.eval()
     try:
-        with nullcontext() if live else all_disabled(model), torch.set_grad_enabled(gradients):
+        with (
+            nullcontext() if live else all_disabled(model),
+            torch.set_grad_enabled(gradients),
+        ):
             for batch in batches:
                 positions += _one(
                     bundle, batch, captured, _Shown(modules, visit), gradients=gradients
@@ -88,7 +91,11 @@ class _Shown:
         if isinstance(module, _ConvNd):
             inputs = _windows(module, inputs)
             gradient = None if gradient is None else gradient.movedim(1, -1)
-        self.visit(name, _flat(inputs, mask), None if gradient is None else _flat(gradient, mask))
+        self.visit(
+            name,
+            _flat(inputs, mask),
+            None if gradient is None else _flat(gradient, mask),
+        )
 
 
 def _recorder(store: list[Recorded]) -> Any:
@@ -137,10 +144,12 @@ def _one(
 def _has_rows(module: nn.Module) -> bool:
     if isinstance(module, NonDynamicallyQuantizableLinear):
         return False  # attention's out_proj, whose forward is never called
-    linear = isinstance(module, (nn.Linear, nn.Embedding)) or type(module).__name__.endswith(
-        "Conv1D"
+    linear = isinstance(module, (nn.Linear, nn.Embedding)) or type(
+        module
+    ).__name__.endswith("Conv1D")
+    return linear or (
+        isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1
     )
-    return linear or (isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1)
 
 
 def _windows(module: _ConvNd, x: Tensor) -> Tensor:

@@ -86,9 +86,13 @@ def select(
     left = [k for k in meant if not any(means(p, k) for p in exclude)]
     if not left:
         why = (
-            "exclude leaves nothing of what targets match" if meant else "adapter.targets is empty"
+            "exclude leaves nothing of what targets match"
+            if meant
+            else "adapter.targets is empty"
         )
-        raise InputError(f"no target is left: {why}; name at least one module, or '{ALL_LINEAR}'")
+        raise InputError(
+            f"no target is left: {why}; name at least one module, or '{ALL_LINEAR}'"
+        )
     return left
 
 
@@ -150,4 +154,11 @@ def _regex(pattern: str) -> re.Pattern[str]:
         ) from None
 
 
-__all__ = ["ALL_LINEAR", "choose_linear", "matches", "no_match", "output_head", "select"]
+__all__ = [
+    "ALL_LINEAR",
+    "choose_linear",
+    "matches",
+    "no_match",
+    "output_head",
+    "select",
+]

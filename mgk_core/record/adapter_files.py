@@ -34,4 +34,6 @@ def name_base(where: Path, keys: Mapping[str, Any]) -> None:
         return
     table: dict[str, Any] = read_json(file)
     table.update({key: value for key, value in keys.items() if not table.get(key)})
-    file.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    file.write_text(
+        json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )

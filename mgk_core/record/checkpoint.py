@@ -79,8 +79,12 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
     states = {
         "cpu": torch.get_rng_state(),
         "python": torch.tensor(words, dtype=torch.int64),
-        "python_gauss": torch.tensor([] if gauss is None else [gauss], dtype=torch.float64),
-        "numpy": torch.tensor([*map(int, keys), position, has_gauss], dtype=torch.int64),
+        "python_gauss": torch.tensor(
+            [] if gauss is None else [gauss], dtype=torch.float64
+        ),
+        "numpy": torch.tensor(
+            [*map(int, keys), position, has_gauss], dtype=torch.int64
+        ),
         "numpy_gauss": torch.tensor([cached], dtype=torch.float64),
     }
     if device.type == "cuda":
@@ -142,12 +146,16 @@ def save_checkpoint(
 
 
 def _hash(state: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        json.dumps(state, sort_keys=True).encode(), digest_size=16
+    ).hexdigest()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a phase, oldest first; they are written whole, but may be damaged since."""
-    return sorted(p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit())
+    return sorted(
+        p for p in folder.glob("step-*") if p.name.removeprefix("step-").isdigit()
+    )
 
 
 def load_checkpoint(path: Path) -> Loaded:
@@ -176,7 +184,13 @@ def _read_state(path: Path) -> tuple[Progress, dict[str, str]]:
     try:
         files = cattrs.structure(state.pop("files"), dict[str, str])
         progress = cattrs.structure(state, Progress)
-    except (cattrs.BaseValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        cattrs.BaseValidationError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
         raise StoreError(
             f"{path}: is damaged: it is not the state of a checkpoint ({type(error).__name__})"
         ) from None

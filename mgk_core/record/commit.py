@@ -20,7 +20,9 @@ LedgerState = Literal["none", "confirmed", "prepared"]
 """No ledger yet; the one that the journal confirms; one whose commit it only prepared."""
 
 
-def commit(store: Store, journal: Journal, ledger: Ledger, event: str, **data: Any) -> None:
+def commit(
+    store: Store, journal: Journal, ledger: Ledger, event: str, **data: Any
+) -> None:
     """Write the ledger and note ``event`` with it: all or nothing, whenever the process dies."""
     text = ledger.text()
     digest = text_digest(text)

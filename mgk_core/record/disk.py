@@ -29,7 +29,9 @@ class Disk:
     def append(self, path: Path, data: bytes) -> None:
         """Append to a file and flush it to the device; what was written of a failed append is cut off."""
         handle = os.open(
-            path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
+            path,
+            os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
+            0o666,
         )
         try:
             before = os.fstat(handle).st_size
@@ -96,7 +98,9 @@ class told:  # noqa: N801 - used like a function
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self, kind: object, error: BaseException | None, trace: object
+    ) -> None:
         number = _system_error(error)
         if number is None or error is None:
             return
@@ -111,7 +115,9 @@ def _system_error(error: BaseException | None) -> int | None:
     """Return the system's error number (0: it gave none), or None where it is not a failure to write."""
     if isinstance(error, OSError):
         return error.errno or 0
-    if isinstance(error, SafetensorError) and (found := re.search(r"os error (\d+)", str(error))):
+    if isinstance(error, SafetensorError) and (
+        found := re.search(r"os error (\d+)", str(error))
+    ):
         return int(found[1])
     return None
 

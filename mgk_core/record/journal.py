@@ -32,9 +32,16 @@ class Journal:
 
     def add(self, event: str, **data: Any) -> dict[str, Any]:
         """Append one event; on return it is on the device."""
-        entry = {"n": len(self.events), "event": event, **finite(data), "prev": self.head}
+        entry = {
+            "n": len(self.events),
+            "event": event,
+            **finite(data),
+            "prev": self.head,
+        }
         entry["hash"] = _hash(entry)
-        self.store.append(JOURNAL, json.dumps(entry, ensure_ascii=False, allow_nan=False))
+        self.store.append(
+            JOURNAL, json.dumps(entry, ensure_ascii=False, allow_nan=False)
+        )
         self.events.append(entry)
         return entry
 
@@ -53,12 +60,16 @@ class Journal:
 
     def latest(self, key: str) -> Any:
         """Return what the latest event that has this key has under it; None where no event has it."""
-        return next((entry[key] for entry in reversed(self.events) if key in entry), None)
+        return next(
+            (entry[key] for entry in reversed(self.events) if key in entry), None
+        )
 
 
 def _hash(entry: dict[str, Any]) -> str:
     text = json.dumps(
-        {k: v for k, v in entry.items() if k != "hash"}, ensure_ascii=False, sort_keys=True
+        {k: v for k, v in entry.items() if k != "hash"},
+        ensure_ascii=False,
+        sort_keys=True,
     )
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -106,7 +117,11 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         entry = json.loads(line)
-        sound = isinstance(entry, dict) and "event" in entry and entry.get("hash") == _hash(entry)
+        sound = (
+            isinstance(entry, dict)
+            and "event" in entry
+            and entry.get("hash") == _hash(entry)
+        )
     except (ValueError, RecursionError):
         return None
     return dict(entry) if sound else None

@@ -49,7 +49,9 @@ class MetricsLog:
         """:param length: cut the file to this many bytes first: what comes after will be written again."""
         self._store, self._path = store, store.path(METRICS)
         self._state = hashlib.blake2b(digest_size=16)
-        self._length = min(length, self._path.stat().st_size) if self._path.exists() else 0
+        self._length = (
+            min(length, self._path.stat().st_size) if self._path.exists() else 0
+        )
         if self._path.exists():
             store.truncate(METRICS, self._length)
             with self._path.open("rb") as file:
@@ -61,7 +63,10 @@ class MetricsLog:
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Buffer one event."""
-        line = json.dumps(finite(event), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        line = (
+            json.dumps(finite(event), ensure_ascii=False, allow_nan=False).encode()
+            + b"\n"
+        )
         self._state.update(line)
         self._length += len(line)
         with told(self._path):

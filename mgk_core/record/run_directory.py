@@ -58,7 +58,9 @@ class Lock:
     def __init__(self, run: Path) -> None:
         self._path = run / LOCK
         self._file = self._take(run)
-        self.stale = _owner(self._path) if os.fstat(self._file.fileno()).st_size else None
+        self.stale = (
+            _owner(self._path) if os.fstat(self._file.fileno()).st_size else None
+        )
         owner = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -73,7 +75,9 @@ class Lock:
         """Return the locked file; look again for a moment, since asking for the owner locks it too."""
         for last in (*[False] * 20, True):
             with told(self._path):
-                flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+                flags = (
+                    os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+                )
                 file = os.fdopen(os.open(self._path, flags, 0o666), "a+")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,16 +132,22 @@ def _owner(path: Path) -> str:
         return "another process"
 
 
-def claim(out: Path, disk: Disk | None = None, *, option: str = "--out") -> tuple[Path, ...]:
+def claim(
+    out: Path, disk: Disk | None = None, *, option: str = "--out"
+) -> tuple[Path, ...]:
     """See that a new run may be written here; make the directory. Returns what was made, the outermost first.
 
     :raises InputError: it is not a directory, not empty, or contains a run (explains how to resume it)
     """
     fresh = not os.path.lexists(out)
     try:
-        missing = tuple(p for p in (*reversed(out.parents), out) if not os.path.lexists(p))
+        missing = tuple(
+            p for p in (*reversed(out.parents), out) if not os.path.lexists(p)
+        )
         if not fresh and (out.is_symlink() or not out.is_dir()):
-            raise InputError(f"{out}: exists and is not a directory; choose another {option}")
+            raise InputError(
+                f"{out}: exists and is not a directory; choose another {option}"
+            )
         if any((out / name).exists() for name in (JOURNAL, LEDGER, CONFIG)):
             raise InputError(
                 f"{out}: contains a run already; resume it with 'mgk resume {out}', see it with 'mgk show {out}',"
@@ -146,7 +156,9 @@ def claim(out: Path, disk: Disk | None = None, *, option: str = "--out") -> tupl
         if not fresh and any(
             p.name != LOCK and not p.name.startswith(TEMPORARY) for p in out.iterdir()
         ):
-            raise InputError(f"{out}: is not empty and holds no run; choose another {option}")
+            raise InputError(
+                f"{out}: is not empty and holds no run; choose another {option}"
+            )
         make_folder(out, disk or Disk())
     except OSError as error:
         raise StoreError(
@@ -179,7 +191,9 @@ def require_run(run: Path) -> None:
             raise InputError(
                 f"{run}: no such run directory; expected one that 'mgk run --out' wrote"
             )
-        if not run.is_dir() or not ((run / JOURNAL).exists() or (run / CONFIG).exists()):
+        if not run.is_dir() or not (
+            (run / JOURNAL).exists() or (run / CONFIG).exists()
+        ):
             raise InputError(
                 f"{run}: no run directory (no {JOURNAL} in it); expected one that 'mgk run --out' wrote"
             )

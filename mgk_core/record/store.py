@@ -55,7 +55,10 @@ class Store:
         return self.write_text(name, json_text(value))
 
     def write_tensors(
-        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+        self,
+        name: str,
+        tensors: Mapping[str, Tensor],
+        metadata: Mapping[str, str] | None = None,
     ) -> Path:
         """Write safetensors. Tensors are made contiguous; those that share storage are copied."""
         return self.write(name, lambda path: put_tensors(path, tensors, metadata))
@@ -73,7 +76,9 @@ class Store:
             make_folder(path, self.disk)
         return path
 
-    def _write(self, name: str, produce: Callable[[Path], None], *, folder: bool) -> Path:
+    def _write(
+        self, name: str, produce: Callable[[Path], None], *, folder: bool
+    ) -> Path:
         final = self.path(name)
         temporary = final.with_name(TEMPORARY + final.name)
         with told(final):
@@ -147,7 +152,10 @@ class Store:
         """Remove what an interrupted write left under a temporary name; return the files it was."""
         left = sorted(p for p in self.root.rglob(TEMPORARY + "*"))
         files = [
-            p for path in left for p in (path, *path.rglob("*")) if p.is_symlink() or not p.is_dir()
+            p
+            for path in left
+            for p in (path, *path.rglob("*"))
+            if p.is_symlink() or not p.is_dir()
         ]
         for path in left:
             with told(path):
@@ -200,7 +208,9 @@ def json_text(value: Any) -> str:
     """Return JSON, indented, keys in the order given. What is not finite becomes ``"nan"``, ``"inf"``
     or ``"-inf"``: JSON has no word for it, and ``float()`` reads these back.
     """
-    return json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    return (
+        json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    )
 
 
 def file_digest(path: Path) -> str:

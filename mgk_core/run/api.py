@@ -45,7 +45,9 @@ def attach(
     return attach_spec(hooks, model, spec, name, seed)
 
 
-def attach_spec(hooks: Hooks, model: nn.Module, spec: Spec, name: str, seed: int = 0) -> Adapter:
+def attach_spec(
+    hooks: Hooks, model: nn.Module, spec: Spec, name: str, seed: int = 0
+) -> Adapter:
     """Do what `attach` does, with plugins and a specification that are at hand already."""
     if any(a.name == name for a in state_of(model).adapters):
         raise InputError(
@@ -171,4 +173,6 @@ def run(
     """
     from mgk_core.run.runner import run_pipeline
 
-    return run_pipeline(pipeline, out=Path(out), config=config, overrides=set, until=until)
+    return run_pipeline(
+        pipeline, out=Path(out), config=config, overrides=set, until=until
+    )

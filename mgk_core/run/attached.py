@@ -13,7 +13,9 @@ from mgk_core.contract.specs import Spec
 from mgk_core.host.hooks import Hooks
 
 
-def attach_seeded(hooks: Hooks, model: nn.Module, spec: Spec, name: str, seed: int = 0) -> Adapter:
+def attach_seeded(
+    hooks: Hooks, model: nn.Module, spec: Spec, name: str, seed: int = 0
+) -> Adapter:
     """Attach an adapter and register it; torch's random numbers are left as they were.
 
     :param seed: of the adapter's random initialisation

@@ -77,7 +77,13 @@ class BaselineCache:
             Path(name).replace(self._path(probe))
 
     def _path(self, probe: Probe) -> Path:
-        facts = (self.identity, probe.digest, probe.metric, probe.name, len(probe.items))
+        facts = (
+            self.identity,
+            probe.digest,
+            probe.metric,
+            probe.name,
+            len(probe.items),
+        )
         return self.directory / f"{_digest(facts)}.json"
 
 

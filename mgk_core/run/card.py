@@ -15,7 +15,9 @@ from mgk_core.record.run_directory import CONFIG
 from mgk_core.run.session import Session
 
 CARD, RUN_FILE = "README.md", "mgk-run.toml"
-_MEDICAL = re.compile(r"medic|medgemma|clinic|health|kormed|\bkcd\b|의학|의료|임상", re.IGNORECASE)
+_MEDICAL = re.compile(
+    r"medic|medgemma|clinic|health|kormed|\bkcd\b|의학|의료|임상", re.IGNORECASE
+)
 _CUT = 16
 
 
@@ -158,7 +160,9 @@ def _probe_row(name: str, scores: Sequence[Score | None]) -> str:
 
 
 def _score(score: Score | None) -> str:
-    return "" if score is None else f"{score.value:.4g} ± {score.stderr:.2g} ({score.n})"
+    return (
+        "" if score is None else f"{score.value:.4g} ± {score.stderr:.2g} ({score.n})"
+    )
 
 
 def _about_making(session: Session) -> Iterator[str]:
@@ -166,7 +170,13 @@ def _about_making(session: Session) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in libraries.items())
     yield from ("", "## Made with", "")
     yield f"`{RUN_FILE}` is the run's whole configuration. In the directory that its paths start from:"
-    yield from ("", "```bash", f"mgk run --config {RUN_FILE} --out runs/again", "```", "")
+    yield from (
+        "",
+        "```bash",
+        f"mgk run --config {RUN_FILE} --out runs/again",
+        "```",
+        "",
+    )
     device = session.ledger.environment.get("device", "")
     yield f"Digest of the weights: `{session.ledger.head}`. Device {device}; {versions}."
 

@@ -25,9 +25,13 @@ def first_bad_layer(bundle: Bundle, batch: Batch) -> str:
     for name, sound, output in seen:
         if not _finite(output):
             why = (
-                "" if sound else ", whose input is not finite either: look at the data of that step"
+                ""
+                if sound
+                else ", whose input is not finite either: look at the data of that step"
             )
-            return f"on replay the first layer with a non-finite output is {name!r}{why}"
+            return (
+                f"on replay the first layer with a non-finite output is {name!r}{why}"
+            )
     if not bool(torch.isfinite(total)):
         return "on replay every layer is finite, and the loss is the first that is not"
     return _first_bad_gradient(bundle.model, total, seen)
@@ -36,12 +40,16 @@ def first_bad_layer(bundle: Bundle, batch: Batch) -> str:
 def _first_bad_gradient(model: nn.Module, total: Tensor, seen: _Seen) -> str:
     """Go back from the loss; the last layer whose output's gradient is not finite is where it began."""
     named = [
-        (n, o) for n, _, o in seen if isinstance(o, Tensor) and o.requires_grad and o is not total
+        (n, o)
+        for n, _, o in seen
+        if isinstance(o, Tensor) and o.requires_grad and o is not total
     ]
     parameters = trainable(model)
     wanted = [o for _, o in named] + [p for _, p in parameters]
     if not total.requires_grad or not wanted:
-        return "on replay the forward pass is finite, and nothing in it needs a gradient"
+        return (
+            "on replay the forward pass is finite, and nothing in it needs a gradient"
+        )
     found = torch.autograd.grad(total, wanted, allow_unused=True)
     outputs, weights = found[: len(named)], found[len(named) :]
     for (name, _), gradient in reversed(list(zip(named, outputs, strict=True))):
@@ -65,7 +73,8 @@ def _watched(model: nn.Module) -> Iterator[_Seen]:
         return hook
 
     handles = [
-        m.register_forward_hook(recorder(n or type(m).__name__)) for n, m in model.named_modules()
+        m.register_forward_hook(recorder(n or type(m).__name__))
+        for n, m in model.named_modules()
     ]
     try:
         yield seen

@@ -44,7 +44,9 @@ def finish(store: Store, journal: Journal) -> None:
         for name in ("base", *phases):
             store.write_folder(name, functools.partial(_copy, source / name))
     except OSError as error:
-        raise StoreError(f"{source}: cannot be copied: {error.strerror or error}") from error
+        raise StoreError(
+            f"{source}: cannot be copied: {error.strerror or error}"
+        ) from error
     commit(store, journal, ledger, FORKED)
 
 

@@ -107,12 +107,16 @@ class FrozenWeights:
             f" after {when}"
         )
         end = "nothing was committed or saved since"
-        suspects = sorted(self.plugins.ran, key=lambda ran: self.plugins.is_own(ran.plugin))
+        suspects = sorted(
+            self.plugins.ran, key=lambda ran: self.plugins.is_own(ran.plugin)
+        )
         if not suspects:
             return MgkError(
                 f"{start}. No plugin ran in between, so other code wrote to them; {end}"
             )
-        named = "; ".join(f"{self.plugins.describe(c.plugin)} in {c.hook}" for c in suspects)
+        named = "; ".join(
+            f"{self.plugins.describe(c.plugin)} in {c.hook}" for c in suspects
+        )
         first = suspects[0]
         return PluginError(
             first.plugin,

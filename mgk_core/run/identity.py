@@ -60,20 +60,30 @@ def _acts_unasked(hooks: Iterable[str]) -> bool:
     return any(acts(h) for h in hooks)
 
 
-def compare(old: Mapping[str, str], new: Mapping[str, str], accept: Iterable[str]) -> list[str]:
+def compare(
+    old: Mapping[str, str], new: Mapping[str, str], accept: Iterable[str]
+) -> list[str]:
     """Refuse what changed; return the accepted changes as sentences.
 
     accept: keys, or prefixes of keys (``library``, ``environment.threads``).
     """
     allowed = tuple(accept)
     changed = {
-        k: _change(k, old, new) for k in sorted({*old, *new}) if _value(k, old) != _value(k, new)
+        k: _change(k, old, new)
+        for k in sorted({*old, *new})
+        if _value(k, old) != _value(k, new)
     }
-    taken = [k for k in changed if any(k == a or k.startswith(a + ".") for a in allowed)]
+    taken = [
+        k for k in changed if any(k == a or k.startswith(a + ".") for a in allowed)
+    ]
     refused = [k for k in changed if k not in taken]
     if refused:
-        more = [f"… and {len(refused) - _LISTED} more"] if len(refused) > _LISTED else []
-        lines = "\n".join(f"  {line}" for line in [*(changed[k] for k in refused[:_LISTED]), *more])
+        more = (
+            [f"… and {len(refused) - _LISTED} more"] if len(refused) > _LISTED else []
+        )
+        lines = "\n".join(
+            f"  {line}" for line in [*(changed[k] for k in refused[:_LISTED]), *more]
+        )
         raise InputError(
             f"cannot resume reproducibly; these inputs changed since the run started:\n{lines}\n"
             f"restore them, or accept and record the changes with {' '.join(f'--accept-change {k}' for k in refused[:3])}"

@@ -58,7 +58,9 @@ class MemorySession(PhaseSession):
     def history(self, index: int) -> tuple[Remembered, ...]:
         """Return the statistics that were collected so far."""
         found = self.statistics.items()
-        return tuple(Remembered(name, Path(name), _reader(kept)) for name, kept in found)
+        return tuple(
+            Remembered(name, Path(name), _reader(kept)) for name, kept in found
+        )
 
 
 def _reader(tensors: Mapping[str, Tensor]) -> Any:
@@ -124,13 +126,17 @@ def run_phase(
     :raises MgkError: training or merging failed; the model has its old weights
     """
     hooks = hooks or installed_hooks()
-    session = _begin(hooks, bundle, seed) if after is None else _continued(after, bundle)
+    session = (
+        _begin(hooks, bundle, seed) if after is None else _continued(after, bundle)
+    )
     index = len(session.config.phases)
     given = phase
     if not isinstance(given, PhaseConfig):
         given = phase_of(hooks, name or f"phase_{index + 1}", given)
     if any(p.name == given.name for p in session.config.phases):
-        raise InputError(f"there is a phase {given.name!r} already; give this one another name")
+        raise InputError(
+            f"there is a phase {given.name!r} already; give this one another name"
+        )
     before, rows, random = session.config, list(session.rows), rng_state(session.device)
     later = [
         p if isinstance(p, PhaseConfig) else phase_of(hooks, f"phase_{index + n}", p)
@@ -178,7 +184,9 @@ def _ended(session: MemorySession, index: int, outcome: Outcome) -> PhaseResult:
     if outcome.result != "rolled_back":
         session.rows.append((name, record.row))
     session.ledger.phases.append(record.entry)
-    return PhaseResult(name, outcome, record.entry, record.row, record.adapter, kept, session)
+    return PhaseResult(
+        name, outcome, record.entry, record.row, record.adapter, kept, session
+    )
 
 
 def phase_of(hooks: Hooks, name: str, tables: Mapping[str, Any]) -> PhaseConfig:
@@ -194,7 +202,9 @@ def phase_of(hooks: Hooks, name: str, tables: Mapping[str, Any]) -> PhaseConfig:
         found[slot] = hooks.spec(slot, tables.get(slot, default))
     for slot in MANY:
         entries = tables.get(slot, {}).items()
-        found[slot] = tuple(hooks.spec(slot, {"type": t, **keys}) for t, keys in entries)
+        found[slot] = tuple(
+            hooks.spec(slot, {"type": t, **keys}) for t, keys in entries
+        )
     for key, cls in (("train", TrainSettings), ("evaluate", EvaluateSettings)):
         found[key] = read_table(Tree(), cls, tables.get(key, {}), (key,), problems)
     if problems:
@@ -207,7 +217,9 @@ def _begin(hooks: Hooks, bundle: Bundle, seed: int) -> MemorySession:
     weights = FrozenWeights(bundle.model, hooks.plugins)
     device = bundle.device
     return MemorySession(
-        config=RunConfig(name="memory", base=GIVEN, phases=(), run=RunSettings(seed=seed)),
+        config=RunConfig(
+            name="memory", base=GIVEN, phases=(), run=RunSettings(seed=seed)
+        ),
         hooks=hooks,
         events=Events(),
         device=device,

@@ -32,7 +32,9 @@ class Retention:
         """Return R[row, probe], turned so that more is better."""
         j = self.probes.index(probe)
         value = self.values[row][j]
-        return None if value is None else (value if self.higher_is_better[j] else -value)
+        return (
+            None if value is None else (value if self.higher_is_better[j] else -value)
+        )
 
 
 def bwt(r: Retention) -> float | None:
@@ -47,7 +49,11 @@ def forgetting(r: Retention) -> float | None:
     for probe in _earlier(r):
         first = r.taught[r.probes.index(probe)]
         assert first is not None  # noqa: S101 - _earlier leaves the base's probes out
-        past = [v for i in range(first, len(r.rows) - 1) if (v := r.at(i, probe)) is not None]
+        past = [
+            v
+            for i in range(first, len(r.rows) - 1)
+            if (v := r.at(i, probe)) is not None
+        ]
         last = r.at(-1, probe)
         if past and last is not None:
             losses.append(max(past) - last)
@@ -123,7 +129,9 @@ def base_drift(r: Retention) -> dict[str, float]:
 
 def worst(r: Retention) -> tuple[str, float] | None:
     """Return the probe that lost most since it was taught (base probes: since the baseline), and how much."""
-    changes = {p: c for p in _earlier(r) if (c := _since_taught(r, p)) is not None} | base_drift(r)
+    changes = {
+        p: c for p in _earlier(r) if (c := _since_taught(r, p)) is not None
+    } | base_drift(r)
     if not changes:
         return None
     name = min(changes, key=lambda p: changes[p])
@@ -133,7 +141,9 @@ def worst(r: Retention) -> tuple[str, float] | None:
 def _earlier(r: Retention) -> list[str]:
     last = len(r.rows) - 1
     return [
-        p for p, first in zip(r.probes, r.taught, strict=True) if first is not None and first < last
+        p
+        for p, first in zip(r.probes, r.taught, strict=True)
+        if first is not None and first < last
     ]
 
 
@@ -157,8 +167,12 @@ def retention_of(
     return Retention(
         probes=probes,
         rows=tuple(names),
-        values=tuple(tuple(s[p].value if p in s else None for p in probes) for _, s in rows),
-        higher_is_better=tuple(first[p].higher_is_better if p in first else True for p in probes),
+        values=tuple(
+            tuple(s[p].value if p in s else None for p in probes) for _, s in rows
+        ),
+        higher_is_better=tuple(
+            first[p].higher_is_better if p in first else True for p in probes
+        ),
         taught=tuple(_row_of(names, taught_by[p]) for p in probes),
     )
 

@@ -103,7 +103,8 @@ class FittingStep:
                 out = self.step([batch(rows)], number)
             else:
                 out = self.step(
-                    [batch(rows[i : i + micro]) for i in range(0, len(rows), micro)], number
+                    [batch(rows[i : i + micro]) for i in range(0, len(rows), micro)],
+                    number,
                 )
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
@@ -130,14 +131,23 @@ class FittingStep:
 
     def _state(self) -> tuple[Tensor, list[Tensor], int]:
         """Return what a failed attempt must not have moved: random numbers, and versions of all state."""
-        cuda = [torch.cuda.get_rng_state(self.ctx.device)] if self.ctx.device.type == "cuda" else []
+        cuda = (
+            [torch.cuda.get_rng_state(self.ctx.device)]
+            if self.ctx.device.type == "cuda"
+            else []
+        )
         return torch.get_rng_state(), cuda, self._versions()
 
     def _versions(self) -> int:
         """Add up how often the parameters and the optimizer's tensors were written to."""
         assert self.ctx.adapter is not None  # noqa: S101 - attached before
-        state = self.ctx.optimizer.state.values() if self.ctx.optimizer is not None else ()
-        tensors = [*self.ctx.adapter.parameters(), *(v for kept in state for v in kept.values())]
+        state = (
+            self.ctx.optimizer.state.values() if self.ctx.optimizer is not None else ()
+        )
+        tensors = [
+            *self.ctx.adapter.parameters(),
+            *(v for kept in state for v in kept.values()),
+        ]
         return sum(t._version for t in tensors if isinstance(t, Tensor))  # noqa: SLF001 - autograd's own counter
 
     def _touched(self) -> bool:

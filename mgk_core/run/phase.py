@@ -40,7 +40,9 @@ from mgk_core.run.transition import Transition
 from mgk_core.run.verify_merge import outputs_on, relative_error
 
 SAME_LOSS = 1e-4  # relative; the same weights and examples on the same device give the same bits
-CLOSE = 1e-3  # an adapter that promises "close" may move the outputs by this much, relative
+CLOSE = (
+    1e-3  # an adapter that promises "close" may move the outputs by this much, relative
+)
 
 
 @define(eq=False)
@@ -65,7 +67,13 @@ class PhaseRun:
         checkpoint = session.take_checkpoint()
         # A run resumed from a checkpoint already has this line in its metrics.
         tell = session.events if checkpoint is None else session.events.tell
-        tell("phase", phase=ctx.phase.name, index=self.index, title=ctx.phase.title, state="enter")
+        tell(
+            "phase",
+            phase=ctx.phase.name,
+            index=self.index,
+            title=ctx.phase.title,
+            state="enter",
+        )
         reset_peak(session.device)
         try:
             session.hooks.phase_enter(ctx)
@@ -81,7 +89,9 @@ class PhaseRun:
     def _failed(self, error: BaseException) -> None:
         """Notify the plugins of a failed phase; errors raised on the way are added to it as notes."""
         kind: Result = (
-            "interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed"
+            "interrupted"
+            if isinstance(error, (Interrupted, KeyboardInterrupt))
+            else "failed"
         )
         try:
             self._take_off()
@@ -105,7 +115,9 @@ class PhaseRun:
             len(ctx.data.train), settings.batch_size, settings.epochs, settings.steps
         )
         done = checkpoint.progress.step if checkpoint is not None else 0
-        self.record.note("phase_enter", phase=ctx.phase.name, steps=ctx.steps, done=done)
+        self.record.note(
+            "phase_enter", phase=ctx.phase.name, steps=ctx.steps, done=done
+        )
         with session.timed("attach"):
             ctx.adapter = self._attach(checkpoint)
         trainer = self._trainer()
@@ -162,7 +174,9 @@ class PhaseRun:
         session, ctx = self.session, self.ctx
         assert ctx.adapter is not None  # noqa: S101 - attached above
         if ctx.optimizer is None:
-            ctx.optimizer = session.hooks.make_optimizer(ctx.adapter, ctx.phase.optimizer)
+            ctx.optimizer = session.hooks.make_optimizer(
+                ctx.adapter, ctx.phase.optimizer
+            )
         self.observers = list(session.hooks.observers(ctx))
         session.events.observe(self.observers)  # type: ignore[arg-type]
         step = self._make_step()
@@ -195,20 +209,31 @@ class PhaseRun:
         session, trainer = self.session, self.trainer
         assert trainer is not None and self.ctx.adapter is not None  # noqa: S101, PT018 - it calls this
         with session.timed("checkpoint"):
-            session.weights.check("training")  # a checkpoint must not carry on from a wrong base
+            session.weights.check(
+                "training"
+            )  # a checkpoint must not carry on from a wrong base
             self.progress.metrics = session.mark()
             self.progress.observers = [
-                o.state_dict() if hasattr(o, "state_dict") else None for o in self.observers
+                o.state_dict() if hasattr(o, "state_dict") else None
+                for o in self.observers
             ]
-            parts = CheckpointParts(self.progress, self.ctx.adapter, trainer.step, trainer.best)
+            parts = CheckpointParts(
+                self.progress, self.ctx.adapter, trainer.step, trainer.best
+            )
             keep = self.ctx.phase.train.keep_checkpoints
             self.record.save_checkpoint(parts, session.device, keep)
-            self.record.note("checkpoint", phase=self.ctx.phase.name, step=self.progress.step)
+            self.record.note(
+                "checkpoint", phase=self.ctx.phase.name, step=self.progress.step
+            )
 
     def _load(self, checkpoint: Loaded, trainer: Trainer) -> None:
         """Continue from a checkpoint as if nothing had happened."""
         for attribute in attrs.fields(Progress):
-            setattr(self.progress, attribute.name, getattr(checkpoint.progress, attribute.name))
+            setattr(
+                self.progress,
+                attribute.name,
+                getattr(checkpoint.progress, attribute.name),
+            )
         try:
             self._load_states(checkpoint.parts, trainer)
         except (InputError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -216,18 +241,24 @@ class PhaseRun:
                 f"{checkpoint.path}: does not fit this run: {error}; remove this folder and run 'mgk resume' to continue"
                 " from the previous checkpoint, or from the start of the phase"
             ) from error
-        for observer, state in zip(self.observers, self.progress.observers, strict=False):
+        for observer, state in zip(
+            self.observers, self.progress.observers, strict=False
+        ):
             if state is not None and hasattr(observer, "load_state_dict"):
                 observer.load_state_dict(state)
         self._check_loss(trainer)
         set_rng_state(checkpoint.parts["rng"], self.session.device)
 
-    def _load_states(self, parts: Mapping[str, Mapping[str, Tensor]], trainer: Trainer) -> None:
+    def _load_states(
+        self, parts: Mapping[str, Mapping[str, Tensor]], trainer: Trainer
+    ) -> None:
         """Put adapter, optimizer and random numbers where they were."""
         ctx = self.ctx
         assert ctx.adapter is not None  # noqa: S101 - attached before
         if self.progress.step > ctx.steps:
-            raise ValueError(f"it is of step {self.progress.step}, and the phase has {ctx.steps}")
+            raise ValueError(
+                f"it is of step {self.progress.step}, and the phase has {ctx.steps}"
+            )
         ctx.adapter.load_state_dict(parts["adapter"])
         trainer.step.load_state_dict(parts["optimizer"])
         trainer.best = dict(parts["best"]) if "best" in parts else None
@@ -242,7 +273,9 @@ class PhaseRun:
             return
         if _same_loss(before, now):
             self.session.events(
-                "note", phase=name, text=f"{place}; the next batch's loss is {now:.6g}, as it was"
+                "note",
+                phase=name,
+                text=f"{place}; the next batch's loss is {now:.6g}, as it was",
             )
             return
         text = f"the next batch's loss was {before:.6g} at the checkpoint and is {now:.6g} now"
@@ -252,7 +285,9 @@ class PhaseRun:
                 " data still what it was, and does its plugin's digest cover all of it? Start the phase again with 'mgk phase'"
             )
         self.session.events(
-            "note", phase=name, text=f"{place}; {text}, after the change that was accepted"
+            "note",
+            phase=name,
+            text=f"{place}; {text}, after the change that was accepted",
         )
 
     def _finish_training(self, trainer: Trainer) -> None:
@@ -300,7 +335,9 @@ class PhaseRun:
 
 def _same_loss(before: float, now: float) -> bool:
     """Equal, up to what a device's rounding may do; NaN is the same as NaN."""
-    return math.isclose(before, now, rel_tol=SAME_LOSS) or (math.isnan(before) and math.isnan(now))
+    return math.isclose(before, now, rel_tol=SAME_LOSS) or (
+        math.isnan(before) and math.isnan(now)
+    )
 
 
 def _check_trainable(
@@ -310,12 +347,19 @@ def _check_trainable(
     own = {id(p) for p in adapter.parameters()}
     foreign = [n for n, p in trainable(ctx.model) if id(p) not in own]
     if foreign or not own:
-        what = f"left these trainable: {', '.join(foreign[:5])}" if foreign else "has no parameters"
+        what = (
+            f"left these trainable: {', '.join(foreign[:5])}"
+            if foreign
+            else "has no parameters"
+        )
         raise blamed(f"adapter type {ctx.phase.adapter.type!r} {what}")
 
 
 def _check_identity(
-    ctx: PhaseContext, adapter: Adapter, base: list[Tensor], blamed: Callable[[str], PluginError]
+    ctx: PhaseContext,
+    adapter: Adapter,
+    base: list[Tensor],
+    blamed: Callable[[str], PluginError],
 ) -> None:
     """Check that the untrained adapter leaves the output as it promises."""
     assert ctx.data is not None  # noqa: S101 - loaded before

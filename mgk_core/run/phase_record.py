@@ -120,7 +120,8 @@ class DirectoryRecord:
     ) -> None:
         """See `PhaseRecord`."""
         self.store.write_folder(
-            f"{self.folder}/{ADAPTER}", lambda where: save_adapter(where, adapter, state, keys)
+            f"{self.folder}/{ADAPTER}",
+            lambda where: save_adapter(where, adapter, state, keys),
         )
 
     def save_checkpoint(self, parts: CheckpointParts, device: Any, keep: int) -> None:

@@ -36,7 +36,11 @@ def rebuild_base(
     """
     factors = scales or {}
     digest = session.ledger.base
-    merged = [e for e in entries if e.result == "committed" and factors.get(e.phase, 1.0) != 0.0]
+    merged = [
+        e
+        for e in entries
+        if e.result == "committed" and factors.get(e.phase, 1.0) != 0.0
+    ]
     for entry in merged:
         _merge_again(session, entry, factors.get(entry.phase, 1.0))
         if not each and entry is not merged[-1]:
@@ -44,16 +48,22 @@ def rebuild_base(
         digest = session.weights.accept(f"merging phase {entry.phase!r} again")
         if not factors and digest != entry.merged:
             raise DigestError(
-                session.store.path(phase_folder(entry.index, entry.phase)), entry.merged, digest
+                session.store.path(phase_folder(entry.index, entry.phase)),
+                entry.merged,
+                digest,
             )
     return digest
 
 
 def _merge_again(session: Session, entry: PhaseEntry, factor: float) -> None:
     """Attach one phase's adapter, load it, merge as it was merged, and take it off."""
-    index = next((i for i, p in enumerate(session.config.phases) if p.name == entry.phase), None)
+    index = next(
+        (i for i, p in enumerate(session.config.phases) if p.name == entry.phase), None
+    )
     if index is None:
-        raise InputError(f"the ledger has phase {entry.phase!r}, which the configuration lacks")
+        raise InputError(
+            f"the ledger has phase {entry.phase!r}, which the configuration lacks"
+        )
     phase = session.config.phases[index]
     folder = phase_folder(entry.index, entry.phase)
     check_files(session.run, entry.files)
@@ -61,7 +71,9 @@ def _merge_again(session: Session, entry: PhaseEntry, factor: float) -> None:
     state = read_tensors(session.store.path(f"{folder}/adapter/state.safetensors"))
     if tensors_digest(state) != entry.adapter:
         raise DigestError(
-            session.store.path(f"{folder}/adapter"), entry.adapter, tensors_digest(state)
+            session.store.path(f"{folder}/adapter"),
+            entry.adapter,
+            tensors_digest(state),
         )
     with attached(session.hooks, model, phase.adapter, entry.phase) as adapter:
         adapter.load_state_dict(state)
@@ -71,7 +83,9 @@ def _merge_again(session: Session, entry: PhaseEntry, factor: float) -> None:
             report.undo.release()
 
 
-def _proposal(session: Session, entry: PhaseEntry, folder: str, factor: float) -> Proposal:
+def _proposal(
+    session: Session, entry: PhaseEntry, folder: str, factor: float
+) -> Proposal:
     proposal = Proposal(scale=entry.scale * factor, last=entry.last)
     path = session.store.path(f"{folder}/{TRANSFORMED}")
     if not entry.transforms:

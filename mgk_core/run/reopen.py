@@ -22,7 +22,11 @@ from mgk_core.run.setup import prepare_run
 
 
 def reopen(
-    run: Path, *, without: Iterable[str] = (), base: Path | None = None, sink: Sink = ignore
+    run: Path,
+    *,
+    without: Iterable[str] = (),
+    base: Path | None = None,
+    sink: Sink = ignore,
 ) -> Session:
     """Build the base of a run as it was before phase 0; see `rebuild_base` for what comes after.
 
@@ -75,6 +79,8 @@ def reserved(out: Path, option: str = "--out") -> Iterator[None]:
         yield
     except BaseException:
         if fresh:
-            with suppress(OSError):  # the error that ended the work is the one to report
+            with suppress(
+                OSError
+            ):  # the error that ended the work is the one to report
                 out.rmdir()
         raise

@@ -57,7 +57,10 @@ def find(store: Store, journal: Journal, phases: Sequence[str]) -> ResumePoint:
     """
     ledger = settle(store, journal)
     stand = ResumePoint(ledger, mark=_last_mark(journal))
-    if journal.last("finished") is None and (derived := _retention(store, journal)) is not None:
+    if (
+        journal.last("finished") is None
+        and (derived := _retention(store, journal)) is not None
+    ):
         stand.damaged.append(f"{derived}; it will be written again")
     ended = () if ledger is None else tuple(p.phase for p in ledger.phases)
     if ledger is not None:
@@ -74,7 +77,9 @@ def find(store: Store, journal: Journal, phases: Sequence[str]) -> ResumePoint:
             )  # the phase was committed, and the process died before it tidied up
             continue
         stand.checkpoint, wrong = newest_sound(store.path(folder))
-        stand.damaged += [f"a checkpoint is damaged and was left out: {w}" for w in wrong]
+        stand.damaged += [
+            f"a checkpoint is damaged and was left out: {w}" for w in wrong
+        ]
         if stand.checkpoint is not None:
             stand.mark = stand.checkpoint.progress.metrics
     return stand
@@ -85,10 +90,14 @@ def check_finished(store: Store, journal: Journal, stand: ResumePoint) -> None:
 
     :raises DigestError: a file is not what was written
     """
-    expected = next((e["config"] for e in reversed(journal.events) if "config" in e), None)
+    expected = next(
+        (e["config"] for e in reversed(journal.events) if "config" in e), None
+    )
     if expected is not None:
         check_files(store.root, {CONFIG: expected})
-    if (found := digest_of(store.path(METRICS), stand.mark.length)) != stand.mark.digest:
+    if (
+        found := digest_of(store.path(METRICS), stand.mark.length)
+    ) != stand.mark.digest:
         raise DigestError(store.path(METRICS), stand.mark.digest, found)
     if (wrong := _retention(store, journal)) is not None:
         raise wrong
@@ -96,7 +105,9 @@ def check_finished(store: Store, journal: Journal, stand: ResumePoint) -> None:
 
 def _retention(store: Store, journal: Journal) -> DigestError | None:
     """Return what is wrong with retention.json, which is derived from the rows of the matrix."""
-    expected = next((e["retention"] for e in reversed(journal.events) if "retention" in e), None)
+    expected = next(
+        (e["retention"] for e in reversed(journal.events) if "retention" in e), None
+    )
     try:
         check_files(store.root, {} if expected is None else {RETENTION: expected})
     except DigestError as error:
@@ -119,7 +130,10 @@ def begin(session: Session, stand: ResumePoint, accept: Iterable[str]) -> None:
         record_markup(session.bundle, session.store)
         config = file_digest(session.store.path(CONFIG))
         journal.add(
-            "started", identity=identity, environment=session.ledger.environment, config=config
+            "started",
+            identity=identity,
+            environment=session.ledger.environment,
+            config=config,
         )
     else:
         _check_same(session, stand, identity, accept)
@@ -148,7 +162,10 @@ def _adopt(session: Session, ledger: Ledger) -> None:
 
 
 def _check_same(
-    session: Session, stand: ResumePoint, identity: dict[str, str], accept: Iterable[str]
+    session: Session,
+    stand: ResumePoint,
+    identity: dict[str, str],
+    accept: Iterable[str],
 ) -> None:
     """Refuse to resume if an input has changed, unless the change was accepted; that is recorded."""
     journal = session.journal
@@ -161,10 +178,15 @@ def _check_same(
     found = {METRICS: digest_of(session.store.path(METRICS), stand.mark.length)}
     expected = {METRICS: stand.mark.digest}
     now = file_digest(session.store.path(CONFIG))
-    if now == config:  # then a key that was not recorded is newer than the run, and has its default
+    if (
+        now == config
+    ):  # then a key that was not recorded is newer than the run, and has its default
         known = {k: v for k, v in identity.items() if k.startswith("config.")} | known
     if all(known.get(k) == v for k, v in identity.items() if k.startswith("config.")):
-        expected[CONFIG], found[CONFIG] = config, now  # no value has changed: then nothing may have
+        expected[CONFIG], found[CONFIG] = (
+            config,
+            now,
+        )  # no value has changed: then nothing may have
     taken = compare(known | expected, identity | found, accept)
     journal.add("resumed")
     if taken:
@@ -184,7 +206,9 @@ def _base_row(session: Session) -> None:
         with session.timed("evaluation"):
             stop = partial(session.check_stop, "while the untouched base was scored")
             cached = cached_evaluation(session)
-            row = measure_row(cached or session.hooks, session.context(0), ends=True, stop=stop)
+            row = measure_row(
+                cached or session.hooks, session.context(0), ends=True, stop=stop
+            )
             session.weights.check("the baseline's scores")
         save_row(store, name, row, digest=session.ledger.base)
         if cached is not None and cached.reused:
@@ -192,7 +216,9 @@ def _base_row(session: Session) -> None:
             session.events("note", phase="base", text=text)
     session.rows.append(("base", row))
     if session.journal.last("base") is None:
-        session.events("evaluation", phase="base", row="base", scores=plain(row.values()))
+        session.events(
+            "evaluation", phase="base", row="base", scores=plain(row.values())
+        )
         _base_statistics(session)
         session.weights.check("the base's statistics")
         session.ledger.files = folder_digests(session.run, store.path("base"))
@@ -222,7 +248,9 @@ def base_statistics(session: PhaseSession) -> Mapping[str, Tensor]:
 def _earlier_rows(session: Session) -> None:
     """Load the rows of the phases that have ended."""
     for entry in session.ledger.phases:
-        row = load_row(session.store.path(f"{phase_folder(entry.index, entry.phase)}/{SCORES}"))
+        row = load_row(
+            session.store.path(f"{phase_folder(entry.index, entry.phase)}/{SCORES}")
+        )
         if row is not None and entry.result != "rolled_back":
             session.rows.append((entry.phase, row))
             if entry.result == "kept_apart":

@@ -14,7 +14,13 @@ from attrs import frozen
 
 from mgk_core.config.render import to_toml
 from mgk_core.config.resolve import load_tree
-from mgk_core.contract.errors import InputError, Interrupted, MgkError, StoreError, nearest
+from mgk_core.contract.errors import (
+    InputError,
+    Interrupted,
+    MgkError,
+    StoreError,
+    nearest,
+)
 from mgk_core.contract.files import read_json
 from mgk_core.contract.json_numbers import numbers
 from mgk_core.contract.pipeline import Pipeline
@@ -137,7 +143,13 @@ def resume_run(
                 }
             )
         return _go(
-            prepared, store, until, sink, accept=accept, minutes=minutes, auto_batch=auto_batch
+            prepared,
+            store,
+            until,
+            sink,
+            accept=accept,
+            minutes=minutes,
+            auto_batch=auto_batch,
         )
     finally:
         lock.release()
@@ -199,7 +211,9 @@ def _leave_nothing(store: Store, made: Sequence[Path]) -> None:
     """Remove what was written of a run that never began, folders too: there is nothing to resume."""
     if open_journal(store, repair=False).last("started") is not None:
         return
-    with suppress(StoreError, OSError):  # the error that ended the run is the one to report
+    with suppress(
+        StoreError, OSError
+    ):  # the error that ended the run is the one to report
         store.sweep()
         for name in (JOURNAL, LEDGER, METRICS, CONFIG, "base", "phases"):
             store.remove(name)
@@ -249,7 +263,9 @@ def _go(
             return result
         finally:
             if events.log is not None:
-                with suppress(StoreError):  # only after a failure, which is the one to report
+                with suppress(
+                    StoreError
+                ):  # only after a failure, which is the one to report
                     events.log.close()
 
 
@@ -294,7 +310,9 @@ def _phases(session: Session, until: str | None) -> RunResult:
                 f"{session.run}: phase {phase.name!r} was refused by its gates and rolled back; run it with other settings:"
                 f" mgk phase {session.run} {phase.name} --out DIR --set phases.{phase.name}.…"
             )
-        elif session.journal.last("committed", phase=phase.name) and not _left(session, phase.name):
+        elif session.journal.last("committed", phase=phase.name) and not _left(
+            session, phase.name
+        ):
             _leave(session, index, entry.result)
         if phase.name == until and index + 1 < len(session.config.phases):
             return _result(session, finished=False)
@@ -307,7 +325,9 @@ def _run_one(session: Session, index: int) -> None:
     run = PhaseRun(session, index)
     outcome = run.run()
     if outcome.result != "rolled_back":
-        row = load_row(session.store.path(f"{phase_folder(index, run.ctx.phase.name)}/{SCORES}"))
+        row = load_row(
+            session.store.path(f"{phase_folder(index, run.ctx.phase.name)}/{SCORES}")
+        )
         session.rows.append((session.config.phases[index].name, row or {}))
     _leave(session, index, outcome.result)
     if outcome.result == "rolled_back":

@@ -46,7 +46,9 @@ class SavedModel:
             )
 
 
-def compare_saved(directory: Path, model: nn.Module, digests: Mapping[str, str]) -> SavedModel:
+def compare_saved(
+    directory: Path, model: nn.Module, digests: Mapping[str, str]
+) -> SavedModel:
     """Compare a saved model with the digests that the model's tensors must have.
 
     :param digests: name → digest of the base's tensors; ``model`` gives their dtypes and shapes
@@ -66,7 +68,9 @@ def compare_saved(directory: Path, model: nn.Module, digests: Mapping[str, str])
 
 def saved_digest(directory: Path) -> str:
     """Return the digest of a saved model's tensors, without the model."""
-    return combined_digest({name: tensor_digest(t) for name, t in read_saved(directory)})
+    return combined_digest(
+        {name: tensor_digest(t) for name, t in read_saved(directory)}
+    )
 
 
 def read_saved(directory: Path) -> Iterator[tuple[str, Tensor]]:
@@ -80,7 +84,9 @@ def read_saved(directory: Path) -> Iterator[tuple[str, Tensor]]:
                 for name in file.keys():  # noqa: SIM118 - it is not a mapping
                     yield name, file.get_tensor(name)
         except (OSError, SafetensorError) as error:
-            raise StoreError(f"{path}: cannot be read as safetensors: {error}") from None
+            raise StoreError(
+                f"{path}: cannot be read as safetensors: {error}"
+            ) from None
 
 
 def _same_form(one: Tensor, other: Tensor) -> bool:

@@ -33,7 +33,11 @@ class Evaluates(Protocol):
 
 
 def measure_row(
-    hooks: Evaluates, ctx: PhaseContext, *, ends: bool, stop: Callable[[], None] = lambda: None
+    hooks: Evaluates,
+    ctx: PhaseContext,
+    *,
+    ends: bool,
+    stop: Callable[[], None] = lambda: None,
 ) -> dict[str, Score]:
     """Score every probe of the configured split on the model as it is, with dropout off.
 
@@ -60,14 +64,19 @@ def chosen_probes(ctx: PhaseContext) -> list[Probe]:
     """Return the probes of the split that makes the row, cut to their limits."""
     settings = ctx.phase.evaluate
     probes = [p for p in ctx.probes if p.split == settings.split]
-    return [attrs.evolve(p, items=p.items[: settings.count(p.name, len(p.items))]) for p in probes]
+    return [
+        attrs.evolve(p, items=p.items[: settings.count(p.name, len(p.items))])
+        for p in probes
+    ]
 
 
 def unmatched_limits(
     probes: Sequence[Probe], phases: Sequence[PhaseConfig]
 ) -> Iterator[tuple[str, str]]:
     """Yield (phase, glob) of ``evaluate.limits`` that no probe's name matches, each glob once."""
-    first = {glob: phase.name for phase in reversed(phases) for glob in phase.evaluate.limits}
+    first = {
+        glob: phase.name for phase in reversed(phases) for glob in phase.evaluate.limits
+    }
     for glob, phase in first.items():
         if not any(fnmatchcase(p.name, glob) for p in probes):
             yield phase, glob
@@ -94,7 +103,12 @@ def plain(scores: Iterable[Score]) -> list[dict[str, object]]:
 
 
 def save_row(
-    store: Store, name: str, row: Row, *, digest: str, marks: Mapping[str, Any] | None = None
+    store: Store,
+    name: str,
+    row: Row,
+    *,
+    digest: str,
+    marks: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one row with every item's value; ``digest``: of the weights it was measured on."""
     # Most metrics have no answers; a row without any is written as it always was.
@@ -121,10 +135,18 @@ def load_row(path: Path, digest: str | None = None) -> dict[str, Score] | None:
         return None
     try:
         raw = read_json(path)
-        if digest is not None and (raw["weights"] != digest or raw["hash"] != _hash(raw)):
+        if digest is not None and (
+            raw["weights"] != digest or raw["hash"] != _hash(raw)
+        ):
             return None
         scores = cattrs.structure(raw["scores"], tuple[Score, ...])
-    except (StoreError, cattrs.BaseValidationError, KeyError, TypeError, ValueError) as error:
+    except (
+        StoreError,
+        cattrs.BaseValidationError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
         if digest is not None:
             return None
         raise StoreError(f"{path}: is damaged: {error}") from None
@@ -145,10 +167,17 @@ def retention_table(
         ],
         "rows": [{"name": name, "mark": marks.get(name, "")} for name in r.rows],
         "R": r.values,
-        "stderr": [[row[p].stderr if p in row else None for p in r.probes] for _, row in rows],
+        "stderr": [
+            [row[p].stderr if p in row else None for p in r.probes] for _, row in rows
+        ],
         "n": [[row[p].n if p in row else None for p in r.probes] for _, row in rows],
-        "interval": [[interval(row[p]) if p in row else None for p in r.probes] for _, row in rows],
-        "extra": [{p: dict(row[p].extra) for p in r.probes if p in row} for _, row in rows],
+        "interval": [
+            [interval(row[p]) if p in row else None for p in r.probes]
+            for _, row in rows
+        ],
+        "extra": [
+            {p: dict(row[p].extra) for p in r.probes if p in row} for _, row in rows
+        ],
         "bwt": metrics.bwt(r),
         "forgetting": metrics.forgetting(r),
         "forgetting_definition": metrics.FORGETTING,
@@ -192,7 +221,11 @@ def changes_in(table: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         if pair is not None:
             metric = kinds[change["probe"]]
             unit = item_unit(metric, change["before"], change["after"])
-            change |= {"stderr": pair["stderr"] * unit, "p": pair["p"], "test": pair["test"]}
+            change |= {
+                "stderr": pair["stderr"] * unit,
+                "p": pair["p"],
+                "test": pair["test"],
+            }
     return changes
 
 
@@ -209,7 +242,9 @@ def _scores_in(table: Mapping[str, Any], i: int) -> Row:
     return row
 
 
-def _changes(rows: Sequence[tuple[str, Row]], r: metrics.Retention) -> list[dict[str, Any]]:
+def _changes(
+    rows: Sequence[tuple[str, Row]], r: metrics.Retention
+) -> list[dict[str, Any]]:
     """Compare every probe with the row before, and between baseline, teaching phase and last row."""
     result = []
     last = len(rows) - 1
@@ -221,11 +256,15 @@ def _changes(rows: Sequence[tuple[str, Row]], r: metrics.Retention) -> list[dict
             before, after = rows[one][1].get(probe), rows[other][1].get(probe)
             if before is not None and after is not None:
                 found = attrs.asdict(compare_scores(before, after))
-                result.append({"from": rows[one][0], "to": rows[other][0], "probe": probe} | found)
+                result.append(
+                    {"from": rows[one][0], "to": rows[other][0], "probe": probe} | found
+                )
     return result
 
 
-def _paired(rows: Sequence[tuple[str, Row]], r: metrics.Retention) -> list[dict[str, Any]]:
+def _paired(
+    rows: Sequence[tuple[str, Row]], r: metrics.Retention
+) -> list[dict[str, Any]]:
     """Compare scores of one probe on the same items: what its phase gained, and what is left at the end.
 
     Its own phase's row with the row before; the last row with the baseline and with its own phase's

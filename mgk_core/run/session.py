@@ -142,7 +142,9 @@ class Session(PhaseSession):
 
     def _finish(self, entry: PhaseEntry) -> None:
         self.ledger.phases.append(entry)
-        self.commit("committed", phase=entry.phase, result=entry.result, merged=entry.merged)
+        self.commit(
+            "committed", phase=entry.phase, result=entry.result, merged=entry.merged
+        )
 
     def history(self, index: int) -> tuple[Remembered, ...]:
         """Return the statistics of the base and of the phases before ``index`` that were merged."""
@@ -162,9 +164,14 @@ class Session(PhaseSession):
 
     def account(self) -> dict[str, Any]:
         """Return the seconds spent by part since the last call, and memory in use, for the journal."""
-        spent = {k: round(v - self._accounted.get(k, 0.0), 3) for k, v in self.times.items()}
+        spent = {
+            k: round(v - self._accounted.get(k, 0.0), 3) for k, v in self.times.items()
+        }
         self._accounted = dict(self.times)
-        return {"seconds": {k: v for k, v in spent.items() if v}, "memory": memory(self.device)}
+        return {
+            "seconds": {k: v for k, v in spent.items() if v},
+            "memory": memory(self.device),
+        }
 
 
 def _reader(path: Path) -> Callable[[], dict[str, torch.Tensor]]:

@@ -59,7 +59,9 @@ class Prepared:
         except InputError as error:
             if not _has_vanished(spec):
                 raise
-            raise InputError(f"{error}; if the base was moved, add --base DIR") from error
+            raise InputError(
+                f"{error}; if the base was moved, add --base DIR"
+            ) from error
 
 
 def prepare(tree: Tree, without: Iterable[str] = ()) -> Prepared:
@@ -69,12 +71,16 @@ def prepare(tree: Tree, without: Iterable[str] = ()) -> Prepared:
     :raises ConfigError: every problem of the configuration
     """
     settings = plugin_settings(tree)
-    plugins = load_plugins(without=(*settings.without, *without), prefer=settings.prefer)
+    plugins = load_plugins(
+        without=(*settings.without, *without), prefer=settings.prefer
+    )
     plugins.require_usable()
     return Prepared(resolve(tree, plugins.registry), Hooks(plugins))
 
 
-def prepare_run(run: Path, without: Iterable[str] = (), base: Path | None = None) -> Prepared:
+def prepare_run(
+    run: Path, without: Iterable[str] = (), base: Path | None = None
+) -> Prepared:
     """Resolve a run's own run.toml. base: the directory to which its base was moved."""
     return evolve(prepare(load_tree(file=run / CONFIG), without), base=base)
 
@@ -85,7 +91,9 @@ def _moved(spec: Spec, base: Path) -> Spec:
     :raises InputError: bases of this type are not read from a directory, or it is not one
     """
     if not base.is_dir():
-        raise InputError(f"--base {base}: no such directory; expected the base of this run")
+        raise InputError(
+            f"--base {base}: no such directory; expected the base of this run"
+        )
     keys = {field.name for field in fields(type(spec))}
     place = next((key for key in PLACES if key in keys), None)
     if place is None:
@@ -105,7 +113,9 @@ def _has_vanished(spec: Spec) -> bool:
     return any(not Path(place).exists() for place in places)
 
 
-def open_session(prepared: Prepared, store: Store, journal: Journal, events: Events) -> Session:
+def open_session(
+    prepared: Prepared, store: Store, journal: Journal, events: Events
+) -> Session:
     """Build the model and read all data; nothing is written but the metrics."""
     config = prepared.resolved.config
     device = pick_device(config.run.device)
@@ -142,7 +152,9 @@ def open_session(prepared: Prepared, store: Store, journal: Journal, events: Eve
     )
     for phase in config.phases:
         events("load", what="data", phase=phase.name, type=phase.data.type)
-        session.data.append(_bound(prepared.hooks.load_data(phase.data, bundle), phase.name))
+        session.data.append(
+            _bound(prepared.hooks.load_data(phase.data, bundle), phase.name)
+        )
         for note in session.data[-1].notes:
             events("note", phase=phase.name, text=note)
     _check_dev(session)
@@ -175,14 +187,18 @@ def _check_dev(session: Session) -> None:
                 f"set phases.{phase.name}.data.dev to a file, or phases.{phase.name}.data.dev_share"
                 " = 0.1 to hold out a tenth of train, or remove the key"
             )
-        problems.append(Problem(where, f"needs dev data, and this phase has none; {hint}"))
+        problems.append(
+            Problem(where, f"needs dev data, and this phase has none; {hint}")
+        )
     if problems:
         raise ConfigError(problems)
 
 
 def _bound(data: PhaseData, phase: str) -> PhaseData:
     """Bind probes that name no phase to the phase whose data they came with."""
-    return evolve(data, probes=tuple(evolve(p, phase=p.phase or phase) for p in data.probes))
+    return evolve(
+        data, probes=tuple(evolve(p, phase=p.phase or phase) for p in data.probes)
+    )
 
 
 def targets_of(session: PhaseSession) -> tuple[str, ...]:

@@ -57,7 +57,9 @@ class StopFlag:
             yield
             return
         before: dict[int, Any] = {}
-        for number in (int(getattr(signal, name)) for name in SIGNALS if hasattr(signal, name)):
+        for number in (
+            int(getattr(signal, name)) for name in SIGNALS if hasattr(signal, name)
+        ):
             if (
                 number != getattr(signal, "SIGHUP", None)
                 or signal.getsignal(number) != signal.SIG_IGN

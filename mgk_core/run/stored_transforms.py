@@ -91,15 +91,22 @@ def _factors(adapter: LowRank, proposal: Proposal) -> dict[str, Tensor] | None:
 
 def _dense(adapter: Adapter, proposal: Proposal, name: str, weight: Tensor) -> Tensor:
     before = weight.detach().float()
-    delta = as_matrix(adapter.merged_weight(name, before) - before, adapter.targets()[name])
+    delta = as_matrix(
+        adapter.merged_weight(name, before) - before, adapter.targets()[name]
+    )
     for transform in proposal.transforms:
         delta = transform.delta(name, delta, None)
     return delta
 
 
-def stored_transform(name: str, kept: Mapping[str, Tensor]) -> StoredFactors | StoredDeltas | None:
+def stored_transform(
+    name: str, kept: Mapping[str, Tensor]
+) -> StoredFactors | StoredDeltas | None:
     """Make the transform that `materialise` made, from what was kept."""
     if not kept:
         return None
-    kind, names = next(iter(kept)).split(":")[0], {k.split(":", 1)[1]: v for k, v in kept.items()}
+    kind, names = (
+        next(iter(kept)).split(":")[0],
+        {k.split(":", 1)[1]: v for k, v in kept.items()},
+    )
     return StoredFactors(name, names) if kind == "factor" else StoredDeltas(name, names)

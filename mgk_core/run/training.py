@@ -20,9 +20,7 @@ from mgk_core.record.events import Events
 from mgk_core.run.diagnose import BAD, first_bad_layer
 from mgk_core.run.out_of_memory import FittingStep
 
-CHECKED = (
-    4  # examples whose loss is compared at resume; a forward pass over them is a fraction of a step
-)
+CHECKED = 4  # examples whose loss is compared at resume; a forward pass over them is a fraction of a step
 
 
 Perform = Callable[[Sequence[int], int], StepOut]
@@ -69,7 +67,11 @@ class Trainer:
 
     def _steps(self, until: int, perform: Perform, advance: Advance) -> bool:
         settings, progress, pending = self.ctx.phase.train, self.progress, self._pending
-        log_every, eval_every, rows = settings.log_every, settings.eval_every, self._order().rows
+        log_every, eval_every, rows = (
+            settings.log_every,
+            settings.eval_every,
+            self._order().rows,
+        )
         while (number := progress.step) < until:
             pending.append(perform(rows(number), number))
             progress.step = done = number + 1
@@ -90,7 +92,9 @@ class Trainer:
 
     def _order(self) -> Order:
         assert self.ctx.data is not None  # noqa: S101 - the runner loads data first
-        return Order(len(self.ctx.data.train), self.ctx.phase.train.batch_size, self.ctx.seed)
+        return Order(
+            len(self.ctx.data.train), self.ctx.phase.train.batch_size, self.ctx.seed
+        )
 
     def _halved(self, micro: int) -> None:
         """Continue with smaller micro-batches; checkpoint first, so that a resumed run uses them from here."""
@@ -119,7 +123,10 @@ class Trainer:
         return float(total) / max(float(count), 1e-30)
 
     def _due(self, settings: TrainSettings) -> bool:
-        if settings.checkpoint_steps and self.progress.step % settings.checkpoint_steps == 0:
+        if (
+            settings.checkpoint_steps
+            and self.progress.step % settings.checkpoint_steps == 0
+        ):
             return True
         minutes = settings.checkpoint_minutes
         return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
@@ -193,16 +200,23 @@ class Trainer:
         ctx.model.eval()
         sums = [ctx.bundle.loss(batch) for batch in ctx.data.dev]
         ctx.model.train()
-        loss = float(sum(float(s) for s, _ in sums) / max(sum(float(c) for _, c in sums), 1e-30))
+        loss = float(
+            sum(float(s) for s, _ in sums) / max(sum(float(c) for _, c in sums), 1e-30)
+        )
         if self.progress.best_loss is None or loss < self.progress.best_loss:
             self.progress.best_loss, self.progress.best_step = loss, self.progress.step
             if ctx.phase.train.keep == "best":
                 self.best = {
-                    k: v.detach().cpu().clone() for k, v in ctx.adapter.state_dict().items()
+                    k: v.detach().cpu().clone()
+                    for k, v in ctx.adapter.state_dict().items()
                 }
         seconds = time.perf_counter() - began
         self.events(
-            "dev", phase=ctx.phase.name, step=self.progress.step, loss=loss, seconds=seconds
+            "dev",
+            phase=ctx.phase.name,
+            step=self.progress.step,
+            loss=loss,
+            seconds=seconds,
         )
         self._since += seconds
 
@@ -236,7 +250,8 @@ def _fetched(outs: Sequence[StepOut]) -> list[StepOut]:
         ).tolist()
     )
     return [
-        evolve(o, **{n: next(read) for n in names}) for o, names in zip(outs, held, strict=True)
+        evolve(o, **{n: next(read) for n in names})
+        for o, names in zip(outs, held, strict=True)
     ]
 
 

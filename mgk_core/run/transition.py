@@ -124,7 +124,11 @@ class Transition:
         proposal = self.forced or self._proposed_by_plugins(start)
         self._check_weights("the proposal")
         self.proposal = ctx.proposal = evolve(
-            proposal, undo=start.undo, spool=start.spool, last=self.last, verify=self._verify
+            proposal,
+            undo=start.undo,
+            spool=start.spool,
+            last=self.last,
+            verify=self._verify,
         )
         return State.PROPOSED
 
@@ -132,7 +136,11 @@ class Transition:
         """Ask the plugins, then add the phase's own transforms behind theirs."""
         proposal = self.session.hooks.propose_merge(self.ctx, start)
         own = tuple(ByDelta(spec) for spec in self.ctx.phase.of(DeltaSpec))
-        return evolve(proposal, transforms=(*proposal.transforms, *own)) if own else proposal
+        return (
+            evolve(proposal, transforms=(*proposal.transforms, *own))
+            if own
+            else proposal
+        )
 
     def _proposed(self) -> State:
         """Merge, all or nothing, and leave the adapter attached but off."""
@@ -162,7 +170,11 @@ class Transition:
     def _merged(self) -> State:
         """Verify merged against unmerged outputs, unless the merge rule already did; score the row."""
         with self.session.timed("merge"):
-            if self.verification is None and self.report is not None and self.report.exact:
+            if (
+                self.verification is None
+                and self.report is not None
+                and self.report.exact
+            ):
                 self._verify()
         with self.session.timed("evaluation"):
             cached = self.record.scores(self.digest)
@@ -178,7 +190,11 @@ class Transition:
         """
         ctx = self.ctx
         assert ctx.data is not None  # noqa: S101 - loaded before training
-        if self.proposal.scale != 1.0 or self.proposal.transforms or not ctx.data.verify:
+        if (
+            self.proposal.scale != 1.0
+            or self.proposal.transforms
+            or not ctx.data.verify
+        ):
             return
         with self.adapter.disabled():
             found = verify_merged(
@@ -186,10 +202,16 @@ class Transition:
             )
         self.verification = found
         self.session.events(
-            "verify", phase=ctx.phase.name, error=found.error, bound=found.bound, ok=found.ok
+            "verify",
+            phase=ctx.phase.name,
+            error=found.error,
+            bound=found.bound,
+            ok=found.ok,
         )
         if not found.ok:
-            if self.state is State.MERGED:  # a write since the merge is not the adapter's error
+            if (
+                self.state is State.MERGED
+            ):  # a write since the merge is not the adapter's error
                 self._check_weights("the verification")
             raise MergeError(
                 f"phase {ctx.phase.name!r}: merged and unmerged outputs differ by {found.error:.3g} (relative 2-norm);"
@@ -203,7 +225,9 @@ class Transition:
             self.session.weights.check(when, self.adapter)
 
     def _measure(self) -> dict[str, Score]:
-        return measure_row(self.session.hooks, self.ctx, ends=self.last, stop=self._check_stop)
+        return measure_row(
+            self.session.hooks, self.ctx, ends=self.last, stop=self._check_stop
+        )
 
     def _scored(self) -> State:
         """Ask the gates; one refusal refuses."""
@@ -243,7 +267,9 @@ class Transition:
     def _follow(self, recovery: Recovery) -> State:
         """Record a recovery, and go to the state that it leads to."""
         what = {"method": recovery.method, "action": recovery.action}
-        self.attempts.append(Attempt(recovery.method, self.refusals, dict(recovery.evidence)))
+        self.attempts.append(
+            Attempt(recovery.method, self.refusals, dict(recovery.evidence))
+        )
         self.tried.append(recovery)
         self.record.note("recover", phase=self.ctx.phase.name, **what)
         self.session.events("recover", phase=self.ctx.phase.name, **what)
@@ -295,7 +321,9 @@ class Transition:
         report = self.report
         assert report is not None  # noqa: S101 - only after a merge
         table = attrs.asdict(report, filter=lambda a, _: a.name != "undo")
-        table["verification"] = attrs.asdict(self.verification) if self.verification else None
+        table["verification"] = (
+            attrs.asdict(self.verification) if self.verification else None
+        )
         self.record.write_report(table)
         residuals = state_of(self.ctx.model).residuals
         if residuals:
@@ -340,7 +368,9 @@ class Transition:
             kept=report.kept if report else None,
             kept_total=report.kept_total if report else None,
             max_error=report.max_error if report else None,
-            verify=attrs.asdict(self.verification) if report and self.verification else {},
+            verify=attrs.asdict(self.verification)
+            if report and self.verification
+            else {},
             attempts=tuple(self.attempts),
             notes=tuple(ctx.notes),
             data=ctx.data.train.digest if ctx.data else "",
@@ -350,7 +380,11 @@ class Transition:
         self.record.commit(entry)
         self.result = result
         self._off.close()
-        if self.report is not None and self.report.undo is not None and result == "committed":
+        if (
+            self.report is not None
+            and self.report.undo is not None
+            and result == "committed"
+        ):
             self.report.undo.release()
 
     def _undo(self) -> None:
@@ -372,7 +406,9 @@ class Transition:
         )
 
     def _check_stop(self) -> None:
-        self.session.check_stop("between two steps of a transition; nothing of it is committed")
+        self.session.check_stop(
+            "between two steps of a transition; nothing of it is committed"
+        )
 
 
 def _too_many(limit: int) -> Refusal:

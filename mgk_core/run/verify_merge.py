@@ -49,7 +49,10 @@ def outputs_on(bundle: Bundle, batches: Sequence[Batch]) -> list[Tensor]:
     bundle.model.eval()
     try:
         with activity("comparing outputs"):
-            return [bundle.outputs(batch).float().cpu() for batch in track(batches, "batches")]
+            return [
+                bundle.outputs(batch).float().cpu()
+                for batch in track(batches, "batches")
+            ]
     finally:
         bundle.model.train(was_training)
 
@@ -60,7 +63,9 @@ def relative_error(found: Sequence[Tensor], reference: Sequence[Tensor]) -> floa
     for one, other in zip(found, reference, strict=True):
         # In pieces: a wide copy of a vocabulary's logits would be the largest tensor of a run.
         for a, b in zip(
-            torch.split(one.flatten(), PIECE), torch.split(other.flatten(), PIECE), strict=True
+            torch.split(one.flatten(), PIECE),
+            torch.split(other.flatten(), PIECE),
+            strict=True,
         ):
             wide = b.double()
             difference += float((a.double() - wide).square_().sum())
@@ -69,7 +74,12 @@ def relative_error(found: Sequence[Tensor], reference: Sequence[Tensor]) -> floa
 
 
 def verify_merged(
-    bundle: Bundle, adapter: Adapter, batches: Sequence[Batch], live: Sequence[Tensor], *, seed: int
+    bundle: Bundle,
+    adapter: Adapter,
+    batches: Sequence[Batch],
+    live: Sequence[Tensor],
+    *,
+    seed: int,
 ) -> Verification:
     """Compare the merged model (adapter off) with the unmerged (``live``) outputs."""
     merged = outputs_on(bundle, batches)
@@ -77,7 +87,9 @@ def verify_merged(
     measured = 0.0
     for draw in range(DRAWS):
         with last_bits_flipped(adapter, seed + draw):
-            measured = max(measured, relative_error(outputs_on(bundle, batches), merged))
+            measured = max(
+                measured, relative_error(outputs_on(bundle, batches), merged)
+            )
     targets = adapter.targets().values()
     full = any(t.parameter.dtype in (torch.float32, torch.float64) for t in targets)
     inner = max((math.prod(t.parameter.shape[1:]) for t in targets), default=1)
@@ -105,6 +117,8 @@ def _flip(adapter: Adapter, seed: int) -> None:
             continue
         bits = data.view(_INTEGER[data.element_size()])
         # Eight entries for each number drawn: one draw an entry took as long as a forward pass.
-        drawn = torch.empty((bits.numel() + 7) // 8, dtype=torch.int64).random_(generator=generator)
+        drawn = torch.empty((bits.numel() + 7) // 8, dtype=torch.int64).random_(
+            generator=generator
+        )
         mask = drawn.view(torch.int8)[: bits.numel()].bitwise_and_(1).view(bits.shape)
         bits.bitwise_xor_(mask.to(device=bits.device, dtype=bits.dtype))

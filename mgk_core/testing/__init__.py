@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from mgk_core.testing.adapters import check_adapter
     from mgk_core.testing.check import check_plugin
     from mgk_core.testing.gates import check_gate
-    from mgk_core.testing.laws import Law, LawBroken, LawResult, NotApplicable, assert_hold
+    from mgk_core.testing.laws import (
+        Law,
+        LawBroken,
+        LawResult,
+        NotApplicable,
+        assert_hold,
+    )
     from mgk_core.testing.models import check_model
     from mgk_core.testing.observers import check_observer
     from mgk_core.testing.optimizers import check_optimizer

@@ -25,7 +25,15 @@ from mgk_core.run.phase import CLOSE
 from mgk_core.testing.carrying import copies, detach, moves, save_and_load
 from mgk_core.testing.forward import formulas, forward
 from mgk_core.testing.history import same_bits, snapshot, train
-from mgk_core.testing.laws import Law, LawResult, NotApplicable, broken, hold_all, law, require
+from mgk_core.testing.laws import (
+    Law,
+    LawResult,
+    NotApplicable,
+    broken,
+    hold_all,
+    law,
+    require,
+)
 from mgk_core.testing.subject import (
     Attach,
     Merge,
@@ -90,11 +98,14 @@ def only_its_own_train(subject: Subject) -> None:
         "no parameter got a gradient",
     )
     grads = [
-        n for n, t in base_state_dict(case.model).items() if getattr(t, "grad", None) is not None
+        n
+        for n, t in base_state_dict(case.model).items()
+        if getattr(t, "grad", None) is not None
     ]
     require(not grads, f"the base's {grads} got a gradient")
     require(
-        not (changed := same_bits(before, case)), f"a training step changed the base's {changed}"
+        not (changed := same_bits(before, case)),
+        f"a training step changed the base's {changed}",
     )
 
 
@@ -120,16 +131,27 @@ def many_phases(subject: Subject) -> None:
         live, places = output(case), dict(adapter.targets())
         allowed = {}
         for name in places:
-            applied = adapter.merged_weight(name, expected[name].clone()).detach().double()
+            applied = (
+                adapter.merged_weight(name, expected[name].clone()).detach().double()
+            )
             size = max(expected[name].abs().max().item(), applied.abs().max().item())
             # a sum of n products errs by n u at most (Higham 2002, eq. 3.5), on either side
             allowed[name] = (
-                2 * (phase + 1) * (inner_dimension(applied) + 4) * unit_roundoff(adapter) * size
+                2
+                * (phase + 1)
+                * (inner_dimension(applied) + 4)
+                * unit_roundoff(adapter)
+                * size
             )
             expected[name] = applied
         subject.merge(case.model, adapter)
         for name, bound in allowed.items():
-            error = (base_state_dict(case.model)[name].detach() - expected[name]).abs().max().item()
+            error = (
+                (base_state_dict(case.model)[name].detach() - expected[name])
+                .abs()
+                .max()
+                .item()
+            )
             require(
                 error <= bound,
                 f"phase {phase + 1}: {name} is off by {error:.3g}; at most {bound:.3g}",
@@ -166,7 +188,9 @@ def additive(subject: Subject) -> None:
     for name, weight in total.items():
         error = (base_state_dict(case.model)[name].detach() - weight).abs().max().item()
         bound = 4 * (inner_dimension(weight) + 4) * unit * weight.abs().max().item()
-        require(error <= bound, f"{name} is off the sum by {error:.3g}; at most {bound:.3g}")
+        require(
+            error <= bound, f"{name} is off the sum by {error:.3g}; at most {bound:.3g}"
+        )
 
 
 def _deltas(adapter: Adapter) -> dict[str, Tensor]:
@@ -191,8 +215,13 @@ def rows(subject: Subject) -> None:
         weight = target.parameter.detach().clone()
         whole = adapter.merged_weight(name, weight.clone())
         for size in (1, 2):
-            blocks = [slice(i, min(i + size, len(weight))) for i in range(0, len(weight), size)]
-            apart = torch.cat([adapter.merged_weight(name, weight[b].clone(), b) for b in blocks])
+            blocks = [
+                slice(i, min(i + size, len(weight)))
+                for i in range(0, len(weight), size)
+            ]
+            apart = torch.cat(
+                [adapter.merged_weight(name, weight[b].clone(), b) for b in blocks]
+            )
             require(
                 apart.shape == whole.shape,
                 f"{name}: blocks make {tuple(apart.shape)}, not {tuple(whole.shape)}",
@@ -214,20 +243,32 @@ def rows(subject: Subject) -> None:
 def pure(subject: Subject) -> None:
     """``merged_weight`` gives the same bits twice and changes neither its argument nor the model, on any weight."""
     case, adapter = subject.trained()
-    before, state = snapshot(case), {n: t.clone() for n, t in adapter.state_dict().items()}
+    before, state = (
+        snapshot(case),
+        {n: t.clone() for n, t in adapter.state_dict().items()},
+    )
     for name, target in adapter.targets().items():
         weight = target.parameter.detach().float().clone()
         given = weight.clone()
         first = adapter.merged_weight(name, given).clone()
-        require(torch.equal(given, weight), f"{name}: merged_weight changed its argument")
+        require(
+            torch.equal(given, weight), f"{name}: merged_weight changed its argument"
+        )
         require(
             torch.equal(adapter.merged_weight(name, given), first),
             f"{name}: the second answer is another",
         )
-        require(first.dtype == torch.float32, f"{name}: {first.dtype} from an fp32 weight")
+        require(
+            first.dtype == torch.float32, f"{name}: {first.dtype} from an fp32 weight"
+        )
         require(not first.requires_grad, f"{name}: the result carries gradients")
-    require(not (changed := same_bits(before, case)), f"merged_weight changed the base's {changed}")
-    require(same_state(state, adapter.state_dict()), "merged_weight changed the adapter")
+    require(
+        not (changed := same_bits(before, case)),
+        f"merged_weight changed the base's {changed}",
+    )
+    require(
+        same_state(state, adapter.state_dict()), "merged_weight changed the adapter"
+    )
 
 
 @law("disabled() is the base")
@@ -251,7 +292,9 @@ def disabled(subject: Subject) -> None:
         error = distance(found, plain)
         same = torch.equal(found, plain) if exact else error <= CLOSE
         require(same, f"{where} the output differs from the base's by {error:.3g}")
-    require(torch.equal(output(case), live), "after the block the adapter is not live again")
+    require(
+        torch.equal(output(case), live), "after the block the adapter is not live again"
+    )
 
 
 @law("merge twice is refused")
@@ -263,7 +306,10 @@ def merge_twice(subject: Subject) -> None:
     try:
         subject.merge(case.model, adapter)
     except MergeError:
-        require(not (changed := same_bits(before, case)), f"the refused merge changed {changed}")
+        require(
+            not (changed := same_bits(before, case)),
+            f"the refused merge changed {changed}",
+        )
         return
     broken("the second merge was accepted")
 
@@ -281,7 +327,8 @@ def not_finite(subject: Subject) -> None:
             subject.merge(case.model, adapter)
         except MergeError:
             require(
-                not (changed := same_bits(before, case)), f"{bad}: refused, yet {changed} changed"
+                not (changed := same_bits(before, case)),
+                f"{bad}: refused, yet {changed} changed",
             )
             require(
                 state_of(case.model).adapters == live,
@@ -300,7 +347,9 @@ def ties(subject: Subject) -> None:
         adapter = subject.attach(case.model, "adapter")
     except InputError:
         require(not same_bits(before, case), "refused, yet the base changed")
-        require(looks(case.model) == names, "refused, yet something was left on the model")
+        require(
+            looks(case.model) == names, "refused, yet something was left on the model"
+        )
         require(
             not any(is_adapted(m) for m in case.model.modules()),
             "refused, yet a part was left on a module",
@@ -334,7 +383,9 @@ def tied_case(seed: int = 0) -> Case:
     model[4].weight = model[0].weight
     model.requires_grad_(requires_grad=False)
     return Case(
-        "mixed", model.eval(), lambda g, batch: torch.randint(0, 11, (batch, 4), generator=g)
+        "mixed",
+        model.eval(),
+        lambda g, batch: torch.randint(0, 11, (batch, 4), generator=g),
     )
 
 
@@ -377,7 +428,10 @@ def check_adapter(
         except Exception as error:  # a plugin may raise anything  # noqa: BLE001
             results.append(
                 LawResult(
-                    "attaches", where, ok=False, detail=f"raised {type(error).__name__}: {error}"
+                    "attaches",
+                    where,
+                    ok=False,
+                    detail=f"raised {type(error).__name__}: {error}",
                 )
             )
             accepted = True
@@ -386,9 +440,13 @@ def check_adapter(
         results += hold_all(ON_A_MODEL, subject, where)
     if not accepted:
         results.append(
-            LawResult("attaches", named, ok=False, detail="it refuses every model of the kit")
+            LawResult(
+                "attaches", named, ok=False, detail="it refuses every model of the kit"
+            )
         )
-    results.append(ties.hold(Subject(attach, tied_case, merge), f"{named} on tied weights"))
+    results.append(
+        ties.hold(Subject(attach, tied_case, merge), f"{named} on tied weights")
+    )
     return results
 
 

@@ -17,8 +17,15 @@ def badge(results: Iterable[LawResult]) -> dict[str, Any]:
     if failed:
         message, color = f"{failed} of {passed + failed} failed", "red"
     else:
-        message, color = (f"{passed} passed", "brightgreen") if passed else ("not tested", "grey")
-    return {"schemaVersion": 1, "label": "mgk conformance", "message": message, "color": color}
+        message, color = (
+            (f"{passed} passed", "brightgreen") if passed else ("not tested", "grey")
+        )
+    return {
+        "schemaVersion": 1,
+        "label": "mgk conformance",
+        "message": message,
+        "color": color,
+    }
 
 
 def write_badge(path: Path, results: Iterable[LawResult]) -> None:

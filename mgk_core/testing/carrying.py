@@ -41,15 +41,21 @@ def save_and_load(subject: Subject) -> None:
         else:
             broken(f"a state with {said} was accepted")
     fresh.load_state_dict(state)
-    require(same_state(state, fresh.state_dict()), "the state that was loaded comes back changed")
-    require(torch.equal(output(other), output(case)), "the same state gives another output")
+    require(
+        same_state(state, fresh.state_dict()),
+        "the state that was loaded comes back changed",
+    )
+    require(
+        torch.equal(output(other), output(case)), "the same state gives another output"
+    )
     if isinstance(adapter, Saves):
         with tempfile.TemporaryDirectory() as folder:
             adapter.save(Path(folder))
             shake(adapter)
             adapter.load(Path(folder))
         require(
-            same_state(state, adapter.state_dict()), "what was saved to files comes back changed"
+            same_state(state, adapter.state_dict()),
+            "what was saved to files comes back changed",
         )
 
 
@@ -95,7 +101,9 @@ def detach(subject: Subject) -> None:
     adapter = subject.on(case)
     train(case, adapter)
     api.detach(case.model, adapter)
-    require(not (changed := same_bits(before, case)), f"{changed} are not what they were")
+    require(
+        not (changed := same_bits(before, case)), f"{changed} are not what they were"
+    )
     require(torch.equal(output(case), plain), "the output is not the base's")
     differing = sorted(set(looks(case.model).items()) ^ set(looked.items()), key=str)
     require(not differing, f"something was left behind: {differing[:3]}")
@@ -109,10 +117,13 @@ def copies(subject: Subject) -> None:
     live, state = output(case), {n: t.clone() for n, t in adapter.state_dict().items()}
     for how, twin in (("deepcopy", copy.deepcopy), ("pickle", _pickled)):
         other = Case(case.kind, twin(case.model), case.sample)
-        require(torch.equal(output(other), live), f"{how}: the copy computes something else")
+        require(
+            torch.equal(output(other), live), f"{how}: the copy computes something else"
+        )
         own = state_of(other.model).adapters
         require(
-            len(own) == 1 and own[0] is not adapter, f"{how}: the copy has no adapter of its own"
+            len(own) == 1 and own[0] is not adapter,
+            f"{how}: the copy has no adapter of its own",
         )
         registered = {id(p) for p in other.model.parameters()}
         require(
@@ -121,13 +132,17 @@ def copies(subject: Subject) -> None:
         )
         shake(own[0])
         require(
-            not torch.equal(output(other), live), f"{how}: training the copy's adapter does nothing"
+            not torch.equal(output(other), live),
+            f"{how}: training the copy's adapter does nothing",
         )
         require(
             same_state(state, adapter.state_dict()),
             f"{how}: training the copy changed the original's adapter",
         )
-        require(torch.equal(output(case), live), f"{how}: training the copy changed the original")
+        require(
+            torch.equal(output(case), live),
+            f"{how}: training the copy changed the original",
+        )
 
 
 def _pickled(model: nn.Module) -> nn.Module:

@@ -25,7 +25,13 @@ from mgk_core.config.resolve import structure_spec
 from mgk_core.contract.adapter import Adapter
 from mgk_core.contract.bundle import Bundle, PhaseData, Probe, Score
 from mgk_core.contract.context import Observer, PhaseContext
-from mgk_core.contract.errors import ConfigError, InputError, MgkError, PluginError, nearest
+from mgk_core.contract.errors import (
+    ConfigError,
+    InputError,
+    MgkError,
+    PluginError,
+    nearest,
+)
 from mgk_core.contract.outcome import ByDelta, LossTerm, MergeReport, Proposal, Verdict
 from mgk_core.contract.progress import activity
 from mgk_core.contract.specs import DeltaSpec, Registered, Slot, Spec
@@ -107,17 +113,25 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def check_loaded(plugins: Plugins, name: str, *, thorough: bool = False) -> list[LawResult]:
+def check_loaded(
+    plugins: Plugins, name: str, *, thorough: bool = False
+) -> list[LawResult]:
     """Do what `check_plugin` does, among plugins that are loaded already."""
     infos = {i.name: i for i in plugins.infos}
     if name not in infos:
-        raise InputError(f"{name}: no such plugin{nearest(name, infos)}; see 'mgk plugins'")
+        raise InputError(
+            f"{name}: no such plugin{nearest(name, infos)}; see 'mgk plugins'"
+        )
     if infos[name].error is not None:
-        raise PluginError(name, f"plugin {name!r} could not be loaded: {infos[name].error}")
+        raise PluginError(
+            name, f"plugin {name!r} could not be loaded: {infos[name].error}"
+        )
     checked = Checked(plugins, name, thorough)
     with one_thread():
         results: list[LawResult] = []
-        for claim in [c for c in plugins.registry if c.plugin == name and c.slot != "metric"]:
+        for claim in [
+            c for c in plugins.registry if c.plugin == name and c.slot != "metric"
+        ]:
             for type_ in _types(claim, checked.chosen):
                 with activity(f"testing {claim.slot} {type_}"):
                     results += _check_type(checked, claim, type_)
@@ -132,7 +146,9 @@ def _types(claim: Registered, chosen: Mapping[str, Any]) -> list[str]:
     if not claim.type.endswith(":*"):
         return [claim.type]
     begins = f"{claim.slot}:{claim.type[:-1]}"
-    return [key.split(":", 1)[1] for key in chosen if key.startswith(begins)] or [claim.type]
+    return [key.split(":", 1)[1] for key in chosen if key.startswith(begins)] or [
+        claim.type
+    ]
 
 
 def _check_type(checked: Checked, claim: Registered, type_: str) -> list[LawResult]:
@@ -141,15 +157,24 @@ def _check_type(checked: Checked, claim: Registered, type_: str) -> list[LawResu
     if check is None:
         return [_skipped(subject, f"there are no tests for the slot {claim.slot!r}")]
     if type_.endswith("*"):
-        return [_skipped(subject, "a family of types: name some in the plugin's MGK_CHECK")]
+        return [
+            _skipped(subject, "a family of types: name some in the plugin's MGK_CHECK")
+        ]
     if claim.slot == "base" and key not in checked.chosen:
         return [
-            _skipped(subject, f"give options of a small one in the plugin's MGK_CHECK[{key!r}]")
+            _skipped(
+                subject,
+                f"give options of a small one in the plugin's MGK_CHECK[{key!r}]",
+            )
         ]
     try:
         spec = _spec(checked, claim, type_)
     except ConfigError as error:
-        return [_skipped(subject, f"give options in the plugin's MGK_CHECK[{key!r}]: {error}")]
+        return [
+            _skipped(
+                subject, f"give options in the plugin's MGK_CHECK[{key!r}]: {error}"
+            )
+        ]
     return list(check(checked, spec, subject))
 
 
@@ -161,7 +186,9 @@ def _spec(checked: Checked, claim: Registered, type_: str, **more: Any) -> Spec:
     slot: Slot = claim.slot
     options = checked.chosen.get(f"{slot}:{type_}")
     if options is None:
-        fields = {a.name for a in attrs.fields(claim.cls)} if slot == "adapter" else set()
+        fields = (
+            {a.name for a in attrs.fields(claim.cls)} if slot == "adapter" else set()
+        )
         options = {key: value for key, value in SMALL.items() if key in fields}
     table = {"type": type_, **options, **more}
     return structure_spec(checked.plugins.registry, slot, table)
@@ -178,7 +205,10 @@ def summed(results: Sequence[LawResult], subject: str) -> list[LawResult]:
             more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
             found.append(
                 LawResult(
-                    law, subject, ok=False, detail=f"{broken[0].subject}: {broken[0].detail}{more}"
+                    law,
+                    subject,
+                    ok=False,
+                    detail=f"{broken[0].subject}: {broken[0].detail}{more}",
                 )
             )
         elif held:
@@ -279,20 +309,34 @@ def _data(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
     claim = checked.plugins.registry.find("data", spec.type)
 
     def load(bundle: Bundle, options: Mapping[str, Any]) -> PhaseData:
-        return checked.hooks.load_data(_spec(checked, claim, spec.type, **options), bundle)
+        return checked.hooks.load_data(
+            _spec(checked, claim, spec.type, **options), bundle
+        )
 
-    bundle, key = checked.chosen.get(f"bundle:{spec.type}", SmallBundle), f"data:{spec.type}"
+    bundle, key = (
+        checked.chosen.get(f"bundle:{spec.type}", SmallBundle),
+        f"data:{spec.type}",
+    )
     if key not in checked.chosen:
         try:
             load(bundle(), {})
-        except (MgkError, ImportError) as error:  # e.g. it needs a file or another model
-            return [_skipped(subject, f"give options in the plugin's MGK_CHECK[{key!r}]: {error}")]
+        except (
+            MgkError,
+            ImportError,
+        ) as error:  # e.g. it needs a file or another model
+            return [
+                _skipped(
+                    subject, f"give options in the plugin's MGK_CHECK[{key!r}]: {error}"
+                )
+            ]
     bad = checked.chosen.get(f"bad:{spec.type}")
     return check_reader(load, subject, bundle=bundle, bad=bad)
 
 
 def _base(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
-    return check_model(lambda: checked.hooks.build_model(spec, torch.device("cpu")), subject)
+    return check_model(
+        lambda: checked.hooks.build_model(spec, torch.device("cpu")), subject
+    )
 
 
 CHECKS: dict[Slot, Check] = {
@@ -318,7 +362,9 @@ def _evaluators(checked: Checked) -> list[LawResult]:
         return found
 
     claimed = {
-        c.type for c in checked.plugins.registry if c.slot == "metric" and c.plugin == checked.name
+        c.type
+        for c in checked.plugins.registry
+        if c.slot == "metric" and c.plugin == checked.name
     }
     probes = [p for p in standard_probes() if p.metric in claimed]
     for key, sample in checked.chosen.items():

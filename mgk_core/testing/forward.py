@@ -70,7 +70,9 @@ def _in_float64(fresh: Case, case: Case, adapter: Adapter) -> Tensor:
         wide = weight if weight.dtype == torch.float64 else weight.float()
         merged[name] = adapter.merged_weight(name, wide.clone()).double()
     dtype = next(case.model.parameters()).dtype
-    model = fresh.model.to(dtype).double()  # the rounded weights, and below the rounded inputs
+    model = fresh.model.to(
+        dtype
+    ).double()  # the rounded weights, and below the rounded inputs
     inputs = case.inputs()
     return plain_output(Case(case.kind, model, lambda *_: inputs), merged)
 
@@ -85,7 +87,10 @@ def formulas(subject: Subject) -> None:
         merged = adapter.merged_weight(name, weight.clone())
         size = max(float(weight.abs().max()), float(merged.abs().max()))
         bound = 4 * (inner_dimension(weight) + 4) * unit_roundoff(adapter) * size
-        found = {"weights": _by_weights(target), "factors": _by_factors(adapter, name, target)}
+        found = {
+            "weights": _by_weights(target),
+            "factors": _by_factors(adapter, name, target),
+        }
         for how, value in found.items():
             if value is None:
                 continue

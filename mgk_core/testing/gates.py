@@ -15,7 +15,15 @@ from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.outcome import Refusal, Verdict
 from mgk_core.contract.settings import PhaseConfig, RunConfig
 from mgk_core.contract.specs import Spec
-from mgk_core.testing.laws import Law, LawResult, NotApplicable, broken, hold_all, law, require
+from mgk_core.testing.laws import (
+    Law,
+    LawResult,
+    NotApplicable,
+    broken,
+    hold_all,
+    law,
+    require,
+)
 from mgk_core.testing.probes import BigramBundle
 
 Row = Mapping[str, Score]
@@ -55,7 +63,13 @@ def context(spec: Spec, bundle: Bundle | None = None) -> PhaseContext:
 
     def phase(name: str) -> PhaseConfig:
         return PhaseConfig(
-            name=name, data=none, adapter=none, optimizer=none, step=none, merge=none, gate=(spec,)
+            name=name,
+            data=none,
+            adapter=none,
+            optimizer=none,
+            step=none,
+            merge=none,
+            gate=(spec,),
         )
 
     config = RunConfig(name="kit", base=none, phases=(phase("early"), phase("now")))
@@ -153,7 +167,10 @@ def pure(gate: Gate) -> None:
     for levels in _ladders()[0]:
         before = rows_before()
         kept = copy.deepcopy(before)
-        one, two = gate.verdict(levels, before=before), gate.verdict(levels, before=before)
+        one, two = (
+            gate.verdict(levels, before=before),
+            gate.verdict(levels, before=before),
+        )
         require(one == two, f"better by {levels}: first {one}, then {two}")
         require(before == kept, "the rows before were changed")
 
@@ -164,7 +181,10 @@ def not_a_number(gate: Gate) -> None:
     names = [p.name for p in PROBES]
     if gate.verdict(dict.fromkeys(names, LEVELS[0])).accept:
         raise NotApplicable("it accepts the worst row of the kit")
-    require(not gate.verdict(dict.fromkeys(names, math.nan)).accept, "a row of NaN is accepted")
+    require(
+        not gate.verdict(dict.fromkeys(names, math.nan)).accept,
+        "a row of NaN is accepted",
+    )
 
 
 LAWS: tuple[Law[Gate], ...] = (evidence, monotone, pure, not_a_number)

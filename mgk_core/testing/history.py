@@ -38,12 +38,17 @@ def shake(adapter: Adapter, *, seed: int = 0, size: float = 0.1) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in adapter.parameters():
-            parameter.add_((torch.randn(parameter.shape, generator=generator) * size).to(parameter))
+            parameter.add_(
+                (torch.randn(parameter.shape, generator=generator) * size).to(parameter)
+            )
 
 
 def snapshot(case: Case) -> dict[str, torch.Tensor]:
     """Return copies of the bare base's tensors."""
-    return {name: tensor.detach().clone() for name, tensor in base_state_dict(case.model).items()}
+    return {
+        name: tensor.detach().clone()
+        for name, tensor in base_state_dict(case.model).items()
+    }
 
 
 def same_bits(before: dict[str, torch.Tensor], case: Case) -> list[str]:

@@ -58,10 +58,10 @@ class Law(Generic[T]):
             raise
         except _Broken as error:
             raise LawBroken(self.name, str(error)) from None
-        except (
-            Exception
-        ) as error:  # a plugin may raise anything, and whatever it is, the law does not hold
-            raise LawBroken(self.name, f"raised {type(error).__name__}: {error}") from error
+        except Exception as error:  # a plugin may raise anything, and whatever it is, the law does not hold
+            raise LawBroken(
+                self.name, f"raised {type(error).__name__}: {error}"
+            ) from error
 
     def hold(self, subject: T, named: str) -> LawResult:
         """Return what calling the law comes to, as a row of a table."""

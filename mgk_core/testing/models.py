@@ -34,7 +34,9 @@ def _examples(count: int = 3) -> list[Tokens]:
     generator = torch.Generator().manual_seed(0)
     made = []
     for i in range(count):
-        ids = (torch.randint(0, WORDS, (5 + 2 * i,), generator=generator) + FIRST).tolist()
+        ids = (
+            torch.randint(0, WORDS, (5 + 2 * i,), generator=generator) + FIRST
+        ).tolist()
         made.append(Tokens(tuple(ids), (-100, -100, *ids[2:])))
     return made
 
@@ -50,9 +52,14 @@ def sums(model: Model) -> None:
     """Two finite 0-dim tensors; the count is the number of learned tokens, so micro-batches add up."""
     bundle, examples = model.language(), _examples()
     total, count = bundle.loss(bundle.pack(examples))
-    require(total.dim() == 0 and count.dim() == 0, "loss and count are not 0-dim tensors")
+    require(
+        total.dim() == 0 and count.dim() == 0, "loss and count are not 0-dim tensors"
+    )
     learned = sum(label >= 0 for e in examples for label in e.labels[1:])
-    require(float(count) == learned, f"the count is {float(count):g}; {learned} tokens are learned")
+    require(
+        float(count) == learned,
+        f"the count is {float(count):g}; {learned} tokens are learned",
+    )
 
 
 @law("packing does not leak")
@@ -62,7 +69,9 @@ def packing(model: Model) -> None:
     whole, _ = _loss(bundle, examples)
     alone = sum(_loss(bundle, [e])[0] for e in examples)
     error = abs(whole - alone) / abs(alone)
-    require(error <= CLOSE, f"packed {whole:.6g}, alone {alone:.6g}: off by {error:.3g}")
+    require(
+        error <= CLOSE, f"packed {whole:.6g}, alone {alone:.6g}: off by {error:.3g}"
+    )
 
 
 @law("score is the loss")
@@ -75,7 +84,9 @@ def score(model: Model) -> None:
         labels = (*(-100,) * len(item.prompt), *option)
         loss, _ = _loss(bundle, [Tokens((*item.prompt, *option), labels)])
         error = abs(loss + logprob) / abs(loss)
-        require(error <= CLOSE, f"score {logprob:.6g}, loss {loss:.6g}: off by {error:.3g}")
+        require(
+            error <= CLOSE, f"score {logprob:.6g}, loss {loss:.6g}: off by {error:.3g}"
+        )
 
 
 @law("asking changes nothing")
@@ -89,10 +100,16 @@ def untouched(model: Model) -> None:
         bundle.loss(batch)
         bundle.outputs(batch)
         bundle.score([Choice((4, 5), ((5,), (6,)), 0)])
-    same = all(torch.equal(a, b) for a, b in zip(before, bundle.model.parameters(), strict=True))
+    same = all(
+        torch.equal(a, b)
+        for a, b in zip(before, bundle.model.parameters(), strict=True)
+    )
     require(same, "a weight changed")
     require(bundle.model.training == training, "the training mode changed")
-    require(torch.equal(torch.get_rng_state(), state), "it drew from torch's global generator")
+    require(
+        torch.equal(torch.get_rng_state(), state),
+        "it drew from torch's global generator",
+    )
 
 
 LAWS: tuple[Law[Model], ...] = (sums, packing, score, untouched)

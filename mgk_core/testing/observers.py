@@ -11,7 +11,15 @@ from attrs import frozen
 
 from mgk_core.contract.context import Observer, PhaseContext
 from mgk_core.contract.specs import Spec
-from mgk_core.testing.laws import Law, LawResult, NotApplicable, broken, hold_all, law, require
+from mgk_core.testing.laws import (
+    Law,
+    LawResult,
+    NotApplicable,
+    broken,
+    hold_all,
+    law,
+    require,
+)
 from mgk_core.testing.small_run import same_weights, small_phase, weights_of
 
 Make = Callable[[PhaseContext], Sequence[Observer] | None]
@@ -53,7 +61,9 @@ class Watching:
         return ctx, found
 
 
-def _feed(observers: Sequence[Observer], stream: Sequence[Mapping[str, Any]] = STREAM) -> None:
+def _feed(
+    observers: Sequence[Observer], stream: Sequence[Mapping[str, Any]] = STREAM
+) -> None:
     for event in stream:
         for observer in observers:
             observer.on_event(event)

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from mgk_core.contract.adapter import Adapter
 from mgk_core.testing.history import same_bits, shake, snapshot
-from mgk_core.testing.laws import Law, LawResult, NotApplicable, broken, hold_all, law, require
+from mgk_core.testing.laws import (
+    Law,
+    LawResult,
+    NotApplicable,
+    broken,
+    hold_all,
+    law,
+    require,
+)
 from mgk_core.testing.reference import attach_dense
 from mgk_core.testing.subject import looks
 from mgk_core.testing.zoo import make
@@ -78,10 +86,18 @@ def equals_reference(maker: Maker) -> None:
     """Twenty steps in float64 end where the reference's do, within rounding."""
     if maker.reference is None:
         raise NotApplicable("no reference is given")
-    found, wanted = (_after(m, 20, torch.float64) for m in (maker.make, maker.reference))
+    found, wanted = (
+        _after(m, 20, torch.float64) for m in (maker.make, maker.reference)
+    )
     for a, b in zip(found, wanted, strict=True):
-        error, bound = (a - b).abs().max().item(), 20 * 64 * 2.0**-53 * b.abs().max().item()
-        require(error <= bound, f"after 20 steps it is off by {error:.3g}; at most {bound:.3g}")
+        error, bound = (
+            (a - b).abs().max().item(),
+            20 * 64 * 2.0**-53 * b.abs().max().item(),
+        )
+        require(
+            error <= bound,
+            f"after 20 steps it is off by {error:.3g}; at most {bound:.3g}",
+        )
 
 
 @law("bit-equal twice")
@@ -89,7 +105,8 @@ def deterministic(maker: Maker) -> None:
     """The same steps from the same start end in the same bits."""
     one, two = _after(maker.make, 20), _after(maker.make, 20)
     require(
-        all(torch.equal(a, b) for a, b in zip(one, two, strict=True)), "two runs of 20 steps differ"
+        all(torch.equal(a, b) for a, b in zip(one, two, strict=True)),
+        "two runs of 20 steps differ",
     )
 
 
@@ -107,7 +124,10 @@ def resumes(maker: Maker) -> None:
     fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     walk(found, optimizer, 5)
     walk(other, fresh, 5)
-    same = all(torch.equal(a, b) for a, b in zip(found.parameters, other.parameters, strict=True))
+    same = all(
+        torch.equal(a, b)
+        for a, b in zip(found.parameters, other.parameters, strict=True)
+    )
     require(same, "5 steps after loading the state differ from 5 steps without a break")
 
 
@@ -122,7 +142,9 @@ def converges(maker: Maker) -> None:
         end = found.loss().item()
         if end < start / 10:
             return
-    broken(f"the loss went from {start:.4g} to {end:.4g}; below {start / 10:.4g} was expected")
+    broken(
+        f"the loss went from {start:.4g} to {end:.4g}; below {start / 10:.4g} was expected"
+    )
 
 
 @law("frozen parameters stay")
@@ -145,7 +167,11 @@ def trains_adapter(maker: Maker) -> None:
     case = make("linear", layers=3, seed=5)
     adapter = attach_dense(case.model)
     shake(adapter)
-    optimizer, before, flags = maker.make_for(adapter), snapshot(case), looks(case.model)
+    optimizer, before, flags = (
+        maker.make_for(adapter),
+        snapshot(case),
+        looks(case.model),
+    )
     grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
     own = {id(p) for p in adapter.parameters()}
     require(len(set(grouped)) == len(grouped), "a parameter is in two groups")
@@ -156,9 +182,16 @@ def trains_adapter(maker: Maker) -> None:
         optimizer.zero_grad()
         case.model(case.inputs(step)).square().mean().backward()
         optimizer.step()
-    require(not (changed := same_bits(before, case)), f"it changed the base's {changed}")
-    require(looks(case.model) == flags, "it changed a module's class or a requires_grad flag")
-    moved = [not torch.equal(a, b) for a, b in zip(start, adapter.parameters(), strict=True)]
+    require(
+        not (changed := same_bits(before, case)), f"it changed the base's {changed}"
+    )
+    require(
+        looks(case.model) == flags,
+        "it changed a module's class or a requires_grad flag",
+    )
+    moved = [
+        not torch.equal(a, b) for a, b in zip(start, adapter.parameters(), strict=True)
+    ]
     require(all(moved), "a parameter of the adapter was not trained")
 
 

@@ -58,7 +58,12 @@ class BigramBundle:
 
     def loss(self, batch: list[Tokens]) -> tuple[Tensor, Tensor]:
         """Return the summed NLL of the labelled tokens behind another one, and their number."""
-        pairs = [(a, b) for e in batch for a, b in zip(e.ids, e.labels[1:], strict=False) if b >= 0]
+        pairs = [
+            (a, b)
+            for e in batch
+            for a, b in zip(e.ids, e.labels[1:], strict=False)
+            if b >= 0
+        ]
         last, following = zip(*pairs, strict=True)
         return -self._logprobs(last, following).sum(), torch.tensor(len(pairs))
 
@@ -70,7 +75,9 @@ class BigramBundle:
     def _score(self, item: Choice) -> OptionScores:
         paths = [((item.prompt[-1], *option)[:-1], option) for option in item.options]
         lengths = tuple(map(len, item.options))
-        totals = tuple(float(self._logprobs(last, option).sum()) for last, option in paths)
+        totals = tuple(
+            float(self._logprobs(last, option).sum()) for last, option in paths
+        )
         return OptionScores(totals, lengths, item.nbytes or lengths)
 
     def outputs(self, batch: list[Tokens], positions: Tensor | None = None) -> Tensor:
@@ -87,7 +94,11 @@ class BigramBundle:
         save_file(self.model.state_dict(), directory / "model.safetensors")
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: Sequence[int] = ()
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[int] = (),
     ) -> list[list[int]]:
         """Continue greedily."""
         return [self._continued(prompt[-1], max_new_tokens, stop) for prompt in prompts]
@@ -117,7 +128,9 @@ class Evaluator:
         """Measure the probe."""
         found = self.evaluate(bundle or self.bundle(p), self.probe)
         if found is None:
-            raise NotApplicable(f"it does not answer for the metric {self.probe.metric!r}")
+            raise NotApplicable(
+                f"it does not answer for the metric {self.probe.metric!r}"
+            )
         return found
 
 
@@ -128,7 +141,8 @@ def dropout_off(evaluator: Evaluator) -> None:
     found, plain = evaluator.score(bundle=bundle), evaluator.score(p=0.0)
     require(not bundle.model.training, "the model was left in training mode")
     require(
-        found.per_item == plain.per_item, f"with dropout {found.value!r}, without {plain.value!r}"
+        found.per_item == plain.per_item,
+        f"with dropout {found.value!r}, without {plain.value!r}",
     )
 
 
@@ -143,8 +157,14 @@ def twice(evaluator: Evaluator) -> None:
         one.per_item == two.per_item and repr(one.value) == repr(two.value),
         f"first {one.value!r}, then {two.value!r}",
     )
-    require(torch.equal(torch.get_rng_state(), state), "it drew from torch's global generator")
-    same = all(torch.equal(a, b) for a, b in zip(weights, bundle.model.parameters(), strict=True))
+    require(
+        torch.equal(torch.get_rng_state(), state),
+        "it drew from torch's global generator",
+    )
+    same = all(
+        torch.equal(a, b)
+        for a, b in zip(weights, bundle.model.parameters(), strict=True)
+    )
     require(same, "it changed the model's weights")
 
 
@@ -160,7 +180,9 @@ def consistent(evaluator: Evaluator) -> None:
     )
     require(len(items) == found.n, f"n is {found.n}, and there are {len(items)} values")
     mean = math.fsum(items) / len(items)
-    spread = math.sqrt(math.fsum((x - mean) ** 2 for x in items) / (len(items) - 1) / len(items))
+    spread = math.sqrt(
+        math.fsum((x - mean) ** 2 for x in items) / (len(items) - 1) / len(items)
+    )
     for value, stderr in (
         (mean, spread),
         (math.exp(min(mean, 700.0)), math.exp(min(mean, 700.0)) * spread),
@@ -172,7 +194,10 @@ def consistent(evaluator: Evaluator) -> None:
                 f"the standard error is {found.stderr:.6g}; computed from the items it is {stderr:.6g}",
             )
             return
-    require(ok=False, detail=f"the value is {found.value:.6g}; the mean of the items is {mean:.6g}")
+    require(
+        ok=False,
+        detail=f"the value is {found.value:.6g}; the mean of the items is {mean:.6g}",
+    )
 
 
 LAWS: tuple[Law[Evaluator], ...] = (dropout_off, twice, consistent)
@@ -190,13 +215,22 @@ def standard_probes() -> list[Probe]:
     return [
         Probe("kit-text", "base", "perplexity", texts, higher_is_better=False),
         Probe("kit-error", "base", "squared_error", texts, higher_is_better=False),
-        Probe("kit-options", "base", "option_logprob", questions, higher_is_better=True),
         Probe(
-            "kit-choices", "base", "option_accuracy", questions, higher_is_better=True, chance=1 / 3
+            "kit-options", "base", "option_logprob", questions, higher_is_better=True
+        ),
+        Probe(
+            "kit-choices",
+            "base",
+            "option_accuracy",
+            questions,
+            higher_is_better=True,
+            chance=1 / 3,
         ),
     ]
 
 
-def check_evaluator(evaluate: Evaluate, probe: Probe, named: str = "evaluator") -> list[LawResult]:
+def check_evaluator(
+    evaluate: Evaluate, probe: Probe, named: str = "evaluator"
+) -> list[LawResult]:
     """Run the conformance tests on an evaluator, with a probe over `BigramBundle`."""
     return hold_all(LAWS, Evaluator(evaluate, probe), named)

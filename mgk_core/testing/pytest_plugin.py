@@ -20,18 +20,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options."""
     group = parser.getgroup("mgk", "conformance tests of mgk plugins")
     group.addoption(
-        "--mgk", action="append", default=[], metavar="NAME", help="test the plugin NAME of mgk"
+        "--mgk",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="test the plugin NAME of mgk",
     )
     group.addoption(
-        "--mgk-thorough", action="store_true", help="with --mgk: the tests that add little, too"
+        "--mgk-thorough",
+        action="store_true",
+        help="with --mgk: the tests that add little, too",
     )
-    group.addoption("--mgk-badge", metavar="FILE", help="with --mgk: write the result as a badge")
+    group.addoption(
+        "--mgk-badge", metavar="FILE", help="with --mgk: write the result as a badge"
+    )
 
 
-def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(
+    session: pytest.Session, items: list[pytest.Item]
+) -> None:
     """Append one item for each conformance test; they run when pytest gets to them."""
     for name in session.config.getoption("--mgk"):
-        plugin: Any = ConformancePlugin.from_parent(session, name=f"mgk:{name}", plugin=name)
+        plugin: Any = ConformancePlugin.from_parent(
+            session, name=f"mgk:{name}", plugin=name
+        )
         items.extend(plugin.collect())
 
 
@@ -46,7 +58,9 @@ class ConformancePlugin(pytest.Collector):
         """Run the tests, and yield an item for each result."""
         from mgk_core.testing import check_plugin
 
-        results = check_plugin(self.plugin, thorough=self.config.getoption("--mgk-thorough"))
+        results = check_plugin(
+            self.plugin, thorough=self.config.getoption("--mgk-thorough")
+        )
         target = self.config.getoption("--mgk-badge")
         if target:
             from pathlib import Path

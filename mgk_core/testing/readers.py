@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,15 @@ from attrs import frozen
 
 from mgk_core.contract.bundle import Bundle, PhaseData
 from mgk_core.contract.errors import InputError
-from mgk_core.testing.laws import Law, LawResult, NotApplicable, broken, hold_all, law, require
+from mgk_core.testing.laws import (
+    Law,
+    LawResult,
+    NotApplicable,
+    broken,
+    hold_all,
+    law,
+    require,
+)
 from mgk_core.testing.small_run import SmallBundle, same_weights, weights_of
 
 Load = Callable[[Bundle, Mapping[str, Any]], PhaseData]
@@ -43,8 +52,13 @@ def deterministic(reader: Reader) -> None:
     found = [reader.read() for _ in range(2)]
     (one_bundle, one), (two_bundle, two) = found
     require(one.train.digest == two.train.digest, "the training set's digest differs")
-    require(one.train.digest, "the training set has no digest, so a resume cannot check it")
-    require(len(one.train) == len(two.train), f"{len(one.train)} examples, then {len(two.train)}")
+    require(
+        one.train.digest, "the training set has no digest, so a resume cannot check it"
+    )
+    require(
+        len(one.train) == len(two.train),
+        f"{len(one.train)} examples, then {len(two.train)}",
+    )
     kept = [[(p.name, p.digest, len(p.items)) for p in d.probes] for d in (one, two)]
     require(kept[0] == kept[1], f"probes {kept[0]}, then {kept[1]}")
     rows = range(min(4, len(one.train)))
@@ -62,7 +76,9 @@ def resumes(reader: Reader) -> None:
     first = _loss(bundle, data, rows)
     for other in range(last + 1):
         data.train.batch([other])
-    require(_loss(bundle, data, rows) == first, "the same rows give another batch later")
+    require(
+        _loss(bundle, data, rows) == first, "the same rows give another batch later"
+    )
 
 
 @law("batches can be learned from")
@@ -73,7 +89,7 @@ def learnable(reader: Reader) -> None:
     for row in range(min(64, len(data.train))):
         total, count = _loss(bundle, data, [row])
         require(count > 0, f"row {row} has nothing to learn")
-        require(total == total and abs(total) < float("inf"), f"row {row} has loss {total}")  # noqa: PLR0124
+        require(math.isfinite(total), f"row {row} has loss {total}")
     require(same_weights(before, bundle), "reading changed a weight")
 
 
@@ -84,20 +100,26 @@ def probes(reader: Reader) -> None:
     if not data.probes:
         raise NotApplicable("it has no probe")
     named = [(p.name, p.split) for p in data.probes]
-    require(len(set(named)) == len(named), f"two probes of one split share a name: {named}")
+    require(
+        len(set(named)) == len(named), f"two probes of one split share a name: {named}"
+    )
     for probe in data.probes:
         require(len(probe.items) > 0, f"probe {probe.name!r} has no items")
     train = [repr(data.train.batch([i])) for i in range(min(256, len(data.train)))]
     for probe in data.probes:
         leaked = [item for item in probe.items[:256] if repr([item]) in train]
-        require(not leaked, f"probe {probe.name!r}: {len(leaked)} items are trained on too")
+        require(
+            not leaked, f"probe {probe.name!r}: {len(leaked)} items are trained on too"
+        )
 
 
 @law("a bad row is an error that names it")
 def bad_rows(reader: Reader) -> None:
     """A file with a bad row raises `InputError` (or `DataError`) with the file's name."""
     if reader.bad is None:
-        raise NotApplicable("no bad file is given: MGK_CHECK['bad:TYPE'] = function of a directory")
+        raise NotApplicable(
+            "no bad file is given: MGK_CHECK['bad:TYPE'] = function of a directory"
+        )
     with tempfile.TemporaryDirectory() as folder:
         options = reader.bad(Path(folder))
         names = [p.name for p in Path(folder).iterdir()]
@@ -105,7 +127,10 @@ def bad_rows(reader: Reader) -> None:
             reader.load(reader.bundle(), options)
         except InputError as error:
             said = str(error)
-            require(any(n in said for n in names), f"the error names none of {names}: {said}")
+            require(
+                any(n in said for n in names),
+                f"the error names none of {names}: {said}",
+            )
             return
     broken("a file with a bad row was read without an error")
 

@@ -11,10 +11,20 @@ from attrs import frozen
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.outcome import Recovery, Refusal
 from mgk_core.contract.specs import Spec
-from mgk_core.testing.laws import Law, LawResult, NotApplicable, broken, hold_all, law, require
+from mgk_core.testing.laws import (
+    Law,
+    LawResult,
+    NotApplicable,
+    broken,
+    hold_all,
+    law,
+    require,
+)
 from mgk_core.testing.small_run import small_phase
 
-Recover = Callable[[PhaseContext, Sequence[Refusal], Sequence[Recovery], Spec], Recovery | None]
+Recover = Callable[
+    [PhaseContext, Sequence[Refusal], Sequence[Recovery], Spec], Recovery | None
+]
 
 MOST = 32
 """Offers after which a recovery is taken to be endless."""
@@ -103,7 +113,12 @@ def pure(asked: Asked) -> None:
 
     def plain(offer: Recovery) -> tuple[object, ...]:
         scale = offer.proposal.scale if offer.proposal else None
-        return offer.action, scale, offer.steps, str(attrs.asdict(offer, recurse=False)["evidence"])
+        return (
+            offer.action,
+            scale,
+            offer.steps,
+            str(attrs.asdict(offer, recurse=False)["evidence"]),
+        )
 
     one, two = [plain(o) for o in asked.some()], [plain(o) for o in asked.offers()]
     require(one == two, f"first {one}, then {two}")
@@ -112,6 +127,8 @@ def pure(asked: Asked) -> None:
 LAWS: tuple[Law[Asked], ...] = (ends, complete, monotone, evidence, pure)
 
 
-def check_recovery(recover: Recover, spec: Spec, named: str = "recovery") -> list[LawResult]:
+def check_recovery(
+    recover: Recover, spec: Spec, named: str = "recovery"
+) -> list[LawResult]:
     """Run every test on a recovery. recover: as ``mgk_recover``; spec: the entry that is asked."""
     return hold_all(LAWS, Asked(recover, spec), named)

@@ -19,9 +19,13 @@ class DensePart(Part):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        self.delta = nn.Parameter(torch.zeros(weight.shape, dtype=wide, device=weight.device))
+        self.delta = nn.Parameter(
+            torch.zeros(weight.shape, dtype=wide, device=weight.device)
+        )
 
-    def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def weights(
+        self, module: nn.Module, current: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
         """Return the weight that the module uses instead of its own."""
         return {"weight": (current["weight"] + self.delta).to(current["weight"].dtype)}
 
@@ -31,7 +35,9 @@ class DenseAdapter(PartAdapter):
 
     row_separable = True
 
-    def merged_weight(self, name: str, weight: Tensor, rows: slice | None = None) -> Tensor:
+    def merged_weight(
+        self, name: str, weight: Tensor, rows: slice | None = None
+    ) -> Tensor:
         """Return W + D, or a block ``rows`` of it."""
         delta = self.parts[name].get_parameter("delta").detach().to(weight.dtype)
         return weight + delta[rows or slice(None)]
@@ -56,7 +62,9 @@ def attach_dense(
     for path, module in layers.items():
         full = f"{path}.weight" if path else "weight"
         places[full] = Target(full, module)
-    parts = attach_parts(model, name, places, lambda target: part(target.parameter.detach()))
+    parts = attach_parts(
+        model, name, places, lambda target: part(target.parameter.detach())
+    )
     adapter = cls(name, parts, places)
     state_of(model).adapters.append(adapter)
     return adapter

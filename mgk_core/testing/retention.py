@@ -55,11 +55,16 @@ def statistics(method: Method) -> None:
     """What is kept of a phase are finite tensors by name, bit-equal twice; the model stays as it is."""
     one = method.statistics()
     for name, tensor in one.items():
-        require(isinstance(name, str) and isinstance(tensor, Tensor), f"{name!r} is not a tensor")
+        require(
+            isinstance(name, str) and isinstance(tensor, Tensor),
+            f"{name!r} is not a tensor",
+        )
         require(bool(torch.isfinite(tensor).all()), f"{name} is not finite")
         require(not tensor.requires_grad, f"{name} carries gradients")
     two = method.statistics()
-    same = one.keys() == two.keys() and all(torch.equal(t, two[n]) for n, t in one.items())
+    same = one.keys() == two.keys() and all(
+        torch.equal(t, two[n]) for n, t in one.items()
+    )
     require(same, "the statistics of the same phase differ the second time")
     ctx = small_phase("retention", [method.spec])
     before = weights_of(ctx.bundle)
@@ -91,9 +96,15 @@ def pure_term(method: Method) -> None:
     before = weights_of(ctx.bundle)
     for name, term in terms.items():
         one, two = term(3), term(3)
-        require(isinstance(one, Tensor) and one.dim() == 0, f"term {name!r} is not a 0-dim tensor")
+        require(
+            isinstance(one, Tensor) and one.dim() == 0,
+            f"term {name!r} is not a 0-dim tensor",
+        )
         require(bool(torch.isfinite(one)), f"term {name!r} is {one.item()}")
-        require(torch.equal(one, two), f"term {name!r}: first {one.item()!r}, then {two.item()!r}")
+        require(
+            torch.equal(one, two),
+            f"term {name!r}: first {one.item()!r}, then {two.item()!r}",
+        )
     require(same_weights(before, ctx.bundle), "a loss term changed a weight")
 
 
@@ -109,7 +120,9 @@ def adapters_gradient(method: Method) -> None:
         if not value.requires_grad:
             continue  # a term may be constant at this point
         value.backward()  # type: ignore[no-untyped-call]
-        require(not any(p.grad is not None for p in rest), f"term {name!r} trains the base")
+        require(
+            not any(p.grad is not None for p in rest), f"term {name!r} trains the base"
+        )
         ctx.model.zero_grad(set_to_none=True)
 
 
@@ -117,11 +130,21 @@ def adapters_gradient(method: Method) -> None:
 def off(method: Method) -> None:
     """In a run without the method it keeps no statistics and adds no loss term."""
     ctx = without(method.phase(), "retention")
-    require(not method.collect(ctx), "it keeps statistics in a run that does not name it")
-    require(not method.terms(ctx), "it adds a loss term to a phase that does not name it")
+    require(
+        not method.collect(ctx), "it keeps statistics in a run that does not name it"
+    )
+    require(
+        not method.terms(ctx), "it adds a loss term to a phase that does not name it"
+    )
 
 
-LAWS: tuple[Law[Method], ...] = (statistics, old_data, pure_term, adapters_gradient, off)
+LAWS: tuple[Law[Method], ...] = (
+    statistics,
+    old_data,
+    pure_term,
+    adapters_gradient,
+    off,
+)
 
 
 def check_retention(

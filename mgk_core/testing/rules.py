@@ -61,14 +61,18 @@ class Interrupting(DenseAdapter):
 
     at: str | None = None
 
-    def merged_weight(self, name: str, weight: Tensor, rows: slice | None = None) -> Tensor:
+    def merged_weight(
+        self, name: str, weight: Tensor, rows: slice | None = None
+    ) -> Tensor:
         """Raise at the weight chosen, as Ctrl-C in the middle of a merge would."""
         if name == self.at:
             raise KeyboardInterrupt
         return super().merged_weight(name, weight, rows)
 
 
-def _same_as(before: tuple[dict[str, Tensor], dict[str, Tensor]], case: Case, when: str) -> None:
+def _same_as(
+    before: tuple[dict[str, Tensor], dict[str, Tensor]], case: Case, when: str
+) -> None:
     weights, residuals = before
     require(not (changed := same_bits(weights, case)), f"{when}, yet {changed} changed")
     now = state_of(case.model).residuals
@@ -82,10 +86,16 @@ def _same_as(before: tuple[dict[str, Tensor], dict[str, Tensor]], case: Case, wh
 def merged_is_live(rule: Rule) -> None:
     """Where the rule calls its merge exact, the merged model computes what the unmerged one did; Parameter objects stay."""
     case, adapter = rule.ready()
-    live, objects = output(case), {n: id(t.parameter) for n, t in adapter.targets().items()}
+    live, objects = (
+        output(case),
+        {n: id(t.parameter) for n, t in adapter.targets().items()},
+    )
     report = rule.merge(case.model, adapter, rule.proposal)
     with adapter.disabled():
-        error, bound = distance(output(case), live), rounding_bound(case, adapter.targets())
+        error, bound = (
+            distance(output(case), live),
+            rounding_bound(case, adapter.targets()),
+        )
     require(
         not report.exact or error <= bound,
         f"merged differs from unmerged by {error:.3g}; at most {bound:.3g}",
@@ -107,7 +117,10 @@ def proposal_counts(rule: Rule) -> None:
         half = weight + rule.declared(adapter, name, 0.5)
         error = (target.parameter.detach().double() - half).abs().max().item()
         bound = 4 * torch.finfo(rule.dtype).eps * half.abs().max().item()
-        require(error <= bound, f"scale 0.5: {name} is off by {error:.3g}; at most {bound:.3g}")
+        require(
+            error <= bound,
+            f"scale 0.5: {name} is off by {error:.3g}; at most {bound:.3g}",
+        )
     case, adapter = rule.ready()
     before = base_of(case)
     _refused(
@@ -120,7 +133,9 @@ def proposal_counts(rule: Rule) -> None:
     _same_as(before, case, "refused")
 
 
-def _refused(rule: Rule, case: Case, adapter: Adapter, proposal: Proposal, what: str) -> None:
+def _refused(
+    rule: Rule, case: Case, adapter: Adapter, proposal: Proposal, what: str
+) -> None:
     try:
         rule.merge(case.model, adapter, proposal)
     except MergeError:
@@ -161,21 +176,30 @@ def as_declared(rule: Rule) -> None:
     report = rule.merge(case.model, adapter, rule.proposal)
     named = {w.name: w for w in report.weights}
     now = snapshot(case)
-    silent = [n for n, t in before.items() if n not in named and not torch.equal(t, now[n])]
+    silent = [
+        n for n, t in before.items() if n not in named and not torch.equal(t, now[n])
+    ]
     require(not silent, f"it changed {silent}, which the report does not name")
     if rule.change is None:
-        require(report.exact, "it calls its merge not exact, and declares no change of the delta")
+        require(
+            report.exact,
+            "it calls its merge not exact, and declares no change of the delta",
+        )
     for name, weight in named.items():
         declared, old = rule.declared(adapter, name), before[name].double()
         change = now[name].double() - old
         size = max(float(old.abs().max()), float((old + declared).abs().max()))
         bound = 2 * torch.finfo(rule.dtype).eps * size
         error = float((change - declared).abs().max())
-        require(error <= bound, f"{name} is off the declared by {error:.3g}; at most {bound:.3g}")
+        require(
+            error <= bound,
+            f"{name} is off the declared by {error:.3g}; at most {bound:.3g}",
+        )
         norm = float(declared.norm())
         off = abs(weight.delta_norm - norm)
         require(
-            off <= 1e-3 * norm, f"{name}: norm {weight.delta_norm:.4g} reported, {norm:.4g} merged"
+            off <= 1e-3 * norm,
+            f"{name}: norm {weight.delta_norm:.4g} reported, {norm:.4g} merged",
         )
 
 
@@ -185,17 +209,26 @@ def undo_in_full(rule: Rule) -> None:
     for kept in ("memory", "disk"):
         for end in ("restore", "release"):
             with tempfile.TemporaryDirectory() as folder:
-                _end_twice(rule, "disk" if kept == "disk" else "memory", end, Path(folder) / "undo")
+                _end_twice(
+                    rule,
+                    "disk" if kept == "disk" else "memory",
+                    end,
+                    Path(folder) / "undo",
+                )
 
 
-def _end_twice(rule: Rule, kept: Literal["memory", "disk"], end: str, spool: Path) -> None:
+def _end_twice(
+    rule: Rule, kept: Literal["memory", "disk"], end: str, spool: Path
+) -> None:
     case, adapter = rule.ready()
     undo = rule.merge(case.model, adapter, Proposal(undo=kept, spool=str(spool))).undo
     if undo is None:
         broken(f"undo={kept}: the report has no undo")
     getattr(undo, end)()
     left = list(spool.iterdir()) if spool.is_dir() else []
-    require(not left, f"undo={kept}: after {end}() there is still {[p.name for p in left]}")
+    require(
+        not left, f"undo={kept}: after {end}() there is still {[p.name for p in left]}"
+    )
     before = base_of(case)
     undo.release()  # harmless, also after either
     try:

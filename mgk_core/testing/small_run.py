@@ -35,8 +35,15 @@ class SmallBundle(BigramBundle):
         super().__init__(0.0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            layers = (nn.Embedding(WORDS, 5), nn.Linear(5, 9), nn.GELU(), nn.Linear(9, WORDS))
-            self.model = nn.Sequential(*layers).eval().requires_grad_(requires_grad=False)
+            layers = (
+                nn.Embedding(WORDS, 5),
+                nn.Linear(5, 9),
+                nn.GELU(),
+                nn.Linear(9, WORDS),
+            )
+            self.model = (
+                nn.Sequential(*layers).eval().requires_grad_(requires_grad=False)
+            )
 
     def unpack(self, batch: list[Tokens]) -> list[Tokens]:
         """Return a batch's examples."""
@@ -86,10 +93,18 @@ def small_phase(
     def phase(name: str, own: Sequence[Spec]) -> PhaseConfig:
         named: dict[str, Any] = {slot: tuple(own)}
         return PhaseConfig(
-            name=name, data=none, adapter=none, optimizer=none, step=none, merge=none, **named
+            name=name,
+            data=none,
+            adapter=none,
+            optimizer=none,
+            step=none,
+            merge=none,
+            **named,
         )
 
-    config = RunConfig(name="kit", base=none, phases=(phase("early", specs), phase("now", specs)))
+    config = RunConfig(
+        name="kit", base=none, phases=(phase("early", specs), phase("now", specs))
+    )
     data = small_data(bundle)
     weights = ("1.weight", "3.weight")
     ctx = PhaseContext(
@@ -127,7 +142,9 @@ def _reader(kept: dict[str, Tensor]) -> Callable[[], dict[str, Tensor]]:
 def without(ctx: PhaseContext, slot: Slot) -> PhaseContext:
     """Return the context of a run whose phases name nothing in ``slot``."""
     named: dict[str, Any] = {slot: ()}
-    config = evolve(ctx.config, phases=tuple(evolve(p, **named) for p in ctx.config.phases))
+    config = evolve(
+        ctx.config, phases=tuple(evolve(p, **named) for p in ctx.config.phases)
+    )
     return evolve(ctx, config=config, phase=config.phases[ctx.index])
 
 

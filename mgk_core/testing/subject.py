@@ -9,7 +9,13 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from mgk_core.contract.adapter import Adapter, Target, all_disabled, base_state_dict, state_of
+from mgk_core.contract.adapter import (
+    Adapter,
+    Target,
+    all_disabled,
+    base_state_dict,
+    state_of,
+)
 from mgk_core.contract.errors import InputError
 from mgk_core.contract.outcome import MergeReport
 from mgk_core.run import api
@@ -46,7 +52,9 @@ class Subject:
             adapters.append(adapter)
         return adapter
 
-    def trained(self, *, seed: int = 0, dtype: torch.dtype | None = None) -> tuple[Case, Adapter]:
+    def trained(
+        self, *, seed: int = 0, dtype: torch.dtype | None = None
+    ) -> tuple[Case, Adapter]:
         """Return a fresh model with a trained adapter on it."""
         case = self.make()
         if dtype is not None:
@@ -85,9 +93,12 @@ def rounding_bound(case: Case, places: Mapping[str, Target], seed: int = 0) -> f
     for draw in range(DRAWS):
         with last_bits_flipped(Places(places), seed + draw):  # type: ignore[arg-type]
             measured = max(measured, distance(output(case, seed), plain))
-    full = any(t.parameter.dtype in (torch.float32, torch.float64) for t in places.values())
+    full = any(
+        t.parameter.dtype in (torch.float32, torch.float64) for t in places.values()
+    )
     inner = max(
-        (t.parameter[0].numel() for t in places.values() if t.parameter.dim() > 1), default=1
+        (t.parameter[0].numel() for t in places.values() if t.parameter.dim() > 1),
+        default=1,
     )
     return FACTOR * measured * (inner**0.5 if full else 1.0)
 
@@ -115,10 +126,14 @@ def plain_output(case: Case, weights: Mapping[str, Tensor]) -> Tensor:
 
 def base_of(case: Case) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return copies of the base's tensors and of the residuals beside them."""
-    return snapshot(case), {n: t.clone() for n, t in state_of(case.model).residuals.items()}
+    return snapshot(case), {
+        n: t.clone() for n, t in state_of(case.model).residuals.items()
+    }
 
 
-def near_live(case: Case, live: Tensor, places: Mapping[str, Target], when: str) -> None:
+def near_live(
+    case: Case, live: Tensor, places: Mapping[str, Target], when: str
+) -> None:
     """Require that the merged model computes ``live``, the unmerged outputs, within the tolerance from rounding."""
     error, bound = distance(output(case), live), rounding_bound(case, places)
     require(
@@ -137,5 +152,9 @@ def same_state(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
 
 def looks(model: nn.Module) -> dict[str, object]:
     """Return the class of every module, and the flags of every parameter, by name."""
-    classes: dict[str, object] = {f"module {n}": type(m) for n, m in model.named_modules()}
-    return classes | {f"parameter {n}": p.requires_grad for n, p in model.named_parameters()}
+    classes: dict[str, object] = {
+        f"module {n}": type(m) for n, m in model.named_modules()
+    }
+    return classes | {
+        f"parameter {n}": p.requires_grad for n, p in model.named_parameters()
+    }

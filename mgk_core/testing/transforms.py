@@ -46,7 +46,9 @@ def finite(changing: Changing) -> None:
             found = changing.of(name, delta.to(dtype))
             require(found.shape == delta.shape, f"{name}: shape {tuple(found.shape)}")
             require(found.dtype == dtype, f"{name}: {found.dtype} from {dtype}")
-            require(bool(torch.isfinite(found).all()), f"{name}: the result is not finite")
+            require(
+                bool(torch.isfinite(found).all()), f"{name}: the result is not finite"
+            )
 
 
 @law("pure")
@@ -58,7 +60,10 @@ def pure(changing: Changing) -> None:
         require(torch.equal(given, delta), f"{name}: it changed its argument")
         require(torch.equal(one, two), f"{name}: another result the second time")
         drawn = not torch.equal(torch.get_rng_state(), state)
-        require(not drawn, f"{name}: it draws from torch's global generator, so a rebuild differs")
+        require(
+            not drawn,
+            f"{name}: it draws from torch's global generator, so a rebuild differs",
+        )
 
 
 @law("block by block equals all at once")
@@ -72,7 +77,10 @@ def blocks(changing: Changing) -> None:
         apart = torch.cat([changing.of(name, delta[c].clone(), c) for c in cuts])
         error, size = float((apart - whole).abs().max()), float(whole.abs().max())
         bound = 4 * (delta.shape[1] + 4) * 2.0**-24 * size
-        require(error <= bound, f"{name}: blocks are off by {error:.3g}; at most {bound:.3g}")
+        require(
+            error <= bound,
+            f"{name}: blocks are off by {error:.3g}; at most {bound:.3g}",
+        )
 
 
 @law("factors and deltas agree")

@@ -52,7 +52,9 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., in)   returns: (..., experts · out)."""
-        return torch.cat([nn.functional.linear(x, matrix) for matrix in self.up], dim=-1)
+        return torch.cat(
+            [nn.functional.linear(x, matrix) for matrix in self.up], dim=-1
+        )
 
 
 class Attention(nn.Module):
@@ -124,7 +126,9 @@ def make(
                 nn.LazyLinear(6),
             ]
         model = nn.Sequential(*modules)
-        model(sample(torch.Generator().manual_seed(0), 2))  # lazy layers take their shape
+        model(
+            sample(torch.Generator().manual_seed(0), 2)
+        )  # lazy layers take their shape
         for parameter in model.parameters():
             parameter.requires_grad_(False)
     return Case(kind, model.to(dtype).eval(), sample)
@@ -139,7 +143,9 @@ def _floats(*shape: int) -> Callable[[torch.Generator, int], Tensor]:
 
 
 def _ids(length: int, count: int) -> Callable[[torch.Generator, int], Tensor]:
-    return lambda generator, batch: torch.randint(0, count, (batch, length), generator=generator)
+    return lambda generator, batch: torch.randint(
+        0, count, (batch, length), generator=generator
+    )
 
 
 def _apart(one: int, other: int) -> int:
@@ -168,21 +174,28 @@ def _conv1d(n: Sizes) -> _Made:
 def _conv2d(n: Sizes) -> _Made:
     into = n(4)
     conv = nn.Conv2d(
-        into, _apart(into, n(6)), (3, 2), stride=(2, 1), padding_mode="circular", padding=1
+        into,
+        _apart(into, n(6)),
+        (3, 2),
+        stride=(2, 1),
+        padding_mode="circular",
+        padding=1,
     )
     return [conv], _floats(into, 7, 6)
 
 
 def _conv3d(n: Sizes) -> _Made:
     into = n(3)
-    return [nn.Conv3d(into, _apart(into, n(5)), 2, dilation=(1, 2, 1))], _floats(into, 3, 5, 4)
+    return [nn.Conv3d(into, _apart(into, n(5)), 2, dilation=(1, 2, 1))], _floats(
+        into, 3, 5, 4
+    )
 
 
 def _grouped(n: Sizes) -> _Made:
     into = n(2)
-    return [nn.Conv2d(3 * into, 3 * _apart(into, n(3)), 3, groups=3, padding=1)], _floats(
-        3 * into, 5, 4
-    )
+    return [
+        nn.Conv2d(3 * into, 3 * _apart(into, n(3)), 3, groups=3, padding=1)
+    ], _floats(3 * into, 5, 4)
 
 
 def _transposed(n: Sizes) -> _Made:

@@ -47,7 +47,10 @@ def ask(
     before = [reply(session, t, tokens=tokens) for t in turns]
     rebuild_base(session, session.ledger.phases)
     after = [reply(session, t, tokens=tokens) for t in turns]
-    return [Answer(q, one, other) for q, one, other in zip(questions, before, after, strict=True)]
+    return [
+        Answer(q, one, other)
+        for q, one, other in zip(questions, before, after, strict=True)
+    ]
 
 
 def _check_text(text: str) -> None:

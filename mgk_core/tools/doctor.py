@@ -77,7 +77,9 @@ def _torch() -> Iterator[Check]:
 
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
     cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
     )
     yield Check(
         "torch",
@@ -119,7 +121,9 @@ def _smoke(wanted: str) -> Iterator[Check]:
 
     device = pick_device(wanted)
     generator = torch.Generator().manual_seed(0)
-    x, y, start = (torch.randn(s, generator=generator) for s in ((64, 16), (64, 8), (8, 16)))
+    x, y, start = (
+        torch.randn(s, generator=generator) for s in ((64, 16), (64, 8), (8, 16))
+    )
     weight = torch.nn.Parameter(start.clone().to(device))
     optimizer = torch.optim.SGD([weight], lr=0.1)
     expected = start.double()
@@ -160,7 +164,10 @@ def _libraries() -> Iterator[Check]:
         except importlib.metadata.PackageNotFoundError:
             if extra is None:
                 yield Check(
-                    "libraries", "error", f"{name} is missing", f"pip install '{name}{wanted}'"
+                    "libraries",
+                    "error",
+                    f"{name} is missing",
+                    f"pip install '{name}{wanted}'",
                 )
             else:
                 missing.setdefault(extra, []).append(name)
@@ -196,7 +203,9 @@ def satisfies(version: str, wanted: str) -> bool:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in re.findall(r"\d+", version.split("+", maxsplit=1)[0])[:3])
+    return tuple(
+        int(n) for n in re.findall(r"\d+", version.split("+", maxsplit=1)[0])[:3]
+    )
 
 
 def _plugins() -> Iterator[Check]:
@@ -230,7 +239,9 @@ def _pipelines() -> Iterator[Check]:
             entry.load()
             whole.append(entry.name)
         except MgkError as error:
-            yield Check("pipelines", "error", str(error), "fix or uninstall its distribution")
+            yield Check(
+                "pipelines", "error", str(error), "fix or uninstall its distribution"
+            )
     yield Check(
         "pipelines",
         "ok" if whole else "warning",
@@ -240,15 +251,24 @@ def _pipelines() -> Iterator[Check]:
 
 
 def _disk(directory: Path) -> Check:
-    place = next(p for p in (directory.absolute(), *directory.absolute().parents) if p.exists())
+    place = next(
+        p for p in (directory.absolute(), *directory.absolute().parents) if p.exists()
+    )
     free = shutil.disk_usage(place).free / GB
     text = f"{free:.1f} GB free at {place}"
     if not os.access(place, os.W_OK):
-        return Check("disk", "error", f"{place} cannot be written", "choose another --out")
+        return Check(
+            "disk", "error", f"{place} cannot be written", "choose another --out"
+        )
     if free < 1:
-        return Check("disk", "error", text, "free some space: the default run writes about 1 GB")
+        return Check(
+            "disk", "error", text, "free some space: the default run writes about 1 GB"
+        )
     return Check(
-        "disk", "warning" if free < 5 else "ok", text, "larger models need more" if free < 5 else ""
+        "disk",
+        "warning" if free < 5 else "ok",
+        text,
+        "larger models need more" if free < 5 else "",
     )
 
 
@@ -257,7 +277,10 @@ def _memory() -> Check:
     text = f"{memory.available / GB:.1f} of {memory.total / GB:.1f} GB free"
     if memory.available < 2 * GB:
         return Check(
-            "memory", "error", text, "close other programs: the default run needs up to 6 GB"
+            "memory",
+            "error",
+            text,
+            "close other programs: the default run needs up to 6 GB",
         )
     small = memory.available < 6 * GB
     return Check(
@@ -271,7 +294,11 @@ def _memory() -> Check:
 def _files() -> Check:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < 256:
-        return Check("open files", "warning", f"limit {soft}", "raise it: ulimit -n 1024")
+        return Check(
+            "open files", "warning", f"limit {soft}", "raise it: ulimit -n 1024"
+        )
     return Check(
-        "open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"limit {soft}"
+        "open files",
+        "ok",
+        "no limit" if soft == resource.RLIM_INFINITY else f"limit {soft}",
     )

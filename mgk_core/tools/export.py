@@ -121,7 +121,13 @@ def _take_off(session: Session, adapter: Adapter) -> None:
 
 
 def _result(
-    session: Session, out: Path, stack: Stack, found: Verification, *, base: str, outside: bool
+    session: Session,
+    out: Path,
+    stack: Stack,
+    found: Verification,
+    *,
+    base: str,
+    outside: bool,
 ) -> Exported:
     by_result = {
         kind: tuple(e.phase for e in session.ledger.phases if e.result == kind)
@@ -145,7 +151,9 @@ def _compare(source: _Source, outputs: list[Tensor], base: str) -> Verification:
     """Compare an adapter's outputs on its base with those of the final weights."""
     session = source.session
     seed = session.config.run.seed
-    one = verify_merged(session.bundle, source.adapter, source.batches, outputs, seed=seed)
+    one = verify_merged(
+        session.bundle, source.adapter, source.batches, outputs, seed=seed
+    )
     # Each merge rounded once.
     found = Verification(one.error, one.bound * source.merges, one.outputs)
     if not found.ok:
@@ -183,12 +191,16 @@ def _factors(session: Session, entry: PhaseEntry) -> dict[str, tuple[Tensor, Ten
             read_tensors(session.store.path(f"{folder}/adapter/state.safetensors"))
         )
         transform = _transform(session, entry, folder)
-        return {name: _merged(adapter, name, entry, transform) for name in adapter.targets()}
+        return {
+            name: _merged(adapter, name, entry, transform) for name in adapter.targets()
+        }
     finally:
         adapter.detach()
 
 
-def _transform(session: Session, entry: PhaseEntry, folder: str) -> FactorTransform | None:
+def _transform(
+    session: Session, entry: PhaseEntry, folder: str
+) -> FactorTransform | None:
     if not entry.transforms:
         return None
     path = session.store.path(f"{folder}/{TRANSFORMED}")
@@ -221,7 +233,9 @@ def _whole(factors: Factors) -> tuple[Tensor, Tensor]:
     a, b = factors.a.detach().float(), factors.b.detach().float()
     if factors.a0 is None or factors.b0 is None:
         return a, b
-    return torch.cat([a, factors.a0.float()]), torch.cat([b, -factors.b0.float()], dim=1)
+    return torch.cat([a, factors.a0.float()]), torch.cat(
+        [b, -factors.b0.float()], dim=1
+    )
 
 
 def _stacked(chain: list[dict[str, tuple[Tensor, Tensor]]]) -> Stack:
@@ -283,7 +297,9 @@ def _write(where: Path, out: Path, source: _Source) -> Exported:
     spec = session.ledger.base_spec
     base = str(keys.get("base_model_name_or_path") or spec.get("id") or spec["type"])
     found = _compare(source, source.live if outputs is None else outputs, base)
-    result = _result(session, out, source.stack, found, base=base, outside=outputs is not None)
+    result = _result(
+        session, out, source.stack, found, base=base, outside=outputs is not None
+    )
     record = {
         "run": session.run.name,
         "base": session.ledger.base,
@@ -293,14 +309,18 @@ def _write(where: Path, out: Path, source: _Source) -> Exported:
         "weights": session.ledger.head,
         "error": found.error,
         "bound": found.bound,
-        "checked": "PEFT on the base it names" if result.outside else "mgk on its own base",
+        "checked": "PEFT on the base it names"
+        if result.outside
+        else "mgk on its own base",
     }
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     (where / RECORD).write_text(text, encoding="utf-8")
     return result
 
 
-def _share(where: Path, source: _Source) -> tuple[Mapping[str, Any], list[Tensor] | None]:
+def _share(
+    where: Path, source: _Source
+) -> tuple[Mapping[str, Any], list[Tensor] | None]:
     """Complete the directory; return the keys that name the base, and outputs as others load it."""
     bundle = source.session.bundle
     if not isinstance(bundle, Shareable):

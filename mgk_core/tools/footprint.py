@@ -105,7 +105,11 @@ def memory_of(
             "unmerged outputs": outputs,
             "merge": 2 * FP32 * max((t.numel() for t in targets), default=0),
         },
-        {"old weights": undo, "unmerged outputs": outputs, "verification": verification},
+        {
+            "old weights": undo,
+            "unmerged outputs": outputs,
+            "verification": verification,
+        },
         {"old weights": undo, "unmerged outputs": outputs, "evaluation": evaluation},
         {"statistics": _collecting(session, index, micro) if collects else 0},
     ]
@@ -126,7 +130,9 @@ def activations(session: Session, data: PhaseData, micro: int) -> int:
         with counted(own) as kept, Allocated() as allocated:
             total, _ = session.bundle.loss(_micro_batch(data, micro))
             wanted = [p for _, p in trainable(model)]
-            found = torch.autograd.grad(total, wanted, allow_unused=True) if wanted else ()
+            found = (
+                torch.autograd.grad(total, wanted, allow_unused=True) if wanted else ()
+            )
     finally:
         model.train(was_training)
     del total, found
@@ -149,7 +155,11 @@ def scoring(session: Session) -> int:
 
 
 def _together(bundle: object, items: Sequence[Any]) -> Sequence[Any]:
-    return bundle.together(items) if isinstance(bundle, ComputesTogether) else items[:TRIED]
+    return (
+        bundle.together(items)
+        if isinstance(bundle, ComputesTogether)
+        else items[:TRIED]
+    )
 
 
 def _verifying(session: Session, data: PhaseData) -> tuple[int, int]:
@@ -169,7 +179,9 @@ def _collecting(session: Session, index: int, micro: int) -> int:
 
 
 def _showing(session: Session, batch: Batch) -> int:
-    return peak_of(lambda: visit_layers(session.bundle, session.targets, [batch], lambda *_: None))
+    return peak_of(
+        lambda: visit_layers(session.bundle, session.targets, [batch], lambda *_: None)
+    )
 
 
 def _micro_batch(data: PhaseData, micro: int) -> Batch:
@@ -178,7 +190,9 @@ def _micro_batch(data: PhaseData, micro: int) -> Batch:
 
 def residual_bytes(targets: Iterable[nn.Parameter]) -> int:
     """Return bytes of the fp32 residuals that weights of lower precision leave beside them."""
-    return sum(FP32 * t.numel() for t in targets if t.dtype in (torch.bfloat16, torch.float16))
+    return sum(
+        FP32 * t.numel() for t in targets if t.dtype in (torch.bfloat16, torch.float16)
+    )
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:

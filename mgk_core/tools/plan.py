@@ -35,7 +35,9 @@ from mgk_core.tools.footprint import memory_of, residual_bytes, scoring, size_of
 class Keeps(Protocol):
     """Optional promise of a ``retention`` entry's spec: how much it leaves on disk for later phases."""
 
-    def kept_bytes(self, shapes: Mapping[str, tuple[int, int]], examples: int = 0) -> int:
+    def kept_bytes(
+        self, shapes: Mapping[str, tuple[int, int]], examples: int = 0
+    ) -> int:
         """Return bytes. shapes: weight name → (out, in). examples: rows of the phase's training set."""
 
 
@@ -104,7 +106,9 @@ class Plan:
     @property
     def disk(self) -> int:
         """Return bytes that the finished run directory takes; checkpoints come and go."""
-        lasting = sum(v for p in self.phases for k, v in p.disk.items() if k != "checkpoints")
+        lasting = sum(
+            v for p in self.phases for k, v in p.disk.items() if k != "checkpoints"
+        )
         transient = max((p.disk["checkpoints"] for p in self.phases), default=0)
         return lasting + transient + self.base_bytes
 
@@ -114,7 +118,9 @@ def make_plan(prepared: Prepared, *, sink: Sink = ignore) -> Plan:
 
     :raises ConfigError: phases that cannot be begun, all of them, and why
     """
-    with tempfile.TemporaryDirectory(prefix="mgk-plan-") as scratch:  # a phase's hooks get a folder
+    with tempfile.TemporaryDirectory(
+        prefix="mgk-plan-"
+    ) as scratch:  # a phase's hooks get a folder
         return _plan(prepared, Store(Path(scratch)), sink)
 
 
@@ -148,12 +154,20 @@ def _plan(prepared: Prepared, store: Store, sink: Sink) -> Plan:
 
 
 def _phase(session: Session, index: int, evaluation: int) -> PhasePlan:
-    phase, model, seed = session.config.phases[index], session.bundle.model, session.config.run.seed
-    with attached(session.hooks, model, phase.adapter, phase.name, seed=seed) as adapter:
+    phase, model, seed = (
+        session.config.phases[index],
+        session.bundle.model,
+        session.config.run.seed,
+    )
+    with attached(
+        session.hooks, model, phase.adapter, phase.name, seed=seed
+    ) as adapter:
         return _attached(session, index, adapter, evaluation)
 
 
-def _attached(session: Session, index: int, adapter: Adapter, evaluation: int) -> PhasePlan:
+def _attached(
+    session: Session, index: int, adapter: Adapter, evaluation: int
+) -> PhasePlan:
     phase, data = session.config.phases[index], session.data[index]
     train = phase.train
     micro = min(train.micro, len(data.train))
@@ -186,7 +200,11 @@ def _attached(session: Session, index: int, adapter: Adapter, evaluation: int) -
         disk=_disk(session, phase, data, adapter, optimizer),
         probes=tuple(
             ProbePlan(
-                p.name, p.phase, p.metric, p.split, phase.evaluate.count(p.name, len(p.items))
+                p.name,
+                p.phase,
+                p.metric,
+                p.split,
+                phase.evaluate.count(p.name, len(p.items)),
             )
             for p in data.probes
         ),
@@ -205,7 +223,9 @@ def _recoveries(session: Session, phase: PhaseConfig) -> Iterator[str]:
 def _optimizer_bytes(session: Session, phase: PhaseConfig, adapter: Adapter) -> int:
     """Make the phase's optimizer, let it see gradients of zero, and count what it keeps."""
     optimizer = session.hooks.make_optimizer(adapter, phase.optimizer)
-    held = {id(p): p.detach().clone() for g in optimizer.param_groups for p in g["params"]}
+    held = {
+        id(p): p.detach().clone() for g in optimizer.param_groups for p in g["params"]
+    }
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
@@ -215,12 +235,19 @@ def _optimizer_bytes(session: Session, phase: PhaseConfig, adapter: Adapter) -> 
             parameter.data.copy_(held[id(parameter)])
             parameter.grad = None
     return size_of(
-        v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)
+        v
+        for state in optimizer.state.values()
+        for v in state.values()
+        if isinstance(v, Tensor)
     )
 
 
 def _disk(
-    session: Session, phase: PhaseConfig, data: PhaseData, adapter: Adapter, optimizer: int
+    session: Session,
+    phase: PhaseConfig,
+    data: PhaseData,
+    adapter: Adapter,
+    optimizer: int,
 ) -> dict[str, int]:
     """Return what one phase leaves in the run directory, and its checkpoints while it trains."""
     state = size_of(adapter.state_dict().values())
@@ -238,7 +265,9 @@ def _disk(
     )
 
 
-def _records(session: Session, phase: PhaseConfig, data: PhaseData, adapter: Adapter) -> int:
+def _records(
+    session: Session, phase: PhaseConfig, data: PhaseData, adapter: Adapter
+) -> int:
     """Return bytes of what a phase adds to scores, metrics, retention matrix, journal and ledger, rounded up.
 
     The figures are the largest seen of each line and value of these files.
@@ -266,10 +295,14 @@ def _statistics(session: Session, data: PhaseData) -> int:
         if n in weights
     }
     specs = {
-        repr(s): s for p in session.config.phases for s in (*p.retention, *p.recover, *p.observe)
+        repr(s): s
+        for p in session.config.phases
+        for s in (*p.retention, *p.recover, *p.observe)
     }
     return sum(
-        s.kept_bytes(shapes, len(data.train)) for s in specs.values() if isinstance(s, Keeps)
+        s.kept_bytes(shapes, len(data.train))
+        for s in specs.values()
+        if isinstance(s, Keeps)
     )
 
 
@@ -284,14 +317,19 @@ def _plugins(session: Session, phase: PhaseConfig) -> Iterator[tuple[str, str]]:
         spec = getattr(phase, slot)
         yield slot, f"{spec.type} ({registry.find(slot, spec.type).plugin})"
     for slot in MANY:
-        named = [f"{s.type} ({registry.find(slot, s.type).plugin})" for s in getattr(phase, slot)]
+        named = [
+            f"{s.type} ({registry.find(slot, s.type).plugin})"
+            for s in getattr(phase, slot)
+        ]
         if named:
             yield slot, ", ".join(named)
 
 
 def _hooks(session: Session) -> dict[str, tuple[str, ...]]:
     """Return hook → the plugins that implement it, in the order in which they are called."""
-    calls = {hook: tuple(session.hooks.plugins.call_order(hook)) for hook in spec_names()}
+    calls = {
+        hook: tuple(session.hooks.plugins.call_order(hook)) for hook in spec_names()
+    }
     return {hook: names for hook, names in calls.items() if names}
 
 

@@ -57,16 +57,21 @@ def rebuild(
         with session.timed("merge"):
             digest = rebuild_base(session, entries, scales=factors or None)
         used = tuple(
-            e.phase for e in entries if e.result == "committed" and factors.get(e.phase, 1.0) != 0.0
+            e.phase
+            for e in entries
+            if e.result == "committed" and factors.get(e.phase, 1.0) != 0.0
         )
         recorded = (
             digest
-            if digest in {session.ledger.base, *(e.merged for e in session.ledger.phases)}
+            if digest
+            in {session.ledger.base, *(e.merged for e in session.ledger.phases)}
             else None
         )
         result = Rebuilt(out, used, factors, digest, recorded)
         with session.timed("save"):
-            Store(out.parent).write_folder(out.name, lambda where: _write(where, session, result))
+            Store(out.parent).write_folder(
+                out.name, lambda where: _write(where, session, result)
+            )
     return result
 
 

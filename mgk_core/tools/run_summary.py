@@ -135,20 +135,26 @@ def _retention(run: Path, journal: Journal, notes: list[str]) -> Mapping[str, An
     if expected is None:
         return {}
     if not path.is_file() or file_digest(path) != expected:
-        notes.append(f"{path}: is not what was written, and not shown; see 'mgk verify {run}'")
+        notes.append(
+            f"{path}: is not what was written, and not shown; see 'mgk verify {run}'"
+        )
         return {}
     table: Mapping[str, Any] = numbers(read_json(path))
     return table
 
 
-def _status(journal: Journal, phases: tuple[PhaseSummary, ...], owner: str | None) -> Status:
+def _status(
+    journal: Journal, phases: tuple[PhaseSummary, ...], owner: str | None
+) -> Status:
     if owner is not None:
         return "running"
     if journal.last("finished") is not None:
         return "finished"
     if any(p.state == "rolled_back" for p in phases):
         return "refused"
-    between = all(p.state != "begun" for p in phases) and any(p.state != "waiting" for p in phases)
+    between = all(p.state != "begun" for p in phases) and any(
+        p.state != "waiting" for p in phases
+    )
     return "stopped" if between else "unfinished"
 
 
@@ -166,10 +172,14 @@ def _phases(
             name=name,
             index=index,
             title=str(table.get("title", "")),
-            state=_state(entry, begun=journal.last("phase_enter", phase=name) is not None),
+            state=_state(
+                entry, begun=journal.last("phase_enter", phase=name) is not None
+            ),
             training=training.get(name, Training()),
             entry=entry,
-            merge=numbers(read_json(report)) if entry is not None and report.exists() else {},
+            merge=numbers(read_json(report))
+            if entry is not None and report.exists()
+            else {},
         )
 
 
@@ -216,7 +226,9 @@ def read_metrics(run: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
             try:
                 event = json.loads(line)
             except (ValueError, RecursionError):
-                notes.append(f"{path}:{number}: this line does not read and was left out")
+                notes.append(
+                    f"{path}:{number}: this line does not read and was left out"
+                )
                 continue
             if isinstance(event, dict):
                 yield event
@@ -227,7 +239,9 @@ def _times(journal: Journal) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for entry in journal.events:
         if isinstance(entry.get("seconds"), dict):
-            where = str(entry.get("phase", "base" if entry["event"] == "base" else "finish"))
+            where = str(
+                entry.get("phase", "base" if entry["event"] == "base" else "finish")
+            )
             found[where] = _sum([found.get(where, {}), entry["seconds"]])
     return found
 

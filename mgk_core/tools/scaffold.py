@@ -65,7 +65,9 @@ def write_plugin(kind: str, name: str, directory: Path | None = None) -> list[Pa
     _check(known[kind], name)
     out = directory or Path(f"mgk-{name}")
     words = _words(known[kind], name)
-    contents = {_place(path, words): _filled(text, words) for path, text in _templates(kind)}
+    contents = {
+        _place(path, words): _filled(text, words) for path, text in _templates(kind)
+    }
 
     def produce(where: Path) -> None:
         for place, text in contents.items():
@@ -103,7 +105,12 @@ def _words(kind: Kind, name: str) -> dict[str, str]:
         "ENTRY": kind.entry,
     }
     check = f"mgk check-plugin {name}" if kind.check else "mgk plugins"
-    texts = {"SUMMARY": kind.summary, "START": kind.start, "RUN": kind.run, "CHECK": check}
+    texts = {
+        "SUMMARY": kind.summary,
+        "START": kind.start,
+        "RUN": kind.run,
+        "CHECK": check,
+    }
     return plain | {key: _filled(text, plain) for key, text in texts.items()}
 
 
@@ -125,9 +132,13 @@ def _check(kind: Kind, name: str) -> None:
                 f"name {name!r}: {kind.slot} type {name!r} is claimed by the plugin {claim.plugin!r}; choose another"
             )
     if any(i.name == name for i in plugins.infos):
-        raise InputError(f"name {name!r}: a plugin of that name is installed; choose another")
+        raise InputError(
+            f"name {name!r}: a plugin of that name is installed; choose another"
+        )
     if kind.group == PIPELINES and any(e.name == name for e in entries(PIPELINES)):
-        raise InputError(f"name {name!r}: a pipeline of that name is installed; choose another")
+        raise InputError(
+            f"name {name!r}: a pipeline of that name is installed; choose another"
+        )
 
 
 def _folder() -> Traversable:
@@ -145,7 +156,10 @@ def _below(folder: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
         if entry.is_dir():
             yield from _below(entry, f"{prefix}{entry.name}/")
         elif entry.name.endswith(_SUFFIX):
-            yield prefix + entry.name.removesuffix(_SUFFIX), entry.read_text(encoding="utf-8")
+            yield (
+                prefix + entry.name.removesuffix(_SUFFIX),
+                entry.read_text(encoding="utf-8"),
+            )
 
 
 def _place(path: str, words: dict[str, str]) -> str:

@@ -71,7 +71,9 @@ class Audit:
         digest = found or file_digest(path)
         if digest != expected:
             self.findings.append(
-                Finding(name, f"differs: expected {expected[:16]}…, found {digest[:16]}…")
+                Finding(
+                    name, f"differs: expected {expected[:16]}…, found {digest[:16]}…"
+                )
             )
 
 
@@ -83,7 +85,9 @@ def audit(run: Path) -> Audit:
     require_run(run)
     owner = owner_of(run)
     if owner is not None:
-        raise InputError(f"{run}: in use by {owner}; wait for it to end, and verify then")
+        raise InputError(
+            f"{run}: in use by {owner}; wait for it to end, and verify then"
+        )
     found = Audit(run)
     journal = _journal(found)
     _noted(found, journal)
@@ -123,7 +127,9 @@ def _noted(found: Audit, journal: Journal) -> None:
             found.hold(name, expected)
     mark = journal.latest("metrics")
     if mark is not None:
-        found.hold(METRICS, mark["digest"], digest_of(found.run / METRICS, int(mark["length"])))
+        found.hold(
+            METRICS, mark["digest"], digest_of(found.run / METRICS, int(mark["length"]))
+        )
 
 
 def _ledger(found: Audit, journal: Journal) -> Ledger | None:
@@ -140,7 +146,9 @@ def _ledger(found: Audit, journal: Journal) -> Ledger | None:
     digest = ledger.base if ledger is not None else ""
     for entry in ledger.phases if ledger is not None else ():
         if entry.base != digest:
-            found.findings.append(Finding(LEDGER, f"its chain breaks at phase {entry.phase!r}"))
+            found.findings.append(
+                Finding(LEDGER, f"its chain breaks at phase {entry.phase!r}")
+            )
         digest = entry.merged
     return ledger
 
@@ -167,9 +175,7 @@ def _model(found: Audit, ledger: Ledger | None) -> None:
         return
     what = f"contains weights {digest[:16]}…, expected {expected[:16]}…"
     if ledger.saved is None:
-        hint = (
-            "; the format may keep them in another form, which 'mgk verify --weights' can compare"
-        )
+        hint = "; the format may keep them in another form, which 'mgk verify --weights' can compare"
         found.findings.append(Finding(MODEL, what + hint, harmless=True))
     else:
         found.findings.append(Finding(MODEL, what))
@@ -203,7 +209,8 @@ def _checkpoints(found: Audit, folder: Path) -> None:
         except DigestError as error:
             found.findings.append(
                 Finding(
-                    str(error.path.relative_to(found.run)), "differs from its checkpoint's record"
+                    str(error.path.relative_to(found.run)),
+                    "differs from its checkpoint's record",
                 )
             )
         except StoreError as error:
@@ -221,7 +228,9 @@ def _strangers(found: Audit) -> None:
         if any(part.startswith(TEMPORARY) for part in path.parts):
             found.findings.append(
                 Finding(
-                    name, "was left by an interrupted write; 'mgk resume' removes it", harmless=True
+                    name,
+                    "was left by an interrupted write; 'mgk resume' removes it",
+                    harmless=True,
                 )
             )
         else:
@@ -233,7 +242,11 @@ def _plain_files(run: Path) -> Iterator[Path]:
 
 
 def audit_weights(
-    found: Audit, *, without: Iterable[str] = (), base: Path | None = None, sink: Sink = ignore
+    found: Audit,
+    *,
+    without: Iterable[str] = (),
+    base: Path | None = None,
+    sink: Sink = ignore,
 ) -> None:
     """Rebuild the final weights from the base and the adapters; compare them and model/ with the ledger."""
     from mgk_core.run.rebuild import rebuild_base
@@ -244,13 +257,19 @@ def audit_weights(
     try:
         found.weights = rebuild_base(session, session.ledger.phases)
     except DigestError as error:
-        found.findings.append(Finding(str(error.path), f"rebuilt weights differ: {error}"))
+        found.findings.append(
+            Finding(str(error.path), f"rebuilt weights differ: {error}")
+        )
         return
     head = session.ledger.head
     if found.weights != head:
         what = f"rebuilt weights {found.weights[:16]}… differ from {head[:16]}…"
         found.findings.append(Finding(LEDGER, what))
     elif session.ledger.model is not None and (found.run / MODEL).is_dir():
-        saved = compare_saved(found.run / MODEL, session.bundle.model, session.weights.base)
+        saved = compare_saved(
+            found.run / MODEL, session.bundle.model, session.weights.base
+        )
         for name in saved.wrong:
-            found.findings.append(Finding(MODEL, f"{name} differs from the rebuilt weights"))
+            found.findings.append(
+                Finding(MODEL, f"{name} differs from the rebuilt weights")
+            )

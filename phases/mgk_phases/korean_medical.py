@@ -17,7 +17,10 @@ def data(type_: str, folder: str, **options: Any) -> dict[str, Any]:
     """Return a ``data`` table for one of the shipped folders."""
     return {
         "type": type_,
-        **{split: f"{DATA}/{folder}/{split}.jsonl" for split in ("train", "dev", "test")},
+        **{
+            split: f"{DATA}/{folder}/{split}.jsonl"
+            for split in ("train", "dev", "test")
+        },
         **options,
     }
 
@@ -27,7 +30,10 @@ BASE = {
         "base-ko": f"{DATA}/base/probe_ko.jsonl",
         "base-en": f"{DATA}/base/probe_en.jsonl",
     },
-    "calibration": (f"{DATA}/base/calibration_ko.jsonl", f"{DATA}/base/calibration_en.jsonl"),
+    "calibration": (
+        f"{DATA}/base/calibration_ko.jsonl",
+        f"{DATA}/base/calibration_en.jsonl",
+    ),
 }
 """What the base knew before: texts that no phase trains on, declared once, by the first phase."""
 
@@ -43,7 +49,9 @@ PIPELINE = Pipeline(
             name="plain_text",
             title="plain Korean medical text",
             # Answers end by what the later phases teach; the recorded figures are those of text alone.
-            data=data("text", "text", length=128, max_length=128, end_documents=False, **BASE),
+            data=data(
+                "text", "text", length=128, max_length=128, end_documents=False, **BASE
+            ),
             train={"steps": 100, "batch_size": 3},  # the training text once
         ),
         Phase(
@@ -72,7 +80,9 @@ PIPELINE = Pipeline(
         "merge": {"type": "exact"},
         # What earlier phases and the base knew is protected while training, and held to at the boundary.
         # 48 eigenvectors: what is kept of three phases is 8 % of the model.
-        "retention": {"drift-guard": {"strength": 10.0, "sketch": 48, "max_tokens": 1024}},
+        "retention": {
+            "drift-guard": {"strength": 10.0, "sketch": 48, "max_tokens": 1024}
+        },
         "gate": {
             "min-gain": {"probes": ("text", "dictionary", "mcq"), "stderrs": 2.0},
             "keep-base": {"share": 0.8},

@@ -17,9 +17,16 @@ from mgk_core.contract.pipeline import Phase, Pipeline
 BATCH = 16
 
 
-def phase(name: str, title: str, *, seed: int, lr: float, epochs: int, batches: int) -> Phase:
+def phase(
+    name: str, title: str, *, seed: int, lr: float, epochs: int, batches: int
+) -> Phase:
     """Declare one phase of the reference: a teacher of its own, plain SGD."""
-    data: dict[str, Any] = {"type": "teacher", "seed": seed, "size": BATCH * batches, "probe": name}
+    data: dict[str, Any] = {
+        "type": "teacher",
+        "seed": seed,
+        "size": BATCH * batches,
+        "probe": name,
+    }
     return Phase(
         name=name,
         title=title,
@@ -34,15 +41,31 @@ PIPELINE = Pipeline(
     title="Reference network: plain text, medical dictionary, multiple choice (seconds on a CPU)",
     base={"type": "reference"},
     phases=(
-        phase("plain_text", "plain Korean text", seed=11, lr=1e-3, epochs=3, batches=20),
-        phase("medical_dictionary", "medical dictionary", seed=12, lr=5e-4, epochs=3, batches=20),
-        phase("mcq", "multiple-choice questions", seed=13, lr=3e-4, epochs=5, batches=25),
+        phase(
+            "plain_text", "plain Korean text", seed=11, lr=1e-3, epochs=3, batches=20
+        ),
+        phase(
+            "medical_dictionary",
+            "medical dictionary",
+            seed=12,
+            lr=5e-4,
+            epochs=3,
+            batches=20,
+        ),
+        phase(
+            "mcq", "multiple-choice questions", seed=13, lr=3e-4, epochs=5, batches=25
+        ),
     ),
     run={
         "threads": 1
     },  # products this small gain nothing from a second thread, and wait for it on a busy machine
     defaults={
-        "adapter": {"type": "lora", "rank": 8, "alpha": 16, "targets": ["layer1", "layer2"]},
+        "adapter": {
+            "type": "lora",
+            "rank": 8,
+            "alpha": 16,
+            "targets": ["layer1", "layer2"],
+        },
         "step": {"type": "standard"},
         "merge": {"type": "exact"},
         "gate": {"min-gain": {"to_floor": 0.3}},

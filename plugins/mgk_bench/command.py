@@ -40,11 +40,19 @@ def bench() -> None:
     help="How many seeds.",
 )
 @click.option(
-    "--seed-from", type=click.IntRange(0), default=0, show_default=True, help="The first seed."
+    "--seed-from",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="The first seed.",
 )
-@click.option("--quick", is_flag=True, help="Two seeds and the methods that have figures to hold.")
 @click.option(
-    "--workers", type=click.IntRange(1), help="Processes; default: one per CPU, for korean one."
+    "--quick", is_flag=True, help="Two seeds and the methods that have figures to hold."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes; default: one per CPU, for korean one.",
 )
 @click.option(
     "--base",
@@ -56,14 +64,18 @@ def bench() -> None:
     help="For korean: steps of each phase; default: the pipeline's.",
 )
 @click.option(
-    "--items", type=click.IntRange(2), help="For korean: items of each probe; default: all."
+    "--items",
+    type=click.IntRange(2),
+    help="For korean: items of each probe; default: all.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for table.md, cells.jsonl, picture.svg.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per cell, no table.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per cell, no table."
+)
 def forgetting(
     suites: tuple[str, ...],
     methods: tuple[str, ...],
@@ -93,7 +105,8 @@ def forgetting(
         return
     methods = methods or (QUICK if quick else ())
     _refuse(
-        "--base, --steps and --items are for --suite korean", wrong=any(c is not None for c in cut)
+        "--base, --steps and --items are for --suite korean",
+        wrong=any(c is not None for c in cut),
     )
     from mgk_bench.grid import records, run_grid, write
     from mgk_bench.table import as_text

@@ -65,7 +65,9 @@ class DigitsBundle:
 
     def loss(self, batch: Labelled) -> tuple[Tensor, Tensor]:
         """Return (summed cross-entropy, number of images)."""
-        total = functional.cross_entropy(self.outputs(batch), batch.labels, reduction="sum")
+        total = functional.cross_entropy(
+            self.outputs(batch), batch.labels, reduction="sum"
+        )
         return total, torch.tensor(float(len(batch.labels)))
 
     def outputs(self, batch: Labelled, positions: Tensor | None = None) -> Tensor:
@@ -76,7 +78,9 @@ class DigitsBundle:
 
     def score(self, items: Sequence[Any]) -> list[OptionScores]:
         """Refuse: images have no options."""
-        raise InputError(f"the digits network cannot score the options of {len(items)} items")
+        raise InputError(
+            f"the digits network cannot score the options of {len(items)} items"
+        )
 
     def valid(self, batch: Labelled) -> Tensor | None:
         """Return None: there is no padding."""
@@ -169,8 +173,12 @@ def rotated(images: Tensor, degrees: float) -> Tensor:
     if degrees == 0:
         return images
     angle = torch.deg2rad(torch.tensor(float(degrees)))
-    turn = torch.tensor([[angle.cos(), -angle.sin(), 0.0], [angle.sin(), angle.cos(), 0.0]])
+    turn = torch.tensor(
+        [[angle.cos(), -angle.sin(), 0.0], [angle.sin(), angle.cos(), 0.0]]
+    )
     grid = functional.affine_grid(
-        turn.expand(len(images), 2, 3), [len(images), 1, SIDE, SIDE], align_corners=False
+        turn.expand(len(images), 2, 3),
+        [len(images), 1, SIDE, SIDE],
+        align_corners=False,
     )
     return functional.grid_sample(images[:, None], grid, align_corners=False)[:, 0]

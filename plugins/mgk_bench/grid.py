@@ -49,7 +49,9 @@ def run_job(job: Job) -> list[Cell]:
 def _tiny(suite: Suite) -> Suite:
     """One phase of one step."""
     recipe = attrs.evolve(suite.settings["recipe"], epochs=1e-6)
-    return attrs.evolve(suite, tasks=suite.tasks[:2], settings=suite.settings | {"recipe": recipe})
+    return attrs.evolve(
+        suite, tasks=suite.tasks[:2], settings=suite.settings | {"recipe": recipe}
+    )
 
 
 def run_grid(
@@ -79,7 +81,9 @@ def run_grid(
     return ordered, lines(ordered)
 
 
-def unordered(run: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterator[tuple[J, R]]:
+def unordered(
+    run: Callable[[J], R], jobs: Sequence[J], workers: int
+) -> Iterator[tuple[J, R]]:
     """Yield each job with its result as soon as it is there. run: importable, since processes are new ones."""
     if workers == 1 or len(jobs) == 1:
         yield from ((job, run(job)) for job in jobs)

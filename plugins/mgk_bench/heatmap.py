@@ -23,7 +23,9 @@ def colours(table: Mapping[str, Any]) -> list[list[float | None]]:
         sign = 1.0 if probe["higher_is_better"] else -1.0
         column = [row[j] for row in table["R"]]
         zero = column[0]
-        moves = [None if v is None or zero is None else sign * (v - zero) for v in column]
+        moves = [
+            None if v is None or zero is None else sign * (v - zero) for v in column
+        ]
         most = max((abs(m) for m in moves if m is not None), default=0.0)
         for i, move in enumerate(moves):
             rows[i][j] = None if move is None else (move / most if most > 0 else 0.0)
@@ -36,23 +38,36 @@ def heatmap(retention: Mapping[str, Any] | Path, path: Path) -> Path:
     :param retention: what retention.json holds, or the file
     :param path: where to; its ending chooses the format
     """
-    table: Mapping[str, Any] = read_json(retention) if isinstance(retention, Path) else retention
+    table: Mapping[str, Any] = (
+        read_json(retention) if isinstance(retention, Path) else retention
+    )
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: a picture's name ends in {', '.join(SUFFIXES)}")
     axes, save = figure(1.6 + 1.1 * len(table["probes"]), 1.2 + 0.5 * len(table["R"]))
     shades = [[math.nan if v is None else v for v in row] for row in colours(table)]
     axes.imshow(shades, cmap="RdYlGn", vmin=-1, vmax=1, aspect="auto")
     axes.set_xticks(
-        range(len(table["probes"])), [p["name"] for p in table["probes"]], rotation=30, ha="right"
+        range(len(table["probes"])),
+        [p["name"] for p in table["probes"]],
+        rotation=30,
+        ha="right",
     )
     axes.set_yticks(
         range(len(table["rows"])),
-        [f"{r['name']} ({r['mark']})" if r["mark"] else r["name"] for r in table["rows"]],
+        [
+            f"{r['name']} ({r['mark']})" if r["mark"] else r["name"]
+            for r in table["rows"]
+        ],
     )
     for i, row in enumerate(table["R"]):
         for j, value in enumerate(row):
             axes.text(
-                j, i, "–" if value is None else f"{value:.3g}", ha="center", va="center", fontsize=8
+                j,
+                i,
+                "–" if value is None else f"{value:.3g}",
+                ha="center",
+                va="center",
+                fontsize=8,
             )
     axes.set_title("retention: green better, red worse than the base", fontsize=9)
     save(path)

@@ -107,35 +107,52 @@ def run_job(job: tuple[Method, int, Cut, int]) -> KoreanCell:
     return run_cell(method, seed, cut, threads=threads)
 
 
-def run_cell(method: Method, seed: int, cut: Cut = Cut(), *, threads: int = 0) -> KoreanCell:
+def run_cell(
+    method: Method, seed: int, cut: Cut = Cut(), *, threads: int = 0
+) -> KoreanCell:
     """Run the pipeline once and read what it measured. threads: 0 for all CPUs."""
     clock = PartClock()
     with tempfile.TemporaryDirectory(prefix="mgk-bench-") as folder:
         out = Path(folder) / "run"
         result = run_pipeline(
-            pipeline_of(method, cut), out=out, flags={"seed": seed, "threads": threads}, sink=clock
+            pipeline_of(method, cut),
+            out=out,
+            flags={"seed": seed, "threads": threads},
+            sink=clock,
         )
         kept = sum(p.stat().st_size for p in out.rglob("statistics.safetensors"))
         model = sum(p.stat().st_size for p in (out / "model").glob("*.safetensors"))
-    return read_cell(method.name, seed, result.retention, dict(clock.spent), (kept, model))
+    return read_cell(
+        method.name, seed, result.retention, dict(clock.spent), (kept, model)
+    )
 
 
 def pipeline_of(method: Method, cut: Cut) -> Pipeline:
     """Return the pipeline as the method runs it."""
     found = find_pipeline(PIPELINE)
-    defaults = {**found.defaults, "gate": {}, "recover": {}, "evaluate": {"limit": cut.items}}
+    defaults = {
+        **found.defaults,
+        "gate": {},
+        "recover": {},
+        "evaluate": {"limit": cut.items},
+    }
     if method.retention:
         defaults["retention"] = method.retention
     usual = float(found.defaults["optimizer"]["lr"])
     rate = usual if method.lr is None else method.lr
     defaults["optimizer"] = {**found.defaults["optimizer"], "lr": rate}
     if method.kind == "full":
-        defaults["adapter"] = {"type": "dense", "targets": found.defaults["adapter"]["targets"]}
+        defaults["adapter"] = {
+            "type": "dense",
+            "targets": found.defaults["adapter"]["targets"],
+        }
     phases = tuple(_cut(phase, cut, rate / usual) for phase in found.phases)
     if method.kind == "joint":
         phases = (_joint(phases),)
     options = found.base if cut.base is None else {**found.base, "id": cut.base}
-    return evolve(found, name=f"bench-{PIPELINE}", base=options, phases=phases, defaults=defaults)
+    return evolve(
+        found, name=f"bench-{PIPELINE}", base=options, phases=phases, defaults=defaults
+    )
 
 
 def _cut(phase: Phase, cut: Cut, slower: float) -> Phase:
@@ -160,7 +177,9 @@ def _joint(phases: Sequence[Phase]) -> Phase:
     }
     steps = sum(p.train["steps"] for p in phases)
     return Phase(
-        "joint", data={"type": "mixed", "parts": parts}, train={"steps": steps, "batch_size": 1}
+        "joint",
+        data={"type": "mixed", "parts": parts},
+        train={"steps": steps, "batch_size": 1},
     )
 
 
@@ -188,9 +207,12 @@ def read_cell(
         method=method,
         seed=seed,
         taught={
-            p["name"]: None if p["phase"] == "base" else rows.index(p["phase"]) for _, p in columns
+            p["name"]: None if p["phase"] == "base" else rows.index(p["phase"])
+            for _, p in columns
         },
-        rows=tuple({p["name"]: nats(i, j, p) for j, p in columns} for i in range(len(rows))),
+        rows=tuple(
+            {p["name"]: nats(i, j, p) for j, p in columns} for i in range(len(rows))
+        ),
         accuracy=tuple(
             {p: float(e["accuracy"]) for p, e in row.items() if "accuracy" in e}
             for row in retention["extra"]

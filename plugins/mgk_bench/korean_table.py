@@ -60,15 +60,21 @@ def figures(cell: KoreanCell, naive: KoreanCell) -> KoreanFigures:
         gain_share={p: _share(gain[p], gain_naive[p]) for p in gain} if whole else {},
         own=own if whole else {},
         own_share={p: _share(own[p], own_naive[p]) for p in own} if whole else {},
-        kept={p: _share(last[p] - zero[p], cell.rows[i][p] - zero[p]) for p, i in earlier.items()},
+        kept={
+            p: _share(last[p] - zero[p], cell.rows[i][p] - zero[p])
+            for p, i in earlier.items()
+        },
         end={p: last[p] - zero[p] for p in taught},
         drift=drift,
         drift_share={p: _share(drift[p], drift_naive[p]) for p in drift},
         bwt=_mean([last[p] - cell.rows[i][p] for p, i in earlier.items()]),
         plasticity=_mean([cell.rows[i][p] - zero[p] for p, i in taught.items()]),
-        step=_share(cell.cpu.get("training", math.nan), naive.cpu.get("training", math.nan)),
+        step=_share(
+            cell.cpu.get("training", math.nan), naive.cpu.get("training", math.nan)
+        ),
         boundary=_share(
-            sum(cell.cpu.get(p, 0.0) for p in BOUNDARY), cell.cpu.get("training", math.nan)
+            sum(cell.cpu.get(p, 0.0) for p in BOUNDARY),
+            cell.cpu.get("training", math.nan),
         ),
         kept_share=_share(cell.kept_bytes, cell.model_bytes),
     )
@@ -78,7 +84,8 @@ def _gains(cell: KoreanCell, *, since_base: bool) -> dict[str, float]:
     """R[j, j] less the baseline, or less the row before."""
     taught = {p: i for p, i in cell.taught.items() if i is not None}
     return {
-        p: cell.rows[i][p] - cell.rows[0 if since_base else i - 1][p] for p, i in taught.items()
+        p: cell.rows[i][p] - cell.rows[0 if since_base else i - 1][p]
+        for p, i in taught.items()
     }
 
 
@@ -112,26 +119,39 @@ def as_text(cells: Sequence[KoreanCell]) -> str:
     return drawn(columns, lines)
 
 
-def _cells(own: Sequence[tuple[KoreanCell, KoreanFigures]], first: KoreanFigures) -> list[str]:
+def _cells(
+    own: Sequence[tuple[KoreanCell, KoreanFigures]], first: KoreanFigures
+) -> list[str]:
     found = [f for _, f in own]
 
     def column(name: str, probe: str, form: str) -> str:
         return _said([getattr(f, name).get(probe) for f in found], form)
 
     def of_naive(name: str, probe: str) -> str:
-        share = _said([getattr(f, f"{name}_share").get(probe) for f in found], ".2f", error=False)
+        share = _said(
+            [getattr(f, f"{name}_share").get(probe) for f in found], ".2f", error=False
+        )
         value = column(name, probe, "+.3f")
         return value if share == NOTHING else f"{value} ({share})"
 
     cells = [of_naive(name, probe) for probe in first.gain for name in ("gain", "own")]
     cells += [column("kept", p, ".2f") for p in first.kept]
     cells.append(
-        " / ".join(_said([f.end[p] for f in found], "+.3f", error=False) for p in first.end)
+        " / ".join(
+            _said([f.end[p] for f in found], "+.3f", error=False) for p in first.end
+        )
     )
     cells += [of_naive("drift", p) for p in first.drift]
-    cells += [_said([f.step for f in found], ".2f"), _said([f.boundary for f in found], ".2f")]
+    cells += [
+        _said([f.step for f in found], ".2f"),
+        _said([f.boundary for f in found], ".2f"),
+    ]
     kept = _mean([c.kept_bytes for c, _ in own])
-    return [*cells, f"{kept / 1e6:.1f}", _said([f.kept_share for f in found], ".3f", error=False)]
+    return [
+        *cells,
+        f"{kept / 1e6:.1f}",
+        _said([f.kept_share for f in found], ".3f", error=False),
+    ]
 
 
 def _said(values: Sequence[float | None], form: str, *, error: bool = True) -> str:
@@ -139,7 +159,9 @@ def _said(values: Sequence[float | None], form: str, *, error: bool = True) -> s
     if not known:
         return NOTHING
     off = stderr(known) if error else None
-    return f"{_mean(known):{form}}" + ("" if off is None else f" ± {off:{form.lstrip('+')}}")
+    return f"{_mean(known):{form}}" + (
+        "" if off is None else f" ± {off:{form.lstrip('+')}}"
+    )
 
 
 def lines_of(cells: Sequence[KoreanCell]) -> list[Line]:
@@ -153,7 +175,9 @@ def lines_of(cells: Sequence[KoreanCell]) -> list[Line]:
         known: dict[str, float | None] = {
             k: v if math.isfinite(v) else None for k, v in mean.items()
         }
-        lines.append(Line(method, "korean", seeds, known, {}, _mean([f.step for f in own])))
+        lines.append(
+            Line(method, "korean", seeds, known, {}, _mean([f.step for f in own]))
+        )
     return lines
 
 

@@ -16,11 +16,23 @@ from mgk_bench.methods import Method
 from mgk_bench.tasks import Recipe, Suite, Task
 from mgk_core.config.resolve import structure_spec
 from mgk_core.contract.adapter import state_of
-from mgk_core.contract.bundle import Batch, Bundle, PhaseData, TrainSet, Unpacks, require_unpacks
+from mgk_core.contract.bundle import (
+    Batch,
+    Bundle,
+    PhaseData,
+    TrainSet,
+    Unpacks,
+    require_unpacks,
+)
 from mgk_core.contract.context import PhaseContext, Remembered, StepContext
 from mgk_core.contract.outcome import Proposal
 from mgk_core.contract.sampling import Order, steps_of
-from mgk_core.contract.settings import PhaseConfig, RunConfig, RunSettings, TrainSettings
+from mgk_core.contract.settings import (
+    PhaseConfig,
+    RunConfig,
+    RunSettings,
+    TrainSettings,
+)
 from mgk_core.contract.specs import Spec
 from mgk_core.host.hooks import Hooks
 from mgk_core.record.checkpoint import Progress
@@ -60,7 +72,9 @@ def base_of(suite: Suite, seed: int) -> dict[str, Tensor]:
     """Train a fresh model on the first task, all weights; return its state."""
     bundle = suite.build(seed)
     recipe = _recipe(suite)
-    _train_all(bundle, suite.tasks[0].train, evolve(recipe, epochs=recipe.base_epochs), seed)
+    _train_all(
+        bundle, suite.tasks[0].train, evolve(recipe, epochs=recipe.base_epochs), seed
+    )
     return {k: v.clone() for k, v in bundle.model.state_dict().items()}
 
 
@@ -72,7 +86,10 @@ def run_cell(
     bundle.model.load_state_dict(base)
     joint = method.kind in ("joint", "joint-full")
     tasks = (suite.tasks[0], _union(suite, bundle)) if joint else suite.tasks
-    rows, phases = [_row(suite, bundle)], Phases(hooks, suite, tasks, method, seed, bundle)
+    rows, phases = (
+        [_row(suite, bundle)],
+        Phases(hooks, suite, tasks, method, seed, bundle),
+    )
     for number, task in enumerate(tasks[1:]):
         with clock.running():
             if method.kind in ("full", "joint-full"):
@@ -80,7 +97,9 @@ def run_cell(
             else:
                 phases.run(number)
         rows.append(_row(suite, bundle))
-    return Cell(method.name, suite.name, seed, tuple(rows), clock.seconds, phases.kept_bytes)
+    return Cell(
+        method.name, suite.name, seed, tuple(rows), clock.seconds, phases.kept_bytes
+    )
 
 
 def _union(suite: Suite, bundle: Bundle) -> Task:
@@ -126,7 +145,9 @@ def _train_all(bundle: Bundle, train: TrainSet, recipe: Recipe, seed: int) -> No
     """Train every weight with Adam; afterwards all are frozen again."""
     parameters = list(bundle.model.parameters())
     bundle.model.requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=recipe.lr, weight_decay=0.0, fused=True
+    )
     order = Order(len(train), recipe.batch_size, seed)
     for step in range(steps_of(len(train), recipe.batch_size, recipe.epochs, None)):
         total, count = bundle.loss(train.batch(order.rows(step)))
@@ -170,12 +191,16 @@ class Phases:
             "alpha": recipe.alpha,
             "targets": list(recipe.targets),
         }
-        methods = [{"type": name, **options} for name, options in self.method.retention.items()]
+        methods = [
+            {"type": name, **options} for name, options in self.method.retention.items()
+        ]
         return PhaseConfig(
             name=task.name,
             data=Spec(type="bench"),
             adapter=structure_spec(registry, "adapter", adapter),
-            optimizer=structure_spec(registry, "optimizer", {"type": "adamw", "lr": recipe.lr}),
+            optimizer=structure_spec(
+                registry, "optimizer", {"type": "adamw", "lr": recipe.lr}
+            ),
             step=structure_spec(registry, "step", {"type": "standard"}),
             merge=structure_spec(registry, "merge", {"type": "exact"}),
             train=TrainSettings(
@@ -190,7 +215,9 @@ class Phases:
     def _attach(self, index: int) -> Any:
         torch.manual_seed(self.seed * 1_000_003 + index)
         phase = self.config.phases[index]
-        adapter = self.hooks.attach_adapter(self.bundle.model, phase.adapter, phase.name)
+        adapter = self.hooks.attach_adapter(
+            self.bundle.model, phase.adapter, phase.name
+        )
         self.targets = tuple(adapter.targets())
         return adapter
 
@@ -208,16 +235,27 @@ class Phases:
         )
 
     def _base_statistics(self) -> None:
-        ctx, train, size = self._context(0), self.tasks[0].train, _recipe(self.suite).batch_size
+        ctx, train, size = (
+            self._context(0),
+            self.tasks[0].train,
+            _recipe(self.suite).batch_size,
+        )
         rows = range(len(train))
-        batches = tuple(train.batch(rows[i : i + size]) for i in range(0, len(train), size))
+        batches = tuple(
+            train.batch(rows[i : i + size]) for i in range(0, len(train), size)
+        )
         ctx.base_phase, ctx.data = True, PhaseData(train=train, calibration=batches)
         self._remember("base", self.hooks.collect_statistics(ctx))
 
     def _remember(self, name: str, tensors: dict[str, Tensor]) -> None:
         if tensors:
-            self.kept_bytes += sum(t.numel() * t.element_size() for t in tensors.values())
-            self.history = (*self.history, Remembered(name, Path(name), lambda: tensors))
+            self.kept_bytes += sum(
+                t.numel() * t.element_size() for t in tensors.values()
+            )
+            self.history = (
+                *self.history,
+                Remembered(name, Path(name), lambda: tensors),
+            )
 
     def run(self, index: int) -> None:
         """Run one phase; the first collects the base's statistics before."""
@@ -230,12 +268,17 @@ class Phases:
         hooks.init_adapter(adapter, ctx)
         assert ctx.data is not None  # noqa: S101 - set above
         ctx.steps = steps_of(
-            len(ctx.data.train), ctx.phase.train.batch_size, ctx.phase.train.epochs, None
+            len(ctx.data.train),
+            ctx.phase.train.batch_size,
+            ctx.phase.train.epochs,
+            None,
         )
         ctx.optimizer = hooks.make_optimizer(adapter, ctx.phase.optimizer)
         terms = hooks.loss_terms(ctx)
         step = hooks.make_step(StepContext(ctx, tuple(terms.values()), tuple(terms)))
-        Trainer(ctx, step, Events(), Progress(), lambda: None, lambda: False).run(ctx.steps)
+        Trainer(ctx, step, Events(), Progress(), lambda: None, lambda: False).run(
+            ctx.steps
+        )
         model.eval()
         proposal = evolve(hooks.propose_merge(ctx, Proposal()), undo="memory")
         report = hooks.merge(model, adapter, proposal, ctx.phase.merge)

@@ -28,7 +28,11 @@ _WHOLE = {"sketch": 0, "max_tokens": 1_000_000}
 _KEPT = {"share": 0.05, "calibration_share": 0.05}
 
 METHODS = (
-    Method("naive", "plain progressive merging: no protection against forgetting", {"naive": {}}),
+    Method(
+        "naive",
+        "plain progressive merging: no protection against forgetting",
+        {"naive": {}},
+    ),
     Method("full-ft", "all weights trained, task after task", kind="full"),
     Method(
         "joint",
@@ -39,8 +43,14 @@ METHODS = (
     Method("joint-full", "all weights trained on all tasks at once", kind="joint-full"),
     Method("o-lora", "orthogonal A", {"o-lora": {}}),
     Method("ewc", "diagonal Fisher penalty", {"ewc": {"max_tokens": 1_000_000}}),
-    Method("designed-a", "InfLoRA-style: A designed and frozen", {"designed-a": _WHOLE}),
-    Method("self-distillation", "the base as teacher on new data", {"self-distillation": {}}),
+    Method(
+        "designed-a", "InfLoRA-style: A designed and frozen", {"designed-a": _WHOLE}
+    ),
+    Method(
+        "self-distillation",
+        "the base as teacher on new data",
+        {"self-distillation": {}},
+    ),
     Method("covariance-merge", "the transition alone", {"covariance-merge": _WHOLE}),
     Method("replay", "5 % of earlier data", {"replay": _KEPT}),
     Method("drift-guard", "whole C and G", {"drift-guard": _WHOLE}),
@@ -50,7 +60,9 @@ METHODS = (
         {"drift-guard": _WHOLE | {"sketch": 16}},
     ),
     Method(
-        "drift-guard+replay", "both", {"drift-guard": _WHOLE | {"strength": 1.0}, "replay": _KEPT}
+        "drift-guard+replay",
+        "both",
+        {"drift-guard": _WHOLE | {"strength": 1.0}, "replay": _KEPT},
     ),
 )
 REFERENCES = ("naive", "full-ft", "joint")
@@ -58,9 +70,17 @@ QUICK = ("covariance-merge", "replay", "drift-guard", "drift-guard-k16")
 
 _SKETCHED = {"sketch": 48, "max_tokens": 1024}
 KOREAN = (
-    Method("naive", "plain progressive merging: no protection against forgetting", {"naive": {}}),
     Method(
-        "full-ft", "all linear weights trained, phase after phase", {"naive": {}}, "full", lr=2e-5
+        "naive",
+        "plain progressive merging: no protection against forgetting",
+        {"naive": {}},
+    ),
+    Method(
+        "full-ft",
+        "all linear weights trained, phase after phase",
+        {"naive": {}},
+        "full",
+        lr=2e-5,
     ),
     Method(
         "joint",
@@ -82,14 +102,18 @@ KOREAN = (
     ),
     Method("replay", "5 % of earlier data, all calibration text", {"replay": {}}),
     Method(
-        "drift-guard+replay", "both", {"drift-guard": {**_SKETCHED, "strength": 1.0}, "replay": {}}
+        "drift-guard+replay",
+        "both",
+        {"drift-guard": {**_SKETCHED, "strength": 1.0}, "replay": {}},
     ),
 )
 """The rows of the suite ``korean``. An empty ``retention``: the pipeline's own."""
 QUICK_KOREAN = ("default",)
 
 
-def chosen(names: tuple[str, ...], methods: tuple[Method, ...] = METHODS) -> list[Method]:
+def chosen(
+    names: tuple[str, ...], methods: tuple[Method, ...] = METHODS
+) -> list[Method]:
     """Return the methods asked for (all where none is named), the reference rows always with them."""
     from mgk_core.contract.errors import InputError, nearest
 

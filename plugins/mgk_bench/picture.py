@@ -11,7 +11,9 @@ from mgk_bench.table import Line
 
 def draw(found: Sequence[Line], path: Path) -> Path:
     """Draw one panel; a point per method and suite, a mark per suite."""
-    marks = dict(zip(dict.fromkeys(line.suite for line in found), "osD^vP", strict=False))
+    marks = dict(
+        zip(dict.fromkeys(line.suite for line in found), "osD^vP", strict=False)
+    )
     methods = list(dict.fromkeys(line.method for line in found))
     axes, save = figure(9.0, 5.0)
     for line in found:
@@ -21,7 +23,12 @@ def draw(found: Sequence[Line], path: Path) -> Path:
         colour = f"C{methods.index(line.method) % 10}"
         axes.plot(x, y, marks[line.suite], color=colour, markersize=6)
         axes.annotate(
-            line.method, (x, y), textcoords="offset points", xytext=(5, 3), fontsize=6, color=colour
+            line.method,
+            (x, y),
+            textcoords="offset points",
+            xytext=(5, 3),
+            fontsize=6,
+            color=colour,
         )
     for suite, mark in marks.items():
         axes.plot([], [], mark, color="grey", label=suite)

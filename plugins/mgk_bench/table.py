@@ -16,7 +16,17 @@ from mgk_bench.loop import Cell
 from mgk_core.contract.bundle import Score
 from mgk_core.run import metrics
 
-COLUMNS = ("method", "suite", "ACC", "BWT", "plasticity", "base kept", "worst", "CPU", "kept")
+COLUMNS = (
+    "method",
+    "suite",
+    "ACC",
+    "BWT",
+    "plasticity",
+    "base kept",
+    "worst",
+    "CPU",
+    "kept",
+)
 
 
 @frozen
@@ -87,7 +97,8 @@ def lines(cells: Sequence[Cell]) -> list[Line]:
         if method == "naive"
     }
     return [
-        _line(suite, method, found, naive.get(suite)) for (suite, method), found in groups.items()
+        _line(suite, method, found, naive.get(suite))
+        for (suite, method), found in groups.items()
     ]
 
 
@@ -112,7 +123,9 @@ def stderr(values: Sequence[float | None]) -> float | None:
     if len(known) < 2:
         return None
     mean = sum(known) / len(known)
-    return math.sqrt(sum((v - mean) ** 2 for v in known) / (len(known) - 1) / len(known))
+    return math.sqrt(
+        sum((v - mean) ** 2 for v in known) / (len(known) - 1) / len(known)
+    )
 
 
 def cells_of(line: Line, digits: int = 1) -> list[str]:
@@ -135,7 +148,8 @@ def cells_of(line: Line, digits: int = 1) -> list[str]:
 def as_text(found: Sequence[Line]) -> str:
     """Return a Markdown table that also reads well in a terminal."""
     return drawn(
-        COLUMNS, [cells_of(line, 2 if line.suite == "characters" else 1) for line in found]
+        COLUMNS,
+        [cells_of(line, 2 if line.suite == "characters" else 1) for line in found],
     )
 
 
@@ -158,7 +172,11 @@ def environment() -> dict[str, str]:
 
     import mgk_core
 
-    found = {"mgk": mgk_core.__version__, "torch": torch.__version__, "numpy": np.__version__}
+    found = {
+        "mgk": mgk_core.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
     try:
         import sklearn
 
@@ -171,14 +189,20 @@ def environment() -> dict[str, str]:
 def as_json_lines(cells: Sequence[Cell], settings: Mapping[str, Any]) -> list[str]:
     """Return one JSON object per cell: matrix, figures, versions, and the hash of what configured it."""
     return json_lines(
-        [attrs.asdict(cell) | {"figures": attrs.asdict(figures(cell))} for cell in cells], settings
+        [
+            attrs.asdict(cell) | {"figures": attrs.asdict(figures(cell))}
+            for cell in cells
+        ],
+        settings,
     )
 
 
-def json_lines(tables: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
+def json_lines(
+    tables: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+) -> list[str]:
     """Return each table as one line, with versions and the hash of ``settings``."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[
-        :16
-    ]
+    digest = hashlib.sha256(
+        json.dumps(settings, sort_keys=True, default=str).encode()
+    ).hexdigest()[:16]
     common = {"versions": environment(), "configuration": digest}
     return [json.dumps({**table, **common}) for table in tables]

@@ -86,5 +86,10 @@ def merged(model: Any, directory: AdapterDirectory) -> tuple[Any, dict[str, Any]
             f"base.id: the adapter in {directory.path} changes no weight of {directory.base}; expected"
             " an adapter that was trained on this base"
         )
-    entry = {"what": "adapter", "adapter": str(directory.path), "base": before, "prepared": after}
+    entry = {
+        "what": "adapter",
+        "adapter": str(directory.path),
+        "base": before,
+        "prepared": after,
+    }
     return plain, entry

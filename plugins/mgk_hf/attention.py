@@ -82,7 +82,9 @@ def attention(
     out = out.transpose(1, 2)
     if not layout.plain:
         width = out.shape[2] * out.shape[3]
-        out = layout.to_batch(out.reshape(-1, width)).view(batch, length, *out.shape[2:])
+        out = layout.to_batch(out.reshape(-1, width)).view(
+            batch, length, *out.shape[2:]
+        )
     return out, None
 
 
@@ -92,7 +94,9 @@ def _by_sequence(x: Tensor, layout: Layout) -> Tensor:
         return x
     _, heads, _, depth = x.shape
     flat = x.transpose(1, 2).reshape(-1, heads * depth)  # (N, H·D)
-    return layout.to_sequences(flat).view(*layout.rows.shape, heads, depth).transpose(1, 2)
+    return (
+        layout.to_sequences(flat).view(*layout.rows.shape, heads, depth).transpose(1, 2)
+    )
 
 
 def _grouped(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,7 +48,9 @@ def converting(name: str) -> Iterator[None]:
 
     verbosity, bar = logging.get_verbosity(), gguf.tqdm
     logging.set_verbosity_error()
-    gguf.tqdm = lambda tensors, **_: track(tensors, "tensors")  # it has no switch of its own
+    gguf.tqdm = lambda tensors, **_: track(
+        tensors, "tensors"
+    )  # it has no switch of its own
     try:
         with warnings.catch_warnings(), activity(f"converting {name}, first use only"):
             warnings.simplefilter("ignore")
@@ -58,7 +60,9 @@ def converting(name: str) -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _counted(make: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+def _counted(
+    make: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any]
+) -> Any:
     """Make the bar that transformers asked for, around a collection that counts."""
     if given and isinstance(given[0], Collection):
         given = (track(given[0], "weights"), *given[1:])

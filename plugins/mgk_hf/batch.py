@@ -36,7 +36,8 @@ class TokenBatch:
         """Return the batch on a device."""
         branch = None if self.branch_ids is None else self.branch_ids.to(device)
         moved = (
-            t.to(device) for t in (self.input_ids, self.labels, self.position_ids, self.segment_ids)
+            t.to(device)
+            for t in (self.input_ids, self.labels, self.position_ids, self.segment_ids)
         )
         ids, labels, positions, segments = moved
         return TokenBatch(ids, labels, positions, segments, branch)
@@ -67,7 +68,10 @@ def pack(sequences: Sequence[Sequence_]) -> TokenBatch:
         positions += range(len(tokens))
         segments += [number] * len(tokens)
     return TokenBatch(
-        *(torch.tensor([row], dtype=torch.long) for row in (ids, labels, positions, segments))
+        *(
+            torch.tensor([row], dtype=torch.long)
+            for row in (ids, labels, positions, segments)
+        )
     )
 
 
@@ -83,7 +87,9 @@ def pad(sequences: Sequence[Sequence_], pad_id: int = 0) -> TokenBatch:
         ids[row, :n] = torch.tensor(tokens)
         labels[row, 1:n] = torch.tensor(wanted[1:], dtype=torch.long)
         segments[row, :n] = row
-    return TokenBatch(ids, labels, torch.arange(width).expand(shape).contiguous(), segments)
+    return TokenBatch(
+        ids, labels, torch.arange(width).expand(shape).contiguous(), segments
+    )
 
 
 def _check(tokens: Sequence[int], labels: Sequence[int]) -> None:
@@ -100,7 +106,10 @@ def unpack(batch: TokenBatch) -> list[Sequence_]:
     for number in torch.unique(flat_segments[flat_segments != PADDING]).tolist():
         mask = flat_segments == number
         sequences.append(
-            (batch.input_ids.flatten()[mask].tolist(), batch.labels.flatten()[mask].tolist())
+            (
+                batch.input_ids.flatten()[mask].tolist(),
+                batch.labels.flatten()[mask].tolist(),
+            )
         )
     return sequences
 
@@ -120,6 +129,8 @@ def predictors(batch: TokenBatch) -> tuple[Tensor, Tensor]:
     same = (batch.segment_ids[:, 1:] == batch.segment_ids[:, :-1]) & (
         batch.segment_ids[:, 1:] != PADDING
     )
-    keep = torch.nn.functional.pad(wanted & same, (0, 1)).flatten()  # (B·T,), at the predictor
+    keep = torch.nn.functional.pad(
+        wanted & same, (0, 1)
+    ).flatten()  # (B·T,), at the predictor
     where = keep.nonzero().squeeze(1)
     return where, batch.labels.flatten()[where + 1]

@@ -62,14 +62,22 @@ def keep_beside(source: Path | None, target: Path, *, grown: bool) -> tuple[str,
     """
     if source is None or not source.is_dir() or source.resolve() == target.resolve():
         return ()
-    names = [name for name in _candidates(source, grown=grown) if not (target / name).exists()]
-    if any((target / name).exists() for name in _TEMPLATES):  # the one that was trained with
+    names = [
+        name
+        for name in _candidates(source, grown=grown)
+        if not (target / name).exists()
+    ]
+    if any(
+        (target / name).exists() for name in _TEMPLATES
+    ):  # the one that was trained with
         names = [name for name in names if name not in _TEMPLATES]
     for name in names:
         try:
             shutil.copyfile(source / name, target / name)
         except OSError as error:
-            raise StoreError(f"cannot copy {source / name} to {target}: {error}") from error
+            raise StoreError(
+                f"cannot copy {source / name} to {target}: {error}"
+            ) from error
     return tuple(names)
 
 
@@ -83,7 +91,11 @@ def _candidates(source: Path, *, grown: bool) -> Iterator[str]:
         if grown and name in _OF_THE_VOCABULARY:
             continue
         real = path.resolve()
-        if real.is_file() and real.is_relative_to(within) and real.stat().st_size <= LARGEST:
+        if (
+            real.is_file()
+            and real.is_relative_to(within)
+            and real.stat().st_size <= LARGEST
+        ):
             yield name
 
 

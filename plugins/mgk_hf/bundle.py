@@ -53,7 +53,9 @@ class HfBundle:
     def __attrs_post_init__(self) -> None:
         self.model = self.network.whole
         self.limits = Limits.of(self.model, self.tokenizer)
-        self.conversation = HfConversation(self.tokenizer, self.settings, ends_of(self.model))
+        self.conversation = HfConversation(
+            self.tokenizer, self.settings, ends_of(self.model)
+        )
 
     def pack(self, examples: Sequence[Tokens]) -> TokenBatch:
         """Make one micro-batch of examples: one packed row, or padded rows for models that cannot pack."""
@@ -100,8 +102,14 @@ class HfBundle:
         with evaluating(self.model), counting(len(items)) as advance:
             for group in groups(items, self.budget):
                 chosen = [items[i] for i in group]
-                sums = self._branched(chosen) if self.network.packs else self._separate(chosen)
-                found |= dict(zip(group, collect(chosen, iter(sums), self.tokenizer), strict=True))
+                sums = (
+                    self._branched(chosen)
+                    if self.network.packs
+                    else self._separate(chosen)
+                )
+                found |= dict(
+                    zip(group, collect(chosen, iter(sums), self.tokenizer), strict=True)
+                )
                 advance(len(group))
         return [found[i] for i in range(len(items))]
 
@@ -112,7 +120,8 @@ class HfBundle:
     def together(self, items: Sequence[Any]) -> list[Any]:
         """Return the largest group of items that `score` computes in one go; of examples: of their continuations."""
         largest = max(
-            groups(items, self.budget), key=lambda group: sum(size_of(items[i]) for i in group)
+            groups(items, self.budget),
+            key=lambda group: sum(size_of(items[i]) for i in group),
         )
         return [items[i] for i in largest]
 
@@ -128,7 +137,9 @@ class HfBundle:
             )
         else:
             nll, option = self._padded(items)
-        sums = nll.new_zeros(sum(len(item.options) for item in items)).index_add(0, option, -nll)
+        sums = nll.new_zeros(sum(len(item.options) for item in items)).index_add(
+            0, option, -nll
+        )
         return sums / torch.bincount(option, minlength=len(sums))
 
     def _branched(self, items: Sequence[Item]) -> list[float]:
@@ -137,20 +148,30 @@ class HfBundle:
         hidden = self.network(packed.batch.to(self.device))
         # Options begin at one position, so its logits are computed once for all of them.
         places, place = torch.unique(packed.where.to(self.device), return_inverse=True)
-        logprob = self.network.head.logprob(hidden[places], place, packed.wanted.to(self.device))
+        logprob = self.network.head.logprob(
+            hidden[places], place, packed.wanted.to(self.device)
+        )
         sums = torch.zeros(options, dtype=torch.float64)
-        result: list[float] = sums.index_add_(0, packed.option, logprob.double().cpu()).tolist()
+        result: list[float] = sums.index_add_(
+            0, packed.option, logprob.double().cpu()
+        ).tolist()
         return result
 
     def _separate(self, items: Sequence[Item]) -> list[float]:
         nll, option = self._padded(items)
-        sums = torch.zeros(sum(len(item.options) for item in items), dtype=torch.float64)
-        result: list[float] = sums.index_add_(0, option.cpu(), -nll.double().cpu()).tolist()
+        sums = torch.zeros(
+            sum(len(item.options) for item in items), dtype=torch.float64
+        )
+        result: list[float] = sums.index_add_(
+            0, option.cpu(), -nll.double().cpu()
+        ).tolist()
         return result
 
     def _padded(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
         """Put each option into a row of its own; return (its tokens' NLL (N,), whose option each is (N,))."""
-        sequences = [(ids, [-100] * start + ids[start:]) for ids, start in separate_items(items)]
+        sequences = [
+            (ids, [-100] * start + ids[start:]) for ids, start in separate_items(items)
+        ]
         batch = pad(sequences, self._pad_id).to(self.device)
         where, labels = predictors(batch)
         return self.network.head.token_nll(
@@ -159,7 +180,11 @@ class HfBundle:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: Sequence[int] = ()
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[int] = (),
     ) -> list[list[int]]:
         """Continue each prompt with the most likely token each time, up to the end of its turn."""
         width = max(len(p) for p in prompts)
@@ -237,7 +262,9 @@ class HfBundle:
             name_stops(directory / "generation_config.json", stops)
         keep(self.source, directory, self.notice)
 
-    def exported_outputs(self, directory: Path, batches: Sequence[Any]) -> list[Tensor] | None:
+    def exported_outputs(
+        self, directory: Path, batches: Sequence[Any]
+    ) -> list[Tensor] | None:
         """Return `outputs` of an exported adapter as PEFT loads it; None where PEFT cannot."""
         from mgk_hf.sharing import can_check, exported_outputs
 
@@ -248,11 +275,15 @@ class HfBundle:
     @property
     def _pad_id(self) -> int:
         pad_id = self.tokenizer.pad_token_id
-        return int(pad_id) if pad_id is not None else int(self.tokenizer.eos_token_id or 0)
+        return (
+            int(pad_id) if pad_id is not None else int(self.tokenizer.eos_token_id or 0)
+        )
 
     def _fit(self, batch: TokenBatch) -> TokenBatch:
         """Unpack a batch that was packed by hand for a model that cannot pack."""
-        if self.network.packs or bool((batch.segment_ids[:, 0] == batch.segment_ids.amax(1)).all()):
+        if self.network.packs or bool(
+            (batch.segment_ids[:, 0] == batch.segment_ids.amax(1)).all()
+        ):
             return batch
         return split(batch, self._pad_id)
 

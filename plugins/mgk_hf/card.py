@@ -16,7 +16,11 @@ _HANDED_ON = ("license", "license_name", "license_link", "language")
 def metadata(model: Any, source: Path | None, *, multimodal: bool) -> dict[str, Any]:
     """Return the hub metadata of a derived model, as far as the base provides it."""
     config = model.config
-    found = {key: value for key, value in _card(source).items() if key in _HANDED_ON and value}
+    found = {
+        key: value
+        for key, value in _card(source).items()
+        if key in _HANDED_ON and value
+    }
     if "license" not in found and is_gemma(str(getattr(config, "model_type", ""))):
         found["license"] = GEMMA_LICENCE
     name = str(getattr(config, "_name_or_path", "") or "")

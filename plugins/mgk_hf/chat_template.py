@@ -85,7 +85,9 @@ def template_for(tokenizer: Any, *, bos: bool) -> str:
     """
     vocabulary = tokenizer.get_vocab()
     known = [
-        t for t, tokens in _KNOWN_TURNS.items() if all(token in vocabulary for token in tokens)
+        t
+        for t, tokens in _KNOWN_TURNS.items()
+        if all(token in vocabulary for token in tokens)
     ]
     if not known and not tokenizer.eos_token:
         raise InputError(
@@ -105,7 +107,9 @@ def fixed(tokenizer: Any, template: str, settings: Settings) -> str:
     """Return a template with its date fixed to now and the settings written into it."""
     parts = [
         _fixed_date(tokenizer, template) if "strftime_now" in template else "",
-        _thinking_off() if settings.thinking in ("auto", "off") and has_switch(template) else "",
+        _thinking_off()
+        if settings.thinking in ("auto", "off") and has_switch(template)
+        else "",
         _with_system(settings.system) if settings.system else "",
         _FOLD if settings.fold_system else "",
     ]
@@ -125,7 +129,11 @@ _ENDED: set[str] = set()
 
 
 def render(
-    tokenizer: Any, template: str, messages: Sequence[Message], *, generate: bool = False
+    tokenizer: Any,
+    template: str,
+    messages: Sequence[Message],
+    *,
+    generate: bool = False,
 ) -> str:
     """Render messages. generate: with what comes before the next answer.
 
@@ -134,7 +142,9 @@ def render(
     try:
         if template in _ENDED:
             return _render(tokenizer, template, messages, generate=generate)
-        text = within(_SECONDS, lambda: _render(tokenizer, template, messages, generate=generate))
+        text = within(
+            _SECONDS, lambda: _render(tokenizer, template, messages, generate=generate)
+        )
         _ENDED.add(template)
         return text
     except TimeoutError as error:
@@ -151,7 +161,11 @@ def render(
 
 
 def _render(
-    tokenizer: Any, template: str, messages: Sequence[Message], *, generate: bool = False
+    tokenizer: Any,
+    template: str,
+    messages: Sequence[Message],
+    *,
+    generate: bool = False,
 ) -> str:
     chat, tools = _parsed(messages)
     text: str = tokenizer.apply_chat_template(
@@ -234,12 +248,20 @@ def today(tokenizer: Any, template: str) -> str:
 
 
 def _thinking_off() -> str:
-    return "{%- if " + _SWITCH + " is not defined %}{%- set " + _SWITCH + " = false %}{%- endif %}"
+    return (
+        "{%- if "
+        + _SWITCH
+        + " is not defined %}{%- set "
+        + _SWITCH
+        + " = false %}{%- endif %}"
+    )
 
 
 def _with_system(text: str) -> str:
     message = '{"role": "system", "content": ' + _literal(text) + "}"
-    return _ADDS_SYSTEM + "{%- set messages = [" + message + "] + messages %}{%- endif %}"
+    return (
+        _ADDS_SYSTEM + "{%- set messages = [" + message + "] + messages %}{%- endif %}"
+    )
 
 
 _ADDS_SYSTEM = '{%- if messages[0]["role"] != "system" %}'

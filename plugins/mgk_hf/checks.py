@@ -46,7 +46,9 @@ def check_weights(name: str, info: Mapping[str, Any]) -> tuple[str, ...]:
 
     :raises InputError: weights are missing, or their shapes differ from the configuration's
     """
-    mismatched = [str(m[0] if isinstance(m, tuple) else m) for m in info["mismatched_keys"]]
+    mismatched = [
+        str(m[0] if isinstance(m, tuple) else m) for m in info["mismatched_keys"]
+    ]
     for names, what in (
         (sorted(map(str, info["missing_keys"])), "are missing"),
         (sorted(mismatched), "have shapes that differ from config.json"),
@@ -133,7 +135,10 @@ def positions_of(config: Any) -> int | None:
     text = text_config(config)
     if getattr(text, "rope_parameters", None) or getattr(text, "rope_theta", None):
         return None
-    if getattr(text, "alibi", False) or getattr(text, "model_type", "") in _WITHOUT_POSITIONS:
+    if (
+        getattr(text, "alibi", False)
+        or getattr(text, "model_type", "") in _WITHOUT_POSITIONS
+    ):
         return None
     most = getattr(text, "max_position_embeddings", None)
     return int(most) if most else None

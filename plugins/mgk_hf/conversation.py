@@ -87,8 +87,12 @@ class HfConversation:
         self._fix()
         turns = self._turns()
         shape = turns.shape  # refuses here what cannot be served as trained
-        thinks = has_switch(turns.template) or any(f"<{b}>" in turns.template for b in THINKING)
-        if self.settings.thinking in ("closed", "keep") and not (thinks or shape.lead.strip()):
+        thinks = has_switch(turns.template) or any(
+            f"<{b}>" in turns.template for b in THINKING
+        )
+        if self.settings.thinking in ("closed", "keep") and not (
+            thinks or shape.lead.strip()
+        ):
             raise InputError(
                 f"base.thinking = {self.settings.thinking!r} has no effect: the base's chat template has"
                 " no thinking block; leave it out"
@@ -144,7 +148,9 @@ class HfConversation:
         if self.fixed:
             return
         tokenizer, settings = self.tokenizer, self.settings
-        template = self.template or chat_template.template_for(tokenizer, bos=bool(self.begin))
+        template = self.template or chat_template.template_for(
+            tokenizer, bos=bool(self.begin)
+        )
         self.date = chat_template.today(tokenizer, template)
         template = chat_template.fixed(tokenizer, template, settings)
         if settings.thinking == "off" and not chat_template.has_switch(template):
@@ -293,7 +299,9 @@ def tokenizer_digest(tokenizer: Any) -> str:
     if backend is not None:
         content: str = backend.to_str()
     else:
-        content = json.dumps([type(tokenizer).__qualname__, tokenizer.get_vocab()], sort_keys=True)
+        content = json.dumps(
+            [type(tokenizer).__qualname__, tokenizer.get_vocab()], sort_keys=True
+        )
     special = {k: str(v) for k, v in tokenizer.special_tokens_map.items()}
     text = f"{content}\0{json.dumps(special, sort_keys=True)}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -37,14 +37,19 @@ class Cutter:
                 [texts[i] for i in whole], add_special_tokens=False, verbose=False
             )
             found = dict(zip(whole, made["input_ids"], strict=True))
-        return [found[i] if i in found else self._piecewise(t) for i, t in enumerate(texts)]
+        return [
+            found[i] if i in found else self._piecewise(t) for i, t in enumerate(texts)
+        ]
 
     def plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of texts in which special tokens do not count, nothing added."""
         if not texts:
             return []
         made = self.tokenizer(
-            list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            verbose=False,
         )
         ids: list[list[int]] = made["input_ids"]
         return ids
@@ -53,14 +58,18 @@ class Cutter:
         """Return where the first added token is in markup, None where it has none."""
         known = getattr(self.tokenizer, "added_tokens_decoder", {})
         texts = {*self._texts[:-1], *(str(t) for t in known.values())} - {""}
-        return re.search("|".join(re.escape(t) for t in sorted(texts, key=len)[::-1]), markup)
+        return re.search(
+            "|".join(re.escape(t) for t in sorted(texts, key=len)[::-1]), markup
+        )
 
     def unmasked(self, text: str) -> str:
         """Put the texts of special tokens back."""
         return _MARK.sub(lambda m: self._texts[int(m[1])], text)
 
     def _masked(self, text: str) -> str:
-        return self._special.sub(lambda m: f"{_OPEN}{self._texts.index(m[0])}{_CLOSE}", text)
+        return self._special.sub(
+            lambda m: f"{_OPEN}{self._texts.index(m[0])}{_CLOSE}", text
+        )
 
     def _piecewise(self, text: str) -> list[int]:
         """Cut a text at the special tokens of its markup, as the tokenizer itself does."""

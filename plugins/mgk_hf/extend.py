@@ -59,7 +59,9 @@ def extend(
     known = tokenizer.get_vocab()
     new = [t for t in dict.fromkeys(tokens) if t not in known]
     if not new:
-        raise InputError("base.new_tokens: every one of these tokens is in the vocabulary already")
+        raise InputError(
+            "base.new_tokens: every one of these tokens is in the vocabulary already"
+        )
     pieces = tokenizer(new, add_special_tokens=False)["input_ids"]
     before = _count(tokenizer, corpus)
     start = len(tokenizer)
@@ -71,12 +73,16 @@ def extend(
 def _add(tokenizer: Any, tokens: Sequence[str]) -> None:
     from transformers import AddedToken
 
-    tokenizer.add_tokens([AddedToken(t, normalized=False, single_word=False) for t in tokens])
+    tokenizer.add_tokens(
+        [AddedToken(t, normalized=False, single_word=False) for t in tokens]
+    )
 
 
 def _count(tokenizer: Any, texts: Sequence[str]) -> int:
     return (
-        sum(map(len, tokenizer(list(texts), add_special_tokens=False)["input_ids"])) if texts else 0
+        sum(map(len, tokenizer(list(texts), add_special_tokens=False)["input_ids"]))
+        if texts
+        else 0
     )
 
 
@@ -86,7 +92,9 @@ def _grow(model: Any, start: int, pieces: Sequence[Sequence[int]]) -> None:
     embedding: Tensor = model.get_input_embeddings().weight
     head: Tensor = model.get_output_embeddings().weight
     ends = [embedding] if head is embedding else [embedding, head]
-    rows = [torch.stack([end[list(ids)].float().mean(0) for ids in pieces]) for end in ends]
+    rows = [
+        torch.stack([end[list(ids)].float().mean(0) for ids in pieces]) for end in ends
+    ]
     size = start + len(pieces)
     if size > len(embedding):
         model.resize_token_embeddings(size, mean_resizing=False)
@@ -108,7 +116,8 @@ def choose(texts: Iterable[str], tokenizer: Any, count: int) -> list[str]:
         for end in _ends(word):
             counts[word[:end]] += n
     often = sorted(
-        (c for c, n in counts.items() if n >= _FEWEST), key=lambda c: (-counts[c] * len(c), c)
+        (c for c, n in counts.items() if n >= _FEWEST),
+        key=lambda c: (-counts[c] * len(c), c),
     )[:_MOST]
     return _greedy(_savings(words, set(often), tokenizer), words, count)
 
@@ -122,14 +131,21 @@ def _savings(
     words: Iterable[str], candidates: set[str], tokenizer: Any
 ) -> dict[str, dict[str, int]]:
     """Return candidate → word → tokens that the candidate saves in it, where it saves any."""
-    cuts = [(w, w[:end], w[end:]) for w in words for end in _ends(w) if w[:end] in candidates]
+    cuts = [
+        (w, w[:end], w[end:])
+        for w in words
+        for end in _ends(w)
+        if w[:end] in candidates
+    ]
     parts = sorted({part for word, _, rest in cuts for part in (word, rest) if part})
     sizes = {"": 0}
     if parts:
         sizes |= {
             p: len(ids)
             for p, ids in zip(
-                parts, tokenizer(parts, add_special_tokens=False)["input_ids"], strict=True
+                parts,
+                tokenizer(parts, add_special_tokens=False)["input_ids"],
+                strict=True,
             )
         }
     saves: dict[str, dict[str, int]] = defaultdict(dict)
@@ -139,12 +155,16 @@ def _savings(
     return saves
 
 
-def _greedy(saves: dict[str, dict[str, int]], words: Counter[str], count: int) -> list[str]:
+def _greedy(
+    saves: dict[str, dict[str, int]], words: Counter[str], count: int
+) -> list[str]:
     """Pick by gain, looked at again only when it comes up: gains can only fall as more is chosen."""
     best: dict[str, int] = defaultdict(int)  # word → tokens saved in it so far
 
     def gain(candidate: str) -> int:
-        return sum(words[w] * max(0, saved - best[w]) for w, saved in saves[candidate].items())
+        return sum(
+            words[w] * max(0, saved - best[w]) for w, saved in saves[candidate].items()
+        )
 
     heap = [(-gain(c), c) for c in saves]
     heapq.heapify(heap)

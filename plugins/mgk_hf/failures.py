@@ -24,14 +24,20 @@ def explain(name: str, revision: str | None, error: BaseException) -> MgkError:
         return InputError(
             f"base.id: {name} brings Python code of its own; read it, then set base.trust_remote_code = true"
         )
-    kind = EnvironmentFault if any(isinstance(e, ImportError) for e in chain) else InputError
+    kind = (
+        EnvironmentFault
+        if any(isinstance(e, ImportError) for e in chain)
+        else InputError
+    )
     return kind(
         f"base.id: {name}: cannot be loaded: {said}; expected what save_pretrained writes: config.json of a language model,"
         " safetensors weights and a tokenizer, whole"
     )
 
 
-def _of_the_hub(name: str, revision: str | None, chain: list[BaseException]) -> MgkError | None:
+def _of_the_hub(
+    name: str, revision: str | None, chain: list[BaseException]
+) -> MgkError | None:
     """Return what a failed request means, None where no request failed."""
     from huggingface_hub import errors as hub
 
@@ -50,7 +56,12 @@ def _of_the_hub(name: str, revision: str | None, chain: list[BaseException]) -> 
         return InputError(
             f"base.id: {name}: no such model on the hub, or a private one; check the spelling, or {_LOGIN}"
         )
-    if seen(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError, TimeoutError):
+    if seen(
+        hub.LocalEntryNotFoundError,
+        hub.OfflineModeIsEnabled,
+        ConnectionError,
+        TimeoutError,
+    ):
         return EnvironmentFault(
             f"base.id: {name} is not in the local cache and the hub cannot be reached;"
             " connect once, or give the path of a local directory"

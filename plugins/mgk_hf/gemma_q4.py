@@ -63,7 +63,11 @@ def prepare(say: Say = lambda _: None) -> Path:
 def _package() -> Any:
     missing = [
         d
-        for d, m in ((DISTRIBUTION, PACKAGE), ("gguf", "gguf"), ("accelerate", "accelerate"))
+        for d, m in (
+            (DISTRIBUTION, PACKAGE),
+            ("gguf", "gguf"),
+            ("accelerate", "accelerate"),
+        )
         if not find_spec(m)
     ]
     if missing:
@@ -95,7 +99,9 @@ def _convert(package: Any, work: Path) -> None:
 
     gguf = package.MODEL_NAME
     assemble(package.chunk_paths(), work / gguf, package.EXPECTED_SHA256)
-    model = AutoModelForCausalLM.from_pretrained(str(work), gguf_file=gguf, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(work), gguf_file=gguf, dtype=torch.bfloat16
+    )
     forget_quantizer(model)
     tokenizer = AutoTokenizer.from_pretrained(str(work), gguf_file=gguf)
     (work / gguf).unlink()
@@ -107,7 +113,9 @@ def _convert(package: Any, work: Path) -> None:
         "version": version(DISTRIBUTION),
         "sha256": package.EXPECTED_SHA256,
     }
-    (work / "origin.json").write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+    (work / "origin.json").write_text(
+        json.dumps(origin, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def _keep_terms(work: Path) -> None:

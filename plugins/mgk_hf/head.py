@@ -57,8 +57,12 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return fp32 logits. hidden: (N, D)   returns (N, V)."""
-        z: Tensor = self.module(hidden * self.scale if self.scale != 1 else hidden).float()
-        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
+        z: Tensor = self.module(
+            hidden * self.scale if self.scale != 1 else hidden
+        ).float()
+        return (
+            z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
+        )
 
     def logprob(self, hidden: Tensor, place: Tensor, tokens: Tensor) -> Tensor:
         """Return log p(token | hidden state), (M,) fp32, where several tokens share a state.
@@ -68,7 +72,9 @@ class Head:
         if not self.fast:
             return torch.cat(
                 [
-                    torch.log_softmax(self.logits(hidden[p]), 1).gather(1, t[:, None]).squeeze(1)
+                    torch.log_softmax(self.logits(hidden[p]), 1)
+                    .gather(1, t[:, None])
+                    .squeeze(1)
                     for p, t in zip(
                         torch.split(place, PLAIN_CHUNK),
                         torch.split(tokens, PLAIN_CHUNK),
@@ -98,7 +104,12 @@ class Head:
 
     def _table(self) -> Table:
         weight: Any = self.module.weight
-        return Table(weight.detach(), getattr(self.module, "bias", None), self.softcap, self.screen)
+        return Table(
+            weight.detach(),
+            getattr(self.module, "bias", None),
+            self.softcap,
+            self.screen,
+        )
 
     def _plain(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Chunks of positions through the module itself, recomputed in the backward pass."""
@@ -109,7 +120,9 @@ class Head:
         parts = [
             checkpoint(chunk, h, y, use_reentrant=False)
             for h, y in zip(
-                torch.split(hidden, PLAIN_CHUNK), torch.split(labels, PLAIN_CHUNK), strict=True
+                torch.split(hidden, PLAIN_CHUNK),
+                torch.split(labels, PLAIN_CHUNK),
+                strict=True,
             )
         ]
         return torch.cat(parts)
@@ -145,7 +158,9 @@ class _HeadNll(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, table: Table, labels: Tensor) -> Tensor:
-        nll, gradient = head_pass(hidden, table, labels, gradient=ctx.needs_input_grad[0])
+        nll, gradient = head_pass(
+            hidden, table, labels, gradient=ctx.needs_input_grad[0]
+        )
         if gradient is not None:
             ctx.save_for_backward(gradient.to(hidden.dtype))
         return nll
@@ -167,7 +182,9 @@ def head_pass(
     return nll, None if pull is None else pull.sub_(push)
 
 
-def vocabulary_pass(h: Tensor, table: Table, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+def vocabulary_pass(
+    h: Tensor, table: Table, *, gradient: bool
+) -> tuple[Tensor, Tensor | None]:
     """Run over the vocabulary once; see `Table.normaliser`. h: (N, D) fp32."""
     weight, bias, softcap = table.weight, table.bias, table.softcap
     count, vocabulary = h.shape[0], weight.shape[0]
@@ -180,7 +197,9 @@ def vocabulary_pass(h: Tensor, table: Table, *, gradient: bool) -> tuple[Tensor,
     for start in range(0, vocabulary, block):
         part = weight[start : start + block]
         w = part if rows is None else rows[: part.shape[0]].copy_(part)  # (b, D)
-        z = torch.mm(h, w.t(), out=logits[: count * w.shape[0]].view(count, -1))  # (N, b)
+        z = torch.mm(
+            h, w.t(), out=logits[: count * w.shape[0]].view(count, -1)
+        )  # (N, b)
         if bias is not None:
             z += bias[start : start + block]
         slope = _cap_(z, softcap, slope=gradient)

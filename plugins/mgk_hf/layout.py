@@ -62,7 +62,9 @@ class Layout:
         order = torch.arange(length, device=self.rows.device)
         allowed = (order[:, None] >= order).expand(self.rows.shape[0], length, length)
         if window is not None:
-            allowed = allowed & (self.positions[:, :, None] - self.positions[:, None] < window)
+            allowed = allowed & (
+                self.positions[:, :, None] - self.positions[:, None] < window
+            )
         if self.branches is not None:
             query, key = self.branches[:, :, None], self.branches[:, None]
             allowed = allowed & ((key == 0) | (key == query))
@@ -76,7 +78,11 @@ def layout_of(batch: TokenBatch) -> Layout:
     if _is_plain(batch.segment_ids):
         index = torch.arange(count, device=segments.device)
         return Layout(
-            index.view(batch.segment_ids.shape), index, True, batch.position_ids, batch.branch_ids
+            index.view(batch.segment_ids.shape),
+            index,
+            True,
+            batch.position_ids,
+            batch.branch_ids,
         )
     # Padding becomes a sequence of its own: it is computed with the rest and read by nobody.
     _, inverse, lengths = torch.unique_consecutive(
@@ -87,10 +93,14 @@ def layout_of(batch: TokenBatch) -> Layout:
     offset = torch.arange(width, device=segments.device)
     inside = offset < lengths[:, None]
     rows = torch.where(inside, starts[:, None] + offset, 0)  # (S, L)
-    back = inverse * width + (torch.arange(count, device=segments.device) - starts[inverse])
+    back = inverse * width + (
+        torch.arange(count, device=segments.device) - starts[inverse]
+    )
     branches = None if batch.branch_ids is None else batch.branch_ids.flatten()[rows]
     empty = (~inside).flatten().nonzero().squeeze(1)
-    return Layout(rows, back, False, batch.position_ids.flatten()[rows], branches, empty)
+    return Layout(
+        rows, back, False, batch.position_ids.flatten()[rows], branches, empty
+    )
 
 
 def _is_plain(segments: Tensor) -> bool:
@@ -109,7 +119,9 @@ class Gather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor, empty: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, there: Tensor, back: Tensor, empty: Tensor | None
+    ) -> Tensor:
         """x: (N, D)   there: (M,)   back: (N,)   returns (M, D)."""
         ctx.save_for_backward(back, empty)
         return x.index_select(0, there)

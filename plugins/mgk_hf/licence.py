@@ -31,7 +31,9 @@ terms on with every copy and every derivative, and state that files were modifie
 
 def is_gemma(model_type: str) -> bool:
     """Return whether a configuration's ``model_type`` belongs to the Gemma family."""
-    return model_type.startswith(("gemma", "medgemma", "paligemma", "shieldgemma", "t5gemma"))
+    return model_type.startswith(
+        ("gemma", "medgemma", "paligemma", "shieldgemma", "t5gemma")
+    )
 
 
 def notice_of(directory: Path | None, model_type: str) -> str:

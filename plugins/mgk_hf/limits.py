@@ -24,7 +24,12 @@ class Limits:
     @classmethod
     def of(cls, model: Any, tokenizer: Any) -> Limits:
         """Return the limits of a transformers model."""
-        return cls(tokenizer, rows_of(model), positions_of(model.config), window_of(model.config))
+        return cls(
+            tokenizer,
+            rows_of(model),
+            positions_of(model.config),
+            window_of(model.config),
+        )
 
     def check(self, items: Iterable[Any]) -> tuple[str, ...]:
         """Refuse what the base cannot read; return a note where rotary positions go beyond its window.

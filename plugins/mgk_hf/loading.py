@@ -31,7 +31,13 @@ from mgk_hf.network import take_apart
 from mgk_hf.precision import apply_policy, best_compute, give_back_memory
 from mgk_hf.specs import HfSpec
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+)
 
 
 @frozen(eq=False)
@@ -111,10 +117,14 @@ def _load(spec: HfSpec, device: torch.device) -> _Loaded:
     return evolve(loaded, source=source)
 
 
-def _with_adapter(adapter: AdapterDirectory, spec: HfSpec, device: torch.device) -> _Loaded:
+def _with_adapter(
+    adapter: AdapterDirectory, spec: HfSpec, device: torch.device
+) -> _Loaded:
     """Load an adapter's base and merge the adapter into it."""
     place = _base_of(adapter, spec)
-    base = evolve(spec, id=str(place) if place else adapter.base, revision=adapter.revision)
+    base = evolve(
+        spec, id=str(place) if place else adapter.base, revision=adapter.revision
+    )
     loaded = _load(base, device)
     model, preparation = merged(loaded.model, adapter)
     note = f"the adapter {adapter.path} was merged into its base {adapter.base} first"
@@ -187,7 +197,12 @@ def _note_source(model: Any, spec: HfSpec) -> None:
     from mgk_hf.unpack import sources
 
     plain = evolve(
-        spec, quantize="none", head="exact", dtype="float32", compute="float32", device_map=None
+        spec,
+        quantize="none",
+        head="exact",
+        dtype="float32",
+        compute="float32",
+        device_map=None,
     )
     sources[model] = lambda: base_state_dict(build(plain, torch.device("cpu")).model)
 
@@ -293,7 +308,8 @@ def _maker(config: Any, spec: HfSpec) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     causal, multimodal = (
-        cls._model_mapping for cls in (AutoModelForCausalLM, AutoModelForImageTextToText)
+        cls._model_mapping
+        for cls in (AutoModelForCausalLM, AutoModelForImageTextToText)
     )
     named = (getattr(config, "architectures", None) or [""])[0]
     kind = type(config)
@@ -316,7 +332,9 @@ def _check_directory(path: Path, spec: HfSpec) -> None:
     for file in sorted(path.glob("*.safetensors")):
         check_header(file)
     _check_generation(path / "generation_config.json")
-    if not spec.trust_remote_code and not any((path / name).is_file() for name in _TOKENIZERS):
+    if not spec.trust_remote_code and not any(
+        (path / name).is_file() for name in _TOKENIZERS
+    ):
         raise InputError(
             f"base.id: {path} holds no tokenizer; expected one of {', '.join(_TOKENIZERS)} beside the weights"
         )
@@ -333,7 +351,9 @@ def _check_generation(file: Path) -> None:
             f"base.id: {file} cannot be read: {error}; expected a JSON object"
         ) from error
     if not isinstance(table, dict):
-        raise InputError(f"base.id: {file}: expected a JSON object, got {type(table).__name__}")
+        raise InputError(
+            f"base.id: {file}: expected a JSON object, got {type(table).__name__}"
+        )
 
 
 def _dtype(spec: HfSpec, device: torch.device) -> Any:

@@ -57,7 +57,9 @@ class Network:
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         """Return `hidden` without letting transformers build masks that nobody reads."""
-        keeping = kept_narrow() if self.narrow and torch.is_grad_enabled() else nullcontext()
+        keeping = (
+            kept_narrow() if self.narrow and torch.is_grad_enabled() else nullcontext()
+        )
         masks = without_masks() if self.packs else nullcontext()
         with keeping, masks:
             return self.hidden(batch)

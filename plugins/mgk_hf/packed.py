@@ -31,7 +31,9 @@ class Packed:
         """Note a module."""
         weight = module._parameters["weight"]  # noqa: SLF001 - the Parameter itself, with what bitsandbytes hangs on it
         assert weight is not None  # noqa: S101 - it is what makes the module a packed one
-        beside = {key: module.__dict__[key] for key in _BESIDE if key in module.__dict__}
+        beside = {
+            key: module.__dict__[key] for key in _BESIDE if key in module.__dict__
+        }
         whole = f"{name}.weight"
         return cls(base_name(whole) or whole, module, type(module), weight, beside)
 
@@ -43,7 +45,9 @@ class Packed:
 
     def fill(self, weight: Tensor) -> None:
         """Make a plain linear layer of the module, with this weight. Parts of adapters stay on it."""
-        self.module.__class__ = adapted_class(nn.Linear) if is_adapted(self.module) else nn.Linear
+        self.module.__class__ = (
+            adapted_class(nn.Linear) if is_adapted(self.module) else nn.Linear
+        )
         self._set(nn.Parameter(weight, requires_grad=False))
 
     def put_back(self) -> None:
@@ -58,7 +62,10 @@ class Packed:
         fresh = pack(weight, self.module)
         if self.kind == "int8":
             self.module.__dict__["state"] = state = copy.copy(self.beside["state"])
-            state.CB, state.SCB = None, None  # the first forward pass takes them off the weight
+            state.CB, state.SCB = (
+                None,
+                None,
+            )  # the first forward pass takes them off the weight
         else:
             self.module.__dict__["quant_state"] = fresh.quant_state
         self._set(fresh)
@@ -69,4 +76,8 @@ class Packed:
 
 def packed_in(model: nn.Module) -> list[Packed]:
     """Note every packed module of a model."""
-    return [Packed.of(name, module) for name, module in model.named_modules() if is_packed(module)]
+    return [
+        Packed.of(name, module)
+        for name, module in model.named_modules()
+        if is_packed(module)
+    ]

@@ -51,7 +51,11 @@ def best_compute(device: torch.device) -> Compute:
 
 def give_back_memory() -> None:
     """Return to the system what loading has freed: glibc keeps it (200 MB for Gemma 3 270M)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    trim = (
+        getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if sys.platform == "linux"
+        else None
+    )
     if trim is not None:
         trim(0)
 
@@ -62,7 +66,9 @@ def _cpu_has(*features: str) -> bool:
     return any(bool(check()) for check in checks if callable(check))
 
 
-def apply_policy(model: nn.Module, compute: Compute, *, masters: torch.dtype | None) -> None:
+def apply_policy(
+    model: nn.Module, compute: Compute, *, masters: torch.dtype | None
+) -> None:
     """Bring a loaded model to its policy, in place.
 
     masters: dtype of every floating parameter but the vocabulary's tables; None: leave all as
@@ -88,7 +94,9 @@ def _convert(model: nn.Module, dtype: torch.dtype, keep: set[int]) -> None:
         if not tensor.is_floating_point():
             continue
         # What keeps its dtype is copied: one tensor left in the mapped file keeps all of it resident.
-        tensor.data = tensor.data.clone() if id(tensor) in keep else tensor.data.to(dtype)
+        tensor.data = (
+            tensor.data.clone() if id(tensor) in keep else tensor.data.to(dtype)
+        )
 
 
 def _tables(model: nn.Module) -> list[Any]:
@@ -130,7 +138,8 @@ class WideLinear(nn.Linear):
         x = input.float()
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
             out = torch.cat(
-                [x @ w.to(x.dtype).t() for w in torch.split(self.weight, self.block)], -1
+                [x @ w.to(x.dtype).t() for w in torch.split(self.weight, self.block)],
+                -1,
             )
         else:
             out = self._widened(x)
@@ -154,7 +163,9 @@ class _WideEmbedding:
     def forward(self, input_ids: Tensor) -> Tensor:
         """(...) → (..., width) fp32, times the embedding's scale where it has one."""
         self_: Any = self
-        rows = nn.functional.embedding(input_ids, self_.weight, self_.padding_idx).float()
+        rows = nn.functional.embedding(
+            input_ids, self_.weight, self_.padding_idx
+        ).float()
         scale = getattr(self_, "embed_scale", None)
         return rows if scale is None else rows * scale
 
@@ -186,7 +197,9 @@ class MixedLinear(nn.Linear):
         """(..., in) fp32 → (..., out) fp32."""
         if _exact.get() or self.weight.requires_grad:
             return nn.functional.linear(input, self.weight, self.bias)
-        out = nn.functional.linear(input.to(torch.bfloat16), self.narrow()).to(input.dtype)
+        out = nn.functional.linear(input.to(torch.bfloat16), self.narrow()).to(
+            input.dtype
+        )
         return out if self.bias is None else out + self.bias
 
     def narrow(self) -> Tensor:
@@ -201,4 +214,6 @@ class MixedLinear(nn.Linear):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the copy out of pickles and deep copies."""
-        return {k: v for k, v in self.__dict__.items() if k not in {"_narrow", "_narrow_of"}}
+        return {
+            k: v for k, v in self.__dict__.items() if k not in {"_narrow", "_narrow_of"}
+        }

@@ -33,17 +33,25 @@ def tokens(model: Any, tokenizer: Any, spec: HfSpec, read: Read) -> Added | None
     if not spec.new_tokens and not spec.new_tokens_from:
         return None
     texts = tuple(
-        text for name in _several(spec.new_tokens_from) for text in read(name) if text.strip()
+        text
+        for name in _several(spec.new_tokens_from)
+        for text in read(name)
+        if text.strip()
     )
     named = [
-        line.strip() for name in _several(spec.new_tokens) for line in read(name) if line.strip()
+        line.strip()
+        for name in _several(spec.new_tokens)
+        for line in read(name)
+        if line.strip()
     ]
     chosen = choose(texts, tokenizer, spec.new_tokens_count) if texts else []
     before = base_digest(model)
     return Added(extend(model, tokenizer, [*named, *chosen], texts), before, texts)
 
 
-def train(network: Network, tokenizer: Any, spec: HfSpec, added: Added) -> dict[str, Any]:
+def train(
+    network: Network, tokenizer: Any, spec: HfSpec, added: Added
+) -> dict[str, Any]:
     """Train the new rows on the texts and return the ledger's entry: from which base to which."""
     made, loss = added.extension, None
     if spec.new_tokens_steps and added.texts:
@@ -64,7 +72,9 @@ def train(network: Network, tokenizer: Any, spec: HfSpec, added: Added) -> dict[
         "prepared": base_digest(network.whole),
         "tokens": len(made.tokens),
         "first_id": made.start,
-        "list": hashlib.blake2b("\n".join(made.tokens).encode(), digest_size=32).hexdigest(),
+        "list": hashlib.blake2b(
+            "\n".join(made.tokens).encode(), digest_size=32
+        ).hexdigest(),
         "corpus_tokens": {"before": made.before, "after": made.after},
         "steps": spec.new_tokens_steps if loss is not None else 0,
         "loss": loss,

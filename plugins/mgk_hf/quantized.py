@@ -27,7 +27,9 @@ def settings(kind: str) -> dict[str, Any]:
     if kind == "int8":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.float32,
     )
     return {"quantization_config": config}
 
@@ -74,8 +76,16 @@ def dequantize(module: nn.Module) -> Tensor:
         whole = bitsandbytes.functional.dequantize_4bit(data, state)
         return whole.float()
     cached: Any = getattr(module, "state", None)
-    packed = weight.CB if getattr(weight, "CB", None) is not None else getattr(cached, "CB", None)
-    scale = weight.SCB if getattr(weight, "SCB", None) is not None else getattr(cached, "SCB", None)
+    packed = (
+        weight.CB
+        if getattr(weight, "CB", None) is not None
+        else getattr(cached, "CB", None)
+    )
+    scale = (
+        weight.SCB
+        if getattr(weight, "SCB", None) is not None
+        else getattr(cached, "SCB", None)
+    )
     packed = weight.data if packed is None else packed
     if scale is None:
         raise EnvironmentFault("an int8 weight has lost its scales; reload the base")
@@ -110,6 +120,9 @@ def forget_quantizer(model: Any) -> None:
     """
     model.hf_quantizer = None
     model.is_quantized = False
-    for owner, name in ((model, "quantization_method"), (model.config, "quantization_config")):
+    for owner, name in (
+        (model, "quantization_method"),
+        (model.config, "quantization_config"),
+    ):
         if hasattr(owner, name):
             delattr(owner, name)

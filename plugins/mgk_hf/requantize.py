@@ -20,13 +20,17 @@ from mgk_hf.packed import Packed
 from mgk_hf.quantized import dequantize
 
 
-def distances_of(packed: Sequence[Packed], held: Mapping[str, Tensor]) -> dict[str, float]:
+def distances_of(
+    packed: Sequence[Packed], held: Mapping[str, Tensor]
+) -> dict[str, float]:
     """Return ‖W − Q(W)‖ / ‖W‖ by weight name. held: W − Q(W)."""
     found = {}
     for module in packed:
         if module.name in held:
             quantized = dequantize(module.module)
-            found[module.name] = _ratio(held[module.name].to(quantized.device), quantized)
+            found[module.name] = _ratio(
+                held[module.name].to(quantized.device), quantized
+            )
     return found
 
 
@@ -35,7 +39,9 @@ def _ratio(held: Tensor, quantized: Tensor) -> float:
     return float(held.norm()) / size if size else 0.0
 
 
-def fill_plain(module: Packed, dtype: torch.dtype, residuals: dict[str, Tensor]) -> None:
+def fill_plain(
+    module: Packed, dtype: torch.dtype, residuals: dict[str, Tensor]
+) -> None:
     """Put Q(W) in the packed weight's place, rounded once; ``residuals`` takes what ``dtype`` cannot hold of it."""
     quantized = dequantize(module.module)
     module.fill(quantized.to(dtype))
@@ -124,7 +130,9 @@ def _row(
 def _summed(report: MergeReport, rows: tuple[WeightReport, ...]) -> MergeReport:
     whole = sum(w.delta_norm**2 for w in rows)
     kept = sum(w.kept * w.delta_norm**2 for w in rows) / whole if whole else 1.0
-    return evolve(report, weights=rows, kept=kept, max_error=max(w.max_error for w in rows))
+    return evolve(
+        report, weights=rows, kept=kept, max_error=max(w.max_error for w in rows)
+    )
 
 
 def _how(apart: Mapping[str, float]) -> str:

@@ -26,7 +26,9 @@ class RowsOfEmbedding(Part):
         super().__init__()
         self.rows, self.start = rows, start
 
-    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def adjust(
+        self, module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> Tensor:
         """args[0]: ids (...)   output: (..., D)."""
         new = args[0] >= self.start
         found = F.embedding((args[0] - self.start).clamp(min=0), self.rows)
@@ -42,12 +44,19 @@ class RowsOfHead(Part):
         super().__init__()
         self.rows, self.start = rows, start
 
-    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def adjust(
+        self, module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> Tensor:
         """args[0]: hidden states (..., D)   output: (..., V)."""
         more = F.linear(args[0].to(self.rows.dtype), self.rows).to(output.dtype)
         end = self.start + len(self.rows)
         return torch.cat(
-            [output[..., : self.start], output[..., self.start : end] + more, output[..., end:]], -1
+            [
+                output[..., : self.start],
+                output[..., self.start : end] + more,
+                output[..., end:],
+            ],
+            -1,
         )
 
 
@@ -92,7 +101,9 @@ def train_rows(
     return float(loss.detach())
 
 
-def _draw(sequences: Sequence[Sequence[int]], generator: torch.Generator) -> list[Sequence[int]]:
+def _draw(
+    sequences: Sequence[Sequence[int]], generator: torch.Generator
+) -> list[Sequence[int]]:
     """Return a fresh random draw of texts, about `_TOKENS` tokens in total; each is cut to that length."""
     drawn: list[Sequence[int]] = []
     room = _TOKENS

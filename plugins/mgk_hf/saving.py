@@ -57,14 +57,20 @@ def name_stops(file: Path, stops: Sequence[int]) -> None:
     """Write the tokens at which generation ends, the base's own first."""
     found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     found["eos_token_id"] = stops[0] if len(stops) == 1 else list(stops)
-    file.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    file.write_text(
+        json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def _name_dtype(file: Path, dtype: str) -> None:
     """Write the dtype into a saved configuration: transformers names that of the first parameter."""
     config = json.loads(file.read_text(encoding="utf-8"))
-    for part in (config, *(v for v in config.values() if isinstance(v, dict) and "dtype" in v)):
+    for part in (
+        config,
+        *(v for v in config.values() if isinstance(v, dict) and "dtype" in v),
+    ):
         part["dtype"] = dtype
     file.write_text(
-        json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+        json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
+        encoding="utf-8",
     )

@@ -55,7 +55,9 @@ def pack_items(items: Sequence[Item]) -> PackedItems:
     for segment, item in enumerate(items):
         _check(segment, item)
         trunk = len(item.prompt)
-        last = len(ids) + trunk - 1  # the prompt's last token predicts every option's first
+        last = (
+            len(ids) + trunk - 1
+        )  # the prompt's last token predicts every option's first
         ids += item.prompt
         positions += range(trunk)
         branches += [0] * trunk
@@ -70,10 +72,13 @@ def pack_items(items: Sequence[Item]) -> PackedItems:
             number += 1
         segments += [segment] * (len(ids) - len(segments))
     row = [
-        torch.tensor([values], dtype=torch.long) for values in (ids, positions, segments, branches)
+        torch.tensor([values], dtype=torch.long)
+        for values in (ids, positions, segments, branches)
     ]
     batch = TokenBatch(row[0], torch.full_like(row[0], IGNORED), row[1], row[2], row[3])
-    return PackedItems(batch, *(torch.tensor(v, dtype=torch.long) for v in (where, wanted, option)))
+    return PackedItems(
+        batch, *(torch.tensor(v, dtype=torch.long) for v in (where, wanted, option))
+    )
 
 
 def separate_items(items: Sequence[Item]) -> Iterator[tuple[list[int], int]]:
@@ -86,7 +91,9 @@ def separate_items(items: Sequence[Item]) -> Iterator[tuple[list[int], int]]:
 
 def _check(number: int, item: Item) -> None:
     if not item.prompt or not item.options or not all(item.options):
-        raise InputError(f"item {number}: prompt and options need at least one token each")
+        raise InputError(
+            f"item {number}: prompt and options need at least one token each"
+        )
 
 
 def size_of(item: Item | Tokens) -> int:
@@ -112,7 +119,9 @@ def groups(items: Sequence[Item | Tokens], budget: int) -> Iterator[list[int]]:
         yield group
 
 
-def collect(items: Iterable[Item], sums: Iterator[float], tokenizer: Any) -> list[OptionScores]:
+def collect(
+    items: Iterable[Item], sums: Iterator[float], tokenizer: Any
+) -> list[OptionScores]:
     """Give each item its options' summed log-likelihoods, lengths in tokens and in UTF-8 bytes."""
     found = []
     for item in items:
@@ -121,7 +130,9 @@ def collect(items: Iterable[Item], sums: Iterator[float], tokenizer: Any) -> lis
         known = tuple(getattr(item, "nbytes", ()) or ())
         found.append(
             OptionScores(
-                logprob, tokens, known or tuple(byte_length(o, tokenizer) for o in item.options)
+                logprob,
+                tokens,
+                known or tuple(byte_length(o, tokenizer) for o in item.options),
             )
         )
     return found

@@ -57,7 +57,11 @@ def exported_outputs(
     from peft import AutoPeftModel, AutoPeftModelForCausalLM
 
     device = model.get_input_embeddings().weight.device
-    loader = AutoPeftModelForCausalLM if "task_type" in adapter_keys(model) else AutoPeftModel
+    loader = (
+        AutoPeftModelForCausalLM
+        if "task_type" in adapter_keys(model)
+        else AutoPeftModel
+    )
     loaded = loader.from_pretrained(str(directory), dtype=_dtype(model, device))
     loaded = loaded.to(device).eval()
     return [_outputs(loaded, batch, most, device) for batch in batches]
@@ -76,7 +80,9 @@ def _outputs(model: Any, batch: TokenBatch, most: int, device: torch.device) -> 
     rows: list[Tensor] = []
     learns = bool((batch.labels != IGNORED).any())
     for ids, labels in unpack(batch):
-        logits = model(input_ids=torch.tensor([list(ids)], device=device)).logits[0].float()
+        logits = (
+            model(input_ids=torch.tensor([list(ids)], device=device)).logits[0].float()
+        )
         if learns:
             wanted = [i - 1 for i, label in enumerate(labels) if i and label != IGNORED]
             logits = logits[wanted]
@@ -86,4 +92,6 @@ def _outputs(model: Any, batch: TokenBatch, most: int, device: torch.device) -> 
 
 def _plain_class(model: Any) -> type[Any]:
     """Return the class of transformers under what mgk's adapters make of it."""
-    return next(c for c in type(model).__mro__ if c.__module__.startswith("transformers."))
+    return next(
+        c for c in type(model).__mro__ if c.__module__.startswith("transformers.")
+    )

@@ -47,15 +47,21 @@ class HfSpec(Spec):
         help="auto: packed sequences through sdpa where the model allows it; any other: padded rows",
     )  # fmt: skip
     quantize: str = option(
-        "none", one_of("none", "int8", "nf4"), help="load the base quantized, by bitsandbytes"
+        "none",
+        one_of("none", "int8", "nf4"),
+        help="load the base quantized, by bitsandbytes",
     )
     checkpointing: bool = option(
-        False, help="recompute activations in the backward pass: less memory, a third more time"
+        False,
+        help="recompute activations in the backward pass: less memory, a third more time",
     )
     device_map: str | None = option(
-        None, help="spread a large model over devices, as accelerate's device_map: 'auto' ..."
+        None,
+        help="spread a large model over devices, as accelerate's device_map: 'auto' ...",
     )
-    trust_remote_code: bool = option(False, help="run Python code that comes with the model")
+    trust_remote_code: bool = option(
+        False, help="run Python code that comes with the model"
+    )
     towers: bool = option(
         False,
         help="let adapters change a multimodal model's other parts too: vision and audio towers, projector",
@@ -73,13 +79,16 @@ class HfSpec(Spec):
         help="put system messages before the first user message, for templates without the role",
     )
     new_tokens: str | tuple[str, ...] = option(
-        (), help="files of tokens, one a line, to add to the vocabulary before the baseline"
+        (),
+        help="files of tokens, one a line, to add to the vocabulary before the baseline",
     )
     new_tokens_from: str | tuple[str, ...] = option(
         (), help="texts from which tokens are chosen and their rows trained"
     )
     new_tokens_count: int = option(
-        256, at_least(1), help="how many are chosen from the texts: those that save most"
+        256,
+        at_least(1),
+        help="how many are chosen from the texts: those that save most",
     )
     new_tokens_steps: int = option(
         30, at_least(0), help="steps in which their rows alone are trained on the texts"
@@ -93,5 +102,7 @@ class HfSpec(Spec):
         help="what tiny-gemma's tokenizer is made from: a file of text or JSON lines",
     )
     seed: int = option(
-        0, at_least(0), help="of tiny-gemma's weights: the base is part of the declaration"
+        0,
+        at_least(0),
+        help="of tiny-gemma's weights: the base is part of the declaration",
     )

@@ -21,7 +21,14 @@ def tiny_tokenizer(text: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
     Deterministic: the same text gives the same tokenizer. ``<bos>`` is put before every text, as
     Gemma's tokenizer does.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
@@ -36,7 +43,9 @@ def tiny_tokenizer(text: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
     )
     tokenizer.train_from_iterator(text, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", SPECIAL.index("<bos>"))]
+        single="<bos> $A",
+        pair="<bos> $A $B",
+        special_tokens=[("<bos>", SPECIAL.index("<bos>"))],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -93,7 +93,12 @@ def _opened(shape: Shape, block: str, thinking: str) -> Shape:
     """Return the shape for a prompt that opens a block which its finished exchange does not close."""
     if thinking == "closed":
         return Shape(
-            shape.lead, shape.end, shape.rest, shape.dropped, insert=closing(block), block=""
+            shape.lead,
+            shape.end,
+            shape.rest,
+            shape.dropped,
+            insert=closing(block),
+            block="",
         )
     if thinking == "keep":
         return Shape(shape.lead, shape.end, shape.rest, shape.dropped, block=block)
@@ -165,7 +170,9 @@ class ChatTurns:
                 turns.append(self._turns(messages))
             except InputError as error:
                 raise InputError(f"chat {number} of {len(chats)}: {error}") from error
-        flat = [text for chat in turns for cut in chat for text in (cut.prompt, cut.whole)]
+        flat = [
+            text for chat in turns for cut in chat for text in (cut.prompt, cut.whole)
+        ]
         ids = iter(self.cutter.cut(flat))
         found = []
         for chat in turns:
@@ -183,7 +190,13 @@ class ChatTurns:
         heads = [c.prompt + (c.before if c.before.strip() else "") for c in cuts]
         wholes = [c.prompt + c.before + c.answer for c in cuts]
         pairs = iter(
-            zip(self.cutter.cut(heads), self.cutter.cut(wholes), heads, wholes, strict=True)
+            zip(
+                self.cutter.cut(heads),
+                self.cutter.cut(wholes),
+                heads,
+                wholes,
+                strict=True,
+            )
         )
         found = []
         for options in answers:
@@ -206,7 +219,9 @@ class ChatTurns:
         if not block:
             return self._turn(chat)
         masked = self.cutter.masked(chat)
-        return Cut(self._prompt(masked[:-1]), closing(block), masked[-1]["content"], self._end)
+        return Cut(
+            self._prompt(masked[:-1]), closing(block), masked[-1]["content"], self._end
+        )
 
     def _prompt(self, masked: Sequence[Message]) -> str:
         text = render(self.cutter.tokenizer, self.template, masked, generate=True)
@@ -225,7 +240,9 @@ class ChatTurns:
             given = message["role"] in ("system", "user")
             if given and message["content"].strip() not in text:
                 remedy = (
-                    "base.fold_system = true" if message["role"] == "system" else "style = 'plain'"
+                    "base.fold_system = true"
+                    if message["role"] == "system"
+                    else "style = 'plain'"
                 )
                 raise InputError(
                     f"the base's chat template leaves the {message['role']} message out; set {remedy}"
@@ -252,7 +269,9 @@ class ChatTurns:
         # Where answers hold their own thinking, it is in the place of an empty block.
         own = self.thinking == "keep" and not tail.startswith(shape.lead)
         lead = "" if own else shape.lead
-        if not (whole.startswith(kept) and tail.startswith(lead) and tail.endswith(after)):
+        if not (
+            whole.startswith(kept) and tail.startswith(lead) and tail.endswith(after)
+        ):
             raise InputError(self._differs(whole, masked[-1]["content"]))
         answer = tail[len(lead) : len(tail) - len(after)]
         return Cut(prompt, shape.insert + lead, answer, self._end)
@@ -289,7 +308,9 @@ class ChatTurns:
         labels = (*(-100 for _ in prompt), *learnt)
         return Tokens((*prompt, *learnt), labels, len(text.encode()))
 
-    def _after(self, head: list[int], whole: list[int], first: str, both: str) -> list[int]:
+    def _after(
+        self, head: list[int], whole: list[int], first: str, both: str
+    ) -> list[int]:
         """Return the ids that follow a prompt's.
 
         Where a token would reach over the border, what follows is cut apart: a served prompt ends
@@ -343,7 +364,9 @@ class PlainTurns:
     def prompts(self, chats: Sequence[Sequence[Message]]) -> list[tuple[int, ...]]:
         """Return the ids of prompts."""
         if any(tool_names(m) for chat in chats for m in chat):
-            raise InputError("style = 'plain' cannot write out tools; set style = 'chat'")
+            raise InputError(
+                "style = 'plain' cannot write out tools; set style = 'chat'"
+            )
         texts = ["\n".join(m["content"] for m in chat) for chat in chats]
         return [(*self.begin, *ids) for ids in self.cutter.plain(texts)]
 
@@ -370,7 +393,9 @@ class PlainTurns:
         self, chats: Sequence[Sequence[Message]], answers: Sequence[Sequence[str]]
     ) -> list[Options]:
         """Return prompts with the answers to score."""
-        flat = iter(self.cutter.plain([f" {a}" for several in answers for a in several]))
+        flat = iter(
+            self.cutter.plain([f" {a}" for several in answers for a in several])
+        )
         return [
             Options(prompt, tuple(tuple(next(flat)) for _ in several))
             for prompt, several in zip(self.prompts(chats), answers, strict=True)

@@ -66,7 +66,9 @@ class UnpackUndo:
         self._residuals = {}
 
 
-def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSpec) -> MergeReport:
+def merge(
+    model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSpec
+) -> MergeReport:
     """Exchange packed weights for plain ones and merge exactly; see `mgk_core.contract.hookspecs.mgk_merge`.
 
     :raises MergeError: refused; the model is bit-identical to before
@@ -91,14 +93,22 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSp
         raise
 
 
-def _merge_exactly(model: nn.Module, adapter: Adapter, proposal: Proposal) -> MergeReport:
+def _merge_exactly(
+    model: nn.Module, adapter: Adapter, proposal: Proposal
+) -> MergeReport:
     others = peers()
-    return others.merge(model, adapter, proposal, others.spec("merge", {"type": "exact"}))
+    return others.merge(
+        model, adapter, proposal, others.spec("merge", {"type": "exact"})
+    )
 
 
 @torch.no_grad()
 def _merge(
-    model: nn.Module, adapter: Adapter, proposal: Proposal, spec: UnpackSpec, undo: UnpackUndo
+    model: nn.Module,
+    adapter: Adapter,
+    proposal: Proposal,
+    spec: UnpackSpec,
+    undo: UnpackUndo,
 ) -> MergeReport:
     residuals, again = undo.state.residuals, spec.requantize and not proposal.last
     kept = {p.name: residuals.pop(p.name) for p in undo.packed if p.name in residuals}
@@ -135,9 +145,7 @@ def _around(model: nn.Module) -> torch.dtype:
     return table.dtype
 
 
-_INT8 = (
-    "the int8 base rounded activations, so merged and unmerged outputs were not compared; not exact"
-)
+_INT8 = "the int8 base rounded activations, so merged and unmerged outputs were not compared; not exact"
 _LAST = "no phase comes after, so the weights stay in full precision (requantize)"
 
 

@@ -72,7 +72,10 @@ class LoraAdapter:
 
     def targets(self) -> dict[str, Target]:
         """Return weight (and bias) name in the base → its location."""
-        return {name: target for name, (_, target) in (*self._pairs.items(), *self._biases.items())}
+        return {
+            name: target
+            for name, (_, target) in (*self._pairs.items(), *self._biases.items())
+        }
 
     def pair(self, name: str) -> Pair:
         """Return the trainable factors of one weight."""
@@ -84,7 +87,9 @@ class LoraAdapter:
             return None
         return self.pair(name).factors
 
-    def merged_weight(self, name: str, weight: Tensor, rows: slice | None = None) -> Tensor:
+    def merged_weight(
+        self, name: str, weight: Tensor, rows: slice | None = None
+    ) -> Tensor:
         """Return what ``weight`` (or a block ``rows`` of it) becomes; see `mgk_core.contract.adapter.Adapter`."""
         if name in self._biases:
             pair = self._biases[name][0]

@@ -35,7 +35,9 @@ _PARTS: dict[str, tuple[type[LoraPart], type[LoraPart]]] = {
 }
 
 
-def attach(model: nn.Module, spec: LoraSpec, name: str, *, any_rank: bool = False) -> LoraAdapter:
+def attach(
+    model: nn.Module, spec: LoraSpec, name: str, *, any_rank: bool = False
+) -> LoraAdapter:
     """Attach LoRA to the weights that ``spec`` names. Nothing is changed where it fails.
 
     A rank above a weight's smaller side is cut to it; the delta's scale stays alpha / the rank asked for.
@@ -46,11 +48,17 @@ def attach(model: nn.Module, spec: LoraSpec, name: str, *, any_rank: bool = Fals
     everything = candidates(model)
     chosen = choose(model, spec.targets, spec.exclude, everything)
     tied = check_ties(model, chosen, untie=spec.tied == "untie")
-    asked = {c.weight: int(first_match(dict(spec.rank_pattern), c, spec.rank)) for c in chosen}
+    asked = {
+        c.weight: int(first_match(dict(spec.rank_pattern), c, spec.rank))
+        for c in chosen
+    }
     _check(spec, chosen, asked)
     ranks = asked if any_rank else _no_larger(chosen, asked)
     pairs = {c.weight: _pair(spec, c, asked[c.weight], ranks[c.weight]) for c in chosen}
-    notes = (*cut_ranks(asked, ranks), *left_out(model, spec.targets, everything, chosen))
+    notes = (
+        *cut_ranks(asked, ranks),
+        *left_out(model, spec.targets, everything, chosen),
+    )
     untied = untie(model, tied)
     try:
         adapter = _place(model, spec, name, chosen=chosen, pairs=pairs, untied=untied)
@@ -78,7 +86,9 @@ def _no_larger(chosen: Sequence[Candidate], asked: dict[str, int]) -> dict[str, 
 def _check(spec: LoraSpec, chosen: Sequence[Candidate], ranks: dict[str, int]) -> None:
     for candidate in chosen:
         if (rank := ranks[candidate.weight]) < 1:
-            raise InputError(f"target {candidate.name}: expected a rank >= 1, got {rank}")
+            raise InputError(
+                f"target {candidate.name}: expected a rank >= 1, got {rank}"
+            )
         if spec.bias and candidate.bias is None:
             raise InputError(
                 f"target {candidate.name}: bias = true, but {type(candidate.module).__name__} has no bias that could"
@@ -133,7 +143,10 @@ def _place(
                 pair.start_magnitude(_standing_weight(module, attribute))
         put(module, name, part)
         placed.append((module, part))
-    homes = {c.weight: (pairs[c.weight], _target(model, c, c.attribute, c.weight)) for c in chosen}
+    homes = {
+        c.weight: (pairs[c.weight], _target(model, c, c.attribute, c.weight))
+        for c in chosen
+    }
     biases = {}
     if spec.bias:
         for c in chosen:
@@ -165,11 +178,15 @@ def _identity(model: nn.Module, spec: LoraSpec) -> Identity:
     )
 
 
-def _part(spec: LoraSpec, group: Sequence[Candidate], pairs: dict[str, Pair]) -> AnyPart:
+def _part(
+    spec: LoraSpec, group: Sequence[Candidate], pairs: dict[str, Pair]
+) -> AnyPart:
     first = group[0]
     if first.kind == "weight":
         own = {c.attribute: pairs[c.weight] for c in group}
-        return WeightPart(own, {c.attribute: c.bias for c in group if c.bias is not None})
+        return WeightPart(
+            own, {c.attribute: c.bias for c in group if c.bias is not None}
+        )
     plain, dora = _PARTS[first.kind]
     return (dora if isinstance(spec, DoraSpec) else plain)(pairs[first.weight])
 
@@ -181,12 +198,20 @@ def _standing_weight(module: nn.Module, attribute: str) -> torch.Tensor:
     return changed.get(attribute, module.get_parameter(attribute))
 
 
-def _target(model: nn.Module, candidate: Candidate, attribute: str, full: str) -> Target:
+def _target(
+    model: nn.Module, candidate: Candidate, attribute: str, full: str
+) -> Target:
     path, _, last = attribute.rpartition(".")
     owner = candidate.module.get_submodule(path)
     aliases = tuple(
-        n for n in aliases_of(model, candidate.module.get_parameter(attribute)) if n != full
+        n
+        for n in aliases_of(model, candidate.module.get_parameter(attribute))
+        if n != full
     )
     return Target(
-        full, owner, last, candidate.layout.transposed and attribute == candidate.attribute, aliases
+        full,
+        owner,
+        last,
+        candidate.layout.transposed and attribute == candidate.attribute,
+        aliases,
     )

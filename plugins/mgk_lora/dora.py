@@ -13,14 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from mgk_core.model.inject import Part, effective_weights, parts_of
-from mgk_lora.parts import ConvPart, EmbeddingPart, LinearPart, LoraPart, low_rank, match_dtype
+from mgk_lora.parts import (
+    ConvPart,
+    EmbeddingPart,
+    LinearPart,
+    LoraPart,
+    low_rank,
+    match_dtype,
+)
 
 
 def standing(module: nn.Module, part: Part) -> dict[str, Tensor | None]:
     """Return weight and bias as the enabled parts before ``part`` leave them."""
     parts = parts_of(module)
-    earlier = [p for p in parts[: parts.index(part)] if p.enabled] if part in parts else parts
-    own: dict[str, Any] = {"weight": module.weight, "bias": getattr(module, "bias", None)}
+    earlier = (
+        [p for p in parts[: parts.index(part)] if p.enabled] if part in parts else parts
+    )
+    own: dict[str, Any] = {
+        "weight": module.weight,
+        "bias": getattr(module, "bias", None),
+    }
     return {**own, **effective_weights(module, earlier)} if earlier else own
 
 
@@ -37,7 +49,9 @@ def factor(part: LoraPart, weight: Tensor) -> Tensor:
 class DoraLinearPart(LinearPart):
     """DoRA on ``nn.Linear`` and transformers' ``Conv1D``."""
 
-    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def adjust(
+        self, module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> Tensor:
         """args[0]: (..., in)   output: (..., out)."""
         now = standing(module, self)
         c = factor(self, now["weight"])  # type: ignore[arg-type]
@@ -49,7 +63,9 @@ class DoraLinearPart(LinearPart):
 class DoraConvPart(ConvPart):
     """DoRA on convolutions: c stands for one output channel."""
 
-    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def adjust(
+        self, module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> Tensor:
         """args[0]: (batch, in, ...)   output: (batch, out, ...)."""
         now = standing(module, self)
         wide = (-1, *[1] * (len(self.pair.layout.shape) - 2))
@@ -62,8 +78,12 @@ class DoraConvPart(ConvPart):
 class DoraEmbeddingPart(EmbeddingPart):
     """DoRA on embeddings: y = Wᵀ · onehot(id), so c stands for one place of the embedding."""
 
-    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def adjust(
+        self, module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> Tensor:
         """args[0]: ids (...)   output: (..., width)."""
         c = factor(self, standing(module, self)["weight"])  # type: ignore[arg-type]
         delta = self.rows(module, args[0], output)
-        return (output + (c - 1) * output + c * delta * self.pair.scale).to(output.dtype)
+        return (output + (c - 1) * output + c * delta * self.pair.scale).to(
+            output.dtype
+        )

@@ -87,7 +87,9 @@ def module_kind(module: nn.Module) -> tuple[Kind, Layout, bool] | None:
     weight = getattr(module, "weight", None)
     if isinstance(module, nn.Linear):
         layout = Layout(
-            (module.out_features, module.in_features), module.out_features, module.in_features
+            (module.out_features, module.in_features),
+            module.out_features,
+            module.in_features,
         )
         plain = plain_forward(module, nn.Linear) or not weight_is_dense(weight)
         return ("linear" if plain else "weight"), layout, True
@@ -99,9 +101,17 @@ def module_kind(module: nn.Module) -> tuple[Kind, Layout, bool] | None:
     if isinstance(module, _CONVS):
         plain = any(plain_forward(module, c) for c in _CONVS)
         return ("conv" if plain else "weight"), _conv_layout(module), False
-    if type_named(module, "Conv1D") and isinstance(weight, nn.Parameter) and weight.dim() == 2:
+    if (
+        type_named(module, "Conv1D")
+        and isinstance(weight, nn.Parameter)
+        and weight.dim() == 2
+    ):
         cols, rows = weight.shape
-        return "linear", Layout((cols, rows), rows, cols, transposed=True, norm_dims=(0,)), True
+        return (
+            "linear",
+            Layout((cols, rows), rows, cols, transposed=True, norm_dims=(0,)),
+            True,
+        )
     return None
 
 

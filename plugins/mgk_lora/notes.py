@@ -45,7 +45,9 @@ def left_out(
         for c in everything
         if c.kind == "weight" and c.weight not in taken and may_adapt(model, c.weight)
     ]
-    matrices = [c for c in missed if c.layout.batched or isinstance(c.module, nn.Linear)]
+    matrices = [
+        c for c in missed if c.layout.batched or isinstance(c.module, nn.Linear)
+    ]
     if not matrices:
         return
     count = sum(c.parameter.numel() for c in matrices)

@@ -40,11 +40,16 @@ class Pair(nn.Module):
     ) -> None:
         super().__init__()
         self.layout, self.scale, self.p = layout, scale, p
-        self.a, self.b = nn.Parameter(start.a.to(dtype)), nn.Parameter(start.b.to(dtype))
+        self.a, self.b = (
+            nn.Parameter(start.a.to(dtype)),
+            nn.Parameter(start.b.to(dtype)),
+        )
         self.register_buffer("a0", None if start.a0 is None else start.a0.to(dtype))
         self.register_buffer("b0", None if start.b0 is None else start.b0.to(dtype))
         own_bias = (
-            nn.Parameter(torch.zeros(layout.rows * layout.blocks, dtype=dtype)) if bias else None
+            nn.Parameter(torch.zeros(layout.rows * layout.blocks, dtype=dtype))
+            if bias
+            else None
         )
         self.register_parameter("bias", own_bias)
         self.register_parameter("magnitude", None)
@@ -75,7 +80,9 @@ class Pair(nn.Module):
 
     def merged(self, weight: Tensor, rows: slice | None) -> Tensor:
         """Return what ``weight``, or its block ``rows``, becomes; no gradient. fp32 or float64."""
-        delta = stored_delta(self.factors, transposed=self.layout.transposed, dtype=weight.dtype)
+        delta = stored_delta(
+            self.factors, transposed=self.layout.transposed, dtype=weight.dtype
+        )
         flat = weight.clone(memory_format=torch.contiguous_format).reshape(
             -1, delta.right.shape[-1]
         )
@@ -86,8 +93,14 @@ class Pair(nn.Module):
 
     def norms(self, weight: Tensor) -> Tensor:
         """‖row‖ of a stored weight over `Layout.norm_dims`, dimensions kept, fp32 or wider."""
-        wide = weight.detach() if weight.dtype == torch.float64 else weight.detach().float()
-        norms: Tensor = torch.linalg.vector_norm(wide, dim=self.layout.norm_dims, keepdim=True)
+        wide = (
+            weight.detach()
+            if weight.dtype == torch.float64
+            else weight.detach().float()
+        )
+        norms: Tensor = torch.linalg.vector_norm(
+            wide, dim=self.layout.norm_dims, keepdim=True
+        )
         return norms
 
     def start_magnitude(self, weight: Tensor) -> None:
@@ -98,7 +111,9 @@ class Pair(nn.Module):
         if self.magnitude is None:
             return summed
         magnitude = (
-            self.magnitude if rows is None or self.magnitude.shape[0] == 1 else self.magnitude[rows]
+            self.magnitude
+            if rows is None or self.magnitude.shape[0] == 1
+            else self.magnitude[rows]
         )
         return magnitude / self.norms(summed) * summed
 

@@ -28,7 +28,9 @@ class LoraPart(Part):
         """Return weight attribute → pair."""
         return {"weight": self.pair}
 
-    def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def weights(
+        self, module: nn.Module, current: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
         """Return what weight and bias become, differentiable, in their own dtype."""
         changed = {"weight": self.pair.apply_to(current["weight"])}
         if self.pair.bias is not None:
@@ -39,7 +41,9 @@ class LoraPart(Part):
 class LinearPart(LoraPart):
     """output + scale · (x Aᵀ) Bᵀ, on ``nn.Linear`` and transformers' ``Conv1D``."""
 
-    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def adjust(
+        self, module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> Tensor:
         """args[0]: (..., in)   output: (..., out)."""
         pair = self._modules["pair"]
         own = pair._parameters  # type: ignore[union-attr]  # noqa: SLF001 - a lookup that costs nothing
@@ -68,7 +72,9 @@ def low_rank(pair: Pair, x: Tensor) -> Tensor:
 class EmbeddingPart(LoraPart):
     """output + scale · gain · Aᵀ[ids] Bᵀ; gain: what a scaled embedding multiplies by."""
 
-    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def adjust(
+        self, module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> Tensor:
         """args[0]: ids (...)   output: (..., width)."""
         return add(output, self.rows(module, args[0], output), self.pair.scale)
 
@@ -79,13 +85,19 @@ class EmbeddingPart(LoraPart):
         delta = F.linear(F.embedding(ids, pair.a.t(), padding), pair.b)
         if pair.a0 is not None and pair.b0 is not None:
             delta = delta - F.linear(F.embedding(ids, pair.a0.t(), padding), pair.b0)
-        return delta * embed_scale(module, output) if is_scaled_embedding(module) else delta
+        return (
+            delta * embed_scale(module, output)
+            if is_scaled_embedding(module)
+            else delta
+        )
 
 
 class ConvPart(LoraPart):
     """A convolution to ``rank`` channels per group, then one of kernel 1 to the outputs."""
 
-    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def adjust(
+        self, module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> Tensor:
         """args[0]: (batch, in, ...)   output: (batch, out, ...)."""
         return add(output, self.low_rank(module, args[0]), self.pair.scale)
 
@@ -128,7 +140,9 @@ class WeightPart(Part):
         """Return weight attribute → pair."""
         return dict(zip(self.attributes, self.held, strict=True))  # type: ignore[arg-type]
 
-    def weights(self, module: nn.Module, current: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def weights(
+        self, module: nn.Module, current: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
         """Return what each pair's weight becomes, differentiable, in its own dtype."""
         changed: dict[str, Tensor] = {}
         for attribute, pair in self.pairs().items():

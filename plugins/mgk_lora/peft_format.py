@@ -70,7 +70,9 @@ def save_peft(adapter: LoraAdapter, directory: Path) -> None:
     :raises InputError: PEFT has no type for it (see `why_not`)
     """
     if (reason := why_not(adapter)) is not None:
-        raise InputError(f"adapter {adapter.name!r} cannot be written in PEFT's format: {reason}")
+        raise InputError(
+            f"adapter {adapter.name!r} cannot be written in PEFT's format: {reason}"
+        )
     tensors: dict[str, Tensor] = {}
     for candidate in adapter.chosen:
         tensors |= _to_peft(candidate, adapter.pair(candidate.weight))
@@ -100,7 +102,9 @@ def attach_peft(model: nn.Module, directory: Path, name: str) -> LoraAdapter:
     config, tensors = _read(directory)
     _check(config, directory)
     modules = {
-        module: tensors[module]["a"].shape[0] for module in tensors if "a" in tensors[module]
+        module: tensors[module]["a"].shape[0]
+        for module in tensors
+        if "a" in tensors[module]
     }
     exact = {module: f"re:{re.escape(module)}" for module in modules}
     cls = DoraSpec if config.get("use_dora") else LoraSpec
@@ -148,7 +152,10 @@ def _to_peft(candidate: Candidate, pair: Pair) -> dict[str, Tensor]:
 
 
 def _from_peft(
-    candidate: Candidate, pair: Pair, tensors: Mapping[str, Mapping[str, Tensor]], directory: Path
+    candidate: Candidate,
+    pair: Pair,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    directory: Path,
 ) -> dict[str, Tensor]:
     module = candidate.name
     found = dict(tensors.get(module, {}))
@@ -171,12 +178,16 @@ def _read(directory: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
         raw = load_file(directory / TENSORS)
     except (OSError, ValueError) as error:
-        raise InputError(f"{directory}: not a readable PEFT adapter: {error}") from error
+        raise InputError(
+            f"{directory}: not a readable PEFT adapter: {error}"
+        ) from error
     tensors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in raw.items():
         match = _KEY.fullmatch(key)
         if match is None or ".base_layer." in key:
-            raise InputError(f"{directory / TENSORS}: {key}: not a tensor of a LoRA that mgk reads")
+            raise InputError(
+                f"{directory / TENSORS}: {key}: not a tensor of a LoRA that mgk reads"
+            )
         tensors.setdefault(match["module"], {})[_PART[match["part"]]] = tensor
     return config, tensors
 
@@ -215,7 +226,8 @@ def _config(adapter: LoraAdapter) -> dict[str, Any]:
     modules = {c.module_name: adapter.pair(c.weight) for c in adapter.chosen}
     ranks = {m: p.a.shape[0] * twice for m, p in modules.items()}
     alphas = {
-        m: p.scale * (math.sqrt(ranks[m]) if spec.rslora else ranks[m]) for m, p in modules.items()
+        m: p.scale * (math.sqrt(ranks[m]) if spec.rslora else ranks[m])
+        for m, p in modules.items()
     }
     alpha = spec.alpha * (math.sqrt(twice) if spec.rslora else twice)
     return {
@@ -227,11 +239,15 @@ def _config(adapter: LoraAdapter) -> dict[str, Any]:
         "lora_alpha": alpha,
         "rank_pattern": {re.escape(m): r for m, r in ranks.items() if r != rank},
         "alpha_pattern": {
-            re.escape(m): a for m, a in alphas.items() if not math.isclose(a, alpha, rel_tol=1e-12)
+            re.escape(m): a
+            for m, a in alphas.items()
+            if not math.isclose(a, alpha, rel_tol=1e-12)
         },
         "target_modules": _targets(modules, adapter.module_names),
         "lora_dropout": spec.dropout,
-        "fan_in_fan_out": any(c.layout.transposed and c.kind == "linear" for c in adapter.chosen),
+        "fan_in_fan_out": any(
+            c.layout.transposed and c.kind == "linear" for c in adapter.chosen
+        ),
         "bias": "none",
         "lora_bias": spec.bias,
         "use_rslora": spec.rslora,

@@ -40,7 +40,9 @@ class _Add(torch.autograd.Function):
     """With H = x Aᵀ and g = ∂L/∂out: ∂L/∂B = s gᵀH, ∂L/∂H = s g B, ∂L/∂A = (∂L/∂H)ᵀ x, ∂L/∂x = (∂L/∂H) A."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, output: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
         hidden = a @ x.reshape(-1, x.shape[-1]).t()  # (rank, N)
         ctx.save_for_backward(x, a, b, hidden)
         ctx.scale = scale
@@ -53,11 +55,17 @@ class _Add(torch.autograd.Function):
         x, a, b, hidden = ctx.saved_tensors
         _, of_x, of_a, of_b, _ = ctx.needs_input_grad
         g = grads[0].reshape(-1, grads[0].shape[-1])  # (N, out)
-        of_hidden = (b.t() @ g.t()).mul_(ctx.scale) if of_x or of_a else None  # (rank, N)
+        of_hidden = (
+            (b.t() @ g.t()).mul_(ctx.scale) if of_x or of_a else None
+        )  # (rank, N)
         return (
             grads[0],
-            (of_hidden.t() @ a).view(x.shape) if of_x and of_hidden is not None else None,
-            of_hidden @ x.reshape(-1, x.shape[-1]) if of_a and of_hidden is not None else None,
+            (of_hidden.t() @ a).view(x.shape)
+            if of_x and of_hidden is not None
+            else None,
+            of_hidden @ x.reshape(-1, x.shape[-1])
+            if of_a and of_hidden is not None
+            else None,
             (hidden @ g).mul_(ctx.scale).t().contiguous() if of_b else None,
             None,
         )

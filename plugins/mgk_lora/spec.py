@@ -23,22 +23,37 @@ class LoraSpec(Spec):
     exclude: tuple[str, ...] = option(
         (), help="modules to skip even if targets match them; same patterns"
     )
-    rank_pattern: dict[str, int] = option({}, help="pattern → rank, the first match counts")
-    alpha_pattern: dict[str, float] = option({}, help="pattern → alpha, the first match counts")
+    rank_pattern: dict[str, int] = option(
+        {}, help="pattern → rank, the first match counts"
+    )
+    alpha_pattern: dict[str, float] = option(
+        {}, help="pattern → alpha, the first match counts"
+    )
     rslora: bool = option(False, help="scale = alpha / sqrt(rank)")
     dropout: float = option(
-        0.0, between(0, 0.999), help="on the input of A while training; not for plain weights"
+        0.0,
+        between(0, 0.999),
+        help="on the input of A while training; not for plain weights",
     )
-    init: str = option("gaussian", one_of(*INITS), help="A at the start; B is zero, but for pissa")
-    init_std: float = option(0.01, above(0), help="standard deviation of A with init = gaussian")
+    init: str = option(
+        "gaussian", one_of(*INITS), help="A at the start; B is zero, but for pissa"
+    )
+    init_std: float = option(
+        0.01, above(0), help="standard deviation of A with init = gaussian"
+    )
     bias: bool = option(
-        False, help="train a bias of the delta too; the base's module must have one to take it up"
+        False,
+        help="train a bias of the delta too; the base's module must have one to take it up",
     )
     tied: str = option(
-        "refuse", one_of("refuse", "untie"), help="what to do about a target whose weight is tied"
+        "refuse",
+        one_of("refuse", "untie"),
+        help="what to do about a target whose weight is tied",
     )
     dtype: str = option(
-        "auto", one_of(*DTYPES), help="of A and B; auto: float32, or float64 on a float64 base"
+        "auto",
+        one_of(*DTYPES),
+        help="of A and B; auto: float32, or float64 on a float64 base",
     )
 
 

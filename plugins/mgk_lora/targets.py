@@ -28,12 +28,18 @@ def candidates(model: nn.Module) -> list[Candidate]:
         known = module_kind(module)
         if known is not None:
             kind, layout, linear = known
-            bias = "bias" if isinstance(getattr(module, "bias", None), nn.Parameter) else None
+            bias = (
+                "bias"
+                if isinstance(getattr(module, "bias", None), nn.Parameter)
+                else None
+            )
             # A subclass with a forward of its own, such as a router, is no linear map.
             is_linear = linear and kind == "linear" and module is not head
             weight = _join(name, "weight")
             found.append(
-                Candidate(name, weight, module, name, "weight", kind, layout, bias, is_linear)
+                Candidate(
+                    name, weight, module, name, "weight", kind, layout, bias, is_linear
+                )
             )
             continue
         found += _plain(name, module)
@@ -66,13 +72,17 @@ def choose(
 def means(pattern: str, candidate: Candidate) -> bool:
     """Return whether a pattern matches this candidate, by its module's or its weight's name."""
     return any(
-        matches(pattern, n, linear=candidate.linear) for n in (candidate.name, candidate.weight)
+        matches(pattern, n, linear=candidate.linear)
+        for n in (candidate.name, candidate.weight)
     )
 
 
 def first_match(table: dict[str, float], candidate: Candidate, default: float) -> float:
     """Return the value of the first pattern that matches."""
-    return next((value for pattern, value in table.items() if means(pattern, candidate)), default)
+    return next(
+        (value for pattern, value in table.items() if means(pattern, candidate)),
+        default,
+    )
 
 
 def _attention(name: str, module: nn.MultiheadAttention) -> Iterable[Candidate]:
@@ -89,13 +99,18 @@ def _attention(name: str, module: nn.MultiheadAttention) -> Iterable[Candidate]:
         if not isinstance(parameter, nn.Parameter):
             continue
         full = _join(name, attribute)
-        bias = {"in_proj_weight": "in_proj_bias", "out_proj.weight": "out_proj.bias"}.get(attribute)
+        bias = {
+            "in_proj_weight": "in_proj_bias",
+            "out_proj.weight": "out_proj.bias",
+        }.get(attribute)
         if module.in_proj_bias is None:
             bias = None
         rows, cols = parameter.shape
         layout = Layout((rows, cols), rows, cols)
         short = full.removesuffix(".weight")
-        yield Candidate(short, full, module, name, attribute, "weight", layout, bias, linear=True)
+        yield Candidate(
+            short, full, module, name, attribute, "weight", layout, bias, linear=True
+        )
 
 
 def _plain(name: str, module: nn.Module) -> Iterable[Candidate]:
@@ -107,7 +122,9 @@ def _plain(name: str, module: nn.Module) -> Iterable[Candidate]:
             yield Candidate(full, full, module, name, attribute, "weight", layout)
 
 
-def _no_match(pattern: str, model: nn.Module, everything: Sequence[Candidate]) -> InputError:
+def _no_match(
+    pattern: str, model: nn.Module, everything: Sequence[Candidate]
+) -> InputError:
     """Describe a module that has no matrix of its own; for any other name, return the message of `no_match`."""
     for name, module in model.named_modules():
         if name == pattern or name.endswith("." + pattern):

@@ -16,9 +16,13 @@ from mgk_core.contract.errors import InputError
 from mgk_lora.kinds import Candidate
 
 
-def tied_names(at: Mapping[int, Sequence[str]], candidate: Candidate) -> tuple[str, ...]:
+def tied_names(
+    at: Mapping[int, Sequence[str]], candidate: Candidate
+) -> tuple[str, ...]:
     """Return the other base names of a candidate's weight, and names that share its memory; at: `by_memory`."""
-    return tuple(n for n in at.get(_memory(candidate.parameter), ()) if n != candidate.weight)
+    return tuple(
+        n for n in at.get(_memory(candidate.parameter), ()) if n != candidate.weight
+    )
 
 
 def by_memory(model: nn.Module) -> dict[int, list[str]]:
@@ -30,7 +34,9 @@ def by_memory(model: nn.Module) -> dict[int, list[str]]:
     return found
 
 
-def check_ties(model: nn.Module, chosen: Iterable[Candidate], *, untie: bool) -> list[Candidate]:
+def check_ties(
+    model: nn.Module, chosen: Iterable[Candidate], *, untie: bool
+) -> list[Candidate]:
     """Return the candidates that have to be untied; raise where that was not asked for.
 
     Usable when a run is planned: nothing is changed.

@@ -10,7 +10,10 @@ from mgk_core.contract.outcome import Proposal
 
 
 def check(
-    state: ModelState, adapter: Adapter, proposal: Proposal, targets: Mapping[str, Target]
+    state: ModelState,
+    adapter: Adapter,
+    proposal: Proposal,
+    targets: Mapping[str, Target],
 ) -> None:
     """Raise `MergeError` where a merge would be wrong: not attached, merged already, out of order."""
     if not any(a is adapter for a in state.adapters):
@@ -45,14 +48,20 @@ def _check_weights(targets: Mapping[str, Target]) -> None:
             )
 
 
-def _check_order(state: ModelState, adapter: Adapter, targets: Mapping[str, Target]) -> None:
+def _check_order(
+    state: ModelState, adapter: Adapter, targets: Mapping[str, Target]
+) -> None:
     """Deltas add up in any order; anything else acts on the weight as the adapters before it left it."""
     for earlier in state.adapters:
         if earlier is adapter:
             return
         if any(earlier is a for a in state.merged):
             continue
-        shared = [n for n in targets if n in earlier.targets() and targets[n].parameter.dim() > 1]
+        shared = [
+            n
+            for n in targets
+            if n in earlier.targets() and targets[n].parameter.dim() > 1
+        ]
         for name in shared:
             if not (_additive(earlier, name) and _additive(adapter, name)):
                 raise MergeError(

@@ -47,11 +47,16 @@ def _through(factors: Factors, name: str, transforms: Sequence[Transform]) -> Fa
     a, a0 = factors.a.detach(), None if factors.a0 is None else factors.a0.detach()
     for transform in transforms:
         assert isinstance(transform, FactorTransform)  # noqa: S101 - the caller checked
-        a, a0 = transform.right(name, a), None if a0 is None else transform.right(name, a0)
+        a, a0 = (
+            transform.right(name, a),
+            None if a0 is None else transform.right(name, a0),
+        )
     return Factors(a, factors.b, factors.scale, a0, factors.b0)
 
 
-def _from_factors(factors: Factors, target: Target, scale: float, dtype: torch.dtype) -> DeltaOf:
+def _from_factors(
+    factors: Factors, target: Target, scale: float, dtype: torch.dtype
+) -> DeltaOf:
     scaled = evolve(factors, scale=factors.scale * scale)
     stored = stored_delta(scaled, transposed=target.transposed, dtype=dtype)
     shape = target.parameter.shape
@@ -73,7 +78,9 @@ def _from_merged(adapter: Adapter, name: str) -> DeltaOf:
     def rows(weight: Tensor, start: int, out: Tensor) -> None:
         out.copy_(weight)  # the adapter gets a copy: what it does to it harms nobody
         block = slice(start, start + weight.shape[0])
-        merged = adapter.merged_weight(name, out, block if adapter.row_separable else None)
+        merged = adapter.merged_weight(
+            name, out, block if adapter.row_separable else None
+        )
         if merged.shape != weight.shape:
             raise MergeError(
                 f"{name}: merged_weight returned shape {tuple(merged.shape)}, expected {tuple(weight.shape)}"
@@ -85,7 +92,11 @@ def _from_merged(adapter: Adapter, name: str) -> DeltaOf:
 
 
 def _transformed(
-    source: DeltaOf, name: str, target: Target, transforms: Sequence[Transform], scale: float
+    source: DeltaOf,
+    name: str,
+    target: Target,
+    transforms: Sequence[Transform],
+    scale: float,
 ) -> DeltaOf:
     turned = folded(target)
 
@@ -100,7 +111,9 @@ def _transformed(
                     f"{name}: transform {transform.name!r} changed the delta's shape to {tuple(changed.shape)}"
                 )
             if not torch.isfinite(changed).all() and torch.isfinite(matrix).all():
-                raise MergeError(f"{name}: transform {transform.name!r} made NaN or inf of a delta")
+                raise MergeError(
+                    f"{name}: transform {transform.name!r} made NaN or inf of a delta"
+                )
             matrix.copy_(changed)
         if scale != 1.0:
             out.mul_(scale)

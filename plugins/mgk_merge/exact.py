@@ -30,7 +30,9 @@ _ROUNDED = (torch.bfloat16, torch.float16)
 _RESIDUAL = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpec) -> MergeReport:
+def merge(
+    model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpec
+) -> MergeReport:
     """Fold ``adapter`` into the base; see `mgk_core.contract.hookspecs.mgk_merge`.
 
     :raises MergeError: refused; the model is bit-identical to before
@@ -50,7 +52,9 @@ def merge(model: nn.Module, adapter: Adapter, proposal: Proposal, spec: MergeSpe
                 _merge_weight(undo, t, residuals.get(n), proposal, spec)
                 for n, t in track(targets.items(), "weights")
             ]
-        report = summary(adapter.name, spec.type, figures, residual=spec.residual, undo=undo)
+        report = summary(
+            adapter.name, spec.type, figures, residual=spec.residual, undo=undo
+        )
         state.merged.append(adapter)
         return report  # inside the try: who gets no report gets no merge either
     except BaseException:
@@ -75,14 +79,20 @@ def merge_changed(
 
 
 def _merge_weight(
-    undo: ExactUndo, target: Target, after: Tensor | None, proposal: Proposal, spec: MergeSpec
+    undo: ExactUndo,
+    target: Target,
+    after: Tensor | None,
+    proposal: Proposal,
+    spec: MergeSpec,
 ) -> Figures:
     state, adapter, keeper = undo.state, undo.adapter, undo.keeper
     name, weight = target.weight, target.parameter.detach()
     wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
     delta, whole = delta_of(adapter, name, target, proposal, wide)
     figures = Figures(name, weight.dtype, tuple(weight.shape))
-    work = WeightMerge(name, weight, wide, delta, state.residuals.get(name), after, keeper, figures)
+    work = WeightMerge(
+        name, weight, wide, delta, state.residuals.get(name), after, keeper, figures
+    )
     for start, stop in blocks(weight, weight.shape[0] if whole else spec.chunk_rows):
         work.block(start, stop)
     if after is None:
@@ -99,7 +109,11 @@ def _new_residuals(
     if not spec.residual:
         return {}
     dtype = _RESIDUAL[spec.residual_dtype]
-    weights = {n: t.parameter.detach() for n, t in targets.items() if t.parameter.dtype in _ROUNDED}
+    weights = {
+        n: t.parameter.detach()
+        for n, t in targets.items()
+        if t.parameter.dtype in _ROUNDED
+    }
     again = {n: state.residuals[n] for n, w in weights.items() if n in state.residuals}
     again = {
         n: r
@@ -112,12 +126,20 @@ def _new_residuals(
     }
 
 
-def _keeper(proposal: Proposal, state: ModelState, targets: Mapping[str, Target]) -> Keeper:
+def _keeper(
+    proposal: Proposal, state: ModelState, targets: Mapping[str, Target]
+) -> Keeper:
     tensors = {t.weight: t.parameter.detach() for t in targets.values()}
-    tensors |= {residual_key(n): state.residuals[n] for n in targets if n in state.residuals}
+    tensors |= {
+        residual_key(n): state.residuals[n] for n in targets if n in state.residuals
+    }
     if proposal.undo == "memory":
         return MemoryKeeper(tensors)
-    folder = Path(proposal.spool) if proposal.spool else Path(tempfile.mkdtemp(prefix="mgk-undo-"))
+    folder = (
+        Path(proposal.spool)
+        if proposal.spool
+        else Path(tempfile.mkdtemp(prefix="mgk-undo-"))
+    )
     return DiskKeeper(folder, tensors)
 
 

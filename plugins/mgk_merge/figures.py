@@ -33,7 +33,9 @@ class Figures:
     _largest: float = 0.0
     _error: float = 0.0
 
-    def add(self, delta: Tensor, old: Tensor, visible: Tensor, carried: Tensor | None) -> None:
+    def add(
+        self, delta: Tensor, old: Tensor, visible: Tensor, carried: Tensor | None
+    ) -> None:
         """Take in one block of contiguous tensors, fp32 or wider.
 
         delta: what was to be added. old: the weight before. visible: W' − W. carried: what the
@@ -122,7 +124,9 @@ def summary(
             f"adapter {adapter!r}: no weight can hold its delta in its dtype, so merging would do nothing;"
             " use residual = true, or a base in fp32"
         )
-    totals = [math.fsum(column) for column in zip(*(f.totals for f in figures), strict=True)]
+    totals = [
+        math.fsum(column) for column in zip(*(f.totals for f in figures), strict=True)
+    ]
     weights = tuple(f.report() for f in figures)
     return MergeReport(
         adapter=adapter,
@@ -144,16 +148,26 @@ def _warnings(figures: Sequence[Figures], *, residual: bool) -> tuple[str, ...]:
     if zero:
         warnings.append(f"{_some(zero)}: the delta is zero")
     if unmoved:
-        held = "it is held by the residual alone" if residual else "it is lost (residual = false)"
-        warnings.append(f"{_some(unmoved)}: the delta is below the weight's precision: {held}")
+        held = (
+            "it is held by the residual alone"
+            if residual
+            else "it is lost (residual = false)"
+        )
+        warnings.append(
+            f"{_some(unmoved)}: the delta is below the weight's precision: {held}"
+        )
     return tuple(warnings)
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return ", ".join(names[:4]) + (
+        f" and {len(names) - 4} more" if len(names) > 4 else ""
+    )
 
 
-def _dots(delta: Tensor, old: Tensor, visible: Tensor, carried: Tensor | None) -> tuple[float, ...]:
+def _dots(
+    delta: Tensor, old: Tensor, visible: Tensor, carried: Tensor | None
+) -> tuple[float, ...]:
     with np.errstate(all="ignore"):  # what is not finite is seen by the caller
         seen = _dot(visible, delta)
         kept = seen if carried is None else seen + _dot(carried, delta)
@@ -162,7 +176,9 @@ def _dots(delta: Tensor, old: Tensor, visible: Tensor, carried: Tensor | None) -
 
 def _dot(one: Tensor, other: Tensor) -> float:
     """Return the inner product; numpy's BLAS takes half the time of torch's for a vector with itself."""
-    return float(np.dot(one.numpy(), other.numpy()) if one.is_cpu else torch.dot(one, other))
+    return float(
+        np.dot(one.numpy(), other.numpy()) if one.is_cpu else torch.dot(one, other)
+    )
 
 
 def _share(part: float, whole: float) -> float:

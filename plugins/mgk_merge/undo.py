@@ -21,7 +21,12 @@ from torch import Tensor
 from mgk_core.contract.adapter import Adapter, ModelState
 from mgk_core.contract.errors import MergeError, StoreError
 
-_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+}
 
 
 class Keeper(Protocol):
@@ -96,7 +101,9 @@ class DiskKeeper:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._check_space(end)
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            self._descriptor = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600
+            )
             _write(self._descriptor, len(text).to_bytes(8, "little") + text, 0)
         except (OSError, StoreError) as error:
             self.forget()
@@ -129,7 +136,9 @@ class DiskKeeper:
             for start in range(0, rows, step):
                 stop = min(rows, start + step)
                 block = torch.empty_like(
-                    live[start:stop], device="cpu", memory_format=torch.contiguous_format
+                    live[start:stop],
+                    device="cpu",
+                    memory_format=torch.contiguous_format,
                 )
                 _read(
                     self._descriptor,
@@ -169,7 +178,9 @@ class ExactUndo:
     def restore(self) -> None:
         """Put every old tensor and residual back, bit for bit; then forget them. Once."""
         if self._spent:
-            raise MergeError(f"the merge of {self.adapter.name!r} was undone or released already")
+            raise MergeError(
+                f"the merge of {self.adapter.name!r} was undone or released already"
+            )
         self.put_back()
         self.release()
 
@@ -189,7 +200,9 @@ class ExactUndo:
 
 
 def _refused(path: Path, error: Exception) -> StoreError:
-    return StoreError(f"undo = 'disk': {path}: {error}; free space there, or use undo = 'memory'")
+    return StoreError(
+        f"undo = 'disk': {path}: {error}; free space there, or use undo = 'memory'"
+    )
 
 
 def _bytes(tensor: Tensor, rows: int) -> int:
@@ -208,5 +221,7 @@ def _read(descriptor: int, data: object, offset: int) -> None:
     while view:
         done = os.preadv(descriptor, [view], offset)
         if done == 0:
-            raise StoreError("the spooled old weights are cut short; load the base again")
+            raise StoreError(
+                "the spooled old weights are cut short; load the base again"
+            )
         view, offset = view[done:], offset + done

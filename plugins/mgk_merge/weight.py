@@ -73,9 +73,13 @@ class WeightMerge:
         """Return four scratch tensors of the block's shape, the same memory for every block."""
         rows = live.shape[0]
         if rows not in self._rooms:
-            first = next(iter(self._rooms.values()), None)  # only the last block is smaller
+            first = next(
+                iter(self._rooms.values()), None
+            )  # only the last block is smaller
             fresh = (
-                torch.empty((4, *live.shape), dtype=self.wide, device=live.device).unbind()
+                torch.empty(
+                    (4, *live.shape), dtype=self.wide, device=live.device
+                ).unbind()
                 if first is None
                 else first
             )
@@ -90,7 +94,9 @@ class WeightMerge:
             return self.before[start:stop].to(self.wide)
         kept = self.keeper.keep(residual_key(self.name), self.before, start, stop)
         return (
-            self.before[start:stop].to(self.wide, copy=True) if kept is None else kept.to(self.wide)
+            self.before[start:stop].to(self.wide, copy=True)
+            if kept is None
+            else kept.to(self.wide)
         )
 
     def _drop(

@@ -39,7 +39,9 @@ class PeftAdapter:
     PEFT's layer. What several layers share is listed once, under the first of them.
     """
 
-    row_separable = False  # PEFT says what becomes of a whole weight, never of some of its rows
+    row_separable = (
+        False  # PEFT says what becomes of a whole weight, never of some of its rows
+    )
 
     def __init__(
         self,
@@ -55,13 +57,16 @@ class PeftAdapter:
         self.identity: Identity = identity
         self._placed = tuple(placed)
         self._trained = [
-            t for _, t in self._tensors() if isinstance(t, nn.Parameter) and t.requires_grad
+            t
+            for _, t in self._tensors()
+            if isinstance(t, nn.Parameter) and t.requires_grad
         ]
         self._homes: dict[str, tuple[Any, str]] = {}
         for place in placed:
             # Biases first: what a tuner adds to one may depend on the weight (GLoRA), and a merge goes in this order.
             for attribute in sorted(
-                changes[place.name], key=lambda a: place.layer.base_layer.get_parameter(a).dim()
+                changes[place.name],
+                key=lambda a: place.layer.base_layer.get_parameter(a).dim(),
             ):
                 self._homes[base_name(f"{place.name}.{attribute}") or attribute] = (
                     place.layer,
@@ -87,7 +92,9 @@ class PeftAdapter:
             result[name] = Target(name, owner, last, turned)
         return result
 
-    def merged_weight(self, name: str, weight: Tensor, rows: slice | None = None) -> Tensor:
+    def merged_weight(
+        self, name: str, weight: Tensor, rows: slice | None = None
+    ) -> Tensor:
         """Return what PEFT's merge makes of ``weight``, in its dtype (fp32 or float64); nothing is changed."""
         layer, attribute = self._homes[name]
         result = merged(layer, {attribute: weight})[attribute].to(weight.dtype)

@@ -69,7 +69,9 @@ def _inject(model: nn.Module, tuner: Tuner, config: Any) -> Any:
         trains = {n: p.requires_grad for n, p in model.named_parameters()}
         made._cast_adapter_dtype(PEFT_NAME)  # noqa: SLF001 - what get_peft_model does: adapters are fp32 on bf16 bases
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(trains[name])  # the cast makes new parameters, which forget it
+            parameter.requires_grad_(
+                trains[name]
+            )  # the cast makes new parameters, which forget it
         return made
     except _REFUSALS as error:
         raise _said(f"PEFT cannot put {tuner.name} on these modules", error) from error
@@ -132,7 +134,9 @@ def _changes(spec: PeftSpec, placed: list[Placed]) -> dict[str, list[str]]:
         try:
             known[kind] = changed_by_merging(place.layer)
         except _REFUSALS as error:
-            raise _said(f"type {spec.type!r} cannot be merged into {place.name}", error) from error
+            raise _said(
+                f"type {spec.type!r} cannot be merged into {place.name}", error
+            ) from error
         if not known[kind]:
             raise InputError(
                 f"type {spec.type!r} cannot be merged into {place.name}: merging changes nothing there"
@@ -146,7 +150,8 @@ def _identity(spec: PeftSpec, model: nn.Module, placed: list[Placed]) -> Identit
         found = {identity_of(place.layer) for place in placed}
     except _REFUSALS as error:
         raise _said(
-            f"type {spec.type!r} does not run in {type(model).__name__} without changes", error
+            f"type {spec.type!r} does not run in {type(model).__name__} without changes",
+            error,
         ) from error
     fused = any(
         isinstance(m, nn.TransformerEncoderLayer) for m in model.modules()

@@ -16,7 +16,9 @@ from mgk_peft.layer import PEFT_NAME
 TENSORS, REST = "adapter_model.safetensors", "adapter_rest.safetensors"
 
 
-def write(tuner: Any, config: Any, state: Mapping[str, Tensor], directory: Path) -> None:
+def write(
+    tuner: Any, config: Any, state: Mapping[str, Tensor], directory: Path
+) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     state: the adapter's tensors; those that PEFT makes again from seeds go to a file of their own,
@@ -25,7 +27,9 @@ def write(tuner: Any, config: Any, state: Mapping[str, Tensor], directory: Path)
     from peft.utils import get_peft_model_state_dict
 
     shell = _shell(tuner, config)
-    found = get_peft_model_state_dict(shell, adapter_name=PEFT_NAME, save_embedding_layers=False)
+    found = get_peft_model_state_dict(
+        shell, adapter_name=PEFT_NAME, save_embedding_layers=False
+    )
     save_file(_apart(found), directory / TENSORS, metadata={"format": "pt"})
     held = {(t.data_ptr(), t.shape) for t in found.values()}
     rest = {k: t for k, t in state.items() if (t.data_ptr(), t.shape) not in held}
@@ -49,13 +53,21 @@ def read_into(adapter: Adapter, tuner: Any, config: Any, directory: Path) -> Non
         tensors = load_file(directory / TENSORS)
         rest = load_file(directory / REST) if (directory / REST).exists() else {}
     except (OSError, ValueError) as error:
-        raise InputError(f"{directory}: not a readable PEFT adapter: {error}") from error
+        raise InputError(
+            f"{directory}: not a readable PEFT adapter: {error}"
+        ) from error
     try:
-        result = set_peft_model_state_dict(_shell(tuner, config), tensors, adapter_name=PEFT_NAME)
+        result = set_peft_model_state_dict(
+            _shell(tuner, config), tensors, adapter_name=PEFT_NAME
+        )
     except (RuntimeError, KeyError, ValueError) as error:
-        raise InputError(f"{directory / TENSORS}: belongs to another adapter: {error}") from error
+        raise InputError(
+            f"{directory / TENSORS}: belongs to another adapter: {error}"
+        ) from error
     if result.unexpected_keys:
-        raise InputError(f"{directory / TENSORS}: unknown {', '.join(result.unexpected_keys[:5])}")
+        raise InputError(
+            f"{directory / TENSORS}: unknown {', '.join(result.unexpected_keys[:5])}"
+        )
     adapter.load_state_dict({**adapter.state_dict(), **rest})
 
 

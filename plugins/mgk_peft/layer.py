@@ -27,7 +27,9 @@ _CLOSE = 1e-5  # an untrained layer's relative error below which the whole model
 
 def base_parameters(layer: Any) -> dict[str, nn.Parameter]:
     """Return the parameters of the module that ``layer`` wraps, by their names in it."""
-    return {n: p for n, p in layer.base_layer.named_parameters() if SLOT not in n.split(".")}
+    return {
+        n: p for n, p in layer.base_layer.named_parameters() if SLOT not in n.split(".")
+    }
 
 
 def own_tensors(layer: Any) -> Iterator[tuple[str, Tensor]]:
@@ -74,14 +76,20 @@ def merged(layer: Any, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     weights = {n: p.to(wide) if p.is_floating_point() else p for n, p in own}
     twin = _twin(layer, {**weights, **given}, shared)
     _merge(twin)
-    return {name: parameter.detach() for name, parameter in base_parameters(twin).items()}
+    return {
+        name: parameter.detach() for name, parameter in base_parameters(twin).items()
+    }
 
 
-def _twin(layer: Any, weights: Mapping[str, Tensor], shared: Mapping[int, Tensor]) -> Any:
+def _twin(
+    layer: Any, weights: Mapping[str, Tensor], shared: Mapping[int, Tensor]
+) -> Any:
     """Return a copy in evaluation mode with copies of ``weights`` for the base's, and tensors that it shares."""
     memo: dict[int, Any] = dict(shared)
     for name, parameter in base_parameters(layer).items():
-        memo[id(parameter)] = nn.Parameter(weights[name].detach().clone(), requires_grad=False)
+        memo[id(parameter)] = nn.Parameter(
+            weights[name].detach().clone(), requires_grad=False
+        )
     return copy.deepcopy(layer, memo).eval()
 
 
@@ -111,7 +119,9 @@ def changed_by_merging(layer: Any) -> list[str]:
         )  # without what it may have cached of the weight as it was
         error = float((base(x) - live).norm() / live.norm())
         if not error <= (_NARROW if hasattr(twin.base_layer, "computes") else _WIDE):
-            raise ValueError(f"in PEFT, merged differs from live by {error:.2g} (relative 2-norm)")
+            raise ValueError(
+                f"in PEFT, merged differs from live by {error:.2g} (relative 2-norm)"
+            )
     return [n for n, p in before.items() if not torch.equal(after[n], p)]
 
 
@@ -172,7 +182,9 @@ def _adds_zero(layer: Any) -> bool:
 
 
 def _required(function: Callable[..., Any]) -> int:
-    return sum(p.default is p.empty for p in inspect.signature(function).parameters.values())
+    return sum(
+        p.default is p.empty for p in inspect.signature(function).parameters.values()
+    )
 
 
 def _sample(base: nn.Module) -> Tensor | None:
@@ -183,7 +195,10 @@ def _sample(base: nn.Module) -> Tensor | None:
     if isinstance(base, nn.Embedding):
         return torch.arange(min(5, base.num_embeddings), device=weight.device)
     if isinstance(base, nn.modules.conv._ConvNd):  # noqa: SLF001 - torch has no public name for all of them
-        sides = [d * (k - 1) + 3 for k, d in zip(base.kernel_size, base.dilation, strict=True)]
+        sides = [
+            d * (k - 1) + 3
+            for k, d in zip(base.kernel_size, base.dilation, strict=True)
+        ]
         shape = (2, base.in_channels, *sides)
     elif isinstance(base, nn.Linear) or weight.dim() == 1:
         shape = (5, weight.shape[-1])

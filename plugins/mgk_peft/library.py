@@ -104,5 +104,13 @@ def make_config(spec: PeftSpec, target_modules: str) -> Any:
         )  # IA3 would look the model's name up in a table of its own
     try:
         return tuner.config(target_modules=target_modules, **options)
-    except (ValueError, TypeError, ImportError, NotImplementedError, AttributeError) as error:
-        raise InputError(f"options: {tuner.config.__name__} refuses them: {error}") from error
+    except (
+        ValueError,
+        TypeError,
+        ImportError,
+        NotImplementedError,
+        AttributeError,
+    ) as error:
+        raise InputError(
+            f"options: {tuner.config.__name__} refuses them: {error}"
+        ) from error

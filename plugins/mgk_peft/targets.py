@@ -88,7 +88,11 @@ def _check(model: nn.Module, name: str, module: nn.Module) -> None:
                 f"target {name}: its numbers are packed ({parameter.dtype}); PEFT's tuners need a plain base here:"
                 " use type = 'lora', or load the base without quantization"
             )
-        others = [a for a in aliases_of(model, parameter) if a != base_name(f"{name}.{attribute}")]
+        others = [
+            a
+            for a in aliases_of(model, parameter)
+            if a != base_name(f"{name}.{attribute}")
+        ]
         if others:
             raise InputError(
                 f"target {name}: its {attribute} is tied to {', '.join(others)}; a delta would reach both: exclude it"

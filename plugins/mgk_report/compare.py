@@ -41,7 +41,9 @@ def scores(runs: Sequence[Run]) -> list[Difference]:
     for probe in dict.fromkeys(name for final in finals for name in final):
         row = [final.get(probe) for final in finals]
         first = row[0]
-        values = ["–" if s is None else f"{s['value']:.4g} ± {s['stderr']:.2g}" for s in row]
+        values = [
+            "–" if s is None else f"{s['value']:.4g} ± {s['stderr']:.2g}" for s in row
+        ]
         differ = [s for s in row[1:] if s and first and beyond_noise(first, s)]
         found.append(Difference(probe, values, bool(differ)))
     return found
@@ -57,7 +59,10 @@ def beyond_noise(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two scores differ by more than twice their error: paired where the items are the same."""
     if len(a["per_item"]) == len(b["per_item"]) > 1:
         gaps = [y - x for x, y in zip(a["per_item"], b["per_item"], strict=True)]
-        mean, error = statistics.fmean(gaps), statistics.stdev(gaps) / math.sqrt(len(gaps))
+        mean, error = (
+            statistics.fmean(gaps),
+            statistics.stdev(gaps) / math.sqrt(len(gaps)),
+        )
     else:
         mean, error = b["value"] - a["value"], math.hypot(a["stderr"], b["stderr"])
     return bool(abs(mean) > NOISE * error)

@@ -31,7 +31,11 @@ _PLAIN = {
         "gridColor": GREY,
         "gridOpacity": 0.25,
     },
-    "legend": {"labelColor": "currentColor", "titleColor": "currentColor", "orient": "top"},
+    "legend": {
+        "labelColor": "currentColor",
+        "titleColor": "currentColor",
+        "orient": "top",
+    },
 }
 
 
@@ -65,7 +69,11 @@ def loss_curve(steps: Rows) -> Spec:
         {"step": row["step"], "loss": row["loss"], "average": average}
         for row, average in zip(rows, averages, strict=True)
     ]
-    tooltip = [_field("step", "Q"), _field("loss", "Q", ".4g"), _field("average", "Q", ".4g")]
+    tooltip = [
+        _field("step", "Q"),
+        _field("loss", "Q", ".4g"),
+        _field("average", "Q", ".4g"),
+    ]
     return _chart(
         values,
         layer=[
@@ -84,7 +92,10 @@ def loss_curve(steps: Rows) -> Spec:
             },
             {
                 "mark": {"type": "line", "color": ORANGE, "strokeWidth": 2},
-                "encoding": {"y": {"field": "average", "type": "quantitative"}, "tooltip": tooltip},
+                "encoding": {
+                    "y": {"field": "average", "type": "quantitative"},
+                    "tooltip": tooltip,
+                },
             },
         ],
         encoding={"x": _axis("step", "step")},
@@ -93,7 +104,9 @@ def loss_curve(steps: Rows) -> Spec:
 
 def curve(steps: Rows, key: str, title: str) -> Spec:
     """One quantity over the steps of a phase."""
-    values = [{"step": row["step"], "value": row[key]} for row in thinned(steps) if key in row]
+    values = [
+        {"step": row["step"], "value": row[key]} for row in thinned(steps) if key in row
+    ]
     return _chart(
         values,
         mark={"type": "line", "color": BLUE, "point": len(values) < 40},
@@ -137,7 +150,12 @@ def items(rows: Rows) -> Spec:
         encoding={
             "x": {"field": "better_by", "type": "quantitative", **bins},
             "y": {**count, "axis": {"tickMinStep": 1}},
-            "color": {"field": "side", "type": "nominal", "title": None, "scale": _SIDES},
+            "color": {
+                "field": "side",
+                "type": "nominal",
+                "title": None,
+                "scale": _SIDES,
+            },
             "tooltip": [_field("side", "N"), count],
         },
     )
@@ -157,7 +175,11 @@ def times(rows: Rows) -> Spec:
                 "title": "phase",
                 "scale": {"scheme": "tableau10"},
             },
-            "tooltip": [_field("phase", "N"), _field("part", "N"), _field("seconds", "Q", ".2f")],
+            "tooltip": [
+                _field("phase", "N"),
+                _field("part", "N"),
+                _field("seconds", "Q", ".2f"),
+            ],
         },
     )
 
@@ -175,7 +197,12 @@ def _chart(values: Rows, **parts: Any) -> Spec:
 
 def _axis(name: str, title: str) -> Spec:
     axis = {"title": title, "format": ".3~g"}
-    return {"field": name, "type": "quantitative", "axis": axis, "scale": {"zero": False}}
+    return {
+        "field": name,
+        "type": "quantitative",
+        "axis": axis,
+        "scale": {"zero": False},
+    }
 
 
 def _field(name: str, kind: str, form: str | None = None) -> Spec:

@@ -92,7 +92,9 @@ def _cell(table: Table, i: int, j: int) -> Cell:
     lines = [f"{probe['name']} after {table['rows'][i]['name']}: {text} (n = {n})"]
     if i > 0:
         lines += _changes(table, i, j)
-    return Cell(text, share_of_gain(table, i, j), _shade(table, i, j), "; ".join(lines), taught)
+    return Cell(
+        text, share_of_gain(table, i, j), _shade(table, i, j), "; ".join(lines), taught
+    )
 
 
 def _changes(table: Table, i: int, j: int) -> list[str]:
@@ -114,13 +116,19 @@ def _better(table: Table, i: int, j: int) -> float | None:
     zero, value = table["R"][0][j], table["R"][i][j]
     if zero is None or value is None:
         return None
-    return float(value - zero) if table["probes"][j]["higher_is_better"] else float(zero - value)
+    return (
+        float(value - zero)
+        if table["probes"][j]["higher_is_better"]
+        else float(zero - value)
+    )
 
 
 def _shade(table: Table, i: int, j: int) -> float | None:
     """Return the change from the baseline as a share of the probe's largest change in any row."""
     changes = [_better(table, k, j) for k in range(len(table["R"]))]
-    largest = max((abs(c) for c in changes if c is not None and math.isfinite(c)), default=0.0)
+    largest = max(
+        (abs(c) for c in changes if c is not None and math.isfinite(c)), default=0.0
+    )
     change = changes[i]
     if change is None or not math.isfinite(change):
         return None
@@ -138,7 +146,9 @@ class Gain:
 def gain(table: Table, j: int) -> Gain | None:
     """Return the gain of probe j in the phase that teaches it, against the baseline; None where it has none."""
     phase = table["probes"][j]["phase"]
-    taught = [i for i, row in enumerate(table["rows"]) if i > 0 and row["name"] == phase]
+    taught = [
+        i for i, row in enumerate(table["rows"]) if i > 0 and row["name"] == phase
+    ]
     change = _better(table, taught[0], j) if taught else None
     if change is None:
         return None
@@ -149,10 +159,16 @@ def _significant(table: Table, i: int, j: int, change: float) -> bool:
     """Judge by the paired difference where the items are the same, else by both rows' errors."""
     rows, probe = table["rows"], table["probes"][j]["name"]
     for pair in table.get("paired", ()):
-        if (pair["from"], pair["to"], pair["probe"]) == (rows[0]["name"], rows[i]["name"], probe):
+        if (pair["from"], pair["to"], pair["probe"]) == (
+            rows[0]["name"],
+            rows[i]["name"],
+            probe,
+        ):
             return bool(abs(pair["difference"]) > NOISE * pair["stderr"])
     errors = [table["stderr"][k][j] for k in (0, i)]
-    return all(e is not None for e in errors) and abs(change) > NOISE * math.hypot(*errors)
+    return all(e is not None for e in errors) and abs(change) > NOISE * math.hypot(
+        *errors
+    )
 
 
 def share_of_gain(table: Table, i: int, j: int) -> str:
@@ -174,4 +190,6 @@ def worse(run: Run) -> list[Mapping[str, Any]]:
         for pair in run.retention.get("paired", ())
         if pair["to"] == last and pair["difference"] < -NOISE * pair["stderr"]
     ]
-    return sorted(pairs, key=lambda pair: pair["difference"] / (pair["stderr"] or math.inf))
+    return sorted(
+        pairs, key=lambda pair: pair["difference"] / (pair["stderr"] or math.inf)
+    )

@@ -94,8 +94,14 @@ def _history(run: Run) -> list[str]:
     found = []
     for event in run.journal:
         if event["event"] in shown:
-            detail = {k: v for k, v in event.items() if k in ("time", "after", "changes", "source")}
-            found.append(" ".join([event["event"], *(f"{k} {v}" for k, v in detail.items())]))
+            detail = {
+                k: v
+                for k, v in event.items()
+                if k in ("time", "after", "changes", "source")
+            }
+            found.append(
+                " ".join([event["event"], *(f"{k} {v}" for k, v in detail.items())])
+            )
     return found
 
 
@@ -160,4 +166,6 @@ def _library() -> Any:
 
 
 def _not_installed(package: str) -> EnvironmentFault:
-    return EnvironmentFault(f"a report needs {package}; install it: pip install 'mgk[report]'")
+    return EnvironmentFault(
+        f"a report needs {package}; install it: pip install 'mgk[report]'"
+    )

@@ -25,4 +25,6 @@ def mgk_recorded(run: Path, phase: str) -> None:
         write([run], run / NAME)
     except Exception as error:  # noqa: BLE001 - see the docstring
         reason = f"{type(error).__name__}: {error}"
-        warnings.warn(f"the report was not written: {reason}", RuntimeWarning, stacklevel=1)
+        warnings.warn(
+            f"the report was not written: {reason}", RuntimeWarning, stacklevel=1
+        )

@@ -84,7 +84,9 @@ class Run:
         """Return the seconds of each part of the work, phase by phase, over all processes."""
         found: dict[tuple[str, str], float] = {}
         for event in self.journal:
-            where = str(event.get("phase", "start" if event["event"] == "base" else "end"))
+            where = str(
+                event.get("phase", "start" if event["event"] == "base" else "end")
+            )
             if event["event"] != "prepare":
                 for part, seconds in event.get("seconds", {}).items():
                     found[where, part] = found.get((where, part), 0.0) + float(seconds)
@@ -120,7 +122,11 @@ def read(directory: Path) -> Run:
 
 
 def _phases(
-    directory: Path, config: Table, ledger: Table, events: Sequence[Table], notes: list[str]
+    directory: Path,
+    config: Table,
+    ledger: Table,
+    events: Sequence[Table],
+    notes: list[str],
 ) -> list[Phase]:
     entries = {entry["phase"]: entry for entry in ledger.get("phases", ())}
     phases = []
@@ -182,7 +188,9 @@ def _settings(text: str) -> list[Setting]:
         elif " = " in line and not line.startswith("#"):
             key, rest = line.split(" = ", 1)
             value, mark, source = rest.rpartition(" # ")
-            found.append(Setting(table + key, value if mark else rest, source if mark else ""))
+            found.append(
+                Setting(table + key, value if mark else rest, source if mark else "")
+            )
     return found
 
 

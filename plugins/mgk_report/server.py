@@ -12,7 +12,13 @@ from mgk_core.contract.errors import InputError
 from mgk_report.page import render
 from mgk_report.record import read
 
-WATCHED = ("run.toml", "journal.jsonl", "ledger.json", "metrics.jsonl", "retention.json")
+WATCHED = (
+    "run.toml",
+    "journal.jsonl",
+    "ledger.json",
+    "metrics.jsonl",
+    "retention.json",
+)
 PAUSE = 1.0
 """Seconds between two reads of the files."""
 
@@ -108,4 +114,6 @@ def serve(runs: Sequence[Path], port: int) -> Server:
     try:
         return Server(runs, port)
     except OSError as error:
-        raise InputError(f"--port {port}: {error.strerror}; choose another, or 0 for any") from None
+        raise InputError(
+            f"--port {port}: {error.strerror}; choose another, or 0 for any"
+        ) from None

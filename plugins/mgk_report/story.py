@@ -72,7 +72,9 @@ def _gains(run: Run) -> list[str]:
         if change is not None and probe["phase"] not in told:
             told.add(probe["phase"])
             noise = "" if change.significant else " (n.s.)"
-            found.append(f"{probe['name']} {change.change:+.3g} {probe['metric']}{noise}.")
+            found.append(
+                f"{probe['name']} {change.change:+.3g} {probe['metric']}{noise}."
+            )
     return found
 
 
@@ -81,7 +83,9 @@ def _kept(run: Run) -> str:
     table, found = run.retention, []
     last = len(table.get("rows", ())) - 1
     for j, probe in enumerate(table.get("probes", ())):
-        taught = [i for i, row in enumerate(table["rows"]) if row["name"] == probe["phase"]]
+        taught = [
+            i for i, row in enumerate(table["rows"]) if row["name"] == probe["phase"]
+        ]
         share = share_of_gain(table, last, j) if last > 0 else "–"
         if share.endswith("%") and taught and 0 < taught[0] < last:
             found.append(f"{share} of {probe['name']}")
@@ -114,13 +118,20 @@ class Answered:
 def answers(run: Run) -> list[Answered]:
     """Return the answers of the base and of the last row that has some, changed ones first."""
     rows = [run.scores, *(p.scores for p in run.phases if p.result == "committed")]
-    latest = {score["probe"]: score for row in rows[1:] for score in row if score.get("answers")}
+    latest = {
+        score["probe"]: score
+        for row in rows[1:]
+        for score in row
+        if score.get("answers")
+    }
     found = []
     for score in run.scores:
         after = latest.get(score["probe"], {}).get("answers", ())
         for old, new in zip(score.get("answers", ()), after, strict=False):
             if old["prompt"] == new["prompt"]:
-                found.append(Answered(score["probe"], old["prompt"], old["text"], new["text"]))
+                found.append(
+                    Answered(score["probe"], old["prompt"], old["text"], new["text"])
+                )
     return sorted(found, key=lambda answer: answer.before == answer.after)
 
 
@@ -155,12 +166,19 @@ def _facts(phase: Phase) -> list[tuple[str, str]]:
     if steps:
         seconds = sum(float(s["seconds"]) for s in steps)
         count = sum(int(s["count"]) for s in steps)
-        pace = f"{count / seconds:,.0f} {steps[-1].get('unit', 'samples')}/s" if seconds else "–"
+        pace = (
+            f"{count / seconds:,.0f} {steps[-1].get('unit', 'samples')}/s"
+            if seconds
+            else "–"
+        )
         facts = [
             ("steps", f"{steps[-1]['step']} of {steps[-1]['steps']}"),
             ("loss", f"{steps[0]['loss']:.4g} → {steps[-1]['loss']:.4g}"),
             ("throughput", pace),
-            ("steps skipped (not drawable)", str(sum(int(s["skipped"]) for s in steps))),
+            (
+                "steps skipped (not drawable)",
+                str(sum(int(s["skipped"]) for s in steps)),
+            ),
         ]
     entry = phase.entry or {}
     if entry.get("result") == "committed":
@@ -173,7 +191,9 @@ def _facts(phase: Phase) -> list[tuple[str, str]]:
             ("largest rounding error", f"{entry['max_error']:.2g}"),
         ]
         if "error" in check:
-            measured = f"{check['error']:.2g} (tolerance from rounding {check['bound']:.2g})"
+            measured = (
+                f"{check['error']:.2g} (tolerance from rounding {check['bound']:.2g})"
+            )
             facts.append(("merged against unmerged", measured))
     return facts
 
@@ -184,7 +204,9 @@ def _gates(phase: Phase) -> list[str]:
     for event in phase.events:
         if event["event"] == "gate":
             reasons = [_reason(r) for r in event.get("refusals", ())]
-            found.append("passed" if event["accept"] else "refused: " + "; ".join(reasons))
+            found.append(
+                "passed" if event["accept"] else "refused: " + "; ".join(reasons)
+            )
             found += [str(note) for note in event.get("notes", ())]
     return found
 
@@ -198,7 +220,9 @@ def _reason(refusal: Any) -> str:
 def _attempt(attempt: Any) -> str:
     if not isinstance(attempt, Mapping):
         return str(attempt)
-    return ", ".join(f"{k}: {v}" for k, v in attempt.items() if v not in (None, [], {}, ""))
+    return ", ".join(
+        f"{k}: {v}" for k, v in attempt.items() if v not in (None, [], {}, "")
+    )
 
 
 def _charts(phase: Phase) -> list[tuple[str, figures.Spec]]:
@@ -206,25 +230,41 @@ def _charts(phase: Phase) -> list[tuple[str, figures.Spec]]:
     charts: list[tuple[str, figures.Spec]] = []
     if len(steps) > 1:
         charts = [
-            ("Training loss", figures.loss_curve([s for s in steps if s["loss"] is not None])),
+            (
+                "Training loss",
+                figures.loss_curve([s for s in steps if s["loss"] is not None]),
+            ),
             ("Learning rate", figures.curve(steps, "lr", "learning rate")),
             ("Gradient norm", figures.curve(steps, "grad_norm", "gradient norm")),
-            ("Throughput", figures.curve(steps, "per_second", f"{steps[-1].get('unit')}/s")),
+            (
+                "Throughput",
+                figures.curve(steps, "per_second", f"{steps[-1].get('unit')}/s"),
+            ),
         ]
         memory = next((k for k in ("cuda_peak", "rss_peak") if k in steps[-1]), None)
         if memory is not None:
-            gib = [{"step": s["step"], "gib": s[memory] / 2**30} for s in steps if memory in s]
+            gib = [
+                {"step": s["step"], "gib": s[memory] / 2**30}
+                for s in steps
+                if memory in s
+            ]
             charts.append(("Peak memory", figures.curve(gib, "gib", "GiB")))
     merged = phase.merge.get("weights", ())
     if merged:
-        charts.append(("Change of each weight", figures.weights(drawable(_weights(merged)))))
+        charts.append(
+            ("Change of each weight", figures.weights(drawable(_weights(merged))))
+        )
     return charts
 
 
 def _weights(merged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for index, weight in enumerate(merged):
-        relative = weight["delta_norm"] / weight["weight_norm"] if weight["weight_norm"] else None
+        relative = (
+            weight["delta_norm"] / weight["weight_norm"]
+            if weight["weight_norm"]
+            else None
+        )
         row = {"index": index, "relative": relative}
         rows.append({**row, **{k: weight[k] for k in ("name", "kept", "max_error")}})
     return rows

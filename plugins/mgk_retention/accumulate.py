@@ -33,7 +33,9 @@ class Accumulator(Protocol):
 class Whole:
     """Σ xᵀx as a matrix; ``k`` eigenvectors of it are kept in the end, all of it where None."""
 
-    def __init__(self, width: int, k: int | None, tail: str, device: torch.device) -> None:
+    def __init__(
+        self, width: int, k: int | None, tail: str, device: torch.device
+    ) -> None:
         self.matrix = torch.zeros(width, width, device=device)
         self.k, self.tail, self.positions = k, tail, 0
 
@@ -77,7 +79,9 @@ class Projected:
         """Return the mean over rows, as top eigenvectors and tail."""
         n = max(self.positions, 1)
         values, vectors = nystrom(self.image / n, self.test)
-        return with_tail(vectors[:, : self.k], values[: self.k], self.squares / n, self.tail)
+        return with_tail(
+            vectors[:, : self.k], values[: self.k], self.squares / n, self.tail
+        )
 
 
 class Counts:
@@ -89,7 +93,9 @@ class Counts:
     def add(self, rows: Tensor) -> None:
         """Count ids. rows: (n, 1), integers below the width."""
         ids = rows.reshape(-1)
-        self.counts += torch.bincount(ids, minlength=self.counts.shape[0]).to(self.counts)
+        self.counts += torch.bincount(ids, minlength=self.counts.shape[0]).to(
+            self.counts
+        )
         self.positions += ids.shape[0]
 
     def power(self) -> Tensor:
@@ -99,7 +105,8 @@ class Counts:
     def mean(self) -> Moment:
         """Return the frequencies on the diagonal; no factor."""
         return Sketch(
-            self.counts.new_zeros(self.counts.shape[0], 0), self.counts / max(self.positions, 1)
+            self.counts.new_zeros(self.counts.shape[0], 0),
+            self.counts / max(self.positions, 1),
         )
 
 
@@ -108,7 +115,9 @@ def columns(k: int) -> int:
     return 2 * k + 16
 
 
-def make_accumulator(width: int, k: int | None, tail: str, device: torch.device) -> Accumulator:
+def make_accumulator(
+    width: int, k: int | None, tail: str, device: torch.device
+) -> Accumulator:
     """Choose: the whole matrix where all of it is wanted or it is small anyway, else the projection.
 
     Below four times the projection's columns an eigendecomposition of the whole costs less time
@@ -126,7 +135,9 @@ def test_matrix(width: int, m: int) -> Tensor:
     """Return Ω, (width, m), orthonormal columns: the same for every layer of a width, and every run."""
     if (width, m) not in _made:
         generator = torch.Generator().manual_seed(width * 8191 + m)
-        _made[width, m] = torch.linalg.qr(torch.randn(width, m, generator=generator)).Q.contiguous()
+        _made[width, m] = torch.linalg.qr(
+            torch.randn(width, m, generator=generator)
+        ).Q.contiguous()
     return _made[width, m]
 
 
@@ -138,7 +149,11 @@ def nystrom(image: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     root is taken by eigenvalues, held above ν, so that rounding in Y cannot make it fail.
     """
     wide, omega = image.double(), test.double()
-    shift = torch.finfo(image.dtype).eps * torch.linalg.matrix_norm(wide) * image.shape[0] ** 0.5
+    shift = (
+        torch.finfo(image.dtype).eps
+        * torch.linalg.matrix_norm(wide)
+        * image.shape[0] ** 0.5
+    )
     if shift == 0:
         return image.new_zeros(image.shape[1]), test
     shifted = wide + shift * omega

@@ -37,7 +37,11 @@ class Alarm:
         if not relative:
             return
         worst = max(drift or relative, key=lambda n: (drift or relative)[n])
-        figures = {"drift": drift.get(worst), "relative": max(relative.values()), "layer": worst}
+        figures = {
+            "drift": drift.get(worst),
+            "relative": max(relative.values()),
+            "layer": worst,
+        }
         self.tell(
             "drift",
             phase=self.ctx.phase.name,
@@ -48,7 +52,13 @@ class Alarm:
         )
         if drift and drift[worst] > self.limit:
             text = f"drift {drift[worst]:.1%} at {worst} (limit {self.limit:.1%}), largest ‖ΔW‖/‖W‖ {figures['relative']:.2%}"
-            self.tell("alarm", phase=self.ctx.phase.name, step=event["step"], text=text, **figures)
+            self.tell(
+                "alarm",
+                phase=self.ctx.phase.name,
+                step=event["step"],
+                text=text,
+                **figures,
+            )
 
     @torch.no_grad()
     def measure(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -60,7 +70,10 @@ class Alarm:
             relative[name] = norm / self.norms[name]
             if moved is not None:
                 drift[name] = moved / self.energies[name]
-        names, values = list(relative), torch.stack([*relative.values(), *drift.values()]).tolist()
+        names, values = (
+            list(relative),
+            torch.stack([*relative.values(), *drift.values()]).tolist(),
+        )
         return dict(zip(drift, values[len(names) :], strict=True)), dict(
             zip(names, values, strict=False)
         )
@@ -75,7 +88,9 @@ class Alarm:
             ), delta.norm()
         a, b = pair.a.float(), pair.b.float() * pair.scale
         norm = ((b.mT @ b) * (a @ a.mT)).sum().clamp(min=0).sqrt()
-        return None if c is None else factored_energy(c, _even(b.shape[0], b), a, b), norm
+        return None if c is None else factored_energy(
+            c, _even(b.shape[0], b), a, b
+        ), norm
 
 
 def _even(width: int, like: Tensor) -> Moment:

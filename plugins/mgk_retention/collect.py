@@ -60,7 +60,9 @@ class Layers:
             made.add(gradient)
         if self.needs.fisher and x.is_floating_point() and x.shape[1] in weight.shape:
             found = gradient.float().square().mT @ x.float().square()
-            self.fisher[name] = self.fisher[name].add_(found) if name in self.fisher else found
+            self.fisher[name] = (
+                self.fisher[name].add_(found) if name in self.fisher else found
+            )
 
     def _add_inputs(self, name: str, x: Tensor, weight: Tensor, form: Form) -> None:
         """Add inputs once for layers that have the same (for example queries, keys and values)."""
@@ -85,7 +87,9 @@ class Layers:
             made = self.inputs[name] = Counts(weight.shape[0], self.device)
         (made or self._make(self.inputs, name, x.shape[1], form)).add(x)
 
-    def _make(self, into: dict[str, Accumulator], name: str, width: int, form: Form) -> Accumulator:
+    def _make(
+        self, into: dict[str, Accumulator], name: str, width: int, form: Form
+    ) -> Accumulator:
         into[name] = make_accumulator(width, form.k, form.tail, self.device)
         return into[name]
 
@@ -121,7 +125,9 @@ def visit(
 ) -> Layers:
     """Run batches through the bare base (live: adapters on) until enough positions were seen, and add up."""
     weights = base_state_dict(ctx.model)
-    layers = Layers({n: weights[n] for n in ctx.targets if n in weights}, needs, ctx.device)
+    layers = Layers(
+        {n: weights[n] for n in ctx.targets if n in weights}, needs, ctx.device
+    )
 
     def until_enough() -> Iterator[Batch]:
         with counting(needs.max_tokens, "positions") as advance:
@@ -133,7 +139,12 @@ def visit(
                     return
 
     visit_layers(
-        ctx.bundle, ctx.targets, until_enough(), layers, gradients=needs.gradients, live=live
+        ctx.bundle,
+        ctx.targets,
+        until_enough(),
+        layers,
+        gradients=needs.gradients,
+        live=live,
     )
     return layers
 
@@ -146,7 +157,9 @@ def old_batches(ctx: PhaseContext) -> Iterable[Batch]:
     assert ctx.data is not None  # noqa: S101 - the runner loads data first
     if ctx.base_phase:
         return ctx.data.calibration
-    rows = torch.randperm(len(ctx.data.train), generator=ctx.generator(salt=17)).tolist()
+    rows = torch.randperm(
+        len(ctx.data.train), generator=ctx.generator(salt=17)
+    ).tolist()
     return ctx.train_batches(rows, ctx.phase.train.micro)
 
 

@@ -43,9 +43,13 @@ class Damping:
         wide = self.numerator.right(x.double())
         if self.inverse is not None:
             return (wide @ self.inverse).to(x.dtype)
-        assert self.diagonal is not None and self.factor is not None and self.core is not None  # noqa: S101, PT018
+        assert self.diagonal is not None  # noqa: S101 - without an inverse all three are there
+        assert self.factor is not None  # noqa: S101
+        assert self.core is not None  # noqa: S101
         y = wide / self.diagonal
-        return (y - (y @ self.factor) @ self.core @ self.factor.mT / self.diagonal).to(x.dtype)
+        return (y - (y @ self.factor) @ self.core @ self.factor.mT / self.diagonal).to(
+            x.dtype
+        )
 
 
 def damping(new: Moment, old: Moment, strength: float, ridge: float) -> Damping:
@@ -85,7 +89,9 @@ class CovarianceTransform:
         return self.right(weight, delta)
 
 
-def transform(ctx: PhaseContext, past: Past, spec: CovarianceSpec) -> CovarianceTransform:
+def transform(
+    ctx: PhaseContext, past: Past, spec: CovarianceSpec
+) -> CovarianceTransform:
     """Look at the phase's own inputs and prepare the maps of all weights that have old statistics."""
     assert ctx.adapter is not None  # noqa: S101 - a proposal has one
     form = Form(spec.sketch or None, spec.tail)
@@ -109,7 +115,9 @@ def transform(ctx: PhaseContext, past: Past, spec: CovarianceSpec) -> Covariance
     )
 
 
-def with_transform(ctx: PhaseContext, proposal: Proposal, spec: CovarianceSpec) -> Proposal:
+def with_transform(
+    ctx: PhaseContext, proposal: Proposal, spec: CovarianceSpec
+) -> Proposal:
     """Return the proposal with the transform behind those that it has; as it is where nothing was kept."""
     made = transform(ctx, Past(ctx.history, ctx.device), spec)
     if not made.maps:
@@ -127,7 +135,9 @@ def recovery(
     done = sum(r.method == spec.type for r in tried)
     if done >= len(spec.strengths) or not ctx.history:
         return None
-    proposal = with_transform(ctx, Proposal(), evolve(spec, strength=spec.strengths[done]))
+    proposal = with_transform(
+        ctx, Proposal(), evolve(spec, strength=spec.strengths[done])
+    )
     if not proposal.transforms:
         return None
     evidence = {"strength": spec.strengths[done], "ridge": spec.ridge}

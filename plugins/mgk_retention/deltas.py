@@ -28,13 +28,16 @@ def matrices(adapter: Adapter) -> dict[str, Target]:
     Biases, stacks of experts and grouped convolutions have no one input and output to keep in place.
     """
     return {
-        n: t for n, t in adapter.targets().items() if t.parameter.dim() == 2 or _one_convolution(t)
+        n: t
+        for n, t in adapter.targets().items()
+        if t.parameter.dim() == 2 or _one_convolution(t)
     }
 
 
 def _one_convolution(target: Target) -> bool:
     return (
-        isinstance(target.module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and target.module.groups == 1
+        isinstance(target.module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        and target.module.groups == 1
     )
 
 
@@ -80,7 +83,9 @@ def live_pairs(adapter: Adapter) -> Callable[[str], Pair]:
     """Return weight → its factors, for loss terms. Asked for once where they are parameters, which
     stay the same objects; asked for each time where an adapter computes them."""
     found = {n: pair_of(adapter, n) for n in matrices(adapter)}
-    fixed = {n: p for n, p in found.items() if p is not None and p.a.is_leaf and p.b.is_leaf}
+    fixed = {
+        n: p for n, p in found.items() if p is not None and p.a.is_leaf and p.b.is_leaf
+    }
 
     def pair(name: str) -> Pair:
         made = fixed.get(name) or pair_of(adapter, name)

@@ -19,6 +19,9 @@ def attach(model: nn.Module, spec: DenseSpec, name: str) -> DenseAdapter:
     parts, places = {}, {}
     for path, module in choose_linear(model, spec.targets).items():
         weight = f"{path}.weight" if path else "weight"
-        parts[weight], places[weight] = DensePart(module.weight.detach()), Target(weight, module)
+        parts[weight], places[weight] = (
+            DensePart(module.weight.detach()),
+            Target(weight, module),
+        )
         put(module, name, parts[weight])
     return DenseAdapter(name, parts, places)

@@ -21,16 +21,24 @@ from mgk_retention.needs import Form, Needs
 from mgk_retention.specs import DesignedSpec
 
 
-def directions(new: Moment, old: Moment | None, rank: int, strength: float, ridge: float) -> Tensor:
+def directions(
+    new: Moment, old: Moment | None, rank: int, strength: float, ridge: float
+) -> Tensor:
     """Return the top ``rank`` directions as rows of length 1, (rank, in)."""
     c = new.dense().double()
     s = c if old is None else c + strength * old.dense().double()
-    s = s + ridge * s.diagonal().mean() * torch.eye(len(s), dtype=s.dtype, device=s.device)
+    s = s + ridge * s.diagonal().mean() * torch.eye(
+        len(s), dtype=s.dtype, device=s.device
+    )
     lower = torch.linalg.cholesky(s)
     half = torch.linalg.solve_triangular(lower, c, upper=False)
     whitened = torch.linalg.solve_triangular(lower, half.mT, upper=False)  # L⁻¹ C L⁻ᵀ
-    vectors = torch.linalg.eigh((whitened + whitened.mT) / 2).eigenvectors[:, -rank:].flip(1)
-    rows: Tensor = torch.linalg.solve_triangular(lower.mT, vectors, upper=True).mT  # L⁻ᵀ v
+    vectors = (
+        torch.linalg.eigh((whitened + whitened.mT) / 2).eigenvectors[:, -rank:].flip(1)
+    )
+    rows: Tensor = torch.linalg.solve_triangular(
+        lower.mT, vectors, upper=True
+    ).mT  # L⁻ᵀ v
     return torch.nn.functional.normalize(rows, dim=1)
 
 
@@ -53,7 +61,12 @@ def design(adapter: Adapter, ctx: PhaseContext, spec: DesignedSpec) -> list[str]
     done = []
     for name in matrices(adapter):
         factors, new = adapter.factors(name), unpacked(fresh, INPUTS, name, ctx.device)
-        if factors is None or new is None or factors.a.dim() != 2 or bool(factors.b.any()):
+        if (
+            factors is None
+            or new is None
+            or factors.a.dim() != 2
+            or bool(factors.b.any())
+        ):
             continue
         old = past.total(INPUTS, name, spec.sketch, spec.tail)
         rows = directions(new, old, factors.a.shape[0], spec.strength, spec.ridge)
@@ -66,6 +79,8 @@ def design(adapter: Adapter, ctx: PhaseContext, spec: DesignedSpec) -> list[str]
 def _sized(rows: Tensor, new: Moment) -> Tensor:
     """Scale rows so that A x has variance 1 / in for each, as after the usual initialisation on white inputs."""
     power = (
-        (new.right(rows.float()) * rows.float()).sum(-1).clamp(min=torch.finfo(torch.float32).tiny)
+        (new.right(rows.float()) * rows.float())
+        .sum(-1)
+        .clamp(min=torch.finfo(torch.float32).tiny)
     )
     return rows.float() / (power * rows.shape[1]).sqrt()[:, None]

@@ -13,7 +13,13 @@ import attrs
 import torch
 from torch import Tensor
 
-from mgk_core.contract.bundle import Batch, Bundle, LanguageBundle, Tokens, require_unpacks
+from mgk_core.contract.bundle import (
+    Batch,
+    Bundle,
+    LanguageBundle,
+    Tokens,
+    require_unpacks,
+)
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import InputError
 from mgk_retention.kept import REPLAY
@@ -29,14 +35,18 @@ def as_tensors(examples: Sequence[Any]) -> dict[str, Tensor]:
     for attribute in attrs.fields(type(examples[0])):
         values = [torch.as_tensor(getattr(e, attribute.name)) for e in examples]
         values = [v.to(torch.int32) if v.dtype == torch.int64 else v for v in values]
-        kept[f"{attribute.name}/values"] = torch.cat([v.reshape(-1) for v in values]).cpu()
+        kept[f"{attribute.name}/values"] = torch.cat(
+            [v.reshape(-1) for v in values]
+        ).cpu()
         kept[f"{attribute.name}/shapes"] = torch.tensor(
             [list(v.shape) for v in values], dtype=torch.int32
         )
     return kept
 
 
-def from_tensors(kept: Mapping[str, Tensor], kind: type[Any], device: torch.device) -> list[Any]:
+def from_tensors(
+    kept: Mapping[str, Tensor], kind: type[Any], device: torch.device
+) -> list[Any]:
     """Return the examples of `as_tensors`, rebuilt as instances of ``kind``."""
     columns = {}
     for attribute in attrs.fields(kind):
@@ -44,7 +54,9 @@ def from_tensors(kept: Mapping[str, Tensor], kind: type[Any], device: torch.devi
         values = kept[f"{attribute.name}/values"]
         sizes = [int(torch.Size(s).numel()) for s in shapes]
         pieces = torch.split(values, sizes)
-        columns[attribute.name] = [p.reshape(s) for p, s in zip(pieces, shapes, strict=True)]
+        columns[attribute.name] = [
+            p.reshape(s) for p, s in zip(pieces, shapes, strict=True)
+        ]
     rows = zip(*columns.values(), strict=True)
     return [
         kind(**{n: _field(kind, v, device) for n, v in zip(columns, row, strict=True)})
@@ -66,7 +78,10 @@ def keep_examples(ctx: PhaseContext, spec: ReplaySpec) -> dict[str, Tensor]:
     if ctx.base_phase:
         pool: Iterable[Batch] = ctx.data.calibration
         examples = [e for batch in pool for e in bundle.unpack(batch)]
-        chosen = [examples[i] for i in _choose(len(examples), spec.calibration_share, generator)]
+        chosen = [
+            examples[i]
+            for i in _choose(len(examples), spec.calibration_share, generator)
+        ]
     else:
         rows = _choose(len(ctx.data.train), spec.share, generator)
         chosen = [e for row in rows for e in bundle.unpack(ctx.data.train.batch([row]))]
@@ -80,12 +95,16 @@ def _choose(n: int, share: float, generator: torch.Generator) -> list[int]:
     return torch.randperm(n, generator=generator)[:count].tolist()
 
 
-def generated(bundle: Bundle, examples: Sequence[Any], spec: ReplaySpec) -> list[Tokens]:
+def generated(
+    bundle: Bundle, examples: Sequence[Any], spec: ReplaySpec
+) -> list[Tokens]:
     """Let the model itself continue the first tokens of each example; everything it generates is learned.
 
     For where old data may not be kept: of an example only its first ``prompt_tokens`` remain.
     """
-    if not isinstance(bundle, LanguageBundle) or not all(isinstance(e, Tokens) for e in examples):
+    if not isinstance(bundle, LanguageBundle) or not all(
+        isinstance(e, Tokens) for e in examples
+    ):
         raise InputError(
             "replay: source = 'generated' needs a language model as base; use source = 'kept'"
         )

@@ -12,7 +12,14 @@ from torch import Tensor
 from mgk_core.contract.adapter import Adapter, Target
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.outcome import LossTerm
-from mgk_retention.deltas import Pair, base_weight, dense_delta, live_pairs, matrices, pair_of
+from mgk_retention.deltas import (
+    Pair,
+    base_weight,
+    dense_delta,
+    live_pairs,
+    matrices,
+    pair_of,
+)
 from mgk_retention.kept import INPUTS, OUTPUTS, Past
 from mgk_retention.moments import Moment, Sketch, stacked
 from mgk_retention.penalty import energy, normalised, penalty
@@ -39,13 +46,17 @@ class Stack:
     g: Moment
     weight: Tensor  # (L,), scale² included
 
-    def __call__(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, a: Sequence[Tensor], b: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return value and gradients, see `penalty`."""
         return penalty(_together(a), _together(b), self.c, self.g, self.weight)
 
 
 def _together(tensors: Sequence[Tensor]) -> Tensor:
-    return (tensors[0][None] if len(tensors) == 1 else torch.stack(tuple(tensors))).float()
+    return (
+        tensors[0][None] if len(tensors) == 1 else torch.stack(tuple(tensors))
+    ).float()
 
 
 class Penalties(torch.autograd.Function):
@@ -58,7 +69,9 @@ class Penalties(torch.autograd.Function):
         gradients: list[Tensor] = []
         for stack in stacks:
             start, stop = len(gradients), len(gradients) + 2 * len(stack.names)
-            found, of_a, of_b = stack(factors[start:stop:2], factors[start + 1 : stop : 2])
+            found, of_a, of_b = stack(
+                factors[start:stop:2], factors[start + 1 : stop : 2]
+            )
             value = value + found
             for one, other in zip(of_a.unbind(), of_b.unbind(), strict=True):
                 gradients += [one, other]
@@ -89,7 +102,9 @@ class Guard:
         ]
         if self.stacks:
             pairs = [self.pair(name) for stack in self.stacks for name in stack.names]
-            terms.append(Penalties.apply(self.stacks, *(t for p in pairs for t in (p.a, p.b))))  # type: ignore[no-untyped-call]
+            factors = [factor for pair in pairs for factor in (pair.a, pair.b)]
+            apply: Any = Penalties.apply  # torch leaves it untyped
+            terms.append(apply(self.stacks, *factors))
         return terms[0] if len(terms) == 1 else torch.stack(terms).sum()
 
 
@@ -115,7 +130,9 @@ def make_guard(ctx: PhaseContext, past: Past, spec: DriftGuardSpec) -> Guard:
     return guard
 
 
-def _guarded(name: str, target: Target, past: Past, spec: DriftGuardSpec) -> Guarded | None:
+def _guarded(
+    name: str, target: Target, past: Past, spec: DriftGuardSpec
+) -> Guarded | None:
     c = past.total(INPUTS, name, spec.sketch, spec.tail)
     g = past.total(OUTPUTS, name, spec.sketch, spec.tail)
     if c is None or g is None:
@@ -124,7 +141,9 @@ def _guarded(name: str, target: Target, past: Past, spec: DriftGuardSpec) -> Gua
     reference = energy(c, g, base_weight(target)) / len(past.moments(INPUTS, name))
     # A layer whose outputs were all zero has nothing to be relative to.
     weight = torch.where(
-        reference > 0, spec.strength / reference.clamp(min=torch.finfo(reference.dtype).tiny), 0.0
+        reference > 0,
+        spec.strength / reference.clamp(min=torch.finfo(reference.dtype).tiny),
+        0.0,
     )
     return Guarded(name, target, c, g, weight)
 
@@ -145,7 +164,11 @@ def _stack(members: Sequence[Guarded]) -> Stack:
 def guard_term(ctx: PhaseContext, past: Past, spec: DriftGuardSpec) -> LossTerm | None:
     """Return the term, and state in the phase's notes what it guards; None where nothing was kept."""
     guard = make_guard(ctx, past, spec)
-    held = len(matrices(ctx.adapter)) - len(guard.unguarded) if ctx.adapter is not None else 0
+    held = (
+        len(matrices(ctx.adapter)) - len(guard.unguarded)
+        if ctx.adapter is not None
+        else 0
+    )
     phases = ", ".join(name for name, _ in past.files) or "nothing"
     note = f"drift-guard: {held} of {held + len(guard.unguarded)} weights keep what they did for: {phases}"
     if "base" not in [name for name, _ in past.files]:

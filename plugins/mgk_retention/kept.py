@@ -21,7 +21,8 @@ from mgk_core.contract.context import Remembered
 from mgk_retention.moments import Dense, Moment, Sketch, sketched, total
 
 INPUTS, OUTPUTS, FISHER, FACTORS, REPLAY = (
-    f"retention/{part}/" for part in ("inputs", "outputs", "fisher", "factors", "replay")
+    f"retention/{part}/"
+    for part in ("inputs", "outputs", "fisher", "factors", "replay")
 )
 
 
@@ -31,13 +32,18 @@ def packed(part: str, weight: str, moment: Moment) -> dict[str, Tensor]:
         even = moment.tail.numel() > 0 and bool((moment.tail == moment.tail[0]).all())
         tail = moment.tail[:1] if even else moment.tail
         factor = moment.factor.to(torch.bfloat16)
-        return {f"{part}{weight}/factor": factor.cpu(), f"{part}{weight}/tail": tail.float().cpu()}
+        return {
+            f"{part}{weight}/factor": factor.cpu(),
+            f"{part}{weight}/tail": tail.float().cpu(),
+        }
     return {f"{part}{weight}/matrix": moment.dense().float().cpu()}
 
 
 def alias(part: str, weight: str, other: str) -> dict[str, Tensor]:
     """Return the entry that means: the same as ``other``."""
-    return {f"{part}{weight}/same": torch.tensor(list(other.encode()), dtype=torch.uint8)}
+    return {
+        f"{part}{weight}/same": torch.tensor(list(other.encode()), dtype=torch.uint8)
+    }
 
 
 def unpacked(
@@ -51,7 +57,9 @@ def unpacked(
     factor, tail = kept.get(f"{key}/factor"), kept.get(f"{key}/tail")
     if factor is None or tail is None:
         return None
-    return Sketch(factor.to(device).float(), tail.to(device).expand(factor.shape[0]).clone())
+    return Sketch(
+        factor.to(device).float(), tail.to(device).expand(factor.shape[0]).clone()
+    )
 
 
 @define(eq=False)
@@ -89,13 +97,22 @@ class Past:
     def tensors(self, part: str, weight: str) -> list[Tensor]:
         """Return each phase's tensor of a part that keeps one per weight."""
         return [
-            kept[part + weight].to(self.device) for _, kept in self.files if part + weight in kept
+            kept[part + weight].to(self.device)
+            for _, kept in self.files
+            if part + weight in kept
         ]
 
     def group(self, part: str) -> list[tuple[str, dict[str, Tensor]]]:
         """Return (phase, field → tensor) for a part that keeps several fields a phase."""
         found = [
-            (phase, {k.removeprefix(part): v for k, v in kept.items() if k.startswith(part)})
+            (
+                phase,
+                {
+                    k.removeprefix(part): v
+                    for k, v in kept.items()
+                    if k.startswith(part)
+                },
+            )
             for phase, kept in self.files
         ]
         return [(phase, fields) for phase, fields in found if fields]

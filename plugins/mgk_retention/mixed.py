@@ -32,18 +32,24 @@ class MixedRows:
             name: (train.digest, size, batches)
             for name, (train, size, batches) in self.parts.items()
         }
-        self.digest = hashlib.blake2b(json.dumps(said).encode(), digest_size=32).hexdigest()
+        self.digest = hashlib.blake2b(
+            json.dumps(said).encode(), digest_size=32
+        ).hexdigest()
 
     def __len__(self) -> int:
         return len(self._places)
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """Return the one batch asked for; several are taken apart and packed together."""
-        batches = [train.batch(inner) for train, inner in (self._places[row] for row in rows)]
+        batches = [
+            train.batch(inner) for train, inner in (self._places[row] for row in rows)
+        ]
         if len(batches) == 1:
             return batches[0]
         bundle = require_unpacks(self.bundle, "mixed")
-        return bundle.pack([example for batch in batches for example in bundle.unpack(batch)])
+        return bundle.pack(
+            [example for batch in batches for example in bundle.unpack(batch)]
+        )
 
 
 def load(spec: MixedSpec, bundle: Bundle) -> PhaseData:

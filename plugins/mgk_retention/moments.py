@@ -176,7 +176,12 @@ def stacked(moments: Sequence[Moment]) -> Moment:
         return Dense(torch.stack([m.dense() for m in moments]))
     sketches = [m for m in moments if isinstance(m, Sketch)]
     if len(sketches) < len(moments):
-        raise TypeError("a stack needs matrices of one form; got dense ones and sketches")
+        raise TypeError(
+            "a stack needs matrices of one form; got dense ones and sketches"
+        )
     wide = max(s.factor.shape[-1] for s in sketches)
-    padded = [torch.nn.functional.pad(s.factor, (0, wide - s.factor.shape[-1])) for s in sketches]
+    padded = [
+        torch.nn.functional.pad(s.factor, (0, wide - s.factor.shape[-1]))
+        for s in sketches
+    ]
     return Sketch(torch.stack(padded), torch.stack([s.tail for s in sketches]))

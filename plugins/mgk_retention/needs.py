@@ -88,7 +88,8 @@ def _form(methods: list[Any]) -> Form | None:
     whole = any(m.sketch == 0 for m in methods)
     diagonal = any(m.tail == "diagonal" for m in methods)
     return Form(
-        None if whole else max(m.sketch for m in methods), "diagonal" if diagonal else "isotropic"
+        None if whole else max(m.sketch for m in methods),
+        "diagonal" if diagonal else "isotropic",
     )
 
 

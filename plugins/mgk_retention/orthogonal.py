@@ -16,8 +16,15 @@ def olora_term(ctx: PhaseContext, past: Past, spec: OloraSpec) -> LossTerm | Non
     """strength · Σ_l Σ_old ‖A_old A_lᵀ‖² (Wang et al. 2023, arXiv 2310.14152, eq. 8)."""
     adapter = ctx.adapter
     assert adapter is not None  # noqa: S101 - attached before terms are made
-    old = {n: torch.cat(found) for n in matrices(adapter) if (found := past.tensors(FACTORS, n))}
-    names, pair = [n for n in old if pair_of(adapter, n) is not None], live_pairs(adapter)
+    old = {
+        n: torch.cat(found)
+        for n in matrices(adapter)
+        if (found := past.tensors(FACTORS, n))
+    }
+    names, pair = (
+        [n for n in old if pair_of(adapter, n) is not None],
+        live_pairs(adapter),
+    )
     if not names:
         return None
 
@@ -40,11 +47,18 @@ def ewc_term(ctx: PhaseContext, past: Past, spec: EwcSpec) -> LossTerm | None:
     adapter = ctx.adapter
     assert adapter is not None  # noqa: S101 - attached before terms are made
     targets = matrices(adapter)
-    fisher = {n: torch.stack(found).sum(0) for n in targets if (found := past.tensors(FISHER, n))}
+    fisher = {
+        n: torch.stack(found).sum(0)
+        for n in targets
+        if (found := past.tensors(FISHER, n))
+    }
     if not fisher:
         return None
 
-    factored, pair = {n for n in fisher if pair_of(adapter, n) is not None}, live_pairs(adapter)
+    factored, pair = (
+        {n for n in fisher if pair_of(adapter, n) is not None},
+        live_pairs(adapter),
+    )
 
     def delta(name: str) -> Tensor:
         if name not in factored:
@@ -55,7 +69,9 @@ def ewc_term(ctx: PhaseContext, past: Past, spec: EwcSpec) -> LossTerm | None:
         return (
             spec.strength
             / 2
-            * torch.stack([(f * delta(n).square()).sum() for n, f in fisher.items()]).sum()
+            * torch.stack(
+                [(f * delta(n).square()).sum() for n, f in fisher.items()]
+            ).sum()
         )
 
     return term

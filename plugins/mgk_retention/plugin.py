@@ -61,7 +61,9 @@ def mgk_init_adapter(adapter: Adapter, ctx: PhaseContext) -> None:
         from mgk_retention.designed import design
 
         done = design(adapter, ctx, spec)
-        ctx.notes.append(f"designed-a: A of {len(done)} weights chosen from new and old inputs")
+        ctx.notes.append(
+            f"designed-a: A of {len(done)} weights chosen from new and old inputs"
+        )
 
 
 @hookimpl
@@ -89,7 +91,9 @@ def mgk_collect_statistics(ctx: PhaseContext) -> Mapping[str, Tensor]:
 
 
 @hookimpl(wrapper=True)
-def mgk_propose_merge(ctx: PhaseContext) -> Generator[None, list[Proposal], list[Proposal]]:
+def mgk_propose_merge(
+    ctx: PhaseContext,
+) -> Generator[None, list[Proposal], list[Proposal]]:
     """Add the covariance-aware transform to whatever is proposed."""
     proposals = yield
     for spec in ctx.specs(specs.CovarianceSpec):

@@ -41,10 +41,15 @@ class KeptBatches:
     def __call__(self, step: int) -> Batch:
         """Draw the step's examples."""
         generator = self.generator(101 + step)
-        which = torch.randint(len(self.pools), (self.size,), generator=generator).tolist()
+        which = torch.randint(
+            len(self.pools), (self.size,), generator=generator
+        ).tolist()
         place = torch.rand(self.size, generator=generator).tolist()
         return self.pack(
-            [self.pools[p][int(u * len(self.pools[p]))] for p, u in zip(which, place, strict=True)]
+            [
+                self.pools[p][int(u * len(self.pools[p]))]
+                for p, u in zip(which, place, strict=True)
+            ]
         )
 
     def times(self, steps: int) -> float:
@@ -52,7 +57,9 @@ class KeptBatches:
         return steps * self.size / len(self.pools) / min(map(len, self.pools))
 
 
-def kept_batches(ctx: PhaseContext, past: Past, size: int, who: str) -> KeptBatches | None:
+def kept_batches(
+    ctx: PhaseContext, past: Past, size: int, who: str
+) -> KeptBatches | None:
     """Return batches of kept examples, every earlier phase equally often; None where nothing was kept."""
     assert ctx.data is not None  # noqa: S101 - the runner loads data first
     bundle = require_unpacks(ctx.bundle, who)
@@ -69,7 +76,9 @@ def new_batches(ctx: PhaseContext, size: int) -> BatchAt:
     assert data is not None  # noqa: S101 - the runner loads data first
 
     def at(step: int) -> Batch:
-        rows = torch.randint(len(data.train), (size,), generator=ctx.generator(salt=211 + step))
+        rows = torch.randint(
+            len(data.train), (size,), generator=ctx.generator(salt=211 + step)
+        )
         return data.train.batch(rows.tolist())
 
     return at
@@ -127,7 +136,11 @@ def _batches(ctx: PhaseContext, past: Past, spec: DistilSpec) -> BatchAt | None:
     size = spec.batch or ctx.phase.train.batch_size
     if spec.on == "calibration":
         return calibration_batches(ctx)
-    return kept_batches(ctx, past, size, spec.type) if spec.on == "kept" else new_batches(ctx, size)
+    return (
+        kept_batches(ctx, past, size, spec.type)
+        if spec.on == "kept"
+        else new_batches(ctx, size)
+    )
 
 
 def _outputs(ctx: PhaseContext, batch: Batch) -> list[Tensor]:
@@ -150,7 +163,9 @@ def _layers(ctx: PhaseContext, batch: Batch) -> list[Tensor]:
     return found
 
 
-def distance(student: Sequence[Tensor], teacher: Sequence[Tensor], spec: DistilSpec) -> Tensor:
+def distance(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], spec: DistilSpec
+) -> Tensor:
     """Mean KL(teacher ‖ student) over positions, or mean of ‖s − t‖² / ‖t‖² over layers."""
     if spec.level == "outputs" and spec.distance == "kl":
         s, t = student[0].log_softmax(-1), teacher[0].log_softmax(-1)

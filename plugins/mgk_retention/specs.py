@@ -20,7 +20,9 @@ class MethodSpec(Spec):
     """What every method shares: how much of the old data it looks at."""
 
     max_tokens: int = option(
-        4096, at_least(1), help="positions of a phase's data (or calibration text) looked at"
+        4096,
+        at_least(1),
+        help="positions of a phase's data (or calibration text) looked at",
     )
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
@@ -33,10 +35,14 @@ class MomentsSpec(MethodSpec):
     """A method that rests on second moments, whole or sketched."""
 
     sketch: int = option(
-        64, at_least(0), help="eigenvectors kept of each second moment; 0: the whole matrix"
+        64,
+        at_least(0),
+        help="eigenvectors kept of each second moment; 0: the whole matrix",
     )
     tail: str = option(
-        "isotropic", one_of("isotropic", "diagonal"), help="what stands for the other eigenvectors"
+        "isotropic",
+        one_of("isotropic", "diagonal"),
+        help="what stands for the other eigenvectors",
     )
 
     def side_bytes(self, width: int) -> int:
@@ -55,13 +61,16 @@ class DriftGuardSpec(MomentsSpec):
         10.0, above(0), help="weight of the term; one value serves models of any size"
     )
     identity: float = option(
-        0.5, between(0, 1), help="share of the outputs that count regardless of the old gradients"
+        0.5,
+        between(0, 1),
+        help="share of the outputs that count regardless of the old gradients",
     )
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
         """Return the bytes of C and G of every weight (inputs that layers share are kept once)."""
         return sum(
-            self.side_bytes(out) + self.side_bytes(inside) for out, inside in shapes.values()
+            self.side_bytes(out) + self.side_bytes(inside)
+            for out, inside in shapes.values()
         )
 
 
@@ -69,8 +78,12 @@ class DriftGuardSpec(MomentsSpec):
 class CovarianceSpec(MomentsSpec):
     """covariance-merge: at the transition, take out of the delta what acts on old inputs."""
 
-    strength: float = option(1.0, above(0), help="weight of the old inputs against the new ones")
-    ridge: float = option(1e-3, above(0), help="added to the diagonal, as a share of its mean")
+    strength: float = option(
+        1.0, above(0), help="weight of the old inputs against the new ones"
+    )
+    ridge: float = option(
+        1e-3, above(0), help="added to the diagonal, as a share of its mean"
+    )
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
         """Return the bytes of C of every weight."""
@@ -88,7 +101,9 @@ class ReplaySpec(MethodSpec):
         1.0, between(0, 1), help="share of the base's calibration text that is kept"
     )
     batch: int | None = option(
-        None, at_least(1), help="kept examples in each step; default: as many as new ones"
+        None,
+        at_least(1),
+        help="kept examples in each step; default: as many as new ones",
     )
     strength: float = option(1.0, above(0), help="weight of their loss")
     source: str = option(
@@ -135,8 +150,12 @@ class OloraSpec(MethodSpec):
 class DesignedSpec(MomentsSpec):
     """InfLoRA-style: A is designed from new and old inputs and frozen; only B is trained."""
 
-    strength: float = option(30.0, above(0), help="weight of the old inputs against the new ones")
-    ridge: float = option(1e-3, above(0), help="added to the diagonal, as a share of its mean")
+    strength: float = option(
+        30.0, above(0), help="weight of the old inputs against the new ones"
+    )
+    ridge: float = option(
+        1e-3, above(0), help="added to the diagonal, as a share of its mean"
+    )
     freeze: bool = option(True, help="train B alone")
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
@@ -150,19 +169,27 @@ class DistilSpec(MethodSpec):
 
     strength: float = option(1.0, above(0), help="weight of the distance")
     on: str = option(
-        "new", one_of("new", "calibration", "kept"), help="what teacher and student look at"
+        "new",
+        one_of("new", "calibration", "kept"),
+        help="what teacher and student look at",
     )
     level: str = option(
-        "outputs", one_of("outputs", "layers"), help="final outputs, or each adapted layer's own"
+        "outputs",
+        one_of("outputs", "layers"),
+        help="final outputs, or each adapted layer's own",
     )
     distance: str = option(
-        "kl", one_of("kl", "squared"), help="of outputs: KL of their softmax, or squared error"
+        "kl",
+        one_of("kl", "squared"),
+        help="of outputs: KL of their softmax, or squared error",
     )
     batch: int | None = option(
         None, at_least(1), help="examples in each step; default: as many as new ones"
     )
     share: float = option(
-        0.05, between(0, 1), help="share of each earlier phase's examples kept, for on = kept"
+        0.05,
+        between(0, 1),
+        help="share of each earlier phase's examples kept, for on = kept",
     )
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
@@ -185,7 +212,9 @@ class CovarianceRecoverySpec(CovarianceSpec):
 
     def __attrs_post_init__(self) -> None:
         if not self.strengths or min(self.strengths) <= 0:
-            raise ValueError(f"strengths: expected numbers above 0, got {list(self.strengths)}")
+            raise ValueError(
+                f"strengths: expected numbers above 0, got {list(self.strengths)}"
+            )
 
 
 @frozen(kw_only=True)
@@ -193,7 +222,9 @@ class AlarmSpec(MomentsSpec):
     """alarm: how far each layer drifts from what it did, without any data, during training."""
 
     limit: float = option(
-        0.05, above(0), help="tr(ΔW C ΔWᵀ) / tr(W C Wᵀ) of a layer above which it is reported"
+        0.05,
+        above(0),
+        help="tr(ΔW C ΔWᵀ) / tr(W C Wᵀ) of a layer above which it is reported",
     )
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
@@ -219,7 +250,8 @@ class MixedSpec(Spec):
     """mixed: whole batches of several kinds of data in one order; train with batch_size = 1."""
 
     parts: dict[str, dict[str, Any]] = option(
-        {}, help="name = { data = {…}, batch_size, batches }: a row of this data is one such batch"
+        {},
+        help="name = { data = {…}, batch_size, batches }: a row of this data is one such batch",
     )
 
     def __attrs_post_init__(self) -> None:
@@ -228,7 +260,9 @@ class MixedSpec(Spec):
         for name, part in self.parts.items():
             counts = [part.get(key) for key in ("batch_size", "batches")]
             if set(part) != _PART or not all(type(n) is int and n > 0 for n in counts):
-                raise ValueError(f"parts.{name}: expected data, and batch_size and batches above 0")
+                raise ValueError(
+                    f"parts.{name}: expected data, and batch_size and batches above 0"
+                )
 
 
 RETENTION: dict[str, type[MethodSpec]] = {

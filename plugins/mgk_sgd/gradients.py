@@ -42,7 +42,9 @@ def autograd_gradients(bundle: Bundle, parameters: Sequence[Tensor]) -> Gradient
     return gradients
 
 
-def agree(ctx: PhaseContext, offered: GradientFn, reference: GradientFn, batch: Batch) -> bool:
+def agree(
+    ctx: PhaseContext, offered: GradientFn, reference: GradientFn, batch: Batch
+) -> bool:
     """Return whether two ways give the same loss and gradients, as in training (dropout would show).
 
     Once per phase; it waits for the device. torch's random state is left as it was.
@@ -57,7 +59,10 @@ def agree(ctx: PhaseContext, offered: GradientFn, reference: GradientFn, batch: 
         ctx.model.train(training)
     if float(count) != float(own_count) or len(gradients) != len(own_gradients):
         return False
-    pairs = [(expected.reshape(1), found.reshape(1)), *zip(gradients, own_gradients, strict=True)]
+    pairs = [
+        (expected.reshape(1), found.reshape(1)),
+        *zip(gradients, own_gradients, strict=True),
+    ]
     return all(_close(e.double(), f.double()) for e, f in pairs)
 
 

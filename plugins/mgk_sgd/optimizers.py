@@ -54,4 +54,6 @@ def _sgd(parameters: list[nn.Parameter], spec: SgdSpec) -> torch.optim.SGD:
 
 def can_fuse(parameters: list[nn.Parameter]) -> bool:
     """Return whether torch has a fused kernel for all of these."""
-    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    return all(
+        p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters
+    )

@@ -37,5 +37,9 @@ class Schedule:
         if self.kind == "constant":
             return 1.0
         progress = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
-        left = 1 - progress if self.kind == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        left = (
+            1 - progress
+            if self.kind == "linear"
+            else (1 + math.cos(math.pi * progress)) / 2
+        )
         return self.floor + (1 - self.floor) * left

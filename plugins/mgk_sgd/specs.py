@@ -12,7 +12,9 @@ from mgk_core.contract.specs import Spec, above, at_least, between, one_of, opti
 class OptimizerSpec(StepOptions):
     """What every optimizer here shares: what the step reads, and weight decay."""
 
-    weight_decay: float = option(0.0, at_least(0), help="decay of the adapter's own parameters")
+    weight_decay: float = option(
+        0.0, at_least(0), help="decay of the adapter's own parameters"
+    )
 
 
 @frozen(kw_only=True)

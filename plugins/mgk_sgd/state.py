@@ -15,7 +15,11 @@ from torch import Tensor
 
 from mgk_core.contract.errors import InputError
 
-_SCALARS: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: torch.float64}
+_SCALARS: dict[type, torch.dtype] = {
+    bool: torch.bool,
+    int: torch.int64,
+    float: torch.float64,
+}
 _SET_EACH_STEP = ("lr", "initial_lr")
 
 
@@ -42,10 +46,14 @@ def restore(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> Non
     for name, tensor in flat.items():
         where, index, kind, key = _split(name)
         if where == "group" and int(index) < len(optimizer.param_groups):
-            optimizer.param_groups[int(index)][key] = _decode(kind, tensor, tensor.device)
+            optimizer.param_groups[int(index)][key] = _decode(
+                kind, tensor, tensor.device
+            )
         elif where == "state" and int(index) < len(parameters):
             device = parameters[int(index)].device
-            _insert(found.setdefault(int(index), {}), key, _decode(kind, tensor, device))
+            _insert(
+                found.setdefault(int(index), {}), key, _decode(kind, tensor, device)
+            )
         else:
             raise InputError(
                 f"optimizer state {name!r}: this optimizer has {len(parameters)} parameters in"
@@ -74,7 +82,9 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _encode(value: Any, device: torch.device) -> tuple[str, Tensor]:
     if isinstance(value, Tensor):
-        return ("tensor" if value.device == device else "host"), value.detach().clone().contiguous()
+        return (
+            "tensor" if value.device == device else "host"
+        ), value.detach().clone().contiguous()
     if type(value) in _SCALARS:
         return type(value).__name__, torch.tensor(value, dtype=_SCALARS[type(value)])
     raise InputError(
@@ -94,7 +104,9 @@ def _decode(kind: str, tensor: Tensor, device: torch.device) -> Any:
 def _split(name: str) -> tuple[str, str, str, str]:
     parts = name.split("/", 3)
     if len(parts) != 4 or not parts[1].isdigit():
-        raise InputError(f"optimizer state {name!r}: expected state/<parameter>/<kind>/<key>")
+        raise InputError(
+            f"optimizer state {name!r}: expected state/<parameter>/<kind>/<key>"
+        )
     return parts[0], parts[1], parts[2], parts[3]
 
 

@@ -42,7 +42,9 @@ class StandardStep:
         ]
         self.wait = phase.device.type == "cpu" if wait is None else wait
         self.gradient_of = choose(
-            phase, self.parameters, own=getattr(phase.phase.step, "gradients", "auto") == "auto"
+            phase,
+            self.parameters,
+            own=getattr(phase.phase.step, "gradients", "auto") == "auto",
         )
         self.update = make_update(self.optimizer, on_device=not self.wait)
         self._views: Sequence[Tensor] = ()
@@ -83,7 +85,9 @@ class StandardStep:
         total, count, first = self.gradient_of(micro_batches[0])
         if len(micro_batches) == 1:
             return total, count, first
-        gradients = [g.clone() for g in first]  # the next call may overwrite what this one returned
+        gradients = [
+            g.clone() for g in first
+        ]  # the next call may overwrite what this one returned
         for batch in micro_batches[1:]:
             more, further, added = self.gradient_of(batch)
             total, count = total + more, count + further
@@ -126,7 +130,9 @@ def buffer_of(gradients: Sequence[Tensor]) -> Tensor | None:
     return base if base.numel() == sum(g.numel() for g in gradients) else None
 
 
-def divided(gradients: Sequence[Tensor], count: Tensor) -> tuple[Sequence[Tensor], list[Tensor]]:
+def divided(
+    gradients: Sequence[Tensor], count: Tensor
+) -> tuple[Sequence[Tensor], list[Tensor]]:
     """Return the gradients over ``count``, and the same as the fewest tensors that hold them all.
 
     Views of one buffer are divided in place. Otherwise the results are new tensors: autograd may

@@ -33,7 +33,9 @@ def _is_bare_sgd(optimizer: torch.optim.Optimizer) -> bool:
     if type(optimizer) is not torch.optim.SGD or len(optimizer.param_groups) != 1:
         return False
     group = optimizer.param_groups[0]
-    return not any(group[key] for key in ("momentum", "weight_decay", "nesterov", "maximize"))
+    return not any(
+        group[key] for key in ("momentum", "weight_decay", "nesterov", "maximize")
+    )
 
 
 def _bare_sgd(optimizer: torch.optim.Optimizer) -> Update:
@@ -89,7 +91,10 @@ def _copied(optimizer: torch.optim.Optimizer) -> Update:
     def update(gradients: Sequence[Tensor], bad: Tensor | None) -> None:
         assert bad is not None  # noqa: S101 - chosen for a device by make_update
         flag = bad > 0
-        before = {key: tensor.detach().clone() for key, tensor in _tensors(optimizer, flag.device)}
+        before = {
+            key: tensor.detach().clone()
+            for key, tensor in _tensors(optimizer, flag.device)
+        }
         plain(gradients, None)
         with torch.no_grad():
             for key, tensor in _tensors(optimizer, flag.device):

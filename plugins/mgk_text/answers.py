@@ -120,7 +120,9 @@ def _shifted(found: int, counting: str, options: int) -> int:
 def _expected(given: Given, counting: str) -> str:
     last = LETTERS[len(given.options) - 1]
     numbers = (
-        "" if counting not in {"0", "1"} else f", a number {_range(counting, len(given.options))}"
+        ""
+        if counting not in {"0", "1"}
+        else f", a number {_range(counting, len(given.options))}"
     )
     return f"expected a letter from A to {last}{numbers}, or the text of one option, got {given.value!r:.40}"
 

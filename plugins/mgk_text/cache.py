@@ -48,7 +48,9 @@ class TokenCache:
     on_disk: bool = True
     hits: int = 0
 
-    def get(self, encoder: Encoder, items: Sequence[Any], make: Callable[[], Groups]) -> Groups:
+    def get(
+        self, encoder: Encoder, items: Sequence[Any], make: Callable[[], Groups]
+    ) -> Groups:
         """Return what ``make`` returns, from memory or disk if it was made before."""
         name = key(encoder, items)
         found = _memory.get(name)
@@ -64,20 +66,30 @@ class TokenCache:
         _remember(name, found)
         return found
 
-    def exchanges(self, encoder: Encoder, chats: Chats, places: Sequence[str]) -> Learnt:
+    def exchanges(
+        self, encoder: Encoder, chats: Chats, places: Sequence[str]
+    ) -> Learnt:
         """Encode whole chats; a place for every example that one of them gives."""
         groups = self.get(encoder, chats, lambda: encoder.conversation.exchanges(chats))
         examples = [example for group in groups for example in group]
-        repeated = [place for place, group in zip(places, groups, strict=True) for _ in group]
+        repeated = [
+            place for place, group in zip(places, groups, strict=True) for _ in group
+        ]
         return Learnt(examples, repeated)
 
 
-def tokenised(encoder: Encoder, pairs: Sequence[Pair], cache: TokenCache) -> list[Tokens]:
+def tokenised(
+    encoder: Encoder, pairs: Sequence[Pair], cache: TokenCache
+) -> list[Tokens]:
     """Encode pairs of prompt and answer; pairs without a prompt are plain texts."""
 
     def make() -> Groups:
         plain = bool(pairs) and all(not prompt for prompt, _ in pairs)
-        made = encoder.plain([text for _, text in pairs]) if plain else encoder.pairs(pairs)
+        made = (
+            encoder.plain([text for _, text in pairs])
+            if plain
+            else encoder.pairs(pairs)
+        )
         return [[example] for example in made]
 
     return [example for group in cache.get(encoder, pairs, make) for example in group]
@@ -86,7 +98,9 @@ def tokenised(encoder: Encoder, pairs: Sequence[Pair], cache: TokenCache) -> lis
 def key(encoder: Encoder, items: Sequence[Any]) -> str:
     """Digest of all that decides the ids."""
     state = hashlib.blake2b(digest_size=20)
-    state.update(json.dumps([FORMAT, encoder.conversation.digest, encoder.ends]).encode())
+    state.update(
+        json.dumps([FORMAT, encoder.conversation.digest, encoder.ends]).encode()
+    )
     for item in items:
         state.update(json.dumps(item, ensure_ascii=False).encode())
     return state.hexdigest()
@@ -134,7 +148,14 @@ def _read(path: Path) -> Groups | None:
         t = {name: tensor.tolist() for name, tensor in load_file(path).items()}
         examples = iter(_examples(t))
         return [[next(examples) for _ in range(count)] for count in t["groups"]]
-    except (SafetensorError, OSError, KeyError, ValueError, StopIteration, RuntimeError):
+    except (
+        SafetensorError,
+        OSError,
+        KeyError,
+        ValueError,
+        StopIteration,
+        RuntimeError,
+    ):
         return None
 
 
@@ -144,7 +165,9 @@ def _examples(t: dict[str, list[int]]) -> list[Tokens]:
         end = start + length
         ids = tuple(t["ids"][start:end])
         learnt = t["learnt"][start:end]
-        labels = tuple(i if known else IGNORED for i, known in zip(ids, learnt, strict=True))
+        labels = tuple(
+            i if known else IGNORED for i, known in zip(ids, learnt, strict=True)
+        )
         found.append(Tokens(ids, labels, nbytes))
         start = end
     return found

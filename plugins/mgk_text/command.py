@@ -17,7 +17,10 @@ TINY = "tiny-gemma"
 @click.command(epilog="Example: mgk data chat.jsonl --base models/gemma-3-270m")
 @click.argument("files", nargs=-1, required=True)
 @click.option(
-    "--base", default=TINY, show_default=True, help="Base whose tokenizer counts, as base.id."
+    "--base",
+    default=TINY,
+    show_default=True,
+    help="Base whose tokenizer counts, as base.id.",
 )
 @click.option(
     "--type",
@@ -26,7 +29,13 @@ TINY = "tiny-gemma"
     default="auto",
     help="What the rows are; default: recognised from the columns.",
 )
-@click.option("--column", "columns", multiple=True, metavar="FIELD=COLUMN", help="As data.columns.")
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="FIELD=COLUMN",
+    help="As data.columns.",
+)
 @click.option(
     "--max-length",
     type=click.IntRange(8),
@@ -35,7 +44,11 @@ TINY = "tiny-gemma"
     help="As data.max_length.",
 )
 @click.option(
-    "--examples", type=click.IntRange(0), default=3, show_default=True, help="How many to show."
+    "--examples",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="How many to show.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
@@ -67,17 +80,23 @@ def data(
         ctx.exit(2)
 
 
-def _spec(type_: str, files: tuple[str, ...], columns: tuple[str, ...], max_length: int) -> Any:
+def _spec(
+    type_: str, files: tuple[str, ...], columns: tuple[str, ...], max_length: int
+) -> Any:
     from mgk_text.specs import SPECS, AutoSpec
 
     mapped = {}
     for pair in columns:
         name, sign, column = pair.partition("=")
         if not sign:
-            raise click.BadParameter(f"expected FIELD=COLUMN, got {pair!r}", param_hint="--column")
+            raise click.BadParameter(
+                f"expected FIELD=COLUMN, got {pair!r}", param_hint="--column"
+            )
         mapped[name] = column
     cls = SPECS.get(type_, AutoSpec)
-    return cls(type=type_, train=files, columns=mapped, max_length=max_length, cache=False)
+    return cls(
+        type=type_, train=files, columns=mapped, max_length=max_length, cache=False
+    )
 
 
 def _bundle(base: str) -> Any:

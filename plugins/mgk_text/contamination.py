@@ -31,7 +31,9 @@ class Overlap:
         return f"{self.row.place} shares “{self.words[:60]}” with {self.held.place}"
 
 
-def overlaps(train: Sequence[Record], held: Sequence[Record], words: int) -> list[Overlap]:
+def overlaps(
+    train: Sequence[Record], held: Sequence[Record], words: int
+) -> list[Overlap]:
     """Return the contaminated training rows, each once, in their order."""
     asked: dict[str, Record] = {}
     for record in held:

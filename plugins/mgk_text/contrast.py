@@ -35,7 +35,9 @@ class Contrast:
     def __call__(self, step: int) -> Tensor:
         """Return weight · the mean loss over the step's questions, ()."""
         chosen = [self.choices[row] for row in self.order.rows(step)]
-        scores = torch.split(self.bundle.option_logprobs(chosen), [len(c.options) for c in chosen])
+        scores = torch.split(
+            self.bundle.option_logprobs(chosen), [len(c.options) for c in chosen]
+        )
         table = pad_sequence(
             list(scores), batch_first=True, padding_value=-torch.inf
         )  # (questions, options)
@@ -56,5 +58,8 @@ def contrast_term(ctx: PhaseContext, spec: McqSpec) -> LossTerm:
     train = ctx.phase.train
     size = min(train.micro, len(rows.choices))
     return Contrast(
-        ctx.bundle, rows.choices, Order(len(rows.choices), size, ctx.seed), spec.contrast
+        ctx.bundle,
+        rows.choices,
+        Order(len(rows.choices), size, ctx.seed),
+        spec.contrast,
     )

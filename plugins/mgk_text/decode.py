@@ -37,7 +37,11 @@ _CANDIDATES = (
     _Candidate("gb18030", re.compile(r"[一-龥]")),
     _Candidate("cp1252", re.compile(r"[À-ÿ]")),
 )
-_GUESSED = ("cp949", "utf-16-le", "utf-16-be")  # read without asking; the others are only named
+_GUESSED = (
+    "cp949",
+    "utf-16-le",
+    "utf-16-be",
+)  # read without asking; the others are only named
 _SHARE = 0.8
 
 
@@ -66,7 +70,11 @@ def likely(data: bytes) -> str:
     sample = data[: 1 << 16]
     zeros = sample.count(0)
     if zeros > len(sample) // 4:
-        return "utf-16-le" if sample[1::2].count(0) >= sample[::2].count(0) else "utf-16-be"
+        return (
+            "utf-16-le"
+            if sample[1::2].count(0) >= sample[::2].count(0)
+            else "utf-16-be"
+        )
     for candidate in _CANDIDATES:
         try:
             text = data.decode(candidate.encoding)
@@ -109,7 +117,9 @@ def _zstandard(source: FileSource) -> bytes:
 
 def _named(data: bytes, encoding: str, table: Table) -> str:
     try:
-        text = data.decode("utf-8-sig" if encoding.lower() in {"utf-8", "utf8"} else encoding)
+        text = data.decode(
+            "utf-8-sig" if encoding.lower() in {"utf-8", "utf8"} else encoding
+        )
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         found = "utf-8" if _is_utf8(data) else likely(data)
@@ -133,7 +143,9 @@ def _guessed(data: bytes, table: Table) -> str:
         try:
             lines.append(line.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
-            table.bad(number, f"is not UTF-8 (byte {error.start} of the line){_advice(line)}")
+            table.bad(
+                number, f"is not UTF-8 (byte {error.start} of the line){_advice(line)}"
+            )
             lines.append("")
     return "\n".join(lines)
 
@@ -143,7 +155,8 @@ def _guessed_as(data: bytes, encoding: str, table: Table) -> str:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         table.bad(
-            None, f"looks like {encoding}, but is damaged at byte {error.start}; save it as UTF-8"
+            None,
+            f"looks like {encoding}, but is damaged at byte {error.start}; save it as UTF-8",
         )
         return ""
     table.notes.append(f"encoding {encoding.upper()}, guessed; set encoding to fix it")
@@ -174,6 +187,8 @@ def _without_nulls(text: str, table: Table) -> str:
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
         if "\0" in line:
-            table.bad(number, "contains a null byte; expected a text file, saved as UTF-8")
+            table.bad(
+                number, "contains a null byte; expected a text file, saved as UTF-8"
+            )
             lines[number - 1] = ""
     return "\n".join(lines)

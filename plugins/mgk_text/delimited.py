@@ -17,7 +17,9 @@ from mgk_text.table import Format, Table
 _DELIMITERS = (",", "\t", ";", "|")
 _NAMES = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
 _SAMPLE = 20  # rows that a guess is made from
-_LONGEST_CELL = 2**31 - 1  # csv's own limit is 131,072 characters; clinical notes are longer
+_LONGEST_CELL = (
+    2**31 - 1
+)  # csv's own limit is 131,072 characters; clinical notes are longer
 _LETTERS = "ABCDEFGHIJ"
 
 
@@ -69,7 +71,9 @@ def _shape(text: str, default: str, how: Format) -> Shape | None:
     return Shape(delimiter, header or rows[0].line)
 
 
-def _by_known_names(samples: dict[str, list[Row]], known: frozenset[str]) -> tuple[str, int | None]:
+def _by_known_names(
+    samples: dict[str, list[Row]], known: frozenset[str]
+) -> tuple[str, int | None]:
     """Return the delimiter and line of the row that is most likely the header; None: no such row."""
     best = 0
     place: tuple[str, int | None] = (next(iter(samples)), None)
@@ -105,7 +109,9 @@ def _exam_columns(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def _note(table: Table, shape: Shape, default: str, how: Format) -> None:
     if shape.delimiter != default and not how.delimiter:
-        table.notes.append(f"columns separated by {_NAMES.get(shape.delimiter, shape.delimiter)}")
+        table.notes.append(
+            f"columns separated by {_NAMES.get(shape.delimiter, shape.delimiter)}"
+        )
     if how.header is not None:
         return
     if shape.header == 0:
@@ -140,7 +146,9 @@ def _rows(text: str, shape: Shape, table: Table) -> Iterator[Row]:
             return
         except csv.Error as error:
             if line >= shape.header:
-                message = f"cannot be read: {error}; check for a quote that is never closed"
+                message = (
+                    f"cannot be read: {error}; check for a quote that is never closed"
+                )
                 table.bad(line, message)
             continue
         if line >= shape.header and any(c.strip() for c in cells):
@@ -176,20 +184,26 @@ class _Columns:
             else:
                 self._take_names(row)
         for column, count in sorted(self.unnamed.items()):
-            self.table.notes.append(f"column {column + 1} has no name; its {count:,} values unused")
+            self.table.notes.append(
+                f"column {column + 1} has no name; its {count:,} values unused"
+            )
 
     def _take_names(self, row: Row) -> None:
         self.names = tuple(clean_name(c) for c in row.cells)
         named = [n for n in self.names if n]
         if len(set(named)) < len(named):
-            self.table.bad(row.line, "two columns of one name in the header; give each its own")
+            self.table.bad(
+                row.line, "two columns of one name in the header; give each its own"
+            )
 
     def _add(self, row: Row) -> None:
         extra = row.cells[len(self.names) :]
         if len(row.cells) < len(self.names) or any(c.strip() for c in extra):
             expected, found = len(self.names), len(row.cells)
             message = f"expected {expected} columns, found {found}"
-            self.table.bad(row.line, f"{message}; quote cells that contain the separator")
+            self.table.bad(
+                row.line, f"{message}; quote cells that contain the separator"
+            )
             return
         values = dict[str, str]()
         for number, (name, cell) in enumerate(zip(self.names, row.cells, strict=False)):

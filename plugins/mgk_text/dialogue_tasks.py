@@ -42,14 +42,20 @@ class DialogueTask:
         """What happens to examples that are too long."""
         return self.spec.overflow
 
-    def learnt(self, encoder: Encoder, records: Sequence[Record], cache: TokenCache) -> Learnt:
+    def learnt(
+        self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
+    ) -> Learnt:
         """Return the training examples of each dialogue: one, or one for each answer."""
         dialogues = cast("Sequence[Dialogue]", records)
         chats: Chats = [as_chat(d.messages, d.tools) for d in dialogues]
         return cache.exchanges(encoder, chats, [d.place for d in dialogues])
 
     def probes(
-        self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
+        self,
+        encoder: Encoder,
+        records: Sequence[Record],
+        other: Sequence[Record],
+        split: str,
     ) -> list[Probe]:
         """Return the perplexity of the answers, and generated answers where short ones are asked."""
         dialogues = cast("Sequence[Dialogue]", records)
@@ -62,18 +68,26 @@ class DialogueTask:
             made += self._generated(encoder, dialogues)
         return made
 
-    def _generated(self, encoder: Encoder, dialogues: Sequence[Dialogue]) -> list[Probe]:
+    def _generated(
+        self, encoder: Encoder, dialogues: Sequence[Dialogue]
+    ) -> list[Probe]:
         """Return generated answers to the prompts whose answer fits into ``new_tokens``.
 
         An answer of several sentences is never generated word for word, so it is not asked for.
         """
         spec = self.spec
         sizes = [len(e.ids) for e in encoder.plain([d.answer for d in dialogues])]
-        short = [d for d, size in zip(dialogues, sizes, strict=True) if size <= spec.new_tokens]
+        short = [
+            d
+            for d, size in zip(dialogues, sizes, strict=True)
+            if size <= spec.new_tokens
+        ]
         if not short:
             return []
         asked = probes.spread(short, spec.generate)
-        prompts = encoder.conversation.prompts([as_chat(d.prompt, d.tools) for d in asked])
+        prompts = encoder.conversation.prompts(
+            [as_chat(d.prompt, d.tools) for d in asked]
+        )
         judges = [generation.answer_judge(d.answer) for d in asked]
         return [probes.generated(encoder, prompts, judges, spec, chance=None)]
 
@@ -94,7 +108,9 @@ class PreferenceTask:
         """What happens to examples that are too long."""
         return self.spec.overflow
 
-    def learnt(self, encoder: Encoder, records: Sequence[Record], cache: TokenCache) -> Learnt:
+    def learnt(
+        self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
+    ) -> Learnt:
         """Return the chosen answers with their prompts."""
         pairs = self._paired(records)
         return self._answers(encoder, pairs, [p.chosen for p in pairs], cache)
@@ -119,7 +135,9 @@ class PreferenceTask:
             as_chat((*pair.prompt, Message("assistant", answer)))
             for pair, answer in zip(pairs, answers, strict=True)
         ]
-        groups = cache.get(encoder, chats, lambda: encoder.conversation.exchanges(chats))
+        groups = cache.get(
+            encoder, chats, lambda: encoder.conversation.exchanges(chats)
+        )
         examples = [_last_answer(group[-1]) for group in groups]
         return Learnt(examples, [p.place for p in pairs])
 
@@ -145,13 +163,17 @@ class PreferenceTask:
         limit = self.spec.max_length
         chosen = self.learnt(encoder, records, cache)
         pairs = self._paired(records)
-        rejected = self._answers(encoder, pairs, [p.rejected for p in pairs], cache).examples
+        rejected = self._answers(
+            encoder, pairs, [p.rejected for p in pairs], cache
+        ).examples
         kept = list[Record]()
         longer = list[Tokens]()
         for record, one, other in zip(records, chosen.examples, rejected, strict=True):
             longer.append(max(one, other, key=lambda e: len(e.ids)))
             cut = [lengths.truncated(e, limit) for e in (one, other)]
-            truncates = self.spec.overflow == "truncate" and all(map(lengths.learnt_in, cut))
+            truncates = self.spec.overflow == "truncate" and all(
+                map(lengths.learnt_in, cut)
+            )
             if truncates or len(longer[-1].ids) <= limit:
                 kept.append(record)
         if self.spec.overflow == "error":
@@ -168,14 +190,20 @@ class PreferenceTask:
         return pairs
 
     def probes(
-        self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
+        self,
+        encoder: Encoder,
+        records: Sequence[Record],
+        other: Sequence[Record],
+        split: str,
     ) -> list[Probe]:
         """Return how much likelier the chosen answer is, and how often it is the likelier one."""
         pairs = self._paired(records)
         chats: Chats = [as_chat(p.prompt) for p in pairs]
         answers = [(p.chosen, p.rejected) for p in pairs]
         choices = []
-        for made, pair in zip(encoder.conversation.options(chats, answers), pairs, strict=True):
+        for made, pair in zip(
+            encoder.conversation.options(chats, answers), pairs, strict=True
+        ):
             sizes = (len(pair.chosen.encode()), len(pair.rejected.encode()))
             choices.append(Choice(made.prompt, made.answers, 0, sizes, pair.specialty))
         return probes.options(of_choices(choices), self.spec.probe_name, split)

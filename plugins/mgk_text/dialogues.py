@@ -19,8 +19,22 @@ _ROLES = {
     "chatgpt": "assistant", "bard": "assistant", "claude": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool",
 }  # fmt: skip
-_GOOD = {"1": True, "true": True, "good": True, "yes": True, "chosen": True, "thumbs_up": True}
-_BAD = {"0": False, "false": False, "bad": False, "no": False, "rejected": False, "-1": False}
+_GOOD = {
+    "1": True,
+    "true": True,
+    "good": True,
+    "yes": True,
+    "chosen": True,
+    "thumbs_up": True,
+}
+_BAD = {
+    "0": False,
+    "false": False,
+    "bad": False,
+    "no": False,
+    "rejected": False,
+    "-1": False,
+}
 _LABELS = {**_GOOD, **_BAD}
 
 
@@ -34,15 +48,23 @@ def chat(fields: Fields, raw: Raw) -> Dialogue:
         last = max(i for i, m in enumerate(messages) if m.role == "assistant")
         messages = messages[: last + 1]  # nothing after the last answer can be learnt
     return Dialogue(
-        messages, _tools(fields.columns, raw), fields.specialty(raw), fields.group(raw), place(raw)
+        messages,
+        _tools(fields.columns, raw),
+        fields.specialty(raw),
+        fields.group(raw),
+        place(raw),
     )
 
 
 def instruction(fields: Fields, raw: Raw) -> Dialogue:
     """Return the dialogue of an instruction: one question, one answer."""
-    asked = "\n\n".join(p for p in (fields.string(raw, "prompt"), fields.maybe(raw, "input")) if p)
+    asked = "\n\n".join(
+        p for p in (fields.string(raw, "prompt"), fields.maybe(raw, "input")) if p
+    )
     answer = Message("assistant", fields.string(raw, "completion"))
-    messages = _with_system((Message("user", asked), answer), fields.maybe(raw, "system"))
+    messages = _with_system(
+        (Message("user", asked), answer), fields.maybe(raw, "system")
+    )
     return Dialogue(messages, "", fields.specialty(raw), fields.group(raw), place(raw))
 
 
@@ -55,8 +77,12 @@ def preference(fields: Fields, raw: Raw) -> Preference:
     good = _answer(fields, chosen, columns.column("chosen"))
     bad = _answer(fields, rejected, columns.column("rejected"))
     if good[-1:] == bad[-1:]:
-        raise BadRowError(columns.column("rejected"), "is the same as the chosen answer")
-    prompt = _asked(fields, raw) if columns.value(raw, "prompt") is not None else good[:-1]
+        raise BadRowError(
+            columns.column("rejected"), "is the same as the chosen answer"
+        )
+    prompt = (
+        _asked(fields, raw) if columns.value(raw, "prompt") is not None else good[:-1]
+    )
     if not prompt or good[:-1] != bad[:-1]:
         message = "missing; the two answers do not begin with the same messages either"
         raise BadRowError(columns.column("prompt"), message)
@@ -69,10 +95,14 @@ def _labelled(fields: Fields, raw: Raw) -> Preference:
     label = columns.value(raw, "label")
     good = _LABELS.get(str(label).strip().lower().removesuffix(".0"))
     if good is None:
-        message = f"expected true or false (or 1 and 0, good and bad), got {label!r:.40}"
+        message = (
+            f"expected true or false (or 1 and 0, good and bad), got {label!r:.40}"
+        )
         raise BadRowError(columns.column("label"), message)
     prompt = _asked(fields, raw)
-    return _preference(fields, raw, prompt, answer if good else "", "" if good else answer)
+    return _preference(
+        fields, raw, prompt, answer if good else "", "" if good else answer
+    )
 
 
 def _preference(
@@ -99,11 +129,14 @@ def _answer(fields: Fields, value: Any, column: str) -> Messages:
             raise BadRowError(column, "is empty; fill it, or remove the row")
         return (Message("assistant", text),)
     if value is None:
-        raise BadRowError(column, "missing; expected both a chosen and a rejected answer")
+        raise BadRowError(
+            column, "missing; expected both a chosen and a rejected answer"
+        )
     messages = _messages(fields, value, column)
     if messages[-1].role != "assistant":
         raise BadRowError(
-            column, f"expected the last message to be the answer, got {messages[-1].role}"
+            column,
+            f"expected the last message to be the answer, got {messages[-1].role}",
         )
     return messages
 
@@ -113,10 +146,14 @@ def _messages(fields: Fields, value: Any, column: str) -> Messages:
         try:  # a table cell with JSON in it
             value = json.loads(value)
         except ValueError:
-            raise BadRowError(column, f"expected a list of messages, got {value!r:.40}") from None
+            raise BadRowError(
+                column, f"expected a list of messages, got {value!r:.40}"
+            ) from None
     if not isinstance(value, Sequence) or not value:
         raise BadRowError(column, f"expected a list of messages, got {value!r:.40}")
-    return tuple(_message(fields, item, f"{column}[{i}]") for i, item in enumerate(value))
+    return tuple(
+        _message(fields, item, f"{column}[{i}]") for i, item in enumerate(value)
+    )
 
 
 def _message(fields: Fields, item: Any, where: str) -> Message:
@@ -126,19 +163,26 @@ def _message(fields: Fields, item: Any, where: str) -> Message:
     role = _ROLES.get(str(given).strip().lower())
     if role is None:
         raise BadRowError(
-            where, f"expected the role system, user, assistant or tool, got {given!r:.40}"
+            where,
+            f"expected the role system, user, assistant or tool, got {given!r:.40}",
         )
     content = item.get("content", item.get("value"))
     if isinstance(content, Sequence) and not isinstance(content, str):
         content = _parts(content, where)
-    calls = json.dumps(item["tool_calls"], ensure_ascii=False) if item.get("tool_calls") else ""
+    calls = (
+        json.dumps(item["tool_calls"], ensure_ascii=False)
+        if item.get("tool_calls")
+        else ""
+    )
     if content is None and calls:
         content = ""
     if not isinstance(content, str):
         raise BadRowError(where, f"expected text as content, got {content!r:.40}")
     text = fields.clean(content)
     if not text and not calls and role != "system":
-        raise BadRowError(where, f"the {role} message is empty; fill it, or remove the row")
+        raise BadRowError(
+            where, f"the {role} message is empty; fill it, or remove the row"
+        )
     return Message(role, text, calls)
 
 
@@ -169,9 +213,13 @@ def _check_turns(messages: Messages, column: str) -> None:
         )
     turns = [r for r in roles if r != "system"]
     if "assistant" not in turns:
-        raise BadRowError(column, "has no assistant message, so nothing can be learnt from it")
+        raise BadRowError(
+            column, "has no assistant message, so nothing can be learnt from it"
+        )
     if turns[0] != "user":
-        raise BadRowError(column, "begins with an answer; expected a user message first")
+        raise BadRowError(
+            column, "begins with an answer; expected a user message first"
+        )
     with_tools = any(m.role == "tool" for m in messages)
     for one, two in pairwise(turns):
         if one == two and not (with_tools and one == "assistant"):
@@ -190,6 +238,10 @@ def _tools(columns: Columns, raw: Raw) -> str:
             raise BadRowError(
                 columns.column("tools"), f"expected JSON, got {value!r:.40}"
             ) from None
-    if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
-        raise BadRowError(columns.column("tools"), f"expected a list of objects, got {value!r:.40}")
+    if not isinstance(value, list) or not all(
+        isinstance(tool, Mapping) for tool in value
+    ):
+        raise BadRowError(
+            columns.column("tools"), f"expected a list of objects, got {value!r:.40}"
+        )
     return json.dumps(value, ensure_ascii=False)

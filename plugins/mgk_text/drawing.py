@@ -27,7 +27,9 @@ def draw(found: Inspection, base: str, *, exact: bool) -> None:
         click.echo(f"\ntokens of {clean(base)}{hint}")
         _draw_lengths(found.lengths)
     if found.repeated:
-        _draw_places(f"{len(found.repeated):,} rows repeat an earlier one", found.repeated)
+        _draw_places(
+            f"{len(found.repeated):,} rows repeat an earlier one", found.repeated
+        )
     if found.examples:
         click.echo(f"\nexamples; {_legend()} is learnt")
         for example in found.examples:
@@ -50,8 +52,12 @@ def _draw_lengths(lengths: Lengths) -> None:
         click.echo(f"  {one.first:>6}–{one.last:<6} {bar} {one.count:,}")
     click.echo("  max_length  longer  learnt tokens lost  nothing left")
     for cut in lengths.truncation:
-        lost = f"{cut.lost:,} ({cut.lost / lengths.learnt:.0%})" if lengths.learnt else "0"
-        click.echo(f"  {cut.max_length:>10}  {cut.longer:>6,}  {lost:>18}  {cut.nothing:>12,}")
+        lost = (
+            f"{cut.lost:,} ({cut.lost / lengths.learnt:.0%})" if lengths.learnt else "0"
+        )
+        click.echo(
+            f"  {cut.max_length:>10}  {cut.longer:>6,}  {lost:>18}  {cut.nothing:>12,}"
+        )
 
 
 def _draw_places(heading: str, places: Sequence[str]) -> None:
@@ -78,12 +84,18 @@ def _marked(part: Part) -> str:
     if not part.learnt or not text:
         return text
     if _colours():
-        return "\n".join(click.style(line, fg="green", bold=True) for line in text.split("\n"))
+        return "\n".join(
+            click.style(line, fg="green", bold=True) for line in text.split("\n")
+        )
     return f"{_MARKS[0]}{text}{_MARKS[1]}"
 
 
 def _legend() -> str:
-    return click.style("this colour", fg="green", bold=True) if _colours() else "text in ⟦ ⟧"
+    return (
+        click.style("this colour", fg="green", bold=True)
+        if _colours()
+        else "text in ⟦ ⟧"
+    )
 
 
 def _colours() -> bool:

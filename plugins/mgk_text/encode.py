@@ -39,9 +39,13 @@ class Encoder:
     def pairs(self, pairs: Sequence[Pair]) -> list[Tokens]:
         """Encode prompts with answers: the answer and its end are learnt."""
         chats = [[user(prompt), assistant(answer)] for prompt, answer in pairs]
-        return [one for examples in self.conversation.exchanges(chats) for one in examples]
+        return [
+            one for examples in self.conversation.exchanges(chats) for one in examples
+        ]
 
-    def choices(self, items: Sequence[tuple[str, Sequence[str], int, str]]) -> list[Choice]:
+    def choices(
+        self, items: Sequence[tuple[str, Sequence[str], int, str]]
+    ) -> list[Choice]:
         """Encode (prompt, options, index of the right one, group): what is scored."""
         chats = [[user(prompt)] for prompt, _, _, _ in items]
         made = self.conversation.options(chats, [options for _, options, _, _ in items])

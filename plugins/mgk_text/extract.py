@@ -9,13 +9,17 @@ from attrs import frozen
 
 from mgk_text.records import LETTERS
 
-_REASONED = re.compile(r"\s*<reasoning>(?P<why>.*?\S.*?)</reasoning>\s*(?P<rest>.*)", re.DOTALL)
+_REASONED = re.compile(
+    r"\s*<reasoning>(?P<why>.*?\S.*?)</reasoning>\s*(?P<rest>.*)", re.DOTALL
+)
 _CIRCLED = "①②③④⑤⑥⑦⑧⑨⑩"
 _STATED = re.compile(
     r"(?:정답|답|[Aa]nswer)\s*(?:은|는|is)?\s*[:：]?\s*[(\[]?\s*"
     r"(?:(?P<letter>[A-Ja-j])|(?P<number>10|[1-9])\s*번|(?P<circled>[①-⑩]))(?![A-Za-z가-힣0-9])"
 )
-_LEADING = re.compile(r"[(\[]?\s*(?:(?P<letter>[A-J])|(?P<circled>[①-⑩]))\s*(?:[)\].:,]|$)")
+_LEADING = re.compile(
+    r"[(\[]?\s*(?:(?P<letter>[A-J])|(?P<circled>[①-⑩]))\s*(?:[)\].:,]|$)"
+)
 
 
 @frozen

@@ -38,7 +38,9 @@ def evaluate(bundle: LanguageBundle, probe: Probe) -> Score:
     """
     items: Sequence[Asked] = probe.items
     first = items[0]
-    written = bundle.generate([i.prompt for i in items], max_new_tokens=first.new_tokens)
+    written = bundle.generate(
+        [i.prompt for i in items], max_new_tokens=first.new_tokens
+    )
     texts = [item.encoder.decode(ids) for item, ids in zip(items, written, strict=True)]
     judged = [item.judge(text) for item, text in zip(items, texts, strict=True)]
     shown = tuple(
@@ -47,7 +49,9 @@ def evaluate(bundle: LanguageBundle, probe: Probe) -> Score:
     )
     values = tuple(j["value"] for j in judged)
     extra = {
-        name: sum(j[name] for j in judged) / len(judged) for name in judged[0] if name != "value"
+        name: sum(j[name] for j in judged) / len(judged)
+        for name in judged[0]
+        if name != "value"
     }
     mean = sum(values) / len(values)
     return Score(

@@ -89,7 +89,9 @@ class Inspection:
     examples: tuple[Example, ...] = field(default=())
 
 
-def inspect(spec: TextDataSpec, bundle: LanguageBundle, *, shown: int = 3) -> Inspection:
+def inspect(
+    spec: TextDataSpec, bundle: LanguageBundle, *, shown: int = 3
+) -> Inspection:
     """Read the training files of a spec and describe them; nothing is trained.
 
     :param shown: how many examples are rendered, spread over all rows
@@ -101,7 +103,11 @@ def inspect(spec: TextDataSpec, bundle: LanguageBundle, *, shown: int = 3) -> In
     maker = maker_of(spec, bundle)
     problems = (*reader.problems, *maker.task.problems(records))
     made = _learnt(maker, records)
-    notes = (*reader.notes, *maker.encoder.conversation.notes, *_packed(maker, made.examples))
+    notes = (
+        *reader.notes,
+        *maker.encoder.conversation.notes,
+        *_packed(maker, made.examples),
+    )
     return Inspection(
         type=spec.type,
         rows=len(records),
@@ -128,7 +134,9 @@ def _packed(maker: Maker, examples: Sequence[Tokens]) -> list[str]:
     rows = packing.pack([e for e in examples if len(e.ids) <= length], length)
     longer = sum(len(e.ids) > length for e in examples)
     full = packing.fill(rows, length)
-    return [f"rows of {length} tokens: {full:.0%} full; {longer:,} longer texts are split first"]
+    return [
+        f"rows of {length} tokens: {full:.0%} full; {longer:,} longer texts are split first"
+    ]
 
 
 def _repeated(records: Sequence[Record]) -> Iterator[str]:
@@ -161,9 +169,13 @@ def _bins(counts: Sequence[int]) -> Iterator[Bin]:
         yield Bin(first, last, sum(first <= count <= last for count in counts))
 
 
-def _truncations(examples: Sequence[Tokens], max_length: int, longest: int) -> Iterator[Truncation]:
+def _truncations(
+    examples: Sequence[Tokens], max_length: int, longest: int
+) -> Iterator[Truncation]:
     """Count the cost of max_length, and of the powers of two below the longest example."""
-    powers = itertools.takewhile(lambda n: n < longest, (_SHORTEST << i for i in range(20)))
+    powers = itertools.takewhile(
+        lambda n: n < longest, (_SHORTEST << i for i in range(20))
+    )
     for limit in sorted({max_length, *powers}):
         longer = [e for e in examples if len(e.ids) > limit]
         kept = [learnt_in(truncated(e, limit)) for e in longer]

@@ -96,7 +96,9 @@ def of_questions(
     return ChoiceSet(items, chance, _digest([encoder.conversation.digest, *parts]))
 
 
-def of_entries(encoder: Encoder, entries: Sequence[Entry], draws: Distractors) -> ChoiceSet:
+def of_entries(
+    encoder: Encoder, entries: Sequence[Entry], draws: Distractors
+) -> ChoiceSet:
     """Return one question for each entry, its wrong options drawn from other entries."""
     template = draws.same.template
 
@@ -108,8 +110,16 @@ def of_entries(encoder: Encoder, entries: Sequence[Entry], draws: Distractors) -
     counted = entries[:_COUNTED]
     chance = math.fsum(1 / len(draws.draw(e).options) for e in counted) / len(counted)
     pools = [_fields(e) for pool in (draws.same, draws.other) for e in pool.entries]
-    parts = [template.direction, draws.count, draws.seed, [_fields(e) for e in entries], pools]
-    items = LazyChoices(encoder, range(len(entries)), ask, lambda i: len(template.ask(entries[i])))
+    parts = [
+        template.direction,
+        draws.count,
+        draws.seed,
+        [_fields(e) for e in entries],
+        pools,
+    ]
+    items = LazyChoices(
+        encoder, range(len(entries)), ask, lambda i: len(template.ask(entries[i]))
+    )
     return ChoiceSet(items, chance, _digest([encoder.conversation.digest, *parts]))
 
 

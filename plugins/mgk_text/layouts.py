@@ -37,7 +37,12 @@ def _letters() -> Names:
     found: Names = {}
     for number, letter in enumerate(LETTERS, 1):
         names = (letter, f"option_{letter}", f"option{letter}", f"op{letter}")
-        numbered = (f"option{number}", f"option_{number}", f"choice{number}", f"choice_{number}")
+        numbered = (
+            f"option{number}",
+            f"option_{number}",
+            f"choice{number}",
+            f"choice_{number}",
+        )
         found[letter] = (*names, *numbered)
     return found
 
@@ -229,7 +234,9 @@ class Columns:
         for name, column in given.items():
             if name not in names:
                 hint = nearest(name, names)
-                raise InputError(f"columns.{name}: {layout.kind} data have no such field{hint}")
+                raise InputError(
+                    f"columns.{name}: {layout.kind} data have no such field{hint}"
+                )
             names[name] = (spelt.get(column.lower(), column),)
         return cls(layout, names, frozenset(table.columns))
 

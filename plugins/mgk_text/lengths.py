@@ -45,19 +45,26 @@ def fit(
         return Fitted(tuple(examples), f"{note}; none over {key} {limit}")
     if overflow == "error":
         advice = f"tokens, and {key} is {limit}; raise it, or set overflow"
-        problems = (Problem("", f"{len(examples[i].ids)} {advice}", places[i]) for i in long)
+        problems = (
+            Problem("", f"{len(examples[i].ids)} {advice}", places[i]) for i in long
+        )
         raise DataError(summary(problems))
     chosen = set(long)
     if overflow == "drop":
         kept = tuple(e for i, e in enumerate(examples) if i not in chosen)
         return Fitted(kept, f"{note}; {len(long)} over {key} {limit} dropped")
     if overflow == "truncate":
-        return _truncated(examples, limit, f"{note}; {len(long)} over {key} {limit} truncated")
+        return _truncated(
+            examples, limit, f"{note}; {len(long)} over {key} {limit} truncated"
+        )
     parts = [
-        p for i, e in enumerate(examples) for p in (split(e, limit, head) if i in chosen else [e])
+        p
+        for i, e in enumerate(examples)
+        for p in (split(e, limit, head) if i in chosen else [e])
     ]
     return Fitted(
-        tuple(parts), f"{note}; {len(long)} over {key} {limit} split, {len(parts)} pieces in all"
+        tuple(parts),
+        f"{note}; {len(long)} over {key} {limit} split, {len(parts)} pieces in all",
     )
 
 
@@ -67,7 +74,9 @@ def _truncated(examples: Sequence[Tokens], limit: int, note: str) -> Fitted:
     kept = tuple(e for e in cut if learnt_in(e))
     lost = sum(learnt_in(e) for e in examples) - sum(learnt_in(e) for e in kept)
     gone = len(cut) - len(kept)
-    return Fitted(kept, f"{note}: {lost:,} learnt tokens lost, {gone:,} examples left with none")
+    return Fitted(
+        kept, f"{note}: {lost:,} learnt tokens lost, {gone:,} examples left with none"
+    )
 
 
 def truncated(example: Tokens, limit: int) -> Tokens:
@@ -99,7 +108,10 @@ def split(example: Tokens, limit: int, head: int) -> list[Tokens]:
     ]
     counts = [b - a for a, b in zip([0, *ends], ends, strict=False)]
     whole = [(*example.ids[:head], *part) for part in parts]
-    return [Tokens(ids, (-100, *ids[1:]), count) for ids, count in zip(whole, counts, strict=True)]
+    return [
+        Tokens(ids, (-100, *ids[1:]), count)
+        for ids, count in zip(whole, counts, strict=True)
+    ]
 
 
 def report(examples: Sequence[Tokens], what: str) -> str:

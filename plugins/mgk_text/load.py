@@ -17,7 +17,14 @@ from mgk_text.encode import Encoder, Pair
 from mgk_text.items import LazyChoices
 from mgk_text.records import Question, Record, Text
 from mgk_text.rows import Reader
-from mgk_text.specs import SPECS, AutoSpec, McqSpec, PlainTextSpec, StyledSpec, TextDataSpec
+from mgk_text.specs import (
+    SPECS,
+    AutoSpec,
+    McqSpec,
+    PlainTextSpec,
+    StyledSpec,
+    TextDataSpec,
+)
 from mgk_text.splits import Splits, check_named
 from mgk_text.splits import load as load_splits
 from mgk_text.tasks import McqTask, Task, task_for
@@ -66,7 +73,9 @@ class Maker:
         self, examples: Sequence[Tokens], tokens: int, most: int | None = None
     ) -> tuple[object, ...]:
         """Return batches of a bounded size."""
-        return tuple(self.bundle.pack(batch) for batch in packing.group(examples, tokens, most))
+        return tuple(
+            self.bundle.pack(batch) for batch in packing.group(examples, tokens, most)
+        )
 
 
 def load(spec: TextDataSpec, bundle: object) -> PhaseData:
@@ -87,7 +96,10 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
     reader.check()
     if isinstance(maker.task, PreferenceTask):
         splits = _fitting(maker, maker.task, splits)
-    train, dev = maker.examples(splits.train, "train"), maker.examples(splits.dev, "dev")
+    train, dev = (
+        maker.examples(splits.train, "train"),
+        maker.examples(splits.dev, "dev"),
+    )
     if not train.examples:
         raise InputError(
             f"data {spec.type!r}: no training examples are left; lower dev_share and test_share, or raise max_length"
@@ -101,9 +113,9 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
         train=_train_set(maker, rows, splits.train),
         probes=found,
         dev=maker.batches(dev.examples, _DEV_TOKENS),
-        verify=maker.batches((dev.examples or train.examples)[: count * most], tokens, most)[
-            :count
-        ],
+        verify=maker.batches(
+            (dev.examples or train.examples)[: count * most], tokens, most
+        )[:count],
         calibration=maker.batches(known, _CALIBRATION_TOKENS),
         notes=(
             *splits.notes,
@@ -128,7 +140,10 @@ def _fitting(maker: Maker, task: PreferenceTask, splits: Splits) -> Splits:
     gone = len(splits.train) + len(splits.dev) + len(splits.test) - sum(map(len, kept))
     notes = (*splits.notes, PREFERRED)
     if gone:
-        notes = (*notes, f"{gone:,} pairs over max_length {task.spec.max_length} left out")
+        notes = (
+            *notes,
+            f"{gone:,} pairs over max_length {task.spec.max_length} left out",
+        )
     train, dev, test = kept
     return Splits(train, dev, test, notes)
 
@@ -145,7 +160,9 @@ def settled(spec: TextDataSpec, reader: Reader) -> TextDataSpec:
     if not isinstance(spec, AutoSpec):
         return spec
     kind = reader.recognised()
-    shared = {a.name: getattr(spec, a.name) for a in fields(AutoSpec) if a.name != "type"}
+    shared = {
+        a.name: getattr(spec, a.name) for a in fields(AutoSpec) if a.name != "type"
+    }
     return SPECS[kind](type=kind, **shared)
 
 
@@ -165,7 +182,9 @@ def _readable(
     return bundle.check_items([*examples, *items])
 
 
-def _train_set(maker: Maker, rows: Sequence[packing.Row], records: Sequence[Record]) -> TokenRows:
+def _train_set(
+    maker: Maker, rows: Sequence[packing.Row], records: Sequence[Record]
+) -> TokenRows:
     """Return the training rows, with their options where those are contrasted."""
     made = TokenRows.of(maker.bundle, rows)
     if isinstance(maker.task, PreferenceTask):
@@ -184,7 +203,9 @@ def maker_of(spec: TextDataSpec, bundle: object) -> Maker:
             f"data type {spec.type!r} needs a language model as base, with a tokenizer; this base is none"
         )
     if bundle.tokenizer is None:
-        raise InputError("this base has no tokenizer; text data needs a language model as base")
+        raise InputError(
+            "this base has no tokenizer; text data needs a language model as base"
+        )
     style: Style = "plain"
     if isinstance(spec, StyledSpec):
         style = cast("Style", spec.style)
@@ -199,28 +220,40 @@ def _own_probes(maker: Maker, splits: Splits) -> tuple[Probe, ...]:
     pools = {"dev": splits.dev, "test": splits.test}
     for split, records in pools.items():
         if records:
-            made += maker.task.probes(maker.encoder, records, splits.others(split), split)
+            made += maker.task.probes(
+                maker.encoder, records, splits.others(split), split
+            )
     return tuple(made)
 
 
 def _base_probes(
-    maker: Maker, texts: Mapping[str, Sequence[Record]], questions: Mapping[str, Sequence[Record]]
+    maker: Maker,
+    texts: Mapping[str, Sequence[Record]],
+    questions: Mapping[str, Sequence[Record]],
 ) -> list[Probe]:
     """Return what no phase teaches: perplexities of texts, and questions scored on their options' content."""
     limit = maker.spec.max_length
     made = [
         probes.perplexity(
-            maker.encoder, [cast("Text", r).text for r in records], name, split="test", limit=limit
+            maker.encoder,
+            [cast("Text", r).text for r in records],
+            name,
+            split="test",
+            limit=limit,
         )
         for name, records in texts.items()
     ]
     task = McqTask(McqSpec(type="mcq"))
     for name, records in questions.items():
-        made += task.options(maker.encoder, cast("Sequence[Question]", records), name, "test")
+        made += task.options(
+            maker.encoder, cast("Sequence[Question]", records), name, "test"
+        )
     return [evolve(probe, phase="base") for probe in made]
 
 
-def _calibration(maker: Maker, records: Sequence[Record]) -> tuple[list[Tokens], tuple[str, ...]]:
+def _calibration(
+    maker: Maker, records: Sequence[Record]
+) -> tuple[list[Tokens], tuple[str, ...]]:
     """Return calibration texts, spread evenly over the sources, cut to their setting's length."""
     spec = maker.spec
     count = min(spec.calibration_rows, len(records))
@@ -228,7 +261,11 @@ def _calibration(maker: Maker, records: Sequence[Record]) -> tuple[list[Tokens],
     pairs: list[Pair] = [("", r.text) for r in chosen]  # type: ignore[union-attr]
     whole = tokenised(evolve(maker.encoder, ends=False), pairs, maker.cache)
     cut = [
-        Tokens(e.ids[: spec.calibration_tokens], e.labels[: spec.calibration_tokens], e.nbytes)
+        Tokens(
+            e.ids[: spec.calibration_tokens],
+            e.labels[: spec.calibration_tokens],
+            e.nbytes,
+        )
         for e in whole
     ]
     if not cut:

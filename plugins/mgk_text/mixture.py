@@ -26,7 +26,9 @@ def mixed(
         )
     taken: Sequence[Part] = parts
     if weights:
-        taken = [weighted(part, w, seed) for part, w in zip(parts, weights, strict=True)]
+        taken = [
+            weighted(part, w, seed) for part, w in zip(parts, weights, strict=True)
+        ]
     return interleaved(taken) if interleave else list(chain.from_iterable(taken))
 
 

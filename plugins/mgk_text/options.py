@@ -68,7 +68,10 @@ class Pool:
 
     def _alike_names(self, entry: Entry, specialty: str | None) -> set[str]:
         """Return the names that only entries with one of the entry's terms have."""
-        alike = [*self._alike.get(("ko", entry.ko), ()), *self._alike.get(("en", entry.en), ())]
+        alike = [
+            *self._alike.get(("ko", entry.ko), ()),
+            *self._alike.get(("en", entry.en), ()),
+        ]
         excluded = Counter[str]()
         for other in {id(e): e for e in alike}.values():
             if specialty is None or other.specialty == specialty:

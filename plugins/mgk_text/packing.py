@@ -23,7 +23,9 @@ def pack(examples: Sequence[Tokens], length: int) -> list[Row]:
     for example in sorted(examples, key=lambda e: -len(e.ids)):
         size = len(example.ids)
         if size > length:
-            raise ValueError(f"an example of {size} tokens does not fit into a row of {length}")
+            raise ValueError(
+                f"an example of {size} tokens does not fit into a row of {length}"
+            )
         place = bisect.bisect_left(rooms, size)
         if place < len(rooms):
             room = rooms[place]
@@ -42,10 +44,16 @@ def pack(examples: Sequence[Tokens], length: int) -> list[Row]:
 
 def fill(rows: Sequence[Row], length: int) -> float:
     """Return the share of the rows' room that holds tokens."""
-    return sum(len(e.ids) for row in rows for e in row) / (length * len(rows)) if rows else 0.0
+    return (
+        sum(len(e.ids) for row in rows for e in row) / (length * len(rows))
+        if rows
+        else 0.0
+    )
 
 
-def group(examples: Sequence[Tokens], tokens: int, most: int | None = None) -> list[list[Tokens]]:
+def group(
+    examples: Sequence[Tokens], tokens: int, most: int | None = None
+) -> list[list[Tokens]]:
     """Part examples, in their order, into batches of at most ``tokens`` tokens and ``most`` examples."""
     batches: list[list[Tokens]] = []
     room = 0

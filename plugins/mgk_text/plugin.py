@@ -22,7 +22,9 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
     registry.add("data", "auto", AutoSpec)
     for name, spec in SPECS.items():
         registry.add("data", name, spec)
-    registry.add_metric("generation", "answers that the model generates, judged one by one")
+    registry.add_metric(
+        "generation", "answers that the model generates, judged one by one"
+    )
 
 
 @hookimpl

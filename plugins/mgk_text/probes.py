@@ -30,7 +30,9 @@ def perplexity(
     # An end is learnt in training alone: a base that never saw one would be scored on it.
     parts: list[Tokens] = []
     for text in evolve(encoder, ends=False).plain(texts):
-        parts += split_long(text, limit, encoder.head) if len(text.ids) > limit else [text]
+        parts += (
+            split_long(text, limit, encoder.head) if len(text.ids) > limit else [text]
+        )
     # One token alone has nothing to be predicted from.
     items = tuple(part for part in parts if len(part.ids) > 1)
     return Probe(
@@ -76,7 +78,10 @@ def options(asked: ChoiceSet, name: str, split: str) -> list[Probe]:
 
 
 def terms(
-    encoder: Encoder, template: DictionaryTemplate, entries: Sequence[Entry], spec: PromptedSpec
+    encoder: Encoder,
+    template: DictionaryTemplate,
+    entries: Sequence[Entry],
+    spec: PromptedSpec,
 ) -> Probe:
     """Return generated terms."""
     prompts = encoder.prompts([template.ask(e) for e in entries])
@@ -85,7 +90,10 @@ def terms(
 
 
 def answers(
-    encoder: Encoder, template: McqTemplate, questions: Sequence[Question], spec: PromptedSpec
+    encoder: Encoder,
+    template: McqTemplate,
+    questions: Sequence[Question],
+    spec: PromptedSpec,
 ) -> Probe:
     """Return generated answers to questions."""
     prompts = encoder.prompts([template.ask(q) for q in questions])
@@ -127,7 +135,9 @@ def generated(
 
 def _name(name: str, split: str) -> str:
     if not name:
-        raise InputError("expected a name for each source of base_probes and base_questions")
+        raise InputError(
+            "expected a name for each source of base_probes and base_questions"
+        )
     return name if split == "test" else f"{name}-{split}"
 
 

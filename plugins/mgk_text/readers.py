@@ -53,7 +53,9 @@ def _read_lines(text: str, table: Table) -> None:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            table.bad(number, f"is not JSON: {error}; expected one JSON object per line")
+            table.bad(
+                number, f"is not JSON: {error}; expected one JSON object per line"
+            )
             continue
         _add_object(table, number, values)
 
@@ -103,7 +105,9 @@ def _read_array(text: str, place: int, table: Table) -> None:
         line += text.count("\n", counted, place)
         counted = place
         if place >= len(text):
-            table.bad(line, "the array is not closed; expected ] at the end of the file")
+            table.bad(
+                line, "the array is not closed; expected ] at the end of the file"
+            )
             return
         if text[place] == "]":
             return
@@ -134,11 +138,17 @@ def _read_object(whole: Any, table: Table) -> None:
 
 
 def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(v, dict) for v in value)
+    )
 
 
 def _is_conversation(rows: list[dict[str, Any]]) -> bool:
-    return all({"role", "content"} <= set(r) or {"from", "value"} <= set(r) for r in rows)
+    return all(
+        {"role", "content"} <= set(r) or {"from", "value"} <= set(r) for r in rows
+    )
 
 
 def _read_text(text: str, table: Table, unit: str) -> None:
@@ -233,7 +243,10 @@ def _read_hub(source: HubSource, table: Table) -> None:
     datasets = _datasets(source.name)
     try:
         rows = datasets.load_dataset(
-            source.repository, source.config, split=source.split, revision=source.revision
+            source.repository,
+            source.config,
+            split=source.split,
+            revision=source.revision,
         )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0]

@@ -9,7 +9,16 @@ from attrs import frozen
 
 from mgk_text.layouts import LETTERS
 
-__all__ = ["LETTERS", "Dialogue", "Entry", "Message", "Preference", "Question", "Record", "Text"]
+__all__ = [
+    "LETTERS",
+    "Dialogue",
+    "Entry",
+    "Message",
+    "Preference",
+    "Question",
+    "Record",
+    "Text",
+]
 
 
 @frozen
@@ -159,7 +168,9 @@ class Preference:
     @property
     def words(self) -> str:
         """Everything that the model reads or learns, for comparing rows."""
-        return f"{_joined(_without_system(self.prompt))}\n{self.chosen}\n{self.rejected}"
+        return (
+            f"{_joined(_without_system(self.prompt))}\n{self.chosen}\n{self.rejected}"
+        )
 
 
 Record = Text | Entry | Question | Dialogue | Preference

@@ -16,7 +16,13 @@ from mgk_text.problems import summary
 from mgk_text.readers import read
 from mgk_text.records import Record
 from mgk_text.sources import Source, as_tuple, find
-from mgk_text.specs import AutoSpec, DictionarySpec, McqSpec, PlainTextSpec, TextDataSpec
+from mgk_text.specs import (
+    AutoSpec,
+    DictionarySpec,
+    McqSpec,
+    PlainTextSpec,
+    TextDataSpec,
+)
 from mgk_text.table import Format, Raw, Table
 
 Make = Callable[[Raw], Record]
@@ -69,7 +75,9 @@ class Reader:
         kinds = layouts.KINDS if isinstance(self.spec, AutoSpec) else self.spec.readable
         return self._read(setting, split, kinds, self.spec.layout, self.spec.columns)
 
-    def foreign(self, setting: str | tuple[str, ...], kind: str, layout: str = "auto") -> Read:
+    def foreign(
+        self, setting: str | tuple[str, ...], kind: str, layout: str = "auto"
+    ) -> Read:
         """Read records of a given kind, whatever the spec's own: the base's texts and questions."""
         return self._read(setting, "test", (kind,), layout, {})
 
@@ -154,16 +162,22 @@ class Reader:
             try:
                 part.records.append(make(raw))
             except BadRowError as error:
-                part.problems.append(Problem(error.column, str(error), raw.file, raw.line))
+                part.problems.append(
+                    Problem(error.column, str(error), raw.file, raw.line)
+                )
         return part
 
     def _maker(self, table: Table, columns: Columns) -> Make:
-        fields = Fields(columns, None if self.spec.normalise == "none" else self.spec.normalise)
+        fields = Fields(
+            columns, None if self.spec.normalise == "none" else self.spec.normalise
+        )
         kind = columns.layout.kind
         if kind == "text":
             return fields.text
         if kind == "dictionary":
-            needed = isinstance(self.spec, DictionarySpec) and self.spec.needs_definition
+            needed = (
+                isinstance(self.spec, DictionarySpec) and self.spec.needs_definition
+            )
             return lambda raw: fields.entry(raw, definition=needed)
         if kind == "mcq":
             counting = self._counting(table, fields)

@@ -83,7 +83,9 @@ def find(text: str, split: str = "train") -> tuple[Source, ...]:
     """
     if text.startswith("hub:"):
         return (_hub(text),)
-    path = _package_path(text) if text.startswith("package:") else Path(text).expanduser()
+    path = (
+        _package_path(text) if text.startswith("package:") else Path(text).expanduser()
+    )
     path = _on_disk(path)
     if path.is_file():
         return (_file(text, path),)
@@ -93,13 +95,17 @@ def find(text: str, split: str = "train") -> tuple[Source, ...]:
         return _glob(text)
     if _suffix(path) not in SUFFIXES and not path.exists():
         raise InputError(f"{text}: {_expected()}")
-    raise InputError(f"{text}: no such file; give its path from {Path.cwd()}, or from /")
+    raise InputError(
+        f"{text}: no such file; give its path from {Path.cwd()}, or from /"
+    )
 
 
 def _file(name: str, path: Path) -> FileSource:
     suffix = _suffix(path)
     if suffix in _SPREADSHEETS:
-        raise InputError(f"{name}: is a spreadsheet; save it as CSV UTF-8 and give that file")
+        raise InputError(
+            f"{name}: is a spreadsheet; save it as CSV UTF-8 and give that file"
+        )
     if suffix not in SUFFIXES:
         raise InputError(f"{name}: {_expected()}")
     return FileSource(name, path)
@@ -120,8 +126,14 @@ def _folder(name: str, folder: Path, split: str) -> tuple[Source, ...]:
     """Return what a folder has: a saved data set, or all files in it that can be read."""
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return (SavedSource(name, folder, split),)
-    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and _suffix(p) in SUFFIXES]
-    readable = [p for p in found if not p.name.lower().startswith(("readme", ".", "dataset_info"))]
+    found = [
+        p for p in sorted(folder.rglob("*")) if p.is_file() and _suffix(p) in SUFFIXES
+    ]
+    readable = [
+        p
+        for p in found
+        if not p.name.lower().startswith(("readme", ".", "dataset_info"))
+    ]
     if not readable:
         raise InputError(f"{name}: this folder has no file to read; {_expected()}")
     chosen = _of_split(name, folder, readable, split)
@@ -136,7 +148,9 @@ def _of_split(name: str, folder: Path, paths: list[Path], split: str) -> list[Pa
     chosen = [p for p, found in by_split.items() if found == split]
     if not chosen:
         names = ", ".join(sorted({s for s in by_split.values() if s}))
-        raise InputError(f"{name}: no file of the {split} split; this folder has {names}")
+        raise InputError(
+            f"{name}: no file of the {split} split; this folder has {names}"
+        )
     return chosen
 
 
@@ -173,7 +187,11 @@ def _on_disk(path: Path) -> Path:
         step = found / part
         if not step.exists() and found.is_dir():
             wanted = unicodedata.normalize("NFC", part)
-            same = (p for p in found.iterdir() if unicodedata.normalize("NFC", p.name) == wanted)
+            same = (
+                p
+                for p in found.iterdir()
+                if unicodedata.normalize("NFC", p.name) == wanted
+            )
             step = next(same, step)
         found = step
     return found
@@ -201,4 +219,6 @@ def _package_path(text: str) -> Path:
     try:
         return Path(str(importlib.resources.files(package).joinpath(inside)))
     except (ModuleNotFoundError, ValueError) as error:
-        raise EnvironmentFault(f"{text}: package {package!r} is not installed ({error})") from None
+        raise EnvironmentFault(
+            f"{text}: package {package!r} is not installed ({error})"
+        ) from None

@@ -25,7 +25,9 @@ class TextDataSpec(Spec):
         (),
         help="files, folders, globs, package:PACKAGE/PATH, or hub:OWNER/NAME?config=NAME&split=NAME",
     )
-    dev: Source = option((), help="for choosing the best step; where empty, dev_share of train")
+    dev: Source = option(
+        (), help="for choosing the best step; where empty, dev_share of train"
+    )
     test: Source = option((), help="for the probe; where empty, test_share of train")
     dev_share: float = option(
         0.0, between(0, 0.5), help="share of train held out as dev where dev is empty"
@@ -37,10 +39,13 @@ class TextDataSpec(Spec):
         {}, help="field = column, where a file names its columns otherwise"
     )
     layout: str = option(
-        AUTO, one_of(*NAMES), help="names of the columns; auto: recognised from the columns"
+        AUTO,
+        one_of(*NAMES),
+        help="names of the columns; auto: recognised from the columns",
     )
     encoding: str = option(
-        "", help="of text files, such as cp949; empty: UTF-8, or UTF-16 and CP949 by content"
+        "",
+        help="of text files, such as cp949; empty: UTF-8, or UTF-16 and CP949 by content",
     )
     delimiter: str = option("", help="of CSV and TSV files; empty: recognised")
     header: int | None = option(
@@ -51,14 +56,20 @@ class TextDataSpec(Spec):
     skip_bad_rows: bool = option(
         False, help="leave out and count rows that cannot be read, instead of stopping"
     )
-    normalise: str = option("NFC", one_of("NFC", "none"), help="Unicode normal form of every text")
+    normalise: str = option(
+        "NFC", one_of("NFC", "none"), help="Unicode normal form of every text"
+    )
     weights: tuple[float, ...] = option(
-        (), help="one for each source of train: 2 takes each row twice, 0.3 takes 30 % of the rows"
+        (),
+        help="one for each source of train: 2 takes each row twice, 0.3 takes 30 % of the rows",
     )
     interleave: bool = option(
-        False, help="alternate between the sources of train, so that limit takes from all of them"
+        False,
+        help="alternate between the sources of train, so that limit takes from all of them",
     )
-    deduplicate: bool = option(False, help="leave out training rows that are there already")
+    deduplicate: bool = option(
+        False, help="leave out training rows that are there already"
+    )
     contamination: str = option(
         "note",
         one_of("note", "drop", "refuse"),
@@ -71,10 +82,13 @@ class TextDataSpec(Spec):
     max_length: int = option(
         512, at_least(8), help="most tokens of one example, including its prompt"
     )
-    seed: int = option(0, at_least(0), help="of what is drawn: held-out shares, distractors")
+    seed: int = option(
+        0, at_least(0), help="of what is drawn: held-out shares, distractors"
+    )
     probe: str = option("", help="name of the probe; default: the data's type")
     cache: bool = option(
-        True, help="keep tokenised data on disk ($MGK_CACHE, or the user's cache directory)"
+        True,
+        help="keep tokenised data on disk ($MGK_CACHE, or the user's cache directory)",
     )
     base_probes: dict[str, str] = option(
         {}, help="probe name = source of texts that no phase trains on"
@@ -84,7 +98,9 @@ class TextDataSpec(Spec):
     )
     base_layout: str = option(AUTO, one_of(*NAMES), help="layout of base_questions")
     calibration: Source = option((), help="texts that represent what the base knew")
-    calibration_rows: int = option(48, at_least(1), help="how many of them are used, spread evenly")
+    calibration_rows: int = option(
+        48, at_least(1), help="how many of them are used, spread evenly"
+    )
     calibration_tokens: int = option(
         64, at_least(8), help="most tokens of one calibration text; longer ones are cut"
     )
@@ -101,9 +117,13 @@ class TextDataSpec(Spec):
 
     def __attrs_post_init__(self) -> None:
         if len(self.delimiter) > 1:
-            raise ValueError(f"delimiter: expected one character, got {self.delimiter!r}")
+            raise ValueError(
+                f"delimiter: expected one character, got {self.delimiter!r}"
+            )
         if any(weight <= 0 for weight in self.weights):
-            raise ValueError(f"weights: expected numbers above 0, got {list(self.weights)}")
+            raise ValueError(
+                f"weights: expected numbers above 0, got {list(self.weights)}"
+            )
 
 
 @frozen(kw_only=True)
@@ -124,7 +144,9 @@ class PlainTextSpec(TextDataSpec):
         help="learn the tokenizer's end-of-sequence token after each text, so that answers end",
     )
     txt_unit: str = option(
-        "paragraph", one_of("paragraph", "line", "file"), help="what one text of a .txt file is"
+        "paragraph",
+        one_of("paragraph", "line", "file"),
+        help="what one text of a .txt file is",
     )
 
 
@@ -137,7 +159,9 @@ class StyledSpec(TextDataSpec):
         one_of("auto", "chat", "plain"),
         help="auto: chat turns if the base has a chat template, else plain text",
     )
-    overflow: str = option("error", one_of("error", "drop"), help="examples longer than max_length")
+    overflow: str = option(
+        "error", one_of("error", "drop"), help="examples longer than max_length"
+    )
 
 
 @frozen(kw_only=True)
@@ -145,7 +169,9 @@ class PromptedSpec(StyledSpec):
     """What data whose answers can also be generated share."""
 
     generate: int = option(
-        40, at_least(0), help="test items whose answer is also generated, in the first and last row"
+        40,
+        at_least(0),
+        help="test items whose answer is also generated, in the first and last row",
     )
     new_tokens: int = option(24, at_least(1), help="most tokens of a generated answer")
 
@@ -159,7 +185,9 @@ class DictionarySpec(PromptedSpec):
     directions: tuple[str, ...] = option(
         ("en-ko",), help="what is learnt from what: " + ", ".join(DIRECTIONS)
     )
-    probe_direction: str = option("en-ko", one_of(*DIRECTIONS), help="what the probe asks")
+    probe_direction: str = option(
+        "en-ko", one_of(*DIRECTIONS), help="what the probe asks"
+    )
     distractors: int = option(
         4, at_least(1), help="wrong options of the probe, from the same specialty"
     )
@@ -184,9 +212,13 @@ class McqSpec(PromptedSpec):
     kind: ClassVar[str] = "mcq"
 
     target: str = option(
-        "content", one_of("content", "letter", "reasoning"), help="what is learnt and scored"
+        "content",
+        one_of("content", "letter", "reasoning"),
+        help="what is learnt and scored",
     )
-    show_options: bool = option(True, help="list the options in the prompt, as an examination does")
+    show_options: bool = option(
+        True, help="list the options in the prompt, as an examination does"
+    )
     answers: str = option(
         "auto",
         one_of("auto", "letter", "0", "1", "text"),
@@ -238,7 +270,10 @@ class ChatSpec(PromptedSpec):
     @property
     def readable(self) -> tuple[str, ...]:
         """Chats and instructions alike: both become dialogues."""
-        return (self.kind, *(kind for kind in ("chat", "instruction") if kind != self.kind))
+        return (
+            self.kind,
+            *(kind for kind in ("chat", "instruction") if kind != self.kind),
+        )
 
 
 @frozen(kw_only=True)

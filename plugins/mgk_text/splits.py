@@ -37,7 +37,10 @@ def load(spec: TextDataSpec, reader: Reader, base: Sequence[Record] = ()) -> Spl
 
     :param base: what probes of the base ask, which training rows must not share either
     """
-    read = {name: reader.records(getattr(spec, name), name) for name in ("train", "dev", "test")}
+    read = {
+        name: reader.records(getattr(spec, name), name)
+        for name in ("train", "dev", "test")
+    }
     dev, test = read["dev"].records, read["test"].records
     train: Sequence[Record] = read["train"].records
     if not dev and spec.dev_share:
@@ -62,7 +65,11 @@ def _mixture(
     parts = [[row for row in part if id(row) in kept] for part in read.by_setting]
     once = distinct(train)
     if repeated := len(train) - len(once):
-        what = "left out" if spec.deduplicate else "kept; set deduplicate to leave them out"
+        what = (
+            "left out"
+            if spec.deduplicate
+            else "kept; set deduplicate to leave them out"
+        )
         notes.append(f"{repeated:,} training rows repeat an earlier one: {what}")
         if spec.deduplicate:
             first = {id(row) for row in once}
@@ -70,14 +77,18 @@ def _mixture(
     made = mixed(parts, spec.weights, interleave=spec.interleave, seed=spec.seed)
     if spec.weights:
         sizes = " + ".join(
-            f"{len(part):,} × {w:g}" for part, w in zip(parts, spec.weights, strict=True)
+            f"{len(part):,} × {w:g}"
+            for part, w in zip(parts, spec.weights, strict=True)
         )
         notes.append(f"mixture: {sizes} = {len(made):,} training rows")
     return made
 
 
 def _clean(
-    spec: TextDataSpec, train: Sequence[Record], held: Sequence[Record], notes: list[str]
+    spec: TextDataSpec,
+    train: Sequence[Record],
+    held: Sequence[Record],
+    notes: list[str],
 ) -> Sequence[Record]:
     """Treat training rows that share text with held-out rows as the configuration asks."""
     found = contamination.overlaps(train, held, spec.contamination_words)
@@ -101,7 +112,9 @@ def held_out(
     kept: list[Record] = []
     held: list[Record] = []
     for record in records:
-        digest = hashlib.blake2b(f"{salt}\0{record.key}".encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(
+            f"{salt}\0{record.key}".encode(), digest_size=8
+        ).digest()
         (held if int.from_bytes(digest) < share * 2**64 else kept).append(record)
     return tuple(kept), tuple(held)
 

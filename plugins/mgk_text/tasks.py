@@ -38,11 +38,17 @@ class Task(Protocol):
     def overflow(self) -> str:
         """What happens to examples that are too long."""
 
-    def learnt(self, encoder: Encoder, records: Sequence[Record], cache: TokenCache) -> Learnt:
+    def learnt(
+        self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
+    ) -> Learnt:
         """Return what is learnt as examples, and the place where each came from."""
 
     def probes(
-        self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
+        self,
+        encoder: Encoder,
+        records: Sequence[Record],
+        other: Sequence[Record],
+        split: str,
     ) -> list[Probe]:
         """Return the probes of a split; other: the records of the other splits."""
 
@@ -66,20 +72,30 @@ class TextTask:
         """What happens to texts that are too long."""
         return self.spec.overflow
 
-    def learnt(self, encoder: Encoder, records: Sequence[Record], cache: TokenCache) -> Learnt:
+    def learnt(
+        self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
+    ) -> Learnt:
         """Return each text, without a prompt."""
         texts = cast("Sequence[Text]", records)
         pairs: list[Pair] = [("", t.text) for t in texts]
         return Learnt(tokenised(encoder, pairs, cache), [t.place for t in texts])
 
     def probes(
-        self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
+        self,
+        encoder: Encoder,
+        records: Sequence[Record],
+        other: Sequence[Record],
+        split: str,
     ) -> list[Probe]:
         """Return the perplexity of the texts."""
         texts = [t.text for t in cast("Sequence[Text]", records)]
         return [
             probes.perplexity(
-                encoder, texts, self.spec.probe_name, split=split, limit=self.spec.max_length
+                encoder,
+                texts,
+                self.spec.probe_name,
+                split=split,
+                limit=self.spec.max_length,
             )
         ]
 
@@ -100,7 +116,9 @@ class DictionaryTask:
         """What happens to examples that are too long."""
         return self.spec.overflow
 
-    def learnt(self, encoder: Encoder, records: Sequence[Record], cache: TokenCache) -> Learnt:
+    def learnt(
+        self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
+    ) -> Learnt:
         """Return every direction of each entry."""
         entries = cast("Sequence[Entry]", records)
         templates = [DictionaryTemplate(d) for d in self.spec.directions]
@@ -109,13 +127,22 @@ class DictionaryTask:
         return Learnt(tokenised(encoder, pairs, cache), places)
 
     def probes(
-        self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
+        self,
+        encoder: Encoder,
+        records: Sequence[Record],
+        other: Sequence[Record],
+        split: str,
     ) -> list[Probe]:
         """Return option log-likelihoods, and generated terms (test only)."""
-        entries, others = cast("Sequence[Entry]", records), cast("Sequence[Entry]", other)
+        entries, others = (
+            cast("Sequence[Entry]", records),
+            cast("Sequence[Entry]", other),
+        )
         spec, template = self.spec, DictionaryTemplate(self.spec.probe_direction)
         draws = Distractors.of(template, entries, others, spec.distractors, spec.seed)
-        made = probes.options(of_entries(encoder, entries, draws), spec.probe_name, split)
+        made = probes.options(
+            of_entries(encoder, entries, draws), spec.probe_name, split
+        )
         if split == "test" and spec.generate:
             asked = probes.spread(entries, spec.generate)
             made.append(probes.terms(encoder, template, asked, spec))
@@ -143,14 +170,20 @@ class McqTask:
         """What happens to examples that are too long."""
         return self.spec.overflow
 
-    def learnt(self, encoder: Encoder, records: Sequence[Record], cache: TokenCache) -> Learnt:
+    def learnt(
+        self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
+    ) -> Learnt:
         """Return each question with its answer."""
         questions = cast("Sequence[Question]", records)
         pairs = [(self.template.ask(q), self.template.answer(q)) for q in questions]
         return Learnt(tokenised(encoder, pairs, cache), [q.place for q in questions])
 
     def probes(
-        self, encoder: Encoder, records: Sequence[Record], other: Sequence[Record], split: str
+        self,
+        encoder: Encoder,
+        records: Sequence[Record],
+        other: Sequence[Record],
+        split: str,
     ) -> list[Probe]:
         """Return option log-likelihoods, and generated answers (test only)."""
         questions = cast("Sequence[Question]", records)
@@ -165,12 +198,19 @@ class McqTask:
         self, encoder: Encoder, questions: Sequence[Question], name: str, split: str
     ) -> list[Probe]:
         """Return the probes of the options' log-likelihoods."""
-        return probes.options(of_questions(encoder, questions, self.template), name, split)
+        return probes.options(
+            of_questions(encoder, questions, self.template), name, split
+        )
 
-    def items(self, questions: Sequence[Question]) -> list[tuple[str, Sequence[str], int, str]]:
+    def items(
+        self, questions: Sequence[Question]
+    ) -> list[tuple[str, Sequence[str], int, str]]:
         """Return what is scored, as `Encoder.choices` takes it."""
         template = self.template
-        return [(template.ask(q), template.options(q), q.answer, q.specialty) for q in questions]
+        return [
+            (template.ask(q), template.options(q), q.answer, q.specialty)
+            for q in questions
+        ]
 
     def problems(self, records: Sequence[Record]) -> list[Problem]:
         """Return the training questions without a reasoning, if reasonings are learnt."""
@@ -178,7 +218,10 @@ class McqTask:
             return []
         without = [q for q in cast("Sequence[Question]", records) if not q.reasoning]
         return [
-            Problem(q.place, "target 'reasoning' needs a reasoning, and this question has none")
+            Problem(
+                q.place,
+                "target 'reasoning' needs a reasoning, and this question has none",
+            )
             for q in without
         ]
 

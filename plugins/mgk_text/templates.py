@@ -54,7 +54,8 @@ class McqTemplate:
     def ask(self, question: Question) -> str:
         """Return the prompt."""
         listed = "".join(
-            f"{letter}. {o}\n" for letter, o in zip(LETTERS, question.options, strict=False)
+            f"{letter}. {o}\n"
+            for letter, o in zip(LETTERS, question.options, strict=False)
         )
         return f"문제: {question.question}\n{listed if self.lists_options else ''}정답:"
 

@@ -44,7 +44,9 @@ class QuestionRows(TokenRows):
         """Return the same rows with their questions; the digest covers the wrong options too."""
         state = hashlib.blake2b(rows.digest.encode(), digest_size=32)
         for choice in choices:
-            state.update(json.dumps([choice.prompt, choice.options, choice.answer]).encode())
+            state.update(
+                json.dumps([choice.prompt, choice.options, choice.answer]).encode()
+            )
         return cls(rows.bundle, rows.rows, state.hexdigest(), tuple(choices))
 
 
@@ -66,7 +68,9 @@ class PreferenceRows(TokenRows):
     pairs: tuple[PreferencePair, ...] = field(default=(), repr=False)
 
     @classmethod
-    def with_rejected(cls, rows: TokenRows, rejected: Sequence[Tokens]) -> PreferenceRows:
+    def with_rejected(
+        cls, rows: TokenRows, rejected: Sequence[Tokens]
+    ) -> PreferenceRows:
         """Return the same rows with their pairs; the digest covers the rejected answers too."""
         chosen = [example for row in rows.rows for example in row]
         pairs = [PreferencePair(a, b) for a, b in zip(chosen, rejected, strict=True)]

@@ -42,7 +42,9 @@ class ReferenceBundle:
     def losses(self, items: Sequence[Pairs]) -> tuple[Tensor, Tensor]:
         """Return each item's `loss`, from one forward pass: two tensors, (items,)."""
         whole = self.pack(items)
-        errors = (self.model(whole.inputs) - whole.targets).square().sum(1)  # (examples,)
+        errors = (
+            (self.model(whole.inputs) - whole.targets).square().sum(1)
+        )  # (examples,)
         sums = torch.stack(
             [part.sum() for part in torch.split(errors, [len(i.inputs) for i in items])]
         )
@@ -67,13 +69,16 @@ class ReferenceBundle:
 
     def unpack(self, batch: Pairs) -> list[Pairs]:
         """Return a batch's examples as batches of one."""
-        rows = zip(torch.split(batch.inputs, 1), torch.split(batch.targets, 1), strict=True)
+        rows = zip(
+            torch.split(batch.inputs, 1), torch.split(batch.targets, 1), strict=True
+        )
         return [Pairs.of(x, y) for x, y in rows]
 
     def pack(self, examples: Sequence[Pairs]) -> Pairs:
         """Return one batch of the examples, in order."""
         return Pairs.of(
-            torch.cat([e.inputs for e in examples]), torch.cat([e.targets for e in examples])
+            torch.cat([e.inputs for e in examples]),
+            torch.cat([e.targets for e in examples]),
         )
 
     def gradient_function(

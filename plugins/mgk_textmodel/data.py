@@ -54,7 +54,9 @@ class PairsTrainSet:
     def batch(self, rows: Sequence[int]) -> Pairs:
         """Collate rows, in the order given."""
         index = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.both.device)
-        inputs, targets = self.both.index_select(0, index).tensor_split((self.width,), 1)
+        inputs, targets = self.both.index_select(0, index).tensor_split(
+            (self.width,), 1
+        )
         count = self._counts.get(len(rows))
         if count is None:
             count = self._counts[len(rows)] = torch.full(
@@ -104,14 +106,22 @@ def load(spec: PairsSpec, bundle: object) -> PhaseData:
         draw, floor = teacher_draw(spec, inside, outside), outside * spec.noise_std**2
     else:
         draw, floor = noise_draw(inside, outside), float(outside)
-    sizes = {"train": spec.size, "dev": spec.items, "test": spec.items, "verify": _VERIFY}
+    sizes = {
+        "train": spec.size,
+        "dev": spec.items,
+        "test": spec.items,
+        "verify": _VERIFY,
+    }
     parts = {name: draw(sizes[name], _generator(spec, name)) for name in _SPLITS}
     pairs = {
-        name: Pairs.of(x.to(bundle.device), y.to(bundle.device)) for name, (x, y) in parts.items()
+        name: Pairs.of(x.to(bundle.device), y.to(bundle.device))
+        for name, (x, y) in parts.items()
     }
     return PhaseData(
         train=PairsTrainSet(
-            torch.cat(parts["train"], 1).to(bundle.device), inside, _digest(*parts["train"])
+            torch.cat(parts["train"], 1).to(bundle.device),
+            inside,
+            _digest(*parts["train"]),
         ),
         probes=tuple(
             _probe(spec, split, pairs[split], _digest(*parts[split]), floor)
@@ -122,7 +132,9 @@ def load(spec: PairsSpec, bundle: object) -> PhaseData:
     )
 
 
-def _probe(spec: PairsSpec, split: str, pairs: Pairs, digest: str, floor: float) -> Probe:
+def _probe(
+    spec: PairsSpec, split: str, pairs: Pairs, digest: str, floor: float
+) -> Probe:
     rows = zip(torch.split(pairs.inputs, 1), torch.split(pairs.targets, 1), strict=True)
     return Probe(
         name=spec.probe_name,
@@ -139,7 +151,9 @@ def _probe(spec: PairsSpec, split: str, pairs: Pairs, digest: str, floor: float)
 def _generator(spec: PairsSpec, split: str) -> torch.Generator:
     """One stream of random numbers per data set and split, so that no split sees another's."""
     kind = isinstance(spec, NoiseSpec)
-    return torch.Generator().manual_seed((spec.seed * 2 + kind) * 1009 + 1 + _SPLITS.index(split))
+    return torch.Generator().manual_seed(
+        (spec.seed * 2 + kind) * 1009 + 1 + _SPLITS.index(split)
+    )
 
 
 def _unit(width: int, generator: torch.Generator) -> Tensor:

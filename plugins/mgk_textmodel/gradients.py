@@ -78,7 +78,12 @@ def gradient_function(
             with torch.inference_mode():
                 kept, difference = _forward(layers, act, batch)
                 _backward(
-                    layers, act_backward, kept, torch.mul(difference, two), lowest=lowest, out=out
+                    layers,
+                    act_backward,
+                    kept,
+                    torch.mul(difference, two),
+                    lowest=lowest,
+                    out=out,
                 )
                 flat = difference.view(-1)
                 return torch.dot(flat, flat), batch.count, views
@@ -90,7 +95,9 @@ def gradient_function(
 
 def _views(parameters: Sequence[Tensor]) -> list[Tensor]:
     """Return views of one new buffer, shaped like the parameters."""
-    buffer = torch.empty(sum(p.numel() for p in parameters), device=parameters[0].device)
+    buffer = torch.empty(
+        sum(p.numel() for p in parameters), device=parameters[0].device
+    )
     pieces = torch.split(buffer, [p.numel() for p in parameters])
     return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
 
@@ -109,7 +116,12 @@ def _layers(
     for i, own in enumerate(network.layers):
         weight, bias = own.weight.detach(), own.bias.detach()
         name = next(
-            (n for n, t in targets.items() if t.parameter is own.weight and not t.transposed), None
+            (
+                n
+                for n, t in targets.items()
+                if t.parameter is own.weight and not t.transposed
+            ),
+            None,
         )
         if name is None:
             layers.append(Layer(weight, weight.t(), bias))
@@ -120,7 +132,9 @@ def _layers(
         known |= {id(factors.a): (i, "a"), id(factors.b): (i, "b")}
         a, b = factors.a.detach(), factors.b.detach()
         scale = torch.full((), factors.scale, device=a.device)
-        layers.append(Layer(weight, weight.t(), bias, a, a.t(), b, b.t(), scale, factors.scale))
+        layers.append(
+            Layer(weight, weight.t(), bias, a, a.t(), b, b.t(), scale, factors.scale)
+        )
     return None if targets else layers
 
 

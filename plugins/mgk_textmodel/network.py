@@ -41,7 +41,9 @@ class ReferenceNetwork(nn.Module):
     def layers(self) -> list[nn.Linear]:
         """The linear layers, from input to output."""
         return [
-            layer for name, layer in self._modules.items() if isinstance(layer, nn.Linear) and name
+            layer
+            for name, layer in self._modules.items()
+            if isinstance(layer, nn.Linear) and name
         ]
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -60,7 +62,9 @@ def build(spec: ReferenceSpec) -> ReferenceNetwork:
     generator = torch.Generator().manual_seed(spec.seed)
     with torch.no_grad():
         for layer in network.layers:
-            layer.weight.copy_(spec.init_std * torch.randn(layer.weight.shape, generator=generator))
+            layer.weight.copy_(
+                spec.init_std * torch.randn(layer.weight.shape, generator=generator)
+            )
             layer.bias.zero_()
     return network
 
@@ -69,11 +73,18 @@ def save(network: ReferenceNetwork, directory: Path) -> None:
     """Write ``model.safetensors`` and ``config.json``; `load` reads them."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
     }
     save_file(tensors, directory / "model.safetensors", metadata={"format": _FORMAT})
-    config = {"format": _FORMAT, "widths": list(network.widths), "activation": network.activation}
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    config = {
+        "format": _FORMAT,
+        "widths": list(network.widths),
+        "activation": network.activation,
+    }
+    (directory / "config.json").write_text(
+        json.dumps(config, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def load(directory: Path) -> ReferenceNetwork:

@@ -18,4 +18,6 @@ class Pairs:
     @staticmethod
     def of(inputs: Tensor, targets: Tensor) -> Pairs:
         """Make a batch; the count is filled on the device, so that no copy waits for it."""
-        return Pairs(inputs, targets, torch.full((), float(len(inputs)), device=inputs.device))
+        return Pairs(
+            inputs, targets, torch.full((), float(len(inputs)), device=inputs.device)
+        )

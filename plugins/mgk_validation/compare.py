@@ -40,7 +40,9 @@ class Change:
         mean = math.fsum(changes) / n
         error = math.sqrt(math.fsum((c - mean) ** 2 for c in changes) / (n - 1) / n)
         unit = (
-            (self.before.value + self.after.value) / 2 if self.after.metric == "perplexity" else 1.0
+            (self.before.value + self.after.value) / 2
+            if self.after.metric == "perplexity"
+            else 1.0
         )
         return error * unit
 

@@ -16,7 +16,13 @@ from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.errors import InputError
 from mgk_core.contract.outcome import Refusal, Verdict
 from mgk_validation.compare import Change
-from mgk_validation.specs import GateSpec, KeepBaseSpec, MaxDropSpec, MinGainSpec, ThresholdSpec
+from mgk_validation.specs import (
+    GateSpec,
+    KeepBaseSpec,
+    MaxDropSpec,
+    MinGainSpec,
+    ThresholdSpec,
+)
 
 Row = Mapping[str, Score]
 
@@ -40,7 +46,9 @@ def judge(ctx: PhaseContext, before: Sequence[Row], after: Row) -> Verdict | Non
     return Verdict(accept=not refusals, refusals=refusals, notes=notes)
 
 
-def _ask(spec: GateSpec, ctx: PhaseContext, before: Sequence[Row], after: Row) -> list[Finding]:
+def _ask(
+    spec: GateSpec, ctx: PhaseContext, before: Sequence[Row], after: Row
+) -> list[Finding]:
     if isinstance(spec, MaxDropSpec):
         return [
             max_drop(spec, Change(_reference(spec, ctx, before, p), after[p.name]))
@@ -53,16 +61,23 @@ def _ask(spec: GateSpec, ctx: PhaseContext, before: Sequence[Row], after: Row) -
         ]
     if isinstance(spec, MinGainSpec):
         own = _of(spec, ctx, after, ctx.phase.name)
-        return [min_gain(spec, Change(_latest(before, p), after[p.name]), p.floor) for p in own]
+        return [
+            min_gain(spec, Change(_latest(before, p), after[p.name]), p.floor)
+            for p in own
+        ]
     if isinstance(spec, ThresholdSpec):
         return [threshold(spec, after[p.name]) for p in _taught(spec, ctx, after)]
-    raise InputError(f"gate {spec.type!r}: {type(spec).__name__} is not a gate of this plugin")
+    raise InputError(
+        f"gate {spec.type!r}: {type(spec).__name__} is not a gate of this plugin"
+    )
 
 
 def max_drop(spec: MaxDropSpec, change: Change) -> Finding:
     """Refuse a drop beyond the tightest limit given, and beyond the noise."""
     limits = [] if spec.absolute is None else [spec.absolute]
-    limits += [] if spec.relative is None else [spec.relative * abs(change.before.value)]
+    limits += (
+        [] if spec.relative is None else [spec.relative * abs(change.before.value)]
+    )
     limit, noise = min(limits, default=0.0), change.noise(spec.stderrs)
     allowed, drop = max(limit, noise), -change.gain
     note = _too_tight(spec, change, limit, noise) if limits and noise > limit else None
@@ -70,7 +85,12 @@ def max_drop(spec: MaxDropSpec, change: Change) -> Finding:
         return Finding(note=note)
     reason = f"{change}: worse by {drop:.4g} than {_row(spec)}; at most {allowed:.4g} is allowed"
     return Finding(
-        Refusal(spec.type, reason, change.after.probe, change.evidence(drop=drop, allowed=allowed)),
+        Refusal(
+            spec.type,
+            reason,
+            change.after.probe,
+            change.evidence(drop=drop, allowed=allowed),
+        ),
         note,
     )
 
@@ -83,11 +103,14 @@ def keep_base(spec: KeepBaseSpec, change: Change) -> Finding:
     if drop <= noise:
         note = f"{spec.type}: {change}: {kept:.1%} kept, below {spec.share:.1%}, but the drop of {drop:.4g} is noise (up to {noise:.4g})"
         return Finding(note=note)
-    reason = (
-        f"{change}: keeps {kept:.1%} of the base's score; at least {spec.share:.1%} is required"
-    )
+    reason = f"{change}: keeps {kept:.1%} of the base's score; at least {spec.share:.1%} is required"
     return Finding(
-        Refusal(spec.type, reason, change.after.probe, change.evidence(kept=kept, share=spec.share))
+        Refusal(
+            spec.type,
+            reason,
+            change.after.probe,
+            change.evidence(kept=kept, share=spec.share),
+        )
     )
 
 
@@ -126,13 +149,18 @@ def min_gain(spec: MinGainSpec, change: Change, floor: float | None) -> Finding:
         return Finding(note=note)
     reason = f"{change}: a gain of {change.gain:.4g}; at least {wanted:.4g} is required"
     return Finding(
-        Refusal(spec.type, reason, change.after.probe, change.evidence(wanted=wanted)), note
+        Refusal(spec.type, reason, change.after.probe, change.evidence(wanted=wanted)),
+        note,
     )
 
 
 def threshold(spec: ThresholdSpec, score: Score) -> Finding:
     """Refuse a score that is worse than the limit."""
-    passed = score.value >= spec.limit if score.higher_is_better else score.value <= spec.limit
+    passed = (
+        score.value >= spec.limit
+        if score.higher_is_better
+        else score.value <= spec.limit
+    )
     if passed:
         return Finding()
     word = "at least" if score.higher_is_better else "at most"
@@ -158,7 +186,9 @@ def _row(spec: MaxDropSpec) -> str:
     return "in the best row so far" if spec.against == "best" else "in the previous row"
 
 
-def _reference(spec: MaxDropSpec, ctx: PhaseContext, before: Sequence[Row], probe: Probe) -> Score:
+def _reference(
+    spec: MaxDropSpec, ctx: PhaseContext, before: Sequence[Row], probe: Probe
+) -> Score:
     """Return the score to compare with: the previous one, or the best since the probe was taught."""
     if spec.against == "previous" or probe.phase == ctx.phase.name:
         return _latest(before, probe)
@@ -186,7 +216,11 @@ def _taught(spec: GateSpec, ctx: PhaseContext, after: Row) -> list[Probe]:
 def _of(spec: GateSpec, ctx: PhaseContext, after: Row, *phases: str) -> list[Probe]:
     """Return the measured probes of some phases that match the gate's globs; none is an error."""
     known = {p.name: p for p in ctx.probes if p.name in after and p.phase in phases}
-    found = [p for name, p in known.items() if any(fnmatchcase(name, glob) for glob in spec.probes)]
+    found = [
+        p
+        for name, p in known.items()
+        if any(fnmatchcase(name, glob) for glob in spec.probes)
+    ]
     if not found:
         has = ", ".join(known) or "none"
         raise InputError(

@@ -71,8 +71,14 @@ def squared_error(bundle: Bundle, probe: Probe) -> Score:
 def perplexity(bundle: Bundle, probe: Probe) -> Score:
     """exp(total NLL / total tokens); the items' values are their NLL per token, in nats."""
     losses = measure(bundle, probe)
-    value = math.exp(min(losses.mean, 700.0)) if math.isfinite(losses.mean) else math.nan
-    extra = {"nll": losses.mean, "nll_stderr": losses.stderr, "tokens": math.fsum(losses.counts)}
+    value = (
+        math.exp(min(losses.mean, 700.0)) if math.isfinite(losses.mean) else math.nan
+    )
+    extra = {
+        "nll": losses.mean,
+        "nll_stderr": losses.stderr,
+        "tokens": math.fsum(losses.counts),
+    }
     if nbytes := sum(item.nbytes for item in probe.items if isinstance(item, Tokens)):
         extra["nll_per_byte"] = math.fsum(losses.sums) / nbytes
     return score(probe, value, value * losses.stderr, losses.per_item, extra)
@@ -105,7 +111,9 @@ def measure(bundle: Bundle, probe: Probe) -> ItemLosses:
     if isinstance(bundle, LossPerItem) and not any(
         isinstance(item, Tokens) for item in probe.items
     ):
-        sums, counts = (tuple(column.double().tolist()) for column in bundle.losses(probe.items))
+        sums, counts = (
+            tuple(column.double().tolist()) for column in bundle.losses(probe.items)
+        )
     else:
         sums, counts = _together(bundle, probe.items) or _one_by_one(bundle, probe)
     if empty := [i for i, c in enumerate(counts) if c <= 0]:
@@ -132,7 +140,9 @@ def _together(bundle: Bundle, items: Sequence[Any]) -> Pairs | None:
     if any(c is None for c in choices):
         return None
     scores = bundle.score(choices)
-    return tuple(-s.logprob[0] for s in scores), tuple(float(s.tokens[0]) for s in scores)
+    return tuple(-s.logprob[0] for s in scores), tuple(
+        float(s.tokens[0]) for s in scores
+    )
 
 
 def _continuation(item: Any) -> Choice | None:

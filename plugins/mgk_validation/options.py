@@ -38,7 +38,13 @@ class Scored:
 
     def right(self, scores: Sequence[float]) -> float:
         """1 if the answer's score is above all others, otherwise 0 (a tie counts as wrong)."""
-        return float(all(scores[self.answer] > s for i, s in enumerate(scores) if i != self.answer))
+        return float(
+            all(
+                scores[self.answer] > s
+                for i, s in enumerate(scores)
+                if i != self.answer
+            )
+        )
 
 
 def option_metric(bundle: Bundle, probe: Probe) -> Score:
@@ -58,9 +64,11 @@ def option_metric(bundle: Bundle, probe: Probe) -> Score:
         "margin": _mean(margins),
         "chance": chance,
     }
-    values = {"option_logprob": own, "option_margin": margins, "option_accuracy": right}[
-        probe.metric
-    ]
+    values = {
+        "option_logprob": own,
+        "option_margin": margins,
+        "option_accuracy": right,
+    }[probe.metric]
     return score(probe, _mean(values), _stderr(values), values, extra)
 
 
@@ -72,7 +80,9 @@ class Cache:
     that is scored a second time starts a new row.
     """
 
-    kept: dict[int, tuple[tuple[int, ...], tuple[Scored, ...], set[str]]] = field(factory=dict)
+    kept: dict[int, tuple[tuple[int, ...], tuple[Scored, ...], set[str]]] = field(
+        factory=dict
+    )
 
     def scored(self, bundle: Bundle, probe: Probe) -> tuple[Scored, ...]:
         """Return the scored items of a probe."""
@@ -104,7 +114,9 @@ def check_items(probe: Probe) -> None:
 def score_items(bundle: Bundle, probe: Probe) -> tuple[Scored, ...]:
     """Score all items in one call."""
     found = bundle.score(probe.items)
-    return tuple(_scored(item, scores) for item, scores in zip(probe.items, found, strict=True))
+    return tuple(
+        _scored(item, scores) for item, scores in zip(probe.items, found, strict=True)
+    )
 
 
 def _scored(item: Choice, scores: OptionScores) -> Scored:
@@ -122,7 +134,9 @@ def _scored(item: Choice, scores: OptionScores) -> Scored:
 def _state(model: nn.Module) -> tuple[int, ...]:
     """Each weight's address and version, and which adapters are enabled."""
     weights = [n for p in model.parameters() for n in (p.data_ptr(), p._version)]  # noqa: SLF001 - torch has no other
-    switches = [int(part.enabled) for module in model.modules() for part in parts_of(module)]
+    switches = [
+        int(part.enabled) for module in model.modules() for part in parts_of(module)
+    ]
     return (*weights, *switches)
 
 
@@ -134,5 +148,7 @@ def _stderr(values: Sequence[float]) -> float:
     """Sample standard deviation / √n; NaN for n = 1."""
     n, mean = len(values), _mean(values)
     return (
-        math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else math.nan
+        math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+        if n > 1
+        else math.nan
     )

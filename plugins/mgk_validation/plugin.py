@@ -64,7 +64,9 @@ def mgk_gate(
 
 
 @hookimpl
-def mgk_recover(ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec) -> Recovery | None:
+def mgk_recover(
+    ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec
+) -> Recovery | None:
     """Propose a smaller merge, more training, keeping the adapter apart, or to stop."""
     from mgk_validation.recoveries import recover
 

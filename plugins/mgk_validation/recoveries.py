@@ -12,7 +12,9 @@ from mgk_core.contract.specs import Spec
 from mgk_validation.specs import KeepApartSpec, ScaleSearchSpec, StopSpec, TrainOnSpec
 
 
-def recover(ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec) -> Recovery | None:
+def recover(
+    ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec
+) -> Recovery | None:
     """Return what this entry tries next, or None if it has nothing left to try."""
     before = [r for r in tried if r.method == spec.type]
     if isinstance(spec, ScaleSearchSpec):
@@ -22,10 +24,13 @@ def recover(ctx: PhaseContext, tried: Sequence[Recovery], spec: Spec) -> Recover
             return None
         # As in the phase's own table: true is a method with its defaults, false removes it.
         tables = {
-            name: {} if options is True else options for name, options in spec.retention.items()
+            name: {} if options is True else options
+            for name, options in spec.retention.items()
         }
         added = tuple(
-            {"type": name, **options} for name, options in tables.items() if options is not False
+            {"type": name, **options}
+            for name, options in tables.items()
+            if options is not False
         )
         return Recovery("train", spec.type, steps=spec.steps, retention=added)
     if isinstance(spec, KeepApartSpec):

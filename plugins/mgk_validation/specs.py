@@ -13,7 +13,9 @@ from mgk_core.contract.specs import Spec, at_least, between, one_of, option
 class GateSpec(Spec):
     """What every gate shares: the probes that it checks."""
 
-    probes: tuple[str, ...] = option(("*",), help="globs of the probes that this gate checks")
+    probes: tuple[str, ...] = option(
+        ("*",), help="globs of the probes that this gate checks"
+    )
 
 
 @frozen(kw_only=True)
@@ -31,7 +33,9 @@ class NoisyGateSpec(GateSpec):
 class MaxDropSpec(NoisyGateSpec):
     """Refuse if a probe of the base, of an earlier phase or of this one drops by more than allowed."""
 
-    absolute: float | None = option(None, at_least(0), help="allowed drop in the metric's unit")
+    absolute: float | None = option(
+        None, at_least(0), help="allowed drop in the metric's unit"
+    )
     relative: float | None = option(
         None, at_least(0), help="allowed drop as a share of the score compared with"
     )
@@ -47,7 +51,9 @@ class KeepBaseSpec(NoisyGateSpec):
     """Refuse if the base's own probes keep less than a share of their baseline score."""
 
     share: float = option(
-        0.97, between(0, 1), help="share to keep; of likelihoods: ratio of geometric means"
+        0.97,
+        between(0, 1),
+        help="share to keep; of likelihoods: ratio of geometric means",
     )
 
 
@@ -55,15 +61,21 @@ class KeepBaseSpec(NoisyGateSpec):
 class MinGainSpec(GateSpec):
     """Refuse if this phase's own probes gained too little over the previous row."""
 
-    absolute: float | None = option(None, at_least(0), help="smallest gain in the metric's unit")
+    absolute: float | None = option(
+        None, at_least(0), help="smallest gain in the metric's unit"
+    )
     relative: float | None = option(
         None, at_least(0), help="smallest gain as a share of the previous score"
     )
     to_floor: float | None = option(
-        None, between(0, 1), help="smallest gain as a share of the distance to the probe's floor"
+        None,
+        between(0, 1),
+        help="smallest gain as a share of the distance to the probe's floor",
     )
     stderrs: float = option(
-        0.0, at_least(0), help="smallest gain in standard errors of the (paired) difference"
+        0.0,
+        at_least(0),
+        help="smallest gain in standard errors of the (paired) difference",
     )
 
 
@@ -97,7 +109,9 @@ class TrainOnSpec(Spec):
 
     steps: int = option(50, at_least(1), help="further optimizer steps")
     times: int = option(1, at_least(1), help="at most how many times")
-    retention: dict[str, Any] = option({}, help="methods to add: tables as in the phase itself")
+    retention: dict[str, Any] = option(
+        {}, help="methods to add: tables as in the phase itself"
+    )
 
 
 @frozen(kw_only=True)

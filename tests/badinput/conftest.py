@@ -71,7 +71,9 @@ def state(folder):
 def around(folder, kept):
     """Return what a folder holds, without what the command may write to."""
     return {
-        k: v for k, v in state(folder).items() if k.split("/")[1:2] not in [[name] for name in kept]
+        k: v
+        for k, v in state(folder).items()
+        if k.split("/")[1:2] not in [[name] for name in kept]
     }
 
 
@@ -127,9 +129,9 @@ def answered(tmp_path, monkeypatch, tokens, counted):
         for word in words:
             assert word in said, (word, said)
         assert len(said) < SHOWN, said
-        assert not [c for c in said if unicodedata.category(c) in {"Cc", "Cf"} and c != "\n"], repr(
-            said
-        )
+        assert not [
+            c for c in said if unicodedata.category(c) in {"Cc", "Cf"} and c != "\n"
+        ], repr(said)
         assert around(tmp_path, kept) == before
         given.right = size
         count.right += 1

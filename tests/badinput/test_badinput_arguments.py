@@ -18,9 +18,19 @@ CASES = {
         "unknown pipeline 'textmodle'",
         "did you mean 'textmodel'",
     ),
-    "pipeline as a path": (["run", "../../etc/passwd"], "unknown pipeline", "textmodel"),
-    "pipeline with control characters": (["run", f"text{ESC}model"], "unknown pipeline"),
-    "pipeline with a right-to-left mark": (["run", f"text{RLM}model"], "unknown pipeline"),
+    "pipeline as a path": (
+        ["run", "../../etc/passwd"],
+        "unknown pipeline",
+        "textmodel",
+    ),
+    "pipeline with control characters": (
+        ["run", f"text{ESC}model"],
+        "unknown pipeline",
+    ),
+    "pipeline with a right-to-left mark": (
+        ["run", f"text{RLM}model"],
+        "unknown pipeline",
+    ),
     "pipeline of no length": (["run", ""], "unknown pipeline"),
     "pipeline of great length": (["run", "x" * 3000], "unknown pipeline"),
     "set without value": (
@@ -39,8 +49,14 @@ CASES = {
         "run.seed",
         "expected an integer",
     ),
-    "set with a line break": (["run", "textmodel", "--set", "run.seed=1\nrun.x=2"], "line break"),
-    "set with a key of signs": (["run", "textmodel", "--set", "a b.c=2"], "quote parts"),
+    "set with a line break": (
+        ["run", "textmodel", "--set", "run.seed=1\nrun.x=2"],
+        "line break",
+    ),
+    "set with a key of signs": (
+        ["run", "textmodel", "--set", "a b.c=2"],
+        "quote parts",
+    ),
     "set with an open string": (
         ["run", "textmodel", "--set", 'run.device="cpu'],
         "expected auto, cpu",
@@ -49,8 +65,15 @@ CASES = {
         ["run", "textmodel", "--set", "phases.mqc.train.steps=2"],
         "phases.mqc",
     ),
-    "set with nesting": (["run", "textmodel", "--set", "run.seed=" + "[" * 3000], "run.seed"),
-    "until no phase": (["run", "textmodel", "--until", "mqc"], "--until mqc", "did you mean 'mcq'"),
+    "set with nesting": (
+        ["run", "textmodel", "--set", "run.seed=" + "[" * 3000],
+        "run.seed",
+    ),
+    "until no phase": (
+        ["run", "textmodel", "--until", "mqc"],
+        "--until mqc",
+        "did you mean 'mcq'",
+    ),
     "seed of text": (["run", "textmodel", "--seed", "many"], "--seed", "many"),
     "seed below zero": (["run", "textmodel", "--seed", "-1"], "--seed", "x>=0"),
     "seed of great length": (
@@ -75,7 +98,10 @@ CASES = {
     ),
     "config that is missing": (["run", "--config", "none.toml"], "none.toml"),
     "config that is a folder": (["run", "--config", "."], "expected a TOML file"),
-    "config and no pipeline": (["config"], "expected a pipeline or a configuration file"),
+    "config and no pipeline": (
+        ["config"],
+        "expected a pipeline or a configuration file",
+    ),
     "plugin that is none": (
         ["run", "textmodel", "--without-plugin", "lroa"],
         "lroa",
@@ -85,13 +111,24 @@ CASES = {
         ["run", "textmodel", "--without-plugin", "lora"],
         "adapter type 'lora'",
     ),
-    "resume of nothing": (["resume", "runs/none"], "runs/none", "no such run directory"),
+    "resume of nothing": (
+        ["resume", "runs/none"],
+        "runs/none",
+        "no such run directory",
+    ),
     "resume of a folder": (["resume", "."], "no run directory", "mgk run --out"),
     "resume of a name with a mark": (["resume", f"x{RLM}y"], "no such run directory"),
-    "resume of a name of great length": (["resume", "x" * 2000], "cannot be a run directory"),
+    "resume of a name of great length": (
+        ["resume", "x" * 2000],
+        "cannot be a run directory",
+    ),
     "show of nothing": (["show", "none"], "none", "no such run directory"),
     "verify of nothing": (["verify", "none"], "none", "no such run directory"),
-    "rebuild of nothing": (["rebuild", "none", "--out", "new"], "none", "no such run directory"),
+    "rebuild of nothing": (
+        ["rebuild", "none", "--out", "new"],
+        "none",
+        "no such run directory",
+    ),
     "export of nothing": (
         ["export", "none", "--as-adapter", "--out", "new"],
         "none",
@@ -124,9 +161,21 @@ def test_arguments(answered, name):
         ({"out/notes.txt": "mine"}, "out", "is not empty and holds no run"),
         ({"out/journal.jsonl": ""}, "out", "mgk resume out"),
         ({"out/ledger.json": "{}"}, "out", "mgk resume out"),
-        ({"out": lambda p: p.symlink_to(p.parent)}, "out", "exists and is not a directory"),
-        ({"out": lambda p: p.symlink_to("nowhere")}, "out", "exists and is not a directory"),
-        ({"a": lambda p: p.symlink_to("b"), "b": lambda p: p.symlink_to("a")}, "a/out", "a/out"),
+        (
+            {"out": lambda p: p.symlink_to(p.parent)},
+            "out",
+            "exists and is not a directory",
+        ),
+        (
+            {"out": lambda p: p.symlink_to("nowhere")},
+            "out",
+            "exists and is not a directory",
+        ),
+        (
+            {"a": lambda p: p.symlink_to("b"), "b": lambda p: p.symlink_to("a")},
+            "a/out",
+            "a/out",
+        ),
         ({"file": "x"}, "file/out", "file/out"),
         ({}, "x" * 300, "File name too long"),
         ({}, "/proc/none/out", "/proc/none"),
@@ -135,5 +184,8 @@ def test_arguments(answered, name):
 def test_a_place_where_no_run_can_be(answered, files, out, said):
     """What is in the way stays as it is; another --out is asked for."""
     answered(
-        ["run", "textmodel", "--out", out, "--set", "run.threads=1"], said, "choose", files=files
+        ["run", "textmodel", "--out", out, "--set", "run.threads=1"],
+        said,
+        "choose",
+        files=files,
     )

@@ -31,7 +31,9 @@ def whole(tmp_path_factory):
     from mgk_core.host.manager import load_plugins
 
     hooks = Hooks(load_plugins())
-    spec = structure_spec(hooks.plugins.registry, "base", {"type": "hf", "id": "tiny-gemma"})
+    spec = structure_spec(
+        hooks.plugins.registry, "base", {"type": "hf", "id": "tiny-gemma"}
+    )
     folder = tmp_path_factory.mktemp("base")
     hooks.build_model(spec, torch.device("cpu")).save(folder)
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
@@ -119,4 +121,6 @@ def test_base(answered, whole, name):
             )
             if changed is not None:
                 files[f"given/{file}"] = changed
-    answered(["run", "--config", "c.toml", "--out", "out", "--quiet"], *words, files=files)
+    answered(
+        ["run", "--config", "c.toml", "--out", "out", "--quiet"], *words, files=files
+    )

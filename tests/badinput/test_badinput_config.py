@@ -141,5 +141,7 @@ def test_configuration(answered, name):
     """Each is answered with file, line, key, what was expected and what was found."""
     content, *words = CASES[name]
     answered(
-        ["run", "--config", "c.toml", "--out", "out", "--quiet"], *words, files={"c.toml": content}
+        ["run", "--config", "c.toml", "--out", "out", "--quiet"],
+        *words,
+        files={"c.toml": content},
     )

@@ -20,7 +20,12 @@ optimizer = {{type = "sgd"}}
 train = {{steps = 1}}
 data = {{type = "{kind}", train = "{file}", max_length = 64{more}}}
 """
-ENTRY = {"ko": "당뇨병", "en": "diabetes", "definition": "혈당이 높은 병", "specialty": "내과"}
+ENTRY = {
+    "ko": "당뇨병",
+    "en": "diabetes",
+    "definition": "혈당이 높은 병",
+    "specialty": "내과",
+}
 QUESTION = {
     "question": "혈당을 낮추는 것은?",
     "options": ["인슐린", "글루카곤", "코르티솔"],
@@ -131,4 +136,6 @@ def test_data(answered, name):
     files = {"c.toml": CONFIG.format(kind=kind, file=file, more=more)}
     if content is not None:
         files[file] = content
-    answered(["run", "--config", "c.toml", "--out", "out", "--quiet"], *words, files=files)
+    answered(
+        ["run", "--config", "c.toml", "--out", "out", "--quiet"], *words, files=files
+    )

@@ -71,11 +71,15 @@ KEYS = st.sampled_from([
 @given(key=KEYS, value=VALUE)
 def test_any_value_of_any_key(registry, key, value):
     """A value of whatever kind in whatever place is taken or refused, with the place."""
-    problem = with_errors(lambda: resolve(load_tree("textmodel", overrides={key: value}), registry))
+    problem = with_errors(
+        lambda: resolve(load_tree("textmodel", overrides={key: value}), registry)
+    )
     assert problem is None or str(problem).strip()
 
 
-@given(data=BYTES, suffix=st.sampled_from([".jsonl", ".csv", ".tsv", ".txt", ".parquet"]))
+@given(
+    data=BYTES, suffix=st.sampled_from([".jsonl", ".csv", ".tsv", ".txt", ".parquet"])
+)
 def test_rows_of_any_bytes(path, data, suffix):
     """A reader gives rows and problems with their lines."""
     from mgk_text.readers import read
@@ -90,7 +94,10 @@ def test_rows_of_any_bytes(path, data, suffix):
 
 @given(
     row=st.dictionaries(
-        st.sampled_from(["text", "ko", "en", "question", "options", "answer", "A", "B"]), VALUE
+        st.sampled_from(
+            ["text", "ko", "en", "question", "options", "answer", "A", "B"]
+        ),
+        VALUE,
     ),
     kind=st.sampled_from(["text", "dictionary", "mcq"]),
 )

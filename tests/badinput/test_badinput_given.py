@@ -27,7 +27,16 @@ data = {type = "text", train = "given/x.jsonl", max_length = 32, test_share = 0.
 COMMANDS = (
     ("run", "--config", "given/c.toml", "--out", "out", "--quiet"),
     ("resume", "out", "--quiet"),
-    ("phase", "out", "one", "--out", "again", "--set", "phases.one.optimizer.lr=1e-4", "--quiet"),
+    (
+        "phase",
+        "out",
+        "one",
+        "--out",
+        "again",
+        "--set",
+        "phases.one.optimizer.lr=1e-4",
+        "--quiet",
+    ),
     ("verify", "out", "--weights"),
     ("show", "out"),
     ("rebuild", "out", "--out", "rebuilt"),
@@ -41,9 +50,13 @@ def given(tmp_path, monkeypatch, tokens):
     """A base directory, data and a configuration, in one folder."""
     folder = tmp_path / "given"
     hooks = Hooks(load_plugins())
-    spec = structure_spec(hooks.plugins.registry, "base", {"type": "hf", "id": "tiny-gemma"})
+    spec = structure_spec(
+        hooks.plugins.registry, "base", {"type": "hf", "id": "tiny-gemma"}
+    )
     hooks.build_model(spec, torch.device("cpu")).save(folder / "base")
-    lines = [json.dumps({"text": f"글 {i} 하나와 둘"}, ensure_ascii=False) for i in range(24)]
+    lines = [
+        json.dumps({"text": f"글 {i} 하나와 둘"}, ensure_ascii=False) for i in range(24)
+    ]
     (folder / "x.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "c.toml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
@@ -55,7 +68,9 @@ def given(tmp_path, monkeypatch, tokens):
 def look(folder):
     """Return every file's bytes and when it was last changed."""
     return {
-        p: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.rglob("*")) if p.is_file()
+        p: (p.read_bytes(), p.stat().st_mtime_ns)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
     }
 
 
@@ -65,7 +80,9 @@ def test_no_command_changes_what_was_given(given, mgk, counted):
     size = sum(len(data) for data, _ in before.values())
     for command in COMMANDS:
         count = counted(
-            "bytes that the user gave, unchanged", size, "by commands that do their work"
+            "bytes that the user gave, unchanged",
+            size,
+            "by commands that do their work",
         )
         answer = mgk(*command)
         assert answer.code == 0, (command, answer.out, answer.err)

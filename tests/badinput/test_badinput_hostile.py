@@ -87,7 +87,12 @@ def text(new: str | bytes) -> Change:
 
 def configurations() -> Iterator[Case]:
     """Yield configurations that say what the weights are not, or what no model is."""
-    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    sizes = (
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+    )
     for key in (*sizes, "vocab_size", "num_hidden_layers"):
         for new in (7, 4096, -8, 0, "wide", [16], {"a": 1}, 10**12):
             yield Case(f"config {key} {new}", {CONFIG: value(key, new)})
@@ -125,10 +130,16 @@ def entry(table: dict[str, Any], number: int = 0) -> dict[str, Any]:
 def weights() -> Iterator[Case]:
     """Yield weight files whose table lies, and files that are no weights."""
     for name, new in (
-        ("overlap", lambda t: entry(t, 1).update(data_offsets=entry(t)["data_offsets"])),
+        (
+            "overlap",
+            lambda t: entry(t, 1).update(data_offsets=entry(t)["data_offsets"]),
+        ),
         ("negative", lambda t: entry(t).update(data_offsets=[-4, 60])),
         ("turned", lambda t: entry(t)["data_offsets"].reverse()),
-        ("gap", lambda t: entry(t).update(data_offsets=[4, entry(t)["data_offsets"][1]])),
+        (
+            "gap",
+            lambda t: entry(t).update(data_offsets=[4, entry(t)["data_offsets"][1]]),
+        ),
         ("beyond", lambda t: entry(t).update(data_offsets=[0, 2**62])),
         ("offsets of text", lambda t: entry(t).update(data_offsets=["a", "b"])),
         ("one offset", lambda t: entry(t).update(data_offsets=[0])),
@@ -141,7 +152,10 @@ def weights() -> Iterator[Case]:
         ("entry is a list", lambda t: t.update(x=[1])),
         ("metadata is a number", lambda t: t.update(__metadata__=7)),
         ("a tensor less", lambda t: t.pop(next(k for k in t if "q_proj" in k))),
-        ("a tensor of another name", lambda t: t.update({"../../x": t.pop("model.norm.weight")})),
+        (
+            "a tensor of another name",
+            lambda t: t.update({"../../x": t.pop("model.norm.weight")}),
+        ),
     ):
         yield Case(f"weights {name}", {WEIGHTS: header(new)})
     for name, new in (
@@ -165,7 +179,10 @@ def indexes() -> Iterator[Case]:
     )  # fmt: skip
     for place in places:
         table = {"metadata": {}, "weight_map": {"model.norm.weight": place}}
-        yield Case(f"index {place!r}", {WEIGHTS: lambda _: None, INDEX: text(json.dumps(table))})
+        yield Case(
+            f"index {place!r}",
+            {WEIGHTS: lambda _: None, INDEX: text(json.dumps(table))},
+        )
     for name, new in (
         ("empty", b""), ("list", b"[]"), ("no map", b"{}"), ("map is a list", b'{"weight_map": []}'),
         ("map is empty", b'{"metadata": {}, "weight_map": {}}'), ("deep", b'{"a":' * 5000),
@@ -254,7 +271,10 @@ def templates() -> Iterator[Case]:
     for new in (7, {"a": 1}, [7], [{"name": "x"}]):
         yield Case(
             f"template {new!r}",
-            {"chat_template.jinja": lambda _: None, SETTINGS: value("chat_template", new)},
+            {
+                "chat_template.jinja": lambda _: None,
+                SETTINGS: value("chat_template", new),
+            },
         )
 
 
@@ -290,12 +310,20 @@ def test_there_are_two_hundred():
     assert len({case.name for case in ALL}) == len(ALL) >= 200
 
 
-@pytest.mark.parametrize("name", [CONFIG, TOKENS, WEIGHTS, GENERATION, "chat_template.jinja"])
+@pytest.mark.parametrize(
+    "name", [CONFIG, TOKENS, WEIGHTS, GENERATION, "chat_template.jinja"]
+)
 def test_a_pipe_is_not_waited_for(answered, whole, name):
     """A file that never ends reading: refused before anything opens it."""
-    files = {"c.toml": RUN, "x.tsv": ROWS, **{f"given/{k}": v for k, v in whole.items()}}
+    files = {
+        "c.toml": RUN,
+        "x.tsv": ROWS,
+        **{f"given/{k}": v for k, v in whole.items()},
+    }
     files[f"given/{name}"] = os.mkfifo
-    answered(["run", "--config", "c.toml", "--out", "out", "--quiet"], "given", files=files)
+    answered(
+        ["run", "--config", "c.toml", "--out", "out", "--quiet"], "given", files=files
+    )
 
 
 @pytest.mark.parametrize("case", NOW, ids=[case.name for case in NOW])

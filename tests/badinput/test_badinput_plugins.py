@@ -88,7 +88,9 @@ def install(tmp_path_factory, monkeypatch):
         made.append(module)
         info = folder / f"{module}-1.0.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zz-bad\nVersion: 1.0\n")
+        (info / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: zz-bad\nVersion: 1.0\n"
+        )
         points = f"[{group}]\nzz-bad = {module}{attribute}\n"
         if group == "mgk.plugins":
             points += f"[mgk.always]\nzz-bad = {module}\n"

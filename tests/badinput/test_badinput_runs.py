@@ -19,8 +19,16 @@ def stopped(tmp_path_factory):
     from mgk_core.run.runner import run_pipeline
 
     out = tmp_path_factory.mktemp("stopped") / "run"
-    few = {f"phases.{p}.train.steps": 2 for p in ("plain_text", "medical_dictionary", "mcq")}
-    settings = {"run.threads": 1, "defaults.gate.min-gain": False, "defaults.data.items": 4, **few}
+    few = {
+        f"phases.{p}.train.steps": 2
+        for p in ("plain_text", "medical_dictionary", "mcq")
+    }
+    settings = {
+        "run.threads": 1,
+        "defaults.gate.min-gain": False,
+        "defaults.data.items": 4,
+        **few,
+    }
     run_pipeline("textmodel", out=out, overrides=settings, until="plain_text")
     return out
 
@@ -145,7 +153,11 @@ def midway(tmp_path_factory):
             os.kill(os.getpid(), signal.SIGTERM)
 
     out = tmp_path_factory.mktemp("midway") / "run"
-    settings = {"run.threads": 1, "defaults.data.items": 4, "phases.plain_text.train.log_every": 1}
+    settings = {
+        "run.threads": 1,
+        "defaults.data.items": 4,
+        "phases.plain_text.train.log_every": 1,
+    }
     with pytest.raises(Interrupted):
         run_pipeline("textmodel", out=out, overrides=settings, sink=stop)
     return out
@@ -176,7 +188,9 @@ def without_optimizer(folder):
     """Take a checkpoint's optimizer away, and out of its list."""
     (folder / "optimizer.safetensors").unlink()
     progress(
-        lambda s: s | {"files": {k: v for k, v in s["files"].items() if "optimizer" not in k}}
+        lambda s: (
+            s | {"files": {k: v for k, v in s["files"].items() if "optimizer" not in k}}
+        )
     )(folder)
 
 
@@ -193,7 +207,9 @@ def forged(folder):
             }
         text = json.dumps(state, sort_keys=True).encode()
         path.write_text(
-            json.dumps(state | {"hash": hashlib.blake2b(text, digest_size=16).hexdigest()})
+            json.dumps(
+                state | {"hash": hashlib.blake2b(text, digest_size=16).hexdigest()}
+            )
         )
 
 
@@ -254,7 +270,13 @@ def test_a_checkpoint_that_is_none(mgk, midway, tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["ledger of a list", "journal of noise", "an adapter of nothing", "metrics cut short"]
+    "name",
+    [
+        "ledger of a list",
+        "journal of noise",
+        "an adapter of nothing",
+        "metrics cut short",
+    ],
 )
 def test_verify(answered, stopped, tmp_path, name):
     """Verification lists the same, with an exit code that is no success."""
@@ -275,7 +297,15 @@ def test_a_phase_of_a_run_with_a_link(answered, stopped, tmp_path):
     (tmp_path / "secret").write_text("secret")
     (run / "base/more.json").symlink_to(tmp_path / "secret")
     answered(
-        ["phase", RUN, "medical_dictionary", "--out", "new", "--set", "phases.mcq.train.steps=1"],
+        [
+            "phase",
+            RUN,
+            "medical_dictionary",
+            "--out",
+            "new",
+            "--set",
+            "phases.mcq.train.steps=1",
+        ],
         "is a link",
     )
 

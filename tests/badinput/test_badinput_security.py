@@ -45,12 +45,18 @@ def sins(path):
     """Return what a module does that could run code from data."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in CALLS
+        ):
             found.append(f"{node.func.id}()")
         called = getattr(node, "func", None)
         if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
             name = (called.value.id, called.attr)
-            found += [".".join(name)] if name in LOADS or called.attr == "system" else []
+            found += (
+                [".".join(name)] if name in LOADS or called.attr == "system" else []
+            )
         if isinstance(node, ast.Call) and any(k.arg == "shell" for k in node.keywords):
             found.append("shell=")
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -73,7 +79,9 @@ def test_remote_code_is_off_unless_asked_for():
 
     assert HfSpec(type="hf").trust_remote_code is False
     literal = re.compile(r"trust_remote_code\s*[=:]\s*True")
-    assert [p.name for p in SOURCES if literal.search(p.read_text(encoding="utf-8"))] == []
+    assert [
+        p.name for p in SOURCES if literal.search(p.read_text(encoding="utf-8"))
+    ] == []
 
 
 def test_no_secret_reaches_the_disk(tmp_path):
@@ -95,9 +103,16 @@ def test_no_secret_reaches_the_disk(tmp_path):
         for p in ("plain_text", "medical_dictionary", "mcq")
         for x in ("--set", f"phases.{p}.train.steps=1")
     ]
-    environment = {**os.environ, "HF_TOKEN": secret, "OMP_NUM_THREADS": "1", "MGK_PRIVATE": secret}
+    environment = {
+        **os.environ,
+        "HF_TOKEN": secret,
+        "OMP_NUM_THREADS": "1",
+        "MGK_PRIVATE": secret,
+    }
     command = [sys.executable, "-m", "mgk_cli", *arguments, *few]
-    done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=300)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr.decode()
     assert secret.encode() not in done.stdout + done.stderr
     files = [p for p in out.rglob("*") if p.is_file()]
@@ -123,17 +138,23 @@ def test_every_locked_requirement_is_pinned_with_hashes():
     for path in sorted((ROOT / "requirements").glob("*.txt")):
         text = path.read_text(encoding="utf-8").replace("\\\n", " ")
         lines = [
-            x for x in text.splitlines() if x.strip() and not x.lstrip().startswith(("#", "--"))
+            x
+            for x in text.splitlines()
+            if x.strip() and not x.lstrip().startswith(("#", "--"))
         ]
         assert lines, path
         assert [
-            x.split()[0] for x in lines if "==" not in x.split()[0] or "--hash=sha256:" not in x
+            x.split()[0]
+            for x in lines
+            if "==" not in x.split()[0] or "--hash=sha256:" not in x
         ] == [], path
 
 
 def test_the_corpus_is_large_enough(request):
     """At least 150 wrong inputs are asked, where the whole corpus is collected."""
-    asked = [i for i in request.session.items if "answered" in getattr(i, "fixturenames", ())]
+    asked = [
+        i for i in request.session.items if "answered" in getattr(i, "fixturenames", ())
+    ]
     modules = {i.path.name for i in asked}
     if len(modules) < 6:
         pytest.skip("only a part of the corpus was collected")

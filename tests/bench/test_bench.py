@@ -18,13 +18,19 @@ pytest.importorskip("sklearn")
 def short(suite, epochs=1.0, tasks=3):
     """The suite with little training."""
     recipe = evolve(suite.settings["recipe"], epochs=epochs, base_epochs=epochs)
-    return evolve(suite, tasks=suite.tasks[:tasks], settings=suite.settings | {"recipe": recipe})
+    return evolve(
+        suite, tasks=suite.tasks[:tasks], settings=suite.settings | {"recipe": recipe}
+    )
 
 
 @pytest.mark.parametrize("name", digits.NAMES)
 def test_suites_are_fixed_by_their_seed(name):
     """The same seed gives the same tasks; no test image of a task is in its training set; tasks differ."""
-    one, same, other = digits.suite(name, 3), digits.suite(name, 3), digits.suite(name, 4)
+    one, same, other = (
+        digits.suite(name, 3),
+        digits.suite(name, 3),
+        digits.suite(name, 4),
+    )
     assert [t.train.digest for t in one.tasks] == [t.train.digest for t in same.tasks]
     assert [t.train.digest for t in one.tasks] != [t.train.digest for t in other.tasks]
     assert len({t.train.digest for t in one.tasks}) == digits.TASKS
@@ -48,7 +54,9 @@ def test_rotation_by_a_quarter_is_exact():
     images = torch.rand(3, 8, 8)
     assert torch.allclose(
         digits.rotated(images, 90), torch.rot90(images, -1, (1, 2)), atol=1e-5
-    ) or torch.allclose(digits.rotated(images, 90), torch.rot90(images, 1, (1, 2)), atol=1e-5)
+    ) or torch.allclose(
+        digits.rotated(images, 90), torch.rot90(images, 1, (1, 2)), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("method", [m.name for m in methods.METHODS])
@@ -89,7 +97,9 @@ def test_figures_by_hand():
 
 def test_joint_has_no_forgetting_to_tell():
     """All at once: only ACC and what was learnt."""
-    found = table.figures(Cell("joint", "s", 0, ((90.0, 10.0, 5.0), (88.0, 97.0, 95.0)), 1.0, 0))
+    found = table.figures(
+        Cell("joint", "s", 0, ((90.0, 10.0, 5.0), (88.0, 97.0, 95.0)), 1.0, 0)
+    )
     assert (found.bwt, found.worst) == (None, None)
     assert found.plasticity == 96.0
 
@@ -110,7 +120,12 @@ def test_lines_are_means_with_standard_errors():
 
 def test_reference_rows_are_always_there():
     """Whatever is asked for; an unknown method offers the nearest."""
-    assert [m.name for m in methods.chosen(("ewc",))] == ["naive", "full-ft", "joint", "ewc"]
+    assert [m.name for m in methods.chosen(("ewc",))] == [
+        "naive",
+        "full-ft",
+        "joint",
+        "ewc",
+    ]
     with pytest.raises(InputError, match="did you mean 'drift-guard'"):
         methods.chosen(("drift-gard",))
 
@@ -119,7 +134,9 @@ def test_command_writes_table_lines_and_picture(tmp_path, monkeypatch):
     """The table on standard output and in the folder; JSON lines with versions and configuration; a picture."""
     pytest.importorskip("matplotlib")
     real = grid.suite_of
-    monkeypatch.setattr(grid, "suite_of", lambda name, seed: short(real(name, seed), epochs=0.2))
+    monkeypatch.setattr(
+        grid, "suite_of", lambda name, seed: short(real(name, seed), epochs=0.2)
+    )
     out = tmp_path / "bench"
     arguments = [
         "forgetting",
@@ -135,8 +152,15 @@ def test_command_writes_table_lines_and_picture(tmp_path, monkeypatch):
     result = CliRunner().invoke(bench, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert (out / "table.md").read_text() in result.stdout
-    lines = [json.loads(line) for line in (out / "cells.jsonl").read_text().splitlines()]
-    assert [line["method"] for line in lines] == ["naive", "full-ft", "joint", "drift-guard"]
+    lines = [
+        json.loads(line) for line in (out / "cells.jsonl").read_text().splitlines()
+    ]
+    assert [line["method"] for line in lines] == [
+        "naive",
+        "full-ft",
+        "joint",
+        "drift-guard",
+    ]
     assert {"mgk", "torch", "scikit-learn", "python"} <= set(lines[0]["versions"])
     assert len({line["configuration"] for line in lines}) == 1
     assert (out / "picture.svg").stat().st_size > 1000
@@ -145,7 +169,9 @@ def test_command_writes_table_lines_and_picture(tmp_path, monkeypatch):
 def test_seeds_start_anywhere_and_cells_are_printed_as_json(monkeypatch):
     """`--seed-from 7 --seeds 2` runs the seeds 7 and 8; `--json` prints cells and nothing else."""
     real = grid.suite_of
-    monkeypatch.setattr(grid, "suite_of", lambda name, seed: short(real(name, seed), epochs=0.1))
+    monkeypatch.setattr(
+        grid, "suite_of", lambda name, seed: short(real(name, seed), epochs=0.1)
+    )
     arguments = [
         "forgetting",
         "--suite",

@@ -18,11 +18,14 @@ def cell(method, rows, seed=0, cpu=(10.0, 1.0, 1.0), kept=0, taught=TAUGHT):
     names = list(TAUGHT)
     parts = dict(zip(("training", "statistics", "merge"), cpu, strict=True))
     table = tuple(dict(zip(names, row, strict=True)) for row in rows)
-    return KoreanCell(method, seed, taught, table, (), dict.fromkeys(names, 4), parts, kept, 1000)
+    return KoreanCell(
+        method, seed, taught, table, (), dict.fromkeys(names, 4), parts, kept, 1000
+    )
 
 
 NAIVE = cell(
-    "naive", [(-4, -5, -6, -3), (-3, -5, -5, -3.5), (-3.5, -3, -5, -4), (-3.8, -3.5, -4, -4)]
+    "naive",
+    [(-4, -5, -6, -3), (-3, -5, -5, -3.5), (-3.5, -3, -5, -4), (-3.8, -3.5, -4, -4)],
 )
 HELD = cell(
     "held", [(-4, -5, -6, -3), (-3, -5, -5, -3), (-3.1, -3, -5, -3.2), (-3.2, -3, -4.5, -3.25)],
@@ -34,9 +37,13 @@ def test_figures_by_hand():
     """Gain over row 0 and over the row before, what of it is left, the base's drift, and costs; shares of naive's."""
     found = korean_table.figures(HELD, NAIVE)
     assert found.gain == pytest.approx({"text": 1.0, "dictionary": 2.0, "mcq": 1.5})
-    assert found.gain_share == pytest.approx({"text": 1.0, "dictionary": 2 / 2, "mcq": 1.5 / 2})
+    assert found.gain_share == pytest.approx(
+        {"text": 1.0, "dictionary": 2 / 2, "mcq": 1.5 / 2}
+    )
     assert found.own == pytest.approx({"text": 1.0, "dictionary": 2.0, "mcq": 0.5})
-    assert found.own_share == pytest.approx({"text": 1.0, "dictionary": 1.0, "mcq": 0.5})
+    assert found.own_share == pytest.approx(
+        {"text": 1.0, "dictionary": 1.0, "mcq": 0.5}
+    )
     assert found.kept == pytest.approx({"text": 0.8, "dictionary": 1.0})
     assert found.drift == pytest.approx({"base-ko": 0.25})
     assert found.drift_share == pytest.approx({"base-ko": 0.25})
@@ -65,7 +72,12 @@ def test_the_table_shows_means_over_seeds():
     """Each method one line; two seeds have a standard error, one has none."""
     other = cell(
         "naive",
-        [(-4, -5, -6, -3), (-2, -5, -5, -3.5), (-3.5, -3, -5, -4), (-3.8, -3.5, -4, -4)],
+        [
+            (-4, -5, -6, -3),
+            (-2, -5, -5, -3.5),
+            (-3.5, -3, -5, -4),
+            (-3.8, -3.5, -4, -4),
+        ],
         seed=1,
     )
     text = korean_table.as_text([NAIVE, other, HELD])
@@ -83,7 +95,9 @@ def test_every_method_is_the_shipped_pipeline():
         made = korean.pipeline_of(method, Cut())
         assert made.base == shipped.base
         assert (made.defaults["gate"], made.defaults["recover"]) == ({}, {})
-        assert made.defaults["retention"] == (method.retention or shipped.defaults["retention"])
+        assert made.defaults["retention"] == (
+            method.retention or shipped.defaults["retention"]
+        )
         steps = [p.train["steps"] for p in made.phases]
         assert sum(steps) == sum(p.train["steps"] for p in shipped.phases)
         assert len(steps) == (1 if method.kind == "joint" else len(shipped.phases))
@@ -116,7 +130,9 @@ def test_command_runs_the_pipeline_for_every_row(tmp_path, monkeypatch):
     assert (out / "table.md").read_text(encoding="utf-8") in result.stdout
     cells = {
         c["method"]: c
-        for c in map(json.loads, (out / "cells.jsonl").read_text(encoding="utf-8").splitlines())
+        for c in map(
+            json.loads, (out / "cells.jsonl").read_text(encoding="utf-8").splitlines()
+        )
     }
     assert list(cells) == ["naive", "full-ft", "joint", "default"]
     for name, found in cells.items():

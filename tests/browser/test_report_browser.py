@@ -15,7 +15,9 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 pytest.importorskip("vl_convert")
 
 CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    shutil.which("chromium")
+    or shutil.which("chromium-browser")
+    or shutil.which("google-chrome")
 )
 QUIET = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -50,7 +52,11 @@ class Shown:
         self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
         self.page.on(
             "console",
-            lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None,
+            lambda m: (
+                self.complaints.append(m.text)
+                if m.type in ("error", "warning")
+                else None
+            ),
         )
         self.page.goto(address)
 
@@ -100,7 +106,11 @@ def test_hovering_explains_a_cell_and_a_point(browser, address):
     assert "same items" in cell.get_attribute("title")
     assert cell.get_attribute("title") == cell.get_attribute("aria-label")
     shown.draw_all()
-    point = shown.page.locator(".chart").first.locator("path[aria-roledescription=point]").first
+    point = (
+        shown.page.locator(".chart")
+        .first.locator("path[aria-roledescription=point]")
+        .first
+    )
     point.scroll_into_view_if_needed()
     point.hover(force=True)
     shown.page.locator("#vg-tooltip-element.visible").wait_for(timeout=5_000)
@@ -133,7 +143,10 @@ def test_runs_that_did_not_finish(browser, half_run, tmp_path, state):
             run_pipeline(
                 "textmodel",
                 out=run,
-                overrides=["run.threads=1", "phases.plain_text.gate.min-gain.absolute=1000"],
+                overrides=[
+                    "run.threads=1",
+                    "phases.plain_text.gate.min-gain.absolute=1000",
+                ],
             )
     shown = Shown(browser, page.write([run], tmp_path / "page.html").as_uri())
     shown.draw_all()
@@ -145,7 +158,9 @@ def test_runs_that_did_not_finish(browser, half_run, tmp_path, state):
 def test_a_hundred_phases_draw_only_what_is_seen(browser, finished_run, tmp_path):
     """Opening costs no chart that is folded away, so that a long run's page is ready at once."""
     record = read(finished_run)
-    many = [evolve(p, name=f"{p.name}-{i}") for i in range(34) for p in record.phases][:100]
+    many = [evolve(p, name=f"{p.name}-{i}") for i in range(34) for p in record.phases][
+        :100
+    ]
     path = tmp_path / "many.html"
     page.replace_text(path, page.render([evolve(record, phases=many)]))
     shown = Shown(browser, path.as_uri())
@@ -162,7 +177,8 @@ def test_paper_gets_everything(browser, address, tmp_path):
     shown = Shown(browser, address)
     shown.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     shown.page.wait_for_function(
-        "document.querySelectorAll('.chart:not([data-drawn])').length === 0", timeout=60_000
+        "document.querySelectorAll('.chart:not([data-drawn])').length === 0",
+        timeout=60_000,
     )
     assert shown.page.locator("details:not([open])").count() == 0
     assert len(shown.page.pdf()) > 50_000

@@ -37,10 +37,20 @@ def run(*arguments):
 
 def process(*arguments, timeout=120, **options):
     """Run one command line in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **options.pop("env", {})}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "100",
+        **options.pop("env", {}),
+    }
     command = [sys.executable, "-m", "mgk_cli", *map(str, arguments)]
     done = subprocess.run(
-        command, capture_output=True, timeout=timeout, env=environment, check=False, **options
+        command,
+        capture_output=True,
+        timeout=timeout,
+        env=environment,
+        check=False,
+        **options,
     )
     return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 

@@ -29,7 +29,10 @@ def _ledger(run: Path) -> dict[str, object]:
 
 def _same_machine(run: Path) -> bool:
     """Whether this CPU multiplies as the one did on which the run was made: bits can only be equal then."""
-    return _ledger(run)["environment"]["capability"] == torch.backends.cpu.get_cpu_capability()  # type: ignore[index]
+    return (
+        _ledger(run)["environment"]["capability"]
+        == torch.backends.cpu.get_cpu_capability()
+    )  # type: ignore[index]
 
 
 def test_a_finished_run_is_shown_and_verified(mgk, earlier):
@@ -44,7 +47,9 @@ def test_a_finished_run_is_shown_and_verified(mgk, earlier):
         assert weights.code == 0, weights.err
 
 
-def test_a_stopped_run_is_resumed_to_the_weights_that_the_earlier_version_came_to(mgk, earlier):
+def test_a_stopped_run_is_resumed_to_the_weights_that_the_earlier_version_came_to(
+    mgk, earlier
+):
     """What changed is named; accepted, the run ends in the digests of the run that never stopped."""
     refused = mgk("resume", earlier / "half")
     assert refused.code == 2
@@ -55,6 +60,7 @@ def test_a_stopped_run_is_resumed_to_the_weights_that_the_earlier_version_came_t
     assert resumed.code == 0, resumed.err
     if _same_machine(earlier / "half"):
         merged = [
-            [p["merged"] for p in _ledger(earlier / run)["phases"]] for run in ("half", "finished")
+            [p["merged"] for p in _ledger(earlier / run)["phases"]]
+            for run in ("half", "finished")
         ]  # type: ignore[attr-defined]
         assert merged[0] == merged[1]

@@ -28,7 +28,9 @@ def broken(tmp_path, monkeypatch):
     (tmp_path / "half_a_plugin.py").write_text("raise ImportError('no such thing')\n")
     info = tmp_path / "mgk_half-0.3.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mgk-half\nVersion: 0.3\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: mgk-half\nVersion: 0.3\n"
+    )
     (info / "entry_points.txt").write_text(
         "[mgk.plugins]\nhalf = half_a_plugin\n[mgk.pipelines]\nhalf = half_a_plugin:PIPELINE\n"
     )
@@ -53,7 +55,9 @@ def test_the_order_of_plugins_is_that_of_the_calls(mgk):
     hook = load_plugins().manager.hook.mgk_evaluate
     asked = [i.plugin_name for i in reversed(hook.get_hookimpls())]
     assert len(asked) > 1
-    listed = [r["name"] for r in mgk("plugins", "--json").rows if "evaluate" in r["hooks"]]
+    listed = [
+        r["name"] for r in mgk("plugins", "--json").rows if "evaluate" in r["hooks"]
+    ]
     assert listed == asked
 
 
@@ -77,7 +81,14 @@ def test_a_broken_plugin_stops_only_runs_that_use_it(mgk, tmp_path):
     """A run that needs nothing of it goes on with a warning; its type is an error that names it."""
     ran = mgk("plan", "textmodel")
     assert ran.code == 0
-    used = mgk("run", "textmodel", "--out", tmp_path / "run", "--set", "defaults.adapter.type=half")
+    used = mgk(
+        "run",
+        "textmodel",
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "defaults.adapter.type=half",
+    )
     assert used.code == 2
     assert "unknown adapter type 'half'" in used.err
     assert "mgk-half 0.3" in used.err
@@ -104,7 +115,9 @@ def test_what_config_prints_is_a_configuration(mgk, tmp_path):
     file.write_text(ran.out)
     registry = load_plugins().registry
     again = resolve(load_tree(file=file), registry).config
-    first = resolve(load_tree("textmodel", None, ["run.seed=3", "run.device=cpu"]), registry).config
+    first = resolve(
+        load_tree("textmodel", None, ["run.seed=3", "run.device=cpu"]), registry
+    ).config
     assert as_table(again) == as_table(first)
 
 

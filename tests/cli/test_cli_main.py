@@ -22,7 +22,9 @@ def test_help_lists_every_command_and_imports_no_torch():
         "heavy = {'torch', 'numpy', 'rich', 'attrs', 'transformers', 'mgk_core', 'mgk_lora'} & set(sys.modules);"
         "print(heavy or 'light', code)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "light 0"
     assert all(f"  {name}" in done.stdout for name in COMMANDS)
 
@@ -32,7 +34,9 @@ def test_help_takes_less_than_three_tenths_of_a_second():
 
     def once():
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "mgk_cli", "--help"], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "mgk_cli", "--help"], check=True, capture_output=True
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -59,7 +63,9 @@ def test_an_unknown_command_is_answered_with_the_nearest(mgk):
     """Bad input: exit code 2, one line that says what was meant, no traceback."""
     ran = mgk("rnu")
     assert ran.code == 2
-    assert ran.err.splitlines()[0] == "error: no such command 'rnu'; did you mean 'run'?"
+    assert (
+        ran.err.splitlines()[0] == "error: no such command 'rnu'; did you mean 'run'?"
+    )
     assert "Traceback" not in ran.err
 
 
@@ -152,7 +158,10 @@ def test_a_reader_that_leaves_ends_nothing_badly(finished_run):
 def test_a_terminal_that_knows_only_ascii_gets_escapes(mgk_process, finished_run):
     """No message dies of an encoding."""
     ran = mgk_process(
-        "show", finished_run, "--all", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+        "show",
+        finished_run,
+        "--all",
+        env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
     )
     assert ran.code == 0
     assert "\\u" in ran.out
@@ -200,10 +209,14 @@ def foreign_commands(tmp_path, monkeypatch):
         "import click\n@click.command()\n@click.option('--debug', is_flag=True)\n"
         "def hello(debug):\n    print('hello from afar')\n"
     )
-    (tmp_path / "broken_greeting.py").write_text("raise ImportError('half installed')\n")
+    (tmp_path / "broken_greeting.py").write_text(
+        "raise ImportError('half installed')\n"
+    )
     info = tmp_path / "mgk_greeting-1.2.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mgk-greeting\nVersion: 1.2\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: mgk-greeting\nVersion: 1.2\n"
+    )
     (info / "entry_points.txt").write_text(
         f"[{GROUP}]\nhello = greeting:hello\nbroken = broken_greeting:command\n"
     )

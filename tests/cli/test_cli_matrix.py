@@ -47,13 +47,23 @@ TWO = table(
 )
 
 
-@pytest.mark.parametrize(("heat", "colour"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("heat", "colour"), [(False, False), (True, False), (True, True)]
+)
 def test_scores_of_a_column_end_one_below_the_other(heat, colour):
     """With a shade behind them, with the mark of their phase, with neither, and where nothing was scored."""
-    rows = drawn(matrix({**TWO, "probes": TWO["probes"][:1]}, width=100, heat=heat, colour=colour))[
-        3:8
+    rows = drawn(
+        matrix(
+            {**TWO, "probes": TWO["probes"][:1]}, width=100, heat=heat, colour=colour
+        )
+    )[3:8]
+    assert [row.split()[0] for row in rows] == [
+        "baseline",
+        "one",
+        "two",
+        "gain",
+        "gain",
     ]
-    assert [row.split()[0] for row in rows] == ["baseline", "one", "two", "gain", "gain"]
     ends = {
         cell_len(row[: row.index(end)]) + len(end)
         for row, end in zip(rows, ("0.50", "0.50", "–", "+4.000", "–"), strict=True)
@@ -66,10 +76,14 @@ def test_the_legend_explains_shades_and_only_those_that_are_there():
     signs = whole(matrix(TWO, width=100, heat=True, colour=False))
     assert "+ better than the baseline; █ quarters" in signs
     assert "worse" not in signs
-    assert "blue better than the baseline" in whole(matrix(TWO, width=100, heat=True, colour=True))
+    assert "blue better than the baseline" in whole(
+        matrix(TWO, width=100, heat=True, colour=True)
+    )
     assert "than the baseline" not in whole(matrix(TWO, width=100))
     worse = table(("base", [score("a", 4.0)]), ("one", [score("a", 8.0)]), a="one")
-    assert "− worse than the baseline" in whole(matrix(worse, width=100, heat=True, colour=False))
+    assert "− worse than the baseline" in whole(
+        matrix(worse, width=100, heat=True, colour=False)
+    )
 
 
 def test_the_legend_explains_intervals_where_there_are_some():

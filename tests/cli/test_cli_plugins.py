@@ -44,7 +44,8 @@ class Law:
 
 
 @pytest.mark.parametrize(
-    ("second", "code", "end"), [(True, 0, "all 2 tests passed"), (False, 2, "1 of 2 tests failed")]
+    ("second", "code", "end"),
+    [(True, 0, "all 2 tests passed"), (False, 2, "1 of 2 tests failed")],
 )
 def test_check_plugin_draws_what_the_kit_says(mgk, monkeypatch, second, code, end):
     """A table of laws; one broken law is exit code 2, one that does not apply is none."""
@@ -53,12 +54,18 @@ def test_check_plugin_draws_what_the_kit_says(mgk, monkeypatch, second, code, en
         Law("merge", "lora", second, "off by 2"),
         Law("ties", "lora", None),
     ]
-    monkeypatch.setattr(mgk_core.testing, "check_plugin", lambda name, **_: laws, raising=False)
+    monkeypatch.setattr(
+        mgk_core.testing, "check_plugin", lambda name, **_: laws, raising=False
+    )
     ran = mgk("check-plugin", "lora")
     assert ran.code == code
     assert ran.out.splitlines()[-1] == end
     assert "n/a" in ran.out
-    assert [r["ok"] for r in mgk("check-plugin", "lora", "--json").rows] == [True, second, None]
+    assert [r["ok"] for r in mgk("check-plugin", "lora", "--json").rows] == [
+        True,
+        second,
+        None,
+    ]
 
 
 @pytest.mark.parametrize("columns", [None, 60, 80, 120, 200])
@@ -75,7 +82,9 @@ def test_check_plugin_always_says_why(mgk, monkeypatch, columns):
             "it promises no additive delta (factors)",
         ),
     ]
-    monkeypatch.setattr(mgk_core.testing, "check_plugin", lambda name, **_: laws, raising=False)
+    monkeypatch.setattr(
+        mgk_core.testing, "check_plugin", lambda name, **_: laws, raising=False
+    )
     if columns is None:
         monkeypatch.delenv("COLUMNS")
     else:

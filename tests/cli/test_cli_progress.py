@@ -107,7 +107,9 @@ def test_many_scores_stand_below_each_other_and_keep_their_numbers():
     """One line a probe; long names are shortened in the middle, and lower is better by the change."""
     names = [f"a-rather-long-name-of-a-probe-{i}" for i in range(8)]
     found = list(
-        score_lines("p", dict.fromkeys(names, 2.0), scores(**dict.fromkeys(names, 1.5)), 60)
+        score_lines(
+            "p", dict.fromkeys(names, 2.0), scores(**dict.fromkeys(names, 1.5)), 60
+        )
     )
     assert found[0].split() == ["scores", "before", "after", "better", "by"]
     assert all(line.split()[1:] == ["2.000", "1.500", "+0.500"] for line in found[1:])

@@ -67,7 +67,11 @@ def test_json_tells_errors_too(mgk, tmp_path):
     ran = mgk("run", "nothing", "--out", tmp_path / "run", "--json")
     assert ran.code == 2
     assert ran.rows == [
-        {"event": "error", "exit_code": 2, "message": ran.err.removeprefix("error: ").rstrip()}
+        {
+            "event": "error",
+            "exit_code": 2,
+            "message": ran.err.removeprefix("error: ").rstrip(),
+        }
     ]
 
 
@@ -94,12 +98,25 @@ def test_until_stops_and_resume_goes_on(mgk, tmp_path, finished_run):
 
 def test_a_run_is_the_same_twice(mgk, tmp_path, finished_run):
     """Same seed, same machine: the same digests; another seed: others."""
-    assert mgk("run", "textmodel", "--out", tmp_path / "one", *FAST, "--quiet").code == 0
     assert (
-        mgk("run", "textmodel", "--out", tmp_path / "two", *FAST, "--quiet", "--seed", "1").code
+        mgk("run", "textmodel", "--out", tmp_path / "one", *FAST, "--quiet").code == 0
+    )
+    assert (
+        mgk(
+            "run",
+            "textmodel",
+            "--out",
+            tmp_path / "two",
+            *FAST,
+            "--quiet",
+            "--seed",
+            "1",
+        ).code
         == 0
     )
-    one, two, known = (read_ledger(p) for p in (tmp_path / "one", tmp_path / "two", finished_run))
+    one, two, known = (
+        read_ledger(p) for p in (tmp_path / "one", tmp_path / "two", finished_run)
+    )
     assert [p.merged for p in one.phases] == [p.merged for p in known.phases]
     assert one.head != two.head
 
@@ -124,7 +141,15 @@ def test_a_refused_phase_is_rolled_back_and_told(mgk, tmp_path):
 def test_one_phase_from_its_saved_predecessor(mgk, tmp_path, finished_run):
     """Nothing earlier is trained again; changed settings give another phase in a new directory."""
     out = tmp_path / "fork"
-    ran = mgk("phase", finished_run, "mcq", "--out", out, "--set", "phases.mcq.optimizer.lr=4e-4")
+    ran = mgk(
+        "phase",
+        finished_run,
+        "mcq",
+        "--out",
+        out,
+        "--set",
+        "phases.mcq.optimizer.lr=4e-4",
+    )
     assert ran.code == 0
     assert "phase 1/3" not in ran.out
     before, after = read_ledger(finished_run), read_ledger(out)
@@ -132,7 +157,9 @@ def test_one_phase_from_its_saved_predecessor(mgk, tmp_path, finished_run):
     assert after.phases[2].merged != before.phases[2].merged
 
 
-def test_the_next_phase_of_an_unfinished_run_runs_in_place(mgk, tmp_path, half_run, finished_run):
+def test_the_next_phase_of_an_unfinished_run_runs_in_place(
+    mgk, tmp_path, half_run, finished_run
+):
     """``mgk phase RUN PHASE`` without --out goes on in the run itself."""
     run = tmp_path / "run"
     shutil.copytree(half_run, run)
@@ -153,10 +180,26 @@ def test_the_default_directory_is_the_first_free_one(tmp_path):
 WRONG = [
     (("run", "textmodl"), 2, "unknown pipeline 'textmodl'; did you mean 'textmodel'?"),
     (("run", "../textmodel"), 2, "unknown pipeline '../textmodel'"),
-    (("run", "textmodel", "--until", "mqc"), 2, "--until mqc: no such phase; did you mean 'mcq'?"),
-    (("run", "textmodel", "--without-plugin", "lor"), 2, "no such plugin; did you mean 'lora'?"),
-    (("run", "textmodel", "--set", "phases.mcq.optimiser.lr=1"), 2, "did you mean 'optimizer'?"),
-    (("run", "textmodel", "--set", "phases.mcq.adapter.rank=none"), 2, "expected an integer"),
+    (
+        ("run", "textmodel", "--until", "mqc"),
+        2,
+        "--until mqc: no such phase; did you mean 'mcq'?",
+    ),
+    (
+        ("run", "textmodel", "--without-plugin", "lor"),
+        2,
+        "no such plugin; did you mean 'lora'?",
+    ),
+    (
+        ("run", "textmodel", "--set", "phases.mcq.optimiser.lr=1"),
+        2,
+        "did you mean 'optimizer'?",
+    ),
+    (
+        ("run", "textmodel", "--set", "phases.mcq.adapter.rank=none"),
+        2,
+        "expected an integer",
+    ),
     (
         ("run", "textmodel", "--set", "phases.mcq.adapter.rank=0"),
         2,
@@ -164,11 +207,23 @@ WRONG = [
     ),
     (("run", "textmodel", "--set", "nonsense"), 2, "expected KEY=VALUE"),
     (("run", "textmodel", "--set", "name='../x'"), 2, "pipeline name '../x'"),
-    (("run", "textmodel", "--set", "phases.mcq.data.type=teacer"), 2, "did you mean 'teacher'?"),
-    (("run", "textmodel", "--set", "phases.mcq.adapter.targets=['layer9']"), 2, "layer9"),
+    (
+        ("run", "textmodel", "--set", "phases.mcq.data.type=teacer"),
+        2,
+        "did you mean 'teacher'?",
+    ),
+    (
+        ("run", "textmodel", "--set", "phases.mcq.adapter.targets=['layer9']"),
+        2,
+        "layer9",
+    ),
     (("run", "textmodel", "--seed", "-1"), 2, "-1 is not in the range"),
     (("run", "textmodel", "--seed", "many"), 2, "'many' is not a valid integer"),
-    (("run", "textmodel", "--device", "tpu"), 2, "expected auto, cpu, cuda, cuda:N or mps"),
+    (
+        ("run", "textmodel", "--device", "tpu"),
+        2,
+        "expected auto, cpu, cuda, cuda:N or mps",
+    ),
     (("run", "textmodel", "--device", "mps"), 3, "'auto' would take"),
     (
         ("run", "textmodel", "--config", "/nowhere.toml"),
@@ -183,7 +238,9 @@ WRONG = [
 @pytest.mark.parametrize(
     ("arguments", "code", "said"), WRONG, ids=[" ".join(a) for a, _, _ in WRONG]
 )
-def test_wrong_input_is_answered_and_leaves_nothing(mgk, tmp_path, arguments, code, said):
+def test_wrong_input_is_answered_and_leaves_nothing(
+    mgk, tmp_path, arguments, code, said
+):
     """Each: the right exit code, a message that names the place and the mend, no traceback, no directory."""
     out = tmp_path / "run"
     ran = mgk(*arguments, "--out", out)
@@ -214,8 +271,14 @@ def test_all_errors_at_once_with_file_and_line(mgk, tmp_path):
     ran = mgk("run", "--config", file, "--out", tmp_path / "run")
     assert ran.code == 2
     lines = ran.err.splitlines()
-    assert f"error: {file}:4: phases.mcq.adapter.rank: expected a number >= 1, got 0" in lines
-    assert f"error: {file}:6: phases.mcq.optimiser: unknown key; did you mean 'optimizer'?" in lines
+    assert (
+        f"error: {file}:4: phases.mcq.adapter.rank: expected a number >= 1, got 0"
+        in lines
+    )
+    assert (
+        f"error: {file}:6: phases.mcq.optimiser: unknown key; did you mean 'optimizer'?"
+        in lines
+    )
     assert lines[-1] == "2 errors; nothing was run"
     assert not (tmp_path / "run").exists()
 
@@ -379,7 +442,11 @@ def test_a_terminal_gets_bars(tmp_path, finished_run):
     shown = _drain(master, child)
     assert child.returncode == 0
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
-    live = [line for line in re.split(r"[\r\n]+", plain) if "samples/s" in line and "left" in line]
+    live = [
+        line
+        for line in re.split(r"[\r\n]+", plain)
+        if "samples/s" in line and "left" in line
+    ]
     assert live
     wanted = r"plain_text.* \d+/6000 .*loss [\d.]+ .*samples/s .*MB .*\d:\d\d left"
     assert any(re.search(wanted, line) for line in live)

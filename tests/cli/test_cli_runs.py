@@ -82,7 +82,9 @@ def test_runs_side_by_side_differ_where_they_differ(mgk, finished_run, half_run)
     assert "stopped between phases" in out
     assert "same configuration" in out
     assert re.search(r"\d ± \d", out)
-    assert "± standard error\n" in out  # and no word of intervals, of which there are none
+    assert (
+        "± standard error\n" in out
+    )  # and no word of intervals, of which there are none
 
 
 def test_runs_of_other_settings_are_told_apart(mgk, finished_run, copy):
@@ -154,10 +156,14 @@ def test_rebuild_of_the_whole_run_is_its_model(mgk, finished_run, tmp_path):
     """Without --until: the very bytes of model/."""
     assert mgk("rebuild", finished_run, "--out", tmp_path / "model").code == 0
     name = "model.safetensors"
-    assert (tmp_path / "model" / name).read_bytes() == (finished_run / "model" / name).read_bytes()
+    assert (tmp_path / "model" / name).read_bytes() == (
+        finished_run / "model" / name
+    ).read_bytes()
 
 
-def test_rebuild_without_and_scaled_phases_says_that_no_run_had_it(mgk, finished_run, tmp_path):
+def test_rebuild_without_and_scaled_phases_says_that_no_run_had_it(
+    mgk, finished_run, tmp_path
+):
     """A model that never was is never presented with scores."""
     ran = mgk(
         "rebuild",
@@ -244,7 +250,9 @@ def drawer(tmp_path, monkeypatch):
     )
     info = place / "mgk_drawer-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mgk-drawer\nVersion: 1.0\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: mgk-drawer\nVersion: 1.0\n"
+    )
     (info / "entry_points.txt").write_text("[mgk.pictures]\nretention = drawing:draw\n")
     monkeypatch.syspath_prepend(str(place))
 
@@ -256,5 +264,10 @@ def test_a_plugin_draws_the_matrix(mgk, finished_run, tmp_path):
     assert mgk("show", finished_run, "--plot", picture).code == 0
     assert picture.read_text() == "base plain_text medical_dictionary mcq"
     again = mgk("show", finished_run, "--plot", picture)
-    assert (again.code, picture.read_text()) == (2, "base plain_text medical_dictionary mcq")
-    assert mgk("show", finished_run, finished_run, "--plot", tmp_path / "x.svg").code == 2
+    assert (again.code, picture.read_text()) == (
+        2,
+        "base plain_text medical_dictionary mcq",
+    )
+    assert (
+        mgk("show", finished_run, finished_run, "--plot", tmp_path / "x.svg").code == 2
+    )

@@ -30,9 +30,17 @@ def test_a_run_sends_what_the_table_lists(tmp_path):
     for event in seen:
         table = EVENTS[event["event"]].fields
         assert "*" in table or set(event) - {"event"} <= set(table), event
-    assert {"load", "phase", "step", "dev", "checkpoint", "drift", "merge", "verify", "gate"} <= {
-        e["event"] for e in seen
-    }
+    assert {
+        "load",
+        "phase",
+        "step",
+        "dev",
+        "checkpoint",
+        "drift",
+        "merge",
+        "verify",
+        "gate",
+    } <= {e["event"] for e in seen}
 
 
 def test_what_metrics_jsonl_keeps_is_in_the_table():

@@ -37,7 +37,9 @@ def test_the_snapshot_is_of_this_version():
 def test_a_hook_keeps_its_arguments_and_its_answer(hook):
     """A plugin written against the snapshot is still called with what it names, and may answer as it did."""
     before, now = RECORDED["hooks"][hook], signatures().get(hook)
-    assert now is not None, f"{hook} is gone: that needs HOOK_API_VERSION + 1 and a migration guide"
+    assert now is not None, (
+        f"{hook} is gone: that needs HOOK_API_VERSION + 1 and a migration guide"
+    )
     assert before["returns"] == now["returns"]
     kept = {k: now["arguments"].get(k) for k in before["arguments"]}
     assert kept == before["arguments"]

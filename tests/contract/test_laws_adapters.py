@@ -29,25 +29,33 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("type_", ["lora", "dora"])
-@pytest.mark.parametrize(("options", "kinds"), OPTIONS, ids=["plain", "orthogonal", "pissa"])
+@pytest.mark.parametrize(
+    ("options", "kinds"), OPTIONS, ids=["plain", "orthogonal", "pissa"]
+)
 def test_shipped_adapters_hold_to_every_law(type_, options, kinds):
     """Nothing is broken; what does not apply is rows and sums of DoRA."""
 
     def attach(model, name):
-        return mgk.attach(model, type_, name=name, rank=2, alpha=3, targets=["*"], **options)
+        return mgk.attach(
+            model, type_, name=name, rank=2, alpha=3, targets=["*"], **options
+        )
 
     found = check_adapter(attach, type_, kinds=kinds)
     assert_hold(found)
     unheld = {r.law for r in found if r.ok is None}
     assert unheld <= (
-        {"additive deltas add up", "rows merge block by block"} if type_ == "dora" else set()
+        {"additive deltas add up", "rows merge block by block"}
+        if type_ == "dora"
+        else set()
     )
 
 
 def test_the_reference_adapter_holds_to_every_law():
     """And refuses the kinds that it does not know, which is no fault."""
     found = check_adapter(
-        lambda model, name: attach_dense(model, name), "dense", kinds=["linear", "conv2d"]
+        lambda model, name: attach_dense(model, name),
+        "dense",
+        kinds=["linear", "conv2d"],
     )
     assert_hold(found)
 
@@ -64,7 +72,10 @@ class Half(DenseAdapter):
     """Forgets the scale when it merges."""
 
     def merged_weight(self, name, weight, rows=None):
-        return weight + self.parts[name].delta.detach().to(weight.dtype)[rows or slice(None)] / 2
+        return (
+            weight
+            + self.parts[name].delta.detach().to(weight.dtype)[rows or slice(None)] / 2
+        )
 
 
 class Noisy(DensePart):
@@ -109,7 +120,9 @@ class InPlace(DenseAdapter):
     """Adds to what it was given."""
 
     def merged_weight(self, name, weight, rows=None):
-        return weight.add_(self.parts[name].delta.detach()[rows or slice(None)].to(weight.dtype))
+        return weight.add_(
+            self.parts[name].delta.detach()[rows or slice(None)].to(weight.dtype)
+        )
 
 
 class AlwaysOn(DenseAdapter):
@@ -147,7 +160,9 @@ class Still(DensePart):
     def adjust(self, module, args, output):
         narrow = args[0].dtype in (torch.bfloat16, torch.float16)
         x = args[0].float() if narrow else args[0]
-        return (output + functional.linear(x @ self.factor[0], self.delta)).to(output.dtype)
+        return (output + functional.linear(x @ self.factor[0], self.delta)).to(
+            output.dtype
+        )
 
 
 class Masking(DenseAdapter):
@@ -187,7 +202,9 @@ class TenfoldInHalf(DensePart):
     def adjust(self, module, args, output):
         wide = self.delta.dtype
         delta = functional.linear(args[0].to(wide), self.delta)
-        return (output + delta * (10 if output.dtype == torch.float16 else 1)).to(output.dtype)
+        return (output + delta * (10 if output.dtype == torch.float16 else 1)).to(
+            output.dtype
+        )
 
 
 class TenfoldForOthers(DensePart):
@@ -198,13 +215,17 @@ class TenfoldForOthers(DensePart):
         return (output + delta).to(output.dtype)
 
     def weights(self, module, current):
-        return {"weight": (current["weight"] + 10 * self.delta).to(current["weight"].dtype)}
+        return {
+            "weight": (current["weight"] + 10 * self.delta).to(current["weight"].dtype)
+        }
 
 
 def attach_tied(model, name):
     """Attach to every linear layer, without a look at ties."""
     parts, places = {}, {}
-    for path, module in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
+    for path, module in [
+        (n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)
+    ]:
         parts[f"{path}.weight"], places[f"{path}.weight"] = (
             DensePart(module.weight),
             Target(f"{path}.weight", module),
@@ -239,7 +260,11 @@ BROKEN = {
 
 
 def broken_laws(attach, merge=mgk.merge):
-    return {r.law for r in check_adapter(attach, kinds=["linear"], merge=merge) if r.ok is False}
+    return {
+        r.law
+        for r in check_adapter(attach, kinds=["linear"], merge=merge)
+        if r.ok is False
+    }
 
 
 @pytest.mark.parametrize("law", BROKEN)
@@ -266,7 +291,10 @@ def test_a_merge_that_can_be_repeated_breaks_its_law():
         if adapter in state_of(model).adapters:
             mgk.detach(model, adapter)
 
-    assert broken_laws(of(), careless) == {"merge twice is refused", "NaN and inf are refused"}
+    assert broken_laws(of(), careless) == {
+        "merge twice is refused",
+        "NaN and inf are refused",
+    }
 
 
 def test_every_law_has_a_fault_that_it_catches():

@@ -85,7 +85,12 @@ def test_one_fault_of_a_transform_breaks_exactly_its_law(law):
     """Each law catches what it is there for; NaN differs from itself, so it breaks purity too."""
     found = {r.law for r in check_transform(TRANSFORMS[law]) if r.ok is False}
     assert law in found
-    assert found <= {law, "pure", "block by block equals all at once", "factors and deltas agree"}
+    assert found <= {
+        law,
+        "pure",
+        "block by block equals all at once",
+        "factors and deltas agree",
+    }
 
 
 # readers
@@ -136,14 +141,19 @@ def shuffled(bundle, options):
 def unlearnable(bundle, options):
     data = read(bundle, options)
     first = Tokens(EXAMPLES[4].ids, (-100,) * 5 + (EXAMPLES[4].labels[5],))
-    return evolve(data, train=SmallTrainSet(Counting(), [first, *data.train.examples], "digest"))
+    return evolve(
+        data, train=SmallTrainSet(Counting(), [first, *data.train.examples], "digest")
+    )
 
 
 class Counting(SmallBundle):
     """Counts one token fewer."""
 
     def pack(self, examples):
-        return [evolve(e, labels=(-100,) * len(e.ids)) if e.labels[0] < 0 else e for e in examples]
+        return [
+            evolve(e, labels=(-100,) * len(e.ids)) if e.labels[0] < 0 else e
+            for e in examples
+        ]
 
     def loss(self, batch):
         if all(label < 0 for e in batch for label in e.labels):
@@ -207,7 +217,10 @@ class Normalising(SmallBundle):
 
     def score(self, items):
         return [
-            evolve(s, logprob=tuple(x / n for x, n in zip(s.logprob, s.tokens, strict=True)))
+            evolve(
+                s,
+                logprob=tuple(x / n for x, n in zip(s.logprob, s.tokens, strict=True)),
+            )
             for s in super().score(items)
         ]
 

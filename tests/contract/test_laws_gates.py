@@ -22,7 +22,11 @@ def test_shipped_gates_and_evaluators_hold_to_every_law():
     """Every gate refuses something, and every metric is answered for."""
     found = check_loaded(load_plugins(), "validation")
     assert not [r for r in found if r.ok is False]
-    held = {(r.law, r.subject) for r in found if r.ok and not r.subject.startswith("recover ")}
+    held = {
+        (r.law, r.subject)
+        for r in found
+        if r.ok and not r.subject.startswith("recover ")
+    }
     kinds = [f"gate {t}" for t in ("max-drop", "min-gain", "keep-base", "threshold")]
     metrics = [f"metric {p.metric}" for p in standard_probes()]
     assert held == {(law.name, g) for law in gates.LAWS for g in kinds} | {
@@ -34,12 +38,16 @@ SPEC = Spec(type="mine")
 
 
 def drop(before, after):
-    return before[-1]["kit-early"].value - after["kit-early"].value  # of a loss: positive is better
+    return (
+        before[-1]["kit-early"].value - after["kit-early"].value
+    )  # of a loss: positive is better
 
 
 def verdict(refused, **changes):
     refusal = Refusal("mine", "it became worse", "kit-early", {"drop": 1.0})
-    return Verdict(accept=not refused, refusals=(evolve(refusal, **changes),) if refused else ())
+    return Verdict(
+        accept=not refused, refusals=(evolve(refusal, **changes),) if refused else ()
+    )
 
 
 def good(ctx, before, after):
@@ -89,11 +97,21 @@ def test_one_fault_of_a_gate_breaks_exactly_its_law(law):
 
 def measure(bundle, probe):
     """Measure the loss of each item."""
-    items = tuple(float(s / c) for s, c in (bundle.loss([item]) for item in probe.items))
+    items = tuple(
+        float(s / c) for s, c in (bundle.loss([item]) for item in probe.items)
+    )
     mean = math.fsum(items) / len(items)
-    spread = math.sqrt(math.fsum((x - mean) ** 2 for x in items) / (len(items) - 1) / len(items))
+    spread = math.sqrt(
+        math.fsum((x - mean) ** 2 for x in items) / (len(items) - 1) / len(items)
+    )
     return gates.Score(
-        probe.name, probe.metric, mean, len(items), spread, probe.higher_is_better, per_item=items
+        probe.name,
+        probe.metric,
+        mean,
+        len(items),
+        spread,
+        probe.higher_is_better,
+        per_item=items,
     )
 
 
@@ -135,7 +153,9 @@ def test_a_plain_evaluator_holds_to_every_law():
 def test_one_fault_of_an_evaluator_breaks_exactly_its_law(law):
     """Each law catches what it is there for."""
     assert {
-        r.law for r in check_evaluator(EVALUATORS[law], standard_probes()[1]) if r.ok is False
+        r.law
+        for r in check_evaluator(EVALUATORS[law], standard_probes()[1])
+        if r.ok is False
     } == {law}
 
 

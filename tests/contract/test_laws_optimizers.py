@@ -50,7 +50,9 @@ REFERENCES = {
 def test_shipped_optimizers_hold_to_every_law(type_):
     """Against torch's own loops, one parameter after the other."""
     options, reference = REFERENCES[type_]
-    spec = structure_spec(HOOKS.plugins.registry, "optimizer", {"type": type_, **options})
+    spec = structure_spec(
+        HOOKS.plugins.registry, "optimizer", {"type": type_, **options}
+    )
     found = check_optimizer(
         lambda ps: HOOKS.make_optimizer(Held(ps), spec), type_, reference=reference,
         make_for=lambda adapter: HOOKS.make_optimizer(adapter, spec),
@@ -113,9 +115,15 @@ class Greedy(torch.optim.SGD):
 
 
 BROKEN = {
-    "equal to the reference": (lambda ps: Dampened(trainable(ps), lr=0.01, momentum=0.9), sgd),
+    "equal to the reference": (
+        lambda ps: Dampened(trainable(ps), lr=0.01, momentum=0.9),
+        sgd,
+    ),
     "bit-equal twice": (unsteady, None),
-    "resumes from its state": (lambda ps: Amnesiac(trainable(ps), lr=0.01, momentum=0.9), None),
+    "resumes from its state": (
+        lambda ps: Amnesiac(trainable(ps), lr=0.01, momentum=0.9),
+        None,
+    ),
     "converges": (lambda ps: Timid(trainable(ps)), None),
     "it trains a real adapter and nothing else": (sgd, None),
     "frozen parameters stay": (lambda ps: Greedy(ps, lr=0.01, momentum=0.9), None),
@@ -140,7 +148,9 @@ def test_an_optimizer_that_writes_to_the_base_is_caught():
 
     def everything(adapter):
         targets = [t.parameter for t in adapter.targets().values()]
-        return torch.optim.SGD([*adapter.parameters(), *targets], lr=0.1, weight_decay=0.1)
+        return torch.optim.SGD(
+            [*adapter.parameters(), *targets], lr=0.1, weight_decay=0.1
+        )
 
     found = check_optimizer(sgd, make_for=everything)
     (row,) = [r for r in found if r.ok is False]

@@ -36,14 +36,18 @@ def named(ctx):
 
 def collect(ctx):
     return (
-        {"mine/w": ctx.bundle.model.get_parameter("1.weight").detach() ** 2} if named(ctx) else None
+        {"mine/w": ctx.bundle.model.get_parameter("1.weight").detach() ** 2}
+        if named(ctx)
+        else None
     )
 
 
 def terms(ctx):
     if not ctx.specs(Spec):
         return None
-    return {"mine": lambda step: sum(p.square().sum() for p in ctx.adapter.parameters())}
+    return {
+        "mine": lambda step: sum(p.square().sum() for p in ctx.adapter.parameters())
+    }
 
 
 def hoarding(ctx):
@@ -59,7 +63,9 @@ def wobbling(ctx):
     count = itertools.count()
     if not ctx.specs(Spec):
         return None
-    return {"mine": lambda step: ctx.adapter.parameters()[0].square().sum() + next(count)}
+    return {
+        "mine": lambda step: ctx.adapter.parameters()[0].square().sum() + next(count)
+    }
 
 
 def on_the_base(ctx):
@@ -96,7 +102,9 @@ def test_one_fault_of_a_method_breaks_exactly_its_law(law):
 def test_examples_may_be_kept_where_that_is_declared():
     """Replay says so."""
     found = check_retention(hoarding, terms, SPEC, keeps_examples=True)
-    assert [r.law for r in found if r.ok is None] == ["old examples are kept only if declared"]
+    assert [r.law for r in found if r.ok is None] == [
+        "old examples are kept only if declared"
+    ]
 
 
 # recoveries
@@ -115,9 +123,15 @@ COUNT = itertools.count()
 
 RECOVERIES = {
     "it ends": lambda ctx, refusals, tried, spec: offer(0.5 ** len(tried)),
-    "an offer is complete": lambda c, r, tried, s: None if tried else offer(1, method="other"),
-    "offers go one way": lambda c, r, tried, s: offer(1 + len(tried)) if len(tried) < 2 else None,
-    "evidence is JSON": lambda c, r, tried, s: None if tried else offer(1, evidence={"x": {1, 2}}),
+    "an offer is complete": lambda c, r, tried, s: (
+        None if tried else offer(1, method="other")
+    ),
+    "offers go one way": lambda c, r, tried, s: (
+        offer(1 + len(tried)) if len(tried) < 2 else None
+    ),
+    "evidence is JSON": lambda c, r, tried, s: (
+        None if tried else offer(1, evidence={"x": {1, 2}})
+    ),
     "the same offers twice": lambda c, r, tried, s: (
         None if tried else offer(1, evidence={"call": next(COUNT)})
     ),

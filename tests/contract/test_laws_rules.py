@@ -27,7 +27,9 @@ def exact(model, adapter, proposal):
 def short(model, adapter, proposal):
     """Merge a thousandth less than all."""
     return exact(
-        model, adapter, evolve(proposal, scale=0.999 if proposal.scale == 1.0 else proposal.scale)
+        model,
+        adapter,
+        evolve(proposal, scale=0.999 if proposal.scale == 1.0 else proposal.scale),
     )
 
 
@@ -146,9 +148,13 @@ def test_every_law_of_rules_has_a_fault_that_it_catches():
 def test_a_proposal_that_refuses_is_a_refusal():
     """A rule that goes on all the same is found out."""
     found = check_rule(
-        lambda model, adapter, p: exact(model, adapter, Proposal(scale=p.scale, undo=p.undo))
+        lambda model, adapter, p: exact(
+            model, adapter, Proposal(scale=p.scale, undo=p.undo)
+        )
     )
-    assert {r.detail for r in found if r.ok is False} == {"a proposal that refuses was merged"}
+    assert {r.detail for r in found if r.ok is False} == {
+        "a proposal that refuses was merged"
+    }
 
 
 def halving(name, delta):
@@ -161,7 +167,8 @@ def test_a_rule_may_change_deltas_as_it_declares():
 
     def half(model, adapter, proposal):
         return evolve(
-            exact(model, adapter, evolve(proposal, scale=proposal.scale / 2)), exact=False
+            exact(model, adapter, evolve(proposal, scale=proposal.scale / 2)),
+            exact=False,
         )
 
     assert_hold(check_rule(half, change=halving))

@@ -34,7 +34,12 @@ def measured(monkeypatch, tmp_path):
 
 def _run(tmp_path, name, measured, *overrides):
     measured.clear()
-    run_pipeline("textmodel", out=tmp_path / name, overrides=[*FEW, *overrides], until="plain_text")
+    run_pipeline(
+        "textmodel",
+        out=tmp_path / name,
+        overrides=[*FEW, *overrides],
+        until="plain_text",
+    )
     return len(measured) - 3  # three probes after the phase are measured in any case
 
 
@@ -61,7 +66,9 @@ def test_a_second_run_measures_no_baseline_and_has_the_same_bits(tmp_path, measu
         ("run.reuse_baseline=false", 3),
     ],
 )
-def test_what_decides_a_score_decides_whether_it_is_reused(tmp_path, measured, change, again):
+def test_what_decides_a_score_decides_whether_it_is_reused(
+    tmp_path, measured, change, again
+):
     """Only a probe whose score could differ is measured again."""
     _run(tmp_path, "a", measured)
     assert _run(tmp_path, "b", measured, change) == again
@@ -74,7 +81,9 @@ def test_a_damaged_file_is_measured_again(tmp_path, measured):
     assert len(files) == 3
     text = files[0].read_text()
     digit = text.index('"value": ') + len('"value": ')
-    files[0].write_text(text[:digit] + ("1" if text[digit] != "1" else "2") + text[digit + 1 :])
+    files[0].write_text(
+        text[:digit] + ("1" if text[digit] != "1" else "2") + text[digit + 1 :]
+    )
     files[1].write_bytes(files[1].read_bytes()[:40])
     files[2].write_text("[]")
     assert _run(tmp_path, "b", measured) == 3
@@ -87,7 +96,9 @@ def test_what_was_fast_to_measure_is_not_kept(tmp_path, measured, monkeypatch):
     assert not (tmp_path / "cache/baseline").exists()
 
 
-def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path, measured, monkeypatch):
+def test_a_cache_that_cannot_be_written_changes_nothing(
+    tmp_path, measured, monkeypatch
+):
     """A file where the directory should be: the run is as it would be without a cache."""
     (tmp_path / "blocked").write_text("")
     monkeypatch.setenv("MGK_CACHE", str(tmp_path / "blocked"))

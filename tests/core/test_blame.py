@@ -120,7 +120,9 @@ def blamed(hooks, hook):
 
 def test_every_hook_is_tried():
     """The tables of this file have every hook but the one that registers."""
-    assert {f"mgk_{name}" for name in ARGUMENTS} == {*spec_names()} - {"mgk_register_specs"}
+    assert {f"mgk_{name}" for name in ARGUMENTS} == {*spec_names()} - {
+        "mgk_register_specs"
+    }
 
 
 @pytest.mark.parametrize("hook", ARGUMENTS)
@@ -165,7 +167,9 @@ def test_the_owner_of_a_type_must_answer(hook):
     hooks = hooks_with(hook, lambda: None)
     owner = types.ModuleType("owner_module")
     owner.mgk_register_specs = hooks.plugins.objects["demo"].mgk_register_specs
-    assert "does not implement" in blamed(Hooks(load_plugins(extra=[("demo", owner)])), hook)
+    assert "does not implement" in blamed(
+        Hooks(load_plugins(extra=[("demo", owner)])), hook
+    )
 
 
 @pytest.mark.parametrize("hook", RETURNING)
@@ -248,7 +252,9 @@ def test_an_unknown_metric_is_an_error_of_the_configuration():
     """A probe whose metric nobody registered is refused when the data is read, with the nearest name."""
     probe = Probe("p", "base", "perplexty", [1], higher_is_better=False)
     data = PhaseData(train=Rows(), probes=(probe,))
-    with pytest.raises(InputError, match=r"probe 'p'.*'perplexty'; did you mean 'perplexity'"):
+    with pytest.raises(
+        InputError, match=r"probe 'p'.*'perplexty'; did you mean 'perplexity'"
+    ):
         call(hooks_with("load_data", lambda: data), "load_data")
 
 
@@ -262,13 +268,30 @@ def test_a_score_that_is_not_finite_refuses_after_a_merge():
 
 def test_a_loss_term_is_checked_at_every_step():
     """The term and its plugin are named for what it returns and raises, not the step that adds it."""
-    answers = {0: torch.tensor(1.0), 1: "much", 2: torch.ones(2), 3: torch.tensor(1), 4: None}
-    terms = call(hooks_with("loss_terms", lambda: {"mine": lambda s: answers[s]}), "loss_terms")
+    answers = {
+        0: torch.tensor(1.0),
+        1: "much",
+        2: torch.ones(2),
+        3: torch.tensor(1),
+        4: None,
+    }
+    terms = call(
+        hooks_with("loss_terms", lambda: {"mine": lambda s: answers[s]}), "loss_terms"
+    )
     assert terms["mine"](0) is answers[0]
-    for step, words in ((1, "str"), (2, r"shape \(2,\)"), (3, "floating-point"), (4, "NoneType")):
-        with pytest.raises(PluginError, match=rf"'demo'.*loss term 'mine' returned.*{words}"):
+    for step, words in (
+        (1, "str"),
+        (2, r"shape \(2,\)"),
+        (3, "floating-point"),
+        (4, "NoneType"),
+    ):
+        with pytest.raises(
+            PluginError, match=rf"'demo'.*loss term 'mine' returned.*{words}"
+        ):
             terms["mine"](step)
-    with pytest.raises(PluginError, match=r"'demo'.*raised in loss term 'mine': KeyError"):
+    with pytest.raises(
+        PluginError, match=r"'demo'.*raised in loss term 'mine': KeyError"
+    ):
         terms["mine"](9)
 
 
@@ -285,11 +308,15 @@ class Observer:
 def test_an_observer_is_named_for_what_it_raises():
     """Whatever is told it; and for a state that cannot be kept."""
     (observer,) = call(hooks_with("observers", lambda: [Observer()]), "observers")
-    with pytest.raises(PluginError, match=r"'demo'.*observer Observer: ZeroDivisionError"):
+    with pytest.raises(
+        PluginError, match=r"'demo'.*observer Observer: ZeroDivisionError"
+    ):
         observer.on_event({"error": ZeroDivisionError()})
     with pytest.raises(InputError, match="mine"):
         observer.on_event({"error": InputError("mine")})
-    with pytest.raises(PluginError, match=r"'demo'.*observer Observer returned a state.*JSON"):
+    with pytest.raises(
+        PluginError, match=r"'demo'.*observer Observer returned a state.*JSON"
+    ):
         observer.state_dict()
 
 
@@ -310,7 +337,9 @@ def test_a_step_is_checked_at_every_call():
     """What it reports is what the loop reads."""
     step = call(hooks_with("make_step", Step), "make_step")
     assert isinstance(step([], 0), StepOut)
-    with pytest.raises(PluginError, match=r"'demo'.*the step returned int; expected StepOut"):
+    with pytest.raises(
+        PluginError, match=r"'demo'.*the step returned int; expected StepOut"
+    ):
         step([], 1)
 
 
@@ -321,7 +350,9 @@ def test_two_plugins_cannot_keep_statistics_of_one_name():
         plugin.mgk_collect_statistics = implementation(
             "collect_statistics", lambda: {"x": torch.ones(1)}
         )
-    hooks = Hooks(load_plugins(without=["retention"], extra=[("one", one), ("two", two)]))
+    hooks = Hooks(
+        load_plugins(without=["retention"], extra=[("one", one), ("two", two)])
+    )
     with pytest.raises(InputError, match="two plugins keep statistics named 'x'"):
         call(hooks, "collect_statistics")
 
@@ -344,7 +375,9 @@ def test_only_the_owner_of_a_type_is_called():
     greedy, wrapping = types.ModuleType("greedy"), types.ModuleType("wrapping")
     greedy.mgk_make_optimizer, wrapping.mgk_make_optimizer = mgk_make_optimizer, wraps
     hooks = Hooks(load_plugins(extra=[("greedy", greedy), ("wrapping", wrapping)]))
-    made = hooks.make_optimizer(adapter, hooks.spec("optimizer", {"type": "sgd", "lr": 0.1}))
+    made = hooks.make_optimizer(
+        adapter, hooks.spec("optimizer", {"type": "sgd", "lr": 0.1})
+    )
     assert isinstance(made, torch.optim.Optimizer)
     assert seen == ["wrapper"]
 
@@ -362,8 +395,14 @@ def test_a_plugin_that_looks_at_the_type_itself_still_works():
         return optimizer if isinstance(spec, Spec) and spec.type == "demo" else None
 
     demo = types.ModuleType("demo")
-    demo.mgk_register_specs, demo.mgk_make_optimizer = mgk_register_specs, mgk_make_optimizer
-    assert Hooks(load_plugins(extra=[("demo", demo)])).make_optimizer(None, SPEC) is optimizer
+    demo.mgk_register_specs, demo.mgk_make_optimizer = (
+        mgk_register_specs,
+        mgk_make_optimizer,
+    )
+    assert (
+        Hooks(load_plugins(extra=[("demo", demo)])).make_optimizer(None, SPEC)
+        is optimizer
+    )
 
 
 def test_a_merge_by_no_number_is_refused():

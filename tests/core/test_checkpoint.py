@@ -46,7 +46,10 @@ class Holder:
 def save(store, step, keep=2, best=None, **progress):
     """Write a checkpoint of something."""
     state = Progress(step=step, **progress)
-    adapter, optimizer = Holder(a=torch.randn(3, 2)), Holder(m=torch.full((2,), float(step)))
+    adapter, optimizer = (
+        Holder(a=torch.randn(3, 2)),
+        Holder(m=torch.full((2,), float(step))),
+    )
     save_checkpoint(store, "c", state, adapter, optimizer, best, CPU, keep=keep)
     return state, adapter
 
@@ -73,7 +76,9 @@ def test_every_field_of_progress_is_written(tmp_path):
     """A field that is added later is not forgotten."""
     values = {a.name: getattr(Progress(), a.name) for a in attrs.fields(Progress)}
     save(Store(tmp_path), 1)
-    assert set(attrs.asdict(load_checkpoint(tmp_path / "c/step-00000001").progress)) == set(values)
+    assert set(
+        attrs.asdict(load_checkpoint(tmp_path / "c/step-00000001").progress)
+    ) == set(values)
 
 
 def test_the_last_n_are_kept(tmp_path):
@@ -86,7 +91,8 @@ def test_the_last_n_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["adapter.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"]
+    "name",
+    ["adapter.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"],
 )
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_one_is_named_and_the_one_before_is_taken(tmp_path, name, damage):

@@ -53,7 +53,11 @@ def phase(name, **more):
     return Phase(
         name,
         **(
-            {"data": {"type": "plain"}, "adapter": {"type": "low"}, "optimizer": {"type": "plain"}}
+            {
+                "data": {"type": "plain"},
+                "adapter": {"type": "low"},
+                "optimizer": {"type": "plain"},
+            }
             | more
         ),
     )
@@ -112,12 +116,15 @@ def test_every_problem_is_told_at_once_with_file_line_and_key(registry, tmp_path
 
 
 @pytest.mark.parametrize(
-    "text", ["defaults.gate.plain=false", "phases.one.gate.own=false", "phases.two=false"]
+    "text",
+    ["defaults.gate.plain=false", "phases.one.gate.own=false", "phases.two=false"],
 )
 def test_what_was_declared_can_be_left_out(registry, text):
     """A known type, an entry of any name that is there, and a phase; nothing is left of them."""
     found = resolved(registry, sets=["phases.one.gate.own.type=plain", text]).config
-    assert [g.type for g in found.phases[0].gate] == (["plain"] if "own" not in text else [])
+    assert [g.type for g in found.phases[0].gate] == (
+        ["plain"] if "own" not in text else []
+    )
     assert len(found.phases) == (1 if "two" in text else 2)
 
 
@@ -127,17 +134,29 @@ def test_what_was_declared_can_be_left_out(registry, text):
         ("phases.one.adapter.rank=true", "expected an integer, got True"),
         ("phases.one.adapter.rank=4.0", "expected an integer, got 4.0"),
         ("phases.one.adapter.targets=q", "expected an array, each a string, got 'q'"),
-        ("phases.one.adapter.pattern=3", "expected a table, each value an integer, got 3"),
-        ("phases.one.adapter.type=lo", "unknown adapter type 'lo'; did you mean 'low'?"),
+        (
+            "phases.one.adapter.pattern=3",
+            "expected a table, each value an integer, got 3",
+        ),
+        (
+            "phases.one.adapter.type=lo",
+            "unknown adapter type 'lo'; did you mean 'low'?",
+        ),
         ("phases.one.adapter.alpha=nan", "expected a number, got nan"),
         ("phases.one.train.micro_batch=5", "expected at most train.batch_size"),
         ("bse.type=plain", "unknown key; did you mean 'base'?"),
-        ("train.steps=3", "unknown key; did you mean 'defaults.train', or one phase's?"),
+        (
+            "train.steps=3",
+            "unknown key; did you mean 'defaults.train', or one phase's?",
+        ),
         ("run.seed=-1", "expected a number >= 0, got -1"),
         ("phases.one.retention.nothing=true", "unknown retention type 'nothing'"),
         ("phases.one=3", "expected a table, or false to leave the phase out"),
         ("phases.on=false", "no such phase to leave out; did you mean 'one'?"),
-        ("defaults.gate.plan=false", "there is no such gate to leave out; did you mean 'plain'?"),
+        (
+            "defaults.gate.plan=false",
+            "there is no such gate to leave out; did you mean 'plain'?",
+        ),
         (
             "phases.one.retention.plian=false",
             "there is no such retention to leave out; did you mean 'plain'?",
@@ -164,7 +183,9 @@ def test_wrong_values_say_what_was_expected(registry, text, message):
 def test_entries_of_many_are_keyed_by_type_and_can_be_removed(registry):
     """retention.TYPE = true adds an entry, false takes an inherited one away."""
     pipeline = Pipeline(
-        "d", base={"type": "plain"}, phases=(phase("one", retention={"plain": {"lr": 0.5}}),)
+        "d",
+        base={"type": "plain"},
+        phases=(phase("one", retention={"plain": {"lr": 0.5}}),),
     )
     assert resolved(registry, pipeline).config.phases[0].retention[0].lr == 0.5
     assert (
@@ -177,7 +198,9 @@ def test_entries_of_many_are_keyed_by_type_and_can_be_removed(registry):
 
 def test_a_phase_can_be_left_out(registry):
     """phases.NAME = false removes the phase from the run."""
-    assert [p.name for p in resolved(registry, sets=["phases.one=false"]).config.phases] == ["two"]
+    assert [
+        p.name for p in resolved(registry, sets=["phases.one=false"]).config.phases
+    ] == ["two"]
 
 
 def test_the_written_configuration_resolves_to_itself(registry, tmp_path):
@@ -201,7 +224,9 @@ def test_the_written_configuration_resolves_to_itself(registry, tmp_path):
 def test_files_extend_files(registry, tmp_path):
     """extends names a file beside; the later one wins."""
     (tmp_path / "a.toml").write_text(to_toml(resolved(registry)))
-    (tmp_path / "b.toml").write_text("extends = 'a.toml'\n[phases.two.adapter]\nrank = 5\n")
+    (tmp_path / "b.toml").write_text(
+        "extends = 'a.toml'\n[phases.two.adapter]\nrank = 5\n"
+    )
     config = resolve(load_tree(file=tmp_path / "b.toml"), registry).config
     assert [p.adapter.rank for p in config.phases] == [8, 5]
 

@@ -24,7 +24,9 @@ def threads():
 @pytest.mark.parametrize(
     ("wanted", "asked", "found"), [(3, "2", 3), (0, "2", 2), (3, "", 3), (0, "1", 1)]
 )
-def test_the_configuration_comes_before_the_environment(threads, monkeypatch, wanted, asked, found):
+def test_the_configuration_comes_before_the_environment(
+    threads, monkeypatch, wanted, asked, found
+):
     """`run.threads`, then OMP_NUM_THREADS."""
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert threads(wanted) == found
@@ -34,5 +36,9 @@ def test_the_configuration_comes_before_the_environment(threads, monkeypatch, wa
 def test_without_either_all_cpus_are_taken(threads, monkeypatch, asked):
     """What is no number of threads is not taken for one."""
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    usable = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
     assert threads(0) == usable

@@ -48,7 +48,9 @@ def test_a_missing_library_is_an_error_and_a_missing_extra_is_told(monkeypatch):
     wrong = next(c for c in found if c.status == "error")
     assert "pluggy is missing" in wrong.text
     assert "pip install 'pluggy" in wrong.mend
-    assert any(c.name == "extra peft" and "pip install 'mgk[peft]'" in c.mend for c in found)
+    assert any(
+        c.name == "extra peft" and "pip install 'mgk[peft]'" in c.mend for c in found
+    )
 
 
 def test_a_check_that_raises_is_an_answer(tmp_path, monkeypatch):
@@ -71,7 +73,9 @@ def test_little_disk_is_told(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
     for free, status in ((5e8, "error"), (3e9, "warning"), (8e9, "ok")):
-        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free)
+        )
         assert doctor._disk(tmp_path / "runs").status == status
 
 

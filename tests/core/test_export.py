@@ -48,7 +48,10 @@ def test_a_rank_above_the_weights_side_becomes_the_product():
     """Factors of rank 7 for a 3 × 5 weight: the same product, rank 3, on either side."""
     generator = torch.Generator().manual_seed(0)
     for out, inside in ((3, 5), (5, 3)):
-        a, b = torch.randn(7, inside, generator=generator), torch.randn(out, 7, generator=generator)
+        a, b = (
+            torch.randn(7, inside, generator=generator),
+            torch.randn(out, 7, generator=generator),
+        )
         small_a, small_b = _no_larger(a, b)
         assert small_a.shape == (3, inside)
         assert small_b.shape == (out, 3)

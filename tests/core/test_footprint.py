@@ -12,7 +12,11 @@ from mgk_core.tools.footprint import TRIED, Allocated, activations, peak_of, sco
 from mgk_core.tools.plan import make_plan
 
 KILO = 1024
-TINY = ("base.id='tiny-gemma'", "phases.dictionary.data.generate=0", "phases.mcq.data.generate=0")
+TINY = (
+    "base.id='tiny-gemma'",
+    "phases.dictionary.data.generate=0",
+    "phases.mcq.data.generate=0",
+)
 
 
 def memory_of(*overrides, pipeline="textmodel"):
@@ -61,7 +65,9 @@ def test_activations_are_those_that_autograd_keeps(tmp_path):
     )
     small, large = (activations(session, session.data[0], n) for n in (16, 64))
     adapter.detach()
-    assert large == pytest.approx(4 * small, rel=0.03)  # but for the gradients of the parameters
+    assert large == pytest.approx(
+        4 * small, rel=0.03
+    )  # but for the gradients of the parameters
     assert small >= 16 * 4 * (64 + 128 + 128 + 128)
 
 
@@ -79,7 +85,9 @@ def test_statistics_count_where_a_method_keeps_some():
     """The base's are the largest part of the first phase: a whole pass backward over calibration batches."""
     tiny = [*TINY, "defaults.evaluate.limit=2", "base.compute='bfloat16'"]
     guarded = memory_of(*tiny, pipeline="korean-medical")
-    free = memory_of(*tiny, "defaults.retention.drift-guard=false", pipeline="korean-medical")
+    free = memory_of(
+        *tiny, "defaults.retention.drift-guard=false", pipeline="korean-medical"
+    )
     assert "statistics" in guarded[0]
     assert "statistics" not in guarded[2]  # no later phase asks for them
     assert sum(guarded[0].values()) > sum(free[0].values())
@@ -88,7 +96,9 @@ def test_statistics_count_where_a_method_keeps_some():
 
 def test_evaluation_grows_with_what_is_scored_together(tmp_path):
     """More positions in one go take more, in proportion, as far as there are items to fill them."""
-    session = opened(tmp_path, *TINY, "defaults.evaluate.limit=60", pipeline="korean-medical")
+    session = opened(
+        tmp_path, *TINY, "defaults.evaluate.limit=60", pipeline="korean-medical"
+    )
     found = {}
     for session.bundle.budget in (512, 2048, 8192, 100_000):
         found[session.bundle.budget] = scoring(session)
@@ -110,6 +120,8 @@ def test_a_base_that_scores_item_by_item_is_asked_for_a_few(tmp_path):
     session = opened(tmp_path)
     asked = []
     ask = session.hooks.evaluate
-    session.hooks.evaluate = lambda ctx, probe: asked.append(len(probe.items)) or ask(ctx, probe)
+    session.hooks.evaluate = lambda ctx, probe: (
+        asked.append(len(probe.items)) or ask(ctx, probe)
+    )
     assert scoring(session) > 0
     assert set(asked) == {TRIED}

@@ -59,7 +59,9 @@ def plugin(tmp_path, monkeypatch):
         folder = tmp_path / name
         info = folder / "zz_harm-1.2.dist-info"
         info.mkdir(parents=True)
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zz-harm\nVersion: 1.2\n")
+        (info / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: zz-harm\nVersion: 1.2\n"
+        )
         (info / "entry_points.txt").write_text(f"[mgk.plugins]\nzz-harm = {name}\n")
         (folder / f"{name}.py").write_text(HARM + body)
         monkeypatch.syspath_prepend(folder)
@@ -160,7 +162,9 @@ def mgk_recover(ctx, refusals, tried, spec):
     assert read_ledger(tmp_path / "run").phases == []
 
 
-def test_a_hook_that_writes_to_the_adapter_after_training_is_named(small, plugin, tmp_path):
+def test_a_hook_that_writes_to_the_adapter_after_training_is_named(
+    small, plugin, tmp_path
+):
     """What is merged and kept on disk is what was trained."""
     body = """
 @hookimpl
@@ -168,12 +172,16 @@ def mgk_gate(ctx, before, after):
     ctx.adapter.parameters()[0].data.add_(1e-3)
 """
     plugin(body)
-    with pytest.raises(PluginError, match=r"the adapter's .*'zz-harm' \(zz-harm 1.2\) in mgk_gate"):
+    with pytest.raises(
+        PluginError, match=r"the adapter's .*'zz-harm' \(zz-harm 1.2\) in mgk_gate"
+    ):
         small()
     assert read_ledger(tmp_path / "run").phases == []
 
 
-def test_the_baseline_is_not_kept_where_scoring_changed_the_base(small, plugin, tmp_path):
+def test_the_baseline_is_not_kept_where_scoring_changed_the_base(
+    small, plugin, tmp_path
+):
     """Scores of a changed base are not written, so that a resumed run cannot take them for the base's."""
     plugin(
         "@hookimpl(wrapper=True)\ndef mgk_evaluate(ctx, probe):\n    harm(ctx.model)\n    return (yield)\n"
@@ -217,7 +225,9 @@ def test_verification_compares_the_model_with_the_ledgers_head(small, tmp_path):
     store = Store(run)
     path = run / "model/model.safetensors"
     tensors = read_tensors(path)
-    store.write_tensors("model/model.safetensors", {k: v * 0 for k, v in tensors.items()})
+    store.write_tensors(
+        "model/model.safetensors", {k: v * 0 for k, v in tensors.items()}
+    )
     ledger = read_ledger(run)
     ledger.files |= folder_digests(run, run / "model")
     commit(store, open_journal(store), ledger, "finished")
@@ -246,7 +256,9 @@ def mgk_recover(ctx, refusals, tried, spec):
 """
     plugin(body)
     settings = ALWAYS_REFUSED | {"phases.plain_text.recover": {"loop": True}}
-    with pytest.raises(GateRefused, match=r"3 recoveries were tried.*run\.max_recoveries"):
+    with pytest.raises(
+        GateRefused, match=r"3 recoveries were tried.*run\.max_recoveries"
+    ):
         small(**settings, run__max_recoveries=3)
     entry = read_ledger(tmp_path / "run").phases[0]
     assert entry.result == "rolled_back"
@@ -255,8 +267,12 @@ def mgk_recover(ctx, refusals, tried, spec):
 
 def test_a_proposal_that_is_not_finite_is_its_plugins_error(small, plugin, tmp_path):
     """A scale of NaN is refused where it is made."""
-    plugin("@hookimpl\ndef mgk_propose_merge(ctx): return Proposal(scale=float('nan'))\n")
-    with pytest.raises(PluginError, match=r"'zz-harm' .* in mgk_propose_merge.*finite number"):
+    plugin(
+        "@hookimpl\ndef mgk_propose_merge(ctx): return Proposal(scale=float('nan'))\n"
+    )
+    with pytest.raises(
+        PluginError, match=r"'zz-harm' .* in mgk_propose_merge.*finite number"
+    ):
         small()
     assert read_ledger(tmp_path / "run").phases == []
 
@@ -291,7 +307,9 @@ def mgk_phase_exit(ctx, outcome):
     result = small()
     log = Path(tmp_path / "run/phases/0-plain_text/files/log.txt")
     assert log.read_text() == "begun\nended\n"
-    assert not any("files" in Path(name).parts for name in result.ledger.phases[0].files)
+    assert not any(
+        "files" in Path(name).parts for name in result.ledger.phases[0].files
+    )
     log.write_text("changed later")
     assert audit(tmp_path / "run").findings == []
 

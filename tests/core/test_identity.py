@@ -16,7 +16,9 @@ def test_nothing_changed():
 def test_every_change_is_named_with_both_values():
     """Changed, gone and new keys, all at once."""
     with pytest.raises(InputError) as error:
-        compare({"a": "1", "b": "2", "alike": "x"}, {"a": "3", "c": "4", "alike": "x"}, [])
+        compare(
+            {"a": "1", "b": "2", "alike": "x"}, {"a": "3", "c": "4", "alike": "x"}, []
+        )
     for line in ("a: was 1, is 3", "b: was 2, is absent", "c: was absent, is 4"):
         assert line in str(error.value)
     assert "alike" not in str(error.value)
@@ -24,7 +26,12 @@ def test_every_change_is_named_with_both_values():
 
 @pytest.mark.parametrize(
     ("accept", "left"),
-    [(["a.x"], ["a.y", "b"]), (["a"], ["b"]), (["a", "b"], []), (["a."], ["a.x", "a.y", "b"])],
+    [
+        (["a.x"], ["a.y", "b"]),
+        (["a"], ["b"]),
+        (["a", "b"], []),
+        (["a."], ["a.x", "a.y", "b"]),
+    ],
 )
 def test_changes_are_accepted_by_key_or_prefix(accept, left):
     """A prefix ends at a dot; what is not accepted is still refused."""
@@ -33,7 +40,9 @@ def test_changes_are_accepted_by_key_or_prefix(accept, left):
         with pytest.raises(InputError) as error:
             compare(old, new, accept)
         named = [
-            line.split(":")[0].strip() for line in str(error.value).splitlines() if ": was" in line
+            line.split(":")[0].strip()
+            for line in str(error.value).splitlines()
+            if ": was" in line
         ]
         assert named == left
     else:
@@ -64,7 +73,10 @@ class Words:
 def test_a_tokenizer_is_known_by_its_vocabulary():
     """Order does not count, every word and number does."""
     assert tokenizer_digest(Words(a=1, b=2)) == tokenizer_digest(Words(b=2, a=1))
-    assert len({tokenizer_digest(t) for t in (None, Words(a=1), Words(a=2), Words(b=1))}) == 4
+    assert (
+        len({tokenizer_digest(t) for t in (None, Words(a=1), Words(a=2), Words(b=1))})
+        == 4
+    )
 
 
 def test_code_is_known_by_its_sources(tmp_path, monkeypatch):

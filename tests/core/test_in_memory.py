@@ -35,7 +35,11 @@ def test_phases_in_memory_come_to_the_weights_of_a_run(tmp_path):
     whole = run_pipeline(
         "textmodel",
         out=tmp_path / "run",
-        overrides=["defaults.train.steps=8", "defaults.gate.min-gain=false", "run.threads=1"],
+        overrides=[
+            "defaults.train.steps=8",
+            "defaults.gate.min-gain=false",
+            "run.threads=1",
+        ],
     )
     config = mgk.resolve(
         "textmodel", set=["defaults.train.steps=8", "defaults.gate.min-gain=false"]
@@ -48,7 +52,9 @@ def test_phases_in_memory_come_to_the_weights_of_a_run(tmp_path):
     after = None
     for number, (phase, data) in enumerate(zip(config.phases, parts, strict=True)):
         later = config.phases[number + 1 :]
-        after = mgk.run_phase(bundle, data, phase, after=after, then=later, seed=config.run.seed)
+        after = mgk.run_phase(
+            bundle, data, phase, after=after, then=later, seed=config.run.seed
+        )
         entry = whole.ledger.phases[number]
         assert (after.entry.base, after.entry.merged) == (entry.base, entry.merged)
         assert after.entry.adapter == entry.adapter
@@ -63,15 +69,23 @@ def test_a_phase_trains_merges_and_tells(bundle):
     expected = torch.rand(1)
     torch.manual_seed(7)
     one = mgk.run_phase(bundle, first(bundle), PHASE, sink=seen.append, then=[PHASE])
-    assert torch.equal(torch.rand(1), expected)  # the caller's random numbers are left alone
+    assert torch.equal(
+        torch.rand(1), expected
+    )  # the caller's random numbers are left alone
     assert one.outcome.result == "committed"
     assert one.entry.base == before != one.entry.merged == base_digest(bundle.model)
     assert {"step", "evaluation", "merge", "verify"} <= {e["event"] for e in seen}
     two = mgk.run_phase(bundle, second(bundle), PHASE, after=one)
     assert two.entry.base == one.entry.merged
-    assert [row["name"] for row in two.retention["rows"]] == ["base", "phase_1", "phase_2"]
+    assert [row["name"] for row in two.retention["rows"]] == [
+        "base",
+        "phase_1",
+        "phase_2",
+    ]
     matrix = two.retention["R"]
-    assert matrix[1][0] < matrix[0][0]  # the first probe's squared error fell in its phase
+    assert (
+        matrix[1][0] < matrix[0][0]
+    )  # the first probe's squared error fell in its phase
     assert one.adapter.keys() == two.adapter.keys()
 
 

@@ -62,7 +62,9 @@ def test_blocks_that_were_never_written_are_torn_too(store):
     """A file system may leave zeros where a line was to be."""
     path = store.path(JOURNAL)
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:-1]) + b"\0" * (len(lines[-1]) - 5) + lines[-1][-5:])
+    path.write_bytes(
+        b"".join(lines[:-1]) + b"\0" * (len(lines[-1]) - 5) + lines[-1][-5:]
+    )
     assert len(open_journal(store).events) == 4
 
 

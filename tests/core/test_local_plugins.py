@@ -31,7 +31,11 @@ def test_a_directory_is_found_as_if_it_were_installed(directory):
     local_plugins.add_directory(directory)
     plugins = load_plugins()
     (info,) = [i for i in plugins.infos if i.name == "my-local"]
-    assert (info.distribution, info.version, info.error) == ("mgk-my-local", "0.1.0", None)
+    assert (info.distribution, info.version, info.error) == (
+        "mgk-my-local",
+        "0.1.0",
+        None,
+    )
     assert plugins.registry.find("gate", "my-local").plugin == "my-local"
 
 
@@ -57,11 +61,20 @@ def test_the_command_line_loads_one(directory):
     command = [sys.executable, "-m", "mgk_cli", "plugins", "--json"]
     plain = {k: v for k, v in os.environ.items() if k != local_plugins.VARIABLE}
     named = {**plain, local_plugins.VARIABLE: str(directory)}
-    cases = (([*command, "--plugin", str(directory)], plain), (command, named), (command, plain))
+    cases = (
+        ([*command, "--plugin", str(directory)], plain),
+        (command, named),
+        (command, plain),
+    )
     listed = []
     for arguments, environment in cases:
         done = subprocess.run(
-            arguments, env=environment, capture_output=True, text=True, check=True, timeout=60
+            arguments,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
         )
         listed.append('"my-local"' in done.stdout)
     assert listed == [True, True, False]

@@ -77,9 +77,12 @@ def test_what_a_plugin_raises_leaves_with_its_name_on_it():
     def mgk_phase_enter(ctx):
         raise ZeroDivisionError("deep inside")
 
-    hooks = Hooks(load_plugins(extra=[("demo", plugin(mgk_phase_enter=mgk_phase_enter))]))
+    hooks = Hooks(
+        load_plugins(extra=[("demo", plugin(mgk_phase_enter=mgk_phase_enter))])
+    )
     with pytest.raises(
-        PluginError, match=r"plugin 'demo'.*mgk_phase_enter: ZeroDivisionError: deep inside"
+        PluginError,
+        match=r"plugin 'demo'.*mgk_phase_enter: ZeroDivisionError: deep inside",
     ) as caught:
         hooks.phase_enter(None)
     assert caught.value.plugin == "demo"
@@ -106,7 +109,9 @@ def test_a_plugin_reaches_no_plugin_that_its_run_leaves_out():
 def test_peers_are_those_of_the_hook_that_is_being_called():
     """A hook inside a hook gives way to the outer one again; outside of any hook there are none."""
     seen = []
-    ctx = types.SimpleNamespace(specs=lambda cls: (), phase=types.SimpleNamespace(merge=None))
+    ctx = types.SimpleNamespace(
+        specs=lambda cls: (), phase=types.SimpleNamespace(merge=None)
+    )
 
     @hookimpl
     def looks(ctx):
@@ -136,7 +141,9 @@ def test_outside_of_a_run_all_installed_plugins_take_part():
 def test_a_question_that_nobody_answers_is_an_error():
     """A metric that nobody registered is an error that offers the nearest; so is a type."""
     hooks = Hooks(load_plugins())
-    with pytest.raises(InputError, match=r"unknown metric 'perplexty'; did you mean 'perplexity'"):
+    with pytest.raises(
+        InputError, match=r"unknown metric 'perplexty'; did you mean 'perplexity'"
+    ):
         hooks.evaluate(None, types.SimpleNamespace(metric="perplexty"))
 
 
@@ -145,7 +152,9 @@ def test_tracing_prints_each_call(monkeypatch, capsys):
     monkeypatch.setenv("MGK_TRACE_HOOKS", "1")
     hooks = Hooks(load_plugins())
     hooks.phase_enter(
-        types.SimpleNamespace(specs=lambda cls: (), phase=types.SimpleNamespace(merge=None))
+        types.SimpleNamespace(
+            specs=lambda cls: (), phase=types.SimpleNamespace(merge=None)
+        )
     )
     assert "hook mgk_phase_enter: calls: retention" in capsys.readouterr().err
 

@@ -12,10 +12,14 @@ from mgk_core.run import metrics
 
 
 def score(probe, value, *, higher=True, items=(), stderr=0.0, metric="m"):
-    return Score(probe, metric, value, max(len(items), 1), stderr, higher, per_item=tuple(items))
+    return Score(
+        probe, metric, value, max(len(items), 1), stderr, higher, per_item=tuple(items)
+    )
 
 
-def matrix(values, probes=("base", "a", "b"), higher=(True, True, True), taught=(None, 1, 2)):
+def matrix(
+    values, probes=("base", "a", "b"), higher=(True, True, True), taught=(None, 1, 2)
+):
     return metrics.Retention(
         probes, tuple(f"r{i}" for i in range(len(values))), values, higher, taught
     )
@@ -81,7 +85,10 @@ def test_nothing_to_say_is_none_not_zero():
 
 def test_retention_of_places_missing_scores_and_untaught_probes():
     """A probe not measured in a row is None; one whose phase has not run stands after the last row."""
-    rows = [("base", {"a": score("a", 1.0), "g": score("g", 0.5)}), ("a", {"a": score("a", 2.0)})]
+    rows = [
+        ("base", {"a": score("a", 1.0), "g": score("g", 0.5)}),
+        ("a", {"a": score("a", 2.0)}),
+    ]
     r = metrics.retention_of(rows, {"a": "a", "g": "a", "z": "later", "w": "base"})
     assert r.values[1] == (2.0, None, None, None)
     assert r.taught == (1, 1, 2, None)
@@ -90,7 +97,10 @@ def test_retention_of_places_missing_scores_and_untaught_probes():
 
 def test_mcnemar_counts_changed_items_only():
     """Eight won and none lost: 2 · 2⁻⁸."""
-    before, after = score("p", 0, items=[0.0] * 8 + [1.0] * 4), score("p", 1, items=[1.0] * 12)
+    before, after = (
+        score("p", 0, items=[0.0] * 8 + [1.0] * 4),
+        score("p", 1, items=[1.0] * 12),
+    )
     found = comparison.paired(before, after)
     assert found.test == "McNemar exact"
     assert found.p == pytest.approx(2 * 0.5**8)
@@ -100,7 +110,8 @@ def test_mcnemar_counts_changed_items_only():
 def test_paired_standard_error_is_that_of_the_differences():
     """Differences 1, 2, 3, 2: mean 2, variance 2/3, standard error √(2/3/4)."""
     found = comparison.paired(
-        score("p", 0, items=[0.0, 0.5, 1.0, 4.0]), score("p", 0, items=[1.0, 2.5, 4.0, 6.0])
+        score("p", 0, items=[0.0, 0.5, 1.0, 4.0]),
+        score("p", 0, items=[1.0, 2.5, 4.0, 6.0]),
     )
     assert found.difference == pytest.approx(2.0)
     assert found.stderr == pytest.approx(math.sqrt(2 / 3 / 4))
@@ -110,7 +121,8 @@ def test_paired_standard_error_is_that_of_the_differences():
 def test_few_items_prove_little(gains):
     """n items that all gain are no more significant than n throws of one side, and one item has no error to show."""
     found = comparison.paired(
-        score("p", 0, items=[0.5] * len(gains)), score("p", 0, items=[0.5 + g for g in gains])
+        score("p", 0, items=[0.5] * len(gains)),
+        score("p", 0, items=[0.5 + g for g in gains]),
     )
     assert found.p >= 2.0 ** (1 - len(gains))
     assert math.isnan(found.stderr) == (len(gains) == 1)
@@ -118,7 +130,10 @@ def test_few_items_prove_little(gains):
 
 def test_paired_needs_the_same_items():
     """Looks at different numbers of items are not compared."""
-    assert comparison.paired(score("p", 0, items=[1.0]), score("p", 0, items=[1.0, 2.0])) is None
+    assert (
+        comparison.paired(score("p", 0, items=[1.0]), score("p", 0, items=[1.0, 2.0]))
+        is None
+    )
 
 
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=30), st.booleans())
@@ -139,7 +154,9 @@ def test_interval_of_right_or_wrong_items_is_wilsons():
     assert high == pytest.approx(z2 / (40 + z2))
     low, high = comparison.interval(score("q", 0.5, items=[0.0, 1.0] * 20))
     assert low + high == pytest.approx(1.0)
-    assert high - low == pytest.approx(2 * math.sqrt(z2 / 160 + z2**2 / 6400) / (1 + z2 / 40))
+    assert high - low == pytest.approx(
+        2 * math.sqrt(z2 / 160 + z2**2 / 6400) / (1 + z2 / 40)
+    )
 
 
 def test_interval_of_other_scores_is_normal():

@@ -57,5 +57,7 @@ def test_a_full_disk_is_told(tmp_path):
 
     log = MetricsLog(Store(tmp_path, Full()))
     log.write({"a": 1})
-    with pytest.raises(StoreError, match=rf"{METRICS}: cannot be written: .*free some space"):
+    with pytest.raises(
+        StoreError, match=rf"{METRICS}: cannot be written: .*free some space"
+    ):
         log.close()

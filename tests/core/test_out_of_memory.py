@@ -17,7 +17,10 @@ OUT = RuntimeError("CUDA out of memory. Tried to allocate 4.00 GiB. GPU 0 has �
     ("error", "amount"),
     [
         (OUT, "4.00 GiB"),
-        (RuntimeError("DefaultCPUAllocator: … you tried to allocate 1048576 bytes."), "1.0 MiB"),
+        (
+            RuntimeError("DefaultCPUAllocator: … you tried to allocate 1048576 bytes."),
+            "1.0 MiB",
+        ),
         (MemoryError(), "no more memory"),
     ],
 )
@@ -101,7 +104,11 @@ class Step:
 def fitting(limit, *, auto=True, touch=False):
     ctx, halvings = Ctx(), []
     step = Step(limit, ctx.adapter.weight if touch else None)
-    return FittingStep(ctx, step, Progress(), halvings.append, auto=auto), step, halvings
+    return (
+        FittingStep(ctx, step, Progress(), halvings.append, auto=auto),
+        step,
+        halvings,
+    )
 
 
 def test_a_step_is_halved_until_it_fits():
@@ -143,7 +150,9 @@ def test_a_step_that_had_begun_to_update_is_not_tried_again():
 def test_without_auto_batch_the_error_says_how_to_turn_it_on():
     """And names the key that lowers the number of examples in memory."""
     run, _, halvings = fitting(2, auto=False)
-    with pytest.raises(OutOfMemory, match=r"--auto-batch.*phases\.one\.train\.micro_batch"):
+    with pytest.raises(
+        OutOfMemory, match=r"--auto-batch.*phases\.one\.train\.micro_batch"
+    ):
         run(range(8), 0)
     assert halvings == []
 

@@ -29,7 +29,9 @@ def test_before_stands_directly_in_front():
 
 def test_unknown_anchor_is_named_with_the_nearest():
     """An unknown name in after= is an error that offers the nearest phase."""
-    with pytest.raises(InputError, match=r"'x'.*after='plain_txt'.*did you mean 'plain_text'"):
+    with pytest.raises(
+        InputError, match=r"'x'.*after='plain_txt'.*did you mean 'plain_text'"
+    ):
         order([Phase("plain_text"), Phase("x", after="plain_txt")])
 
 

@@ -26,7 +26,10 @@ def opened(place):
     """Return a session on the reference pipeline that has written nothing."""
     store = Store(place / "none")
     return open_session(
-        prepare(load_tree("textmodel", None, ["run.threads=1"])), store, Journal(store), Events()
+        prepare(load_tree("textmodel", None, ["run.threads=1"])),
+        store,
+        Journal(store),
+        Events(),
     )
 
 
@@ -38,24 +41,34 @@ def plan():
 def test_the_plan_is_what_the_run_does(plan, finished_run):
     """Steps, parameters and data of the plan are those of the run."""
     run = look(finished_run)
-    assert [p.steps for p in plan.phases] == [p.training.steps for p in run.phases] == [60, 60, 125]
+    assert (
+        [p.steps for p in plan.phases]
+        == [p.training.steps for p in run.phases]
+        == [60, 60, 125]
+    )
     assert [p.trainable for p in plan.phases] == [3584] * 3
     assert plan.parameters == 28_960
     assert [p.examples for p in plan.phases] == [320, 320, 400]
-    assert [x.items for p in plan.phases for x in p.probes if x.split == "test"] == [256] * 3
+    assert [x.items for p in plan.phases for x in p.probes if x.split == "test"] == [
+        256
+    ] * 3
 
 
 def test_a_limit_of_evaluation_is_in_the_plan():
     """The items of a probe are those that the run scores."""
     plan = plan_of("defaults.evaluate.limit=5")
-    assert [x.items for p in plan.phases for x in p.probes if x.split == "test"] == [5] * 3
+    assert [x.items for p in plan.phases for x in p.probes if x.split == "test"] == [
+        5
+    ] * 3
 
 
 def test_the_limit_of_recoveries_is_in_the_plan():
     """A phase with recoveries names them and how often it may try; one without says nothing."""
     plan = plan_of("phases.mcq.recover.keep-apart=true", "run.max_recoveries=4")
     notes = {p.name: " ".join(p.notes) for p in plan.phases}
-    assert "keep-apart; at most 4 recoveries in all (run.max_recoveries)" in notes["mcq"]
+    assert (
+        "keep-apart; at most 4 recoveries in all (run.max_recoveries)" in notes["mcq"]
+    )
     assert "recoveries" not in notes["plain_text"]
 
 
@@ -65,9 +78,15 @@ def test_bytes_of_the_plan_are_the_runs_own(plan, finished_run):
     assert plan.base_bytes == 4 * 28_960
     assert plan.base_bytes <= model <= plan.base_bytes + 2048
     state = (finished_run / "phases/2-mcq/adapter/state.safetensors").stat().st_size
-    peft = (finished_run / "phases/2-mcq/adapter/adapter_model.safetensors").stat().st_size
+    peft = (
+        (finished_run / "phases/2-mcq/adapter/adapter_model.safetensors").stat().st_size
+    )
     assert plan.phases[2].disk["adapter"] == 2 * 4 * 3584
-    assert plan.phases[2].disk["adapter"] <= state + peft <= plan.phases[2].disk["adapter"] + 4096
+    assert (
+        plan.phases[2].disk["adapter"]
+        <= state + peft
+        <= plan.phases[2].disk["adapter"] + 4096
+    )
 
 
 def test_momentum_and_adam_need_what_they_keep():
@@ -92,7 +111,9 @@ def test_statistics_are_asked_of_the_method():
     sketched = plan_of("defaults.retention.drift-guard.sketch=16")
     # C and G of layer1 (64 → 128) and layer2 (128 → 128), fp32
     assert exact.phases[0].disk["statistics"] == 4 * (64**2 + 128**2 + 2 * 128**2)
-    assert 0 < sketched.phases[0].disk["statistics"] < exact.phases[0].disk["statistics"]
+    assert (
+        0 < sketched.phases[0].disk["statistics"] < exact.phases[0].disk["statistics"]
+    )
 
 
 def test_hooks_name_their_plugins(plan):

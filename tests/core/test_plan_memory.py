@@ -26,18 +26,27 @@ TINY = [
     "phases.dictionary.train.steps=3",
 ]
 SHAPES = {
-    "reference": ("textmodel", ["defaults.train.steps=3", "defaults.gate.min-gain=false"]),
+    "reference": (
+        "textmodel",
+        ["defaults.train.steps=3", "defaults.gate.min-gain=false"],
+    ),
     "wide": (
         "textmodel",
         [
             "base.widths=[64,4096,4096,32]",
             "defaults.train.steps=3",
             "defaults.gate.min-gain=false",
-            *(f"phases.{p}.optimizer.lr=1e-5" for p in ("plain_text", "medical_dictionary", "mcq")),
+            *(
+                f"phases.{p}.optimizer.lr=1e-5"
+                for p in ("plain_text", "medical_dictionary", "mcq")
+            ),
         ],
     ),
     "language": ("korean-medical", TINY),
-    "large batch": ("korean-medical", [*TINY, "phases.dictionary.train.batch_size=256"]),
+    "large batch": (
+        "korean-medical",
+        [*TINY, "phases.dictionary.train.batch_size=256"],
+    ),
 }
 
 

@@ -77,5 +77,9 @@ def test_examples_import_public_modules_only():
     rooms = ("mgk_core.contract", "mgk_core.model", "mgk_core.testing")
     for path in sorted((ROOT / "examples").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mgk_core"):
-                assert node.module.startswith(rooms), f"{path}:{node.lineno}: {node.module}"
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                "mgk_core"
+            ):
+                assert node.module.startswith(rooms), (
+                    f"{path}:{node.lineno}: {node.module}"
+                )

@@ -13,7 +13,9 @@ from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import load_plugins
 from mgk_core.run.setup import prepare
 
-CTX = types.SimpleNamespace(specs=lambda cls: (), phase=types.SimpleNamespace(merge=None))
+CTX = types.SimpleNamespace(
+    specs=lambda cls: (), phase=types.SimpleNamespace(merge=None)
+)
 
 
 @pytest.fixture
@@ -53,7 +55,8 @@ def test_a_name_that_is_taken_twice_leaves_mgks_own_plugin_whole(install):
     install("evil", "lora", "")
     plugins = load_plugins()
     own, evil = sorted(
-        (i for i in plugins.infos if i.name == "lora"), key=lambda i: i.distribution == "evil"
+        (i for i in plugins.infos if i.name == "lora"),
+        key=lambda i: i.distribution == "evil",
     )
     assert own.error is None
     assert plugins.registry.find("adapter", "lora").plugin == "lora"
@@ -98,7 +101,9 @@ def test_a_broken_plugin_does_not_stop_a_run_that_does_not_use_it(install):
 def test_a_broken_plugin_that_acts_in_every_run_stops_every_run(install):
     """Its package declares so in the group ``mgk.always``; leaving it out is a decision."""
     install("half", "half", "import nothing_of_that_name\n", always=True)
-    with pytest.raises(PluginError, match=r"half 1\.0.*acts in every run.*--without-plugin half"):
+    with pytest.raises(
+        PluginError, match=r"half 1\.0.*acts in every run.*--without-plugin half"
+    ):
         prepare(load_tree("textmodel"))
     assert prepare(load_tree("textmodel"), ["half"]).resolved.config.name == "textmodel"
 
@@ -136,7 +141,9 @@ def test_the_order_that_is_stated_is_the_order_of_the_calls(monkeypatch, capsys)
     Hooks(plugins).phase_enter(CTX)
     assert seen == ["e", "b", "c", "a", "d"]
     assert plugins.call_order("mgk_phase_enter") == seen
-    assert f"hook mgk_phase_enter: calls: {', '.join(seen)}\n" in capsys.readouterr().err
+    assert (
+        f"hook mgk_phase_enter: calls: {', '.join(seen)}\n" in capsys.readouterr().err
+    )
 
 
 def test_installed_plugins_are_called_from_z_to_a(install):

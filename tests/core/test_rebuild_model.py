@@ -18,16 +18,22 @@ def deltas(run, phase):
     folder = next((run / "phases").glob(f"*-{phase}"))
     state = read_tensors(folder / "adapter/state.safetensors")
     names = {k.rpartition("/")[0] for k in state}
-    return {n: (16 / 8) * state[f"{n}/b"].double() @ state[f"{n}/a"].double() for n in names}
+    return {
+        n: (16 / 8) * state[f"{n}/b"].double() @ state[f"{n}/a"].double() for n in names
+    }
 
 
 @pytest.fixture(scope="module")
 def base(finished_run, tmp_path_factory):
     """Return the untouched base: the run rebuilt with every phase left out."""
     out = tmp_path_factory.mktemp("base") / "model"
-    made = rebuild(finished_run, out, leave_out=["plain_text", "medical_dictionary", "mcq"])
+    made = rebuild(
+        finished_run, out, leave_out=["plain_text", "medical_dictionary", "mcq"]
+    )
     assert made.weights == read_ledger(finished_run).base
-    assert made.recorded == made.weights  # the ledger knows it, as what the run began with
+    assert (
+        made.recorded == made.weights
+    )  # the ledger knows it, as what the run began with
     return weights(out)
 
 
@@ -85,6 +91,10 @@ def test_a_phase_that_was_never_merged_cannot_be_scaled(half_run, tmp_path):
 
 def test_the_run_is_not_touched(finished_run, tmp_path):
     """Nothing in the run directory changes, times included."""
-    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in finished_run.rglob("*")}
+    before = {
+        p: (p.stat().st_mtime_ns, p.stat().st_size) for p in finished_run.rglob("*")
+    }
     rebuild(finished_run, tmp_path / "m", until="plain_text")
-    assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in finished_run.rglob("*")} == before
+    assert {
+        p: (p.stat().st_mtime_ns, p.stat().st_size) for p in finished_run.rglob("*")
+    } == before

@@ -64,7 +64,11 @@ def test_a_link_in_the_lock_s_place_is_not_written_through(tmp_path):
 
 def test_a_new_run_takes_only_an_empty_place(tmp_path):
     """Nothing of the user's is ever overwritten or mixed with a run's files."""
-    assert claim(tmp_path / "a/b/new") == (tmp_path / "a", tmp_path / "a/b", tmp_path / "a/b/new")
+    assert claim(tmp_path / "a/b/new") == (
+        tmp_path / "a",
+        tmp_path / "a/b",
+        tmp_path / "a/b/new",
+    )
     assert claim(tmp_path / "a/b/new") == ()
     for name, said in (
         ("notes.txt", "is not empty and holds no run"),

@@ -19,7 +19,13 @@ def test_a_finished_run_is_told_whole(finished_run):
     ]  # fmt: skip
     assert [p.entry for p in run.phases] == read_ledger(finished_run).phases
     mcq = run.phases[2].training
-    assert (mcq.step, mcq.steps, mcq.count, mcq.unit, mcq.skipped) == (125, 125, 2000, "samples", 0)
+    assert (mcq.step, mcq.steps, mcq.count, mcq.unit, mcq.skipped) == (
+        125,
+        125,
+        2000,
+        "samples",
+        0,
+    )
     assert mcq.first_loss > mcq.last_loss
     assert mcq.memory["rss_peak"] > 0
     assert {"load", "training", "merge", "evaluation", "save"} <= set(run.times)
@@ -38,7 +44,9 @@ def test_a_run_that_was_stopped_tells_what_is_to_come(half_run):
     assert run.model is None
 
 
-def test_a_line_of_metrics_that_does_not_read_is_left_out_and_noted(finished_run, tmp_path):
+def test_a_line_of_metrics_that_does_not_read_is_left_out_and_noted(
+    finished_run, tmp_path
+):
     """Looking goes on; what was left out is named with its line."""
     shutil.copytree(finished_run, tmp_path / "run")
     file = tmp_path / "run/metrics.jsonl"

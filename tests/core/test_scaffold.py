@@ -25,7 +25,9 @@ def test_a_plugin_is_written_as_a_whole_distribution(tmp_path):
     } <= names
     project = tomllib.loads((tmp_path / "x/pyproject.toml").read_text())
     assert project["project"]["name"] == "mgk-my-gain"
-    assert project["project"]["entry-points"]["mgk.plugins"] == {"my-gain": "mgk_my_gain.plugin"}
+    assert project["project"]["entry-points"]["mgk.plugins"] == {
+        "my-gain": "mgk_my_gain.plugin"
+    }
     for file in files:
         text = file.read_text()
         assert not re.search(r"@[A-Z]+@", text), file
@@ -39,7 +41,9 @@ def test_the_name_of_a_distribution_names_the_same_plugin(tmp_path, monkeypatch)
     files = write_plugin("adapter", "mgk-mine")
     assert {f.parts[0] for f in files} == {"mgk-mine"}
     project = tomllib.loads((tmp_path / "mgk-mine/pyproject.toml").read_text())
-    assert project["project"]["entry-points"]["mgk.plugins"] == {"mine": "mgk_mine.plugin"}
+    assert project["project"]["entry-points"]["mgk.plugins"] == {
+        "mine": "mgk_mine.plugin"
+    }
 
 
 def test_names_become_modules_and_classes():
@@ -77,7 +81,9 @@ def test_a_name_that_can_be_none_is_refused(tmp_path, name):
 
 def test_a_name_that_is_taken_is_refused(tmp_path):
     """By a type or by a plugin: two that claim one type would hinder each other."""
-    with pytest.raises(InputError, match="adapter type 'lora' is claimed by the plugin 'lora'"):
+    with pytest.raises(
+        InputError, match="adapter type 'lora' is claimed by the plugin 'lora'"
+    ):
         write_plugin("adapter", "lora", tmp_path / "out")
     with pytest.raises(InputError, match="a plugin of that name is installed"):
         write_plugin("adapter", "merge", tmp_path / "out")
@@ -119,7 +125,9 @@ def test_each_kind_is_green_at_once(tmp_path, kind):
     where = tmp_path / "plugin"
     write_plugin(kind, f"my-{kind}", where)
     environment = {**os.environ, "MGK_PLUGIN_DIRS": str(where), "OMP_NUM_THREADS": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment["PATH"] = (
+        f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    )
     block = re.search(r"```sh\n(.*?)```", (where / "README.md").read_text(), re.DOTALL)
     install, *commands = block[1].strip().splitlines()
     assert install == "pip install -e '.[test]'"
@@ -128,7 +136,9 @@ def test_each_kind_is_green_at_once(tmp_path, kind):
             command, cwd=where, env=environment, shell=True, capture_output=True, text=True,
             check=False, timeout=600,
         )  # fmt: skip
-        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        assert done.returncode == 0, (
+            f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        )
 
 
 @pytest.mark.slow
@@ -148,11 +158,18 @@ def test_its_own_tests_pass_at_once(tmp_path):
         "--no-index",
     ]
     subprocess.run(
-        [*install, "--target", str(site), str(tmp_path / "plugin")], check=True, timeout=120
+        [*install, "--target", str(site), str(tmp_path / "plugin")],
+        check=True,
+        timeout=120,
     )
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
     done = subprocess.run(
-        tests, cwd=tmp_path / "plugin", env=environment, capture_output=True, text=True, check=False
+        tests,
+        cwd=tmp_path / "plugin",
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]

@@ -19,22 +19,34 @@ COUNT = st.integers(1, 200)
 def test_the_tightest_limit_that_names_a_probe_decides(items, limit, own, other):
     """No limit lets more through than another one does, and one for other probes is none."""
     settings = EvaluateSettings(limit=limit, limits={"mcq*": own, "text": other})
-    assert settings.count("mcq-margin", items) == min(items, own, items if limit is None else limit)
-    assert settings.count("dictionary", items) == min(items, items if limit is None else limit)
+    assert settings.count("mcq-margin", items) == min(
+        items, own, items if limit is None else limit
+    )
+    assert settings.count("dictionary", items) == min(
+        items, items if limit is None else limit
+    )
 
 
 def small(tmp_path, **sets):
     """Run the reference pipeline with a step a phase; returns the events."""
     seen = []
-    overrides = {f"phases.{p}.train.steps": 1 for p in ("plain_text", "medical_dictionary", "mcq")}
+    overrides = {
+        f"phases.{p}.train.steps": 1
+        for p in ("plain_text", "medical_dictionary", "mcq")
+    }
     overrides |= {"defaults.gate.min-gain": False, **sets}
-    run_pipeline("textmodel", out=tmp_path / "run", overrides=overrides, sink=seen.append)
+    run_pipeline(
+        "textmodel", out=tmp_path / "run", overrides=overrides, sink=seen.append
+    )
     return seen
 
 
 def test_rows_hold_as_many_items_as_the_limits_say(tmp_path):
     """One probe has a limit of its own, the others the common one, in every row."""
-    seen = small(tmp_path, **{"defaults.evaluate.limit": 7, "defaults.evaluate.limits": {"mcq": 3}})
+    seen = small(
+        tmp_path,
+        **{"defaults.evaluate.limit": 7, "defaults.evaluate.limits": {"mcq": 3}},
+    )
     rows = [e["scores"] for e in seen if e["event"] == "evaluation"]
     assert len(rows) == 4
     for row in rows:
@@ -55,7 +67,9 @@ def test_a_limit_of_no_probe_is_told(tmp_path):
 
 def test_a_limit_of_no_items_is_an_error():
     """Nothing measured is no measurement."""
-    with pytest.raises(ConfigError, match="limits: expected at least 1 item, got 0 for 'mcq'"):
+    with pytest.raises(
+        ConfigError, match="limits: expected at least 1 item, got 0 for 'mcq'"
+    ):
         resolve(
             load_tree("textmodel", overrides={"defaults.evaluate.limits": {"mcq": 0}}),
             load_plugins().registry,
@@ -67,5 +81,7 @@ def test_each_glob_is_told_once():
     tree = load_tree("textmodel", overrides={"defaults.evaluate.limits": {"x": 1}})
     phases = resolve(tree, load_plugins().registry).config.phases
     assert list(
-        unmatched_limits([Probe("y", "plain_text", "loss", (1,), higher_is_better=False)], phases)
+        unmatched_limits(
+            [Probe("y", "plain_text", "loss", (1,), higher_is_better=False)], phases
+        )
     ) == [("plain_text", "x")]

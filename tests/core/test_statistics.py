@@ -64,9 +64,9 @@ def test_an_output_changed_in_place_afterwards_does_not_change_its_gradient():
     torch.manual_seed(0)
     layers = [nn.Linear(5, 7), nn.Linear(7, 6), nn.Linear(6, 4)]
     x = torch.randn(9, 5)
-    outside = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]).requires_grad_(
-        False
-    )
+    outside = nn.Sequential(
+        layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]
+    ).requires_grad_(False)
     inside = nn.Sequential(
         layers[0], nn.ReLU(inplace=True), layers[1], nn.ReLU(inplace=True), layers[2]
     )
@@ -90,7 +90,10 @@ def test_padding_is_left_out():
 def test_without_gradients_none_are_computed():
     """gradients=False: the second argument is None."""
     case = make("linear", layers=3)
-    assert see(case.model, case.inputs(1), ["0.weight"], gradients=False)["0.weight"][1] is None
+    assert (
+        see(case.model, case.inputs(1), ["0.weight"], gradients=False)["0.weight"][1]
+        is None
+    )
 
 
 def test_the_bare_base_is_shown():

@@ -81,7 +81,9 @@ def test_a_file_has_the_mode_of_any_other(store, tmp_path):
     """Tensors are as readable for others as text is."""
     (tmp_path / "plain").write_text("")
     store.write_tensors("t.safetensors", {"a": torch.ones(2)})
-    modes = {stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("plain", "t.safetensors")}
+    modes = {
+        stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("plain", "t.safetensors")
+    }
     assert len(modes) == 1
 
 
@@ -119,7 +121,9 @@ def test_a_safetensors_header_is_checked_before_anything_is_allocated(tmp_path, 
     path = tmp_path / "x.safetensors"
     path.write_bytes(data)
     for read in (read_tensors, read_metadata):
-        with pytest.raises(StoreError, match=r"x\.safetensors: cannot be read as safetensors"):
+        with pytest.raises(
+            StoreError, match=r"x\.safetensors: cannot be read as safetensors"
+        ):
             read(path)
 
 
@@ -160,7 +164,8 @@ def test_a_huge_or_foreign_json_is_not_read(tmp_path):
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4)
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=9), inner, max_size=4)
     ),
     max_leaves=20,
 )
@@ -207,7 +212,8 @@ def test_only_what_the_machine_refuses_is_its_fault():
     st.recursive(
         st.floats() | st.integers(-5, 5) | st.booleans() | st.none(),
         lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3)
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3)
         ),
         max_leaves=8,
     ),

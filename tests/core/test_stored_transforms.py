@@ -72,7 +72,10 @@ def test_transforms_of_inputs_are_kept_as_factors(trained):
     model, adapter = trained
     torch.manual_seed(4)
     one, other = (torch.randn(INSIDE, INSIDE) for _ in range(2))
-    own = {"0.weight": (one, other), "2.weight": (torch.eye(OUTSIDE), 2 * torch.eye(OUTSIDE))}
+    own = {
+        "0.weight": (one, other),
+        "2.weight": (torch.eye(OUTSIDE), 2 * torch.eye(OUTSIDE)),
+    }
 
     @frozen
     class Own(OnInputs):
@@ -82,7 +85,9 @@ def test_transforms_of_inputs_are_kept_as_factors(trained):
             return a @ own[weight][self.place]
 
     transforms = (Own("first", one, 0), Own("second", other, 1))
-    proposal, kept = materialise(adapter, Proposal(transforms=transforms), base_state_dict(model))
+    proposal, kept = materialise(
+        adapter, Proposal(transforms=transforms), base_state_dict(model)
+    )
     assert set(kept) == {"factor:0.weight", "factor:2.weight"}
     (made,) = proposal.transforms
     assert (type(made), made.name) == (StoredFactors, "first+second")
@@ -104,7 +109,9 @@ def test_other_transforms_are_kept_as_deltas(trained):
     again = stored_transform("halved", kept)
     torch.testing.assert_close(again.delta("0.weight", before, None), before / 2)
     rows = slice(1, 3)
-    torch.testing.assert_close(again.delta("0.weight", before[rows], rows), before[rows] / 2)
+    torch.testing.assert_close(
+        again.delta("0.weight", before[rows], rows), before[rows] / 2
+    )
 
 
 def test_a_merge_from_what_was_kept_is_the_same_merge(trained):

@@ -69,7 +69,9 @@ def test_what_fits_is_read_as_it_is(table):
     for key, value in table.items():
         expected = tuple(value) if key == "some" else value
         assert getattr(found, key) == expected
-        assert key in ("some", "anything") or type(getattr(found, key)) is type(expected)
+        assert key in ("some", "anything") or type(getattr(found, key)) is type(
+            expected
+        )
     assert "whole" in table or found.whole == 1
 
 
@@ -107,7 +109,9 @@ def test_an_integer_is_a_number():
     """TOML writes 1 where 1.0 is meant."""
     found, problems = read({"number": 1, "table": {"x": 2}, "maybe": 3})
     assert problems == []
-    assert [type(v) for v in (found.number, found.table["x"], found.maybe)] == [float] * 3
+    assert [type(v) for v in (found.number, found.table["x"], found.maybe)] == [
+        float
+    ] * 3
 
 
 def test_every_problem_is_found_at_once():

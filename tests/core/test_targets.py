@@ -100,17 +100,23 @@ def test_any_pattern_is_answered_or_refused(pattern, name):
 )
 def test_an_expression_that_is_none_is_refused(expression):
     """Also where re has another error for it than its own."""
-    with pytest.raises(InputError, match=r"target pattern 're:.*not a regular expression"):
+    with pytest.raises(
+        InputError, match=r"target pattern 're:.*not a regular expression"
+    ):
         means(f"re:{expression}", "layers.0")
 
 
 @given(st.lists(st.sampled_from(ALL), min_size=1), st.lists(st.sampled_from(ALL)))
-def test_what_is_chosen_is_what_targets_mean_without_what_exclude_means(patterns, exclude):
+def test_what_is_chosen_is_what_targets_mean_without_what_exclude_means(
+    patterns, exclude
+):
     """In the model's order, whatever the order of the patterns; nothing left is an error."""
     wanted = [n for n in ALL if n in patterns and n not in exclude]
     model = Model()
     if not wanted:
-        with pytest.raises(InputError, match="no target is left: exclude leaves nothing"):
+        with pytest.raises(
+            InputError, match="no target is left: exclude leaves nothing"
+        ):
             choose_linear(model, patterns, exclude)
         return
     chosen = choose_linear(model, patterns, exclude)
@@ -141,7 +147,9 @@ def test_names_are_the_bases_whatever_sits_on_it():
     attach_dense(model)
     wrapped = nn.ModuleDict({"_orig_mod": model})
     assert list(choose_linear(wrapped, ["*"])) == ["0", "1"]
-    assert {f"{n}.weight" for n in choose_linear(wrapped, ["*"])} <= set(base_state_dict(wrapped))
+    assert {f"{n}.weight" for n in choose_linear(wrapped, ["*"])} <= set(
+        base_state_dict(wrapped)
+    )
 
 
 def test_a_model_that_is_one_linear_module_has_the_empty_name():
@@ -156,7 +164,8 @@ def test_a_tied_weight_is_refused_and_both_names_are_told():
     model = Model(tied=True)
     assert list(choose_linear(model, ["all-linear"])) == ALL[:3]
     with pytest.raises(
-        InputError, match=r"target head: its weight is tied \(embed.weight, head.weight\)"
+        InputError,
+        match=r"target head: its weight is tied \(embed.weight, head.weight\)",
     ):
         choose_linear(model, ["*"])
 
@@ -165,13 +174,19 @@ def test_a_tied_weight_is_refused_and_both_names_are_told():
     ("patterns", "exclude", "message"),
     [
         (("q_porj",), (), "'q_porj' matches no linear module; did you mean 'q_proj'"),
-        (("*", "xyz"), (), "'xyz' matches no linear module; known: .*head.*layers.0.q_proj"),
+        (
+            ("*", "xyz"),
+            (),
+            "'xyz' matches no linear module; known: .*head.*layers.0.q_proj",
+        ),
         (("*",), ("heda",), "'heda' matches no linear module; did you mean 'head'"),
         (("out_proj",), (), "'out_proj' matches no linear module"),
         ((), (), "no target is left: adapter.targets is empty"),
     ],
 )
-def test_a_pattern_that_means_nothing_is_an_error_that_helps(patterns, exclude, message):
+def test_a_pattern_that_means_nothing_is_an_error_that_helps(
+    patterns, exclude, message
+):
     """It names the pattern and the nearest name, or all that there are."""
     with pytest.raises(InputError, match=message):
         choose_linear(Model(), patterns, exclude)
@@ -181,7 +196,9 @@ def test_all_linear_without_a_linear_module_is_answered():
     """A model of convolutions, say."""
     with pytest.raises(InputError, match="'all-linear' matches nothing"):
         choose_linear(nn.Sequential(nn.Conv1d(2, 3, 1)), ["all-linear"])
-    assert "matches no module; did you mean 'a.up'" in str(no_match("a.upp", ["a.up", "b.down"]))
+    assert "matches no module; did you mean 'a.up'" in str(
+        no_match("a.upp", ["a.up", "b.down"])
+    )
 
 
 def test_a_head_is_asked_for_and_may_be_none():
@@ -198,8 +215,12 @@ def test_what_a_base_keeps_frozen_is_not_chosen():
     model = Model()
     state_of(model).adaptable[:] = ["layers.1", "head"]
     assert list(choose_linear(model, ["*"])) == ["layers.1.q_proj", "head"]
-    assert list(choose_linear(model, ["all-linear"], ["layers.0.*"])) == ["layers.1.q_proj"]
-    with pytest.raises(InputError, match=r"'layers\.0\.\*' matches only .* base\.towers"):
+    assert list(choose_linear(model, ["all-linear"], ["layers.0.*"])) == [
+        "layers.1.q_proj"
+    ]
+    with pytest.raises(
+        InputError, match=r"'layers\.0\.\*' matches only .* base\.towers"
+    ):
         choose_linear(model, ["q_proj", "layers.0.*"])
 
 

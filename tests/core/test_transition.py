@@ -14,7 +14,9 @@ from mgk_core.model.digest import base_digest, tensors_digest
 from mgk_core.record.ledger import read_ledger
 from mgk_core.run.runner import resume_run, run_phase
 
-REFUSING = {"phases.medical_dictionary.gate": {"max-drop": {"absolute": 0.0, "stderrs": 0.0}}}
+REFUSING = {
+    "phases.medical_dictionary.gate": {"max-drop": {"absolute": 0.0, "stderrs": 0.0}}
+}
 
 
 def entry(result, phase):
@@ -32,13 +34,19 @@ def test_three_phases_commit_and_the_ledger_chains_them(small):
         base = phase.merged
     assert result.finished
     assert result.ledger.model == base
-    assert tensors_digest(read_tensors(result.directory / "model" / "model.safetensors")) == base
+    assert (
+        tensors_digest(read_tensors(result.directory / "model" / "model.safetensors"))
+        == base
+    )
 
 
 def test_two_runs_of_one_seed_are_bit_identical_and_another_seed_is_not(small):
     """Same seed, same device: same digests everywhere in the ledger."""
     one, two, other = small("a"), small("b"), small("c", run__seed=5)
-    digests = [[(p.base, p.adapter, p.merged) for p in r.ledger.phases] for r in (one, two, other)]
+    digests = [
+        [(p.base, p.adapter, p.merged) for p in r.ledger.phases]
+        for r in (one, two, other)
+    ]
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
 
@@ -52,7 +60,9 @@ def test_a_refusal_without_recovery_rolls_back_and_stops(small, tmp_path):
     refused = ledger.phases[1]
     assert refused.merged == refused.base == ledger.phases[0].merged
     assert refused.attempts[-1].refusals[0].evidence
-    assert (tmp_path / "run/phases/1-medical_dictionary/adapter/state.safetensors").exists()
+    assert (
+        tmp_path / "run/phases/1-medical_dictionary/adapter/state.safetensors"
+    ).exists()
     assert not (tmp_path / "run/model").exists()
 
 
@@ -66,10 +76,18 @@ def test_a_rolled_back_run_says_how_to_go_on(small, tmp_path):
 
 def test_scale_search_merges_a_part(small):
     """Where the whole delta is refused, smaller scales are tried in order and on record."""
-    gate = {"phases.medical_dictionary.gate": {"max-drop": {"absolute": 4.0, "stderrs": 0.0}}}
+    gate = {
+        "phases.medical_dictionary.gate": {
+            "max-drop": {"absolute": 4.0, "stderrs": 0.0}
+        }
+    }
     result = small(
         **gate,
-        **{"phases.medical_dictionary.recover": {"scale-search": {"scales": [0.6, 0.2, 0.02]}}},
+        **{
+            "phases.medical_dictionary.recover": {
+                "scale-search": {"scales": [0.6, 0.2, 0.02]}
+            }
+        },
     )
     found = entry(result, "medical_dictionary")
     assert found.result == "committed"
@@ -80,7 +98,9 @@ def test_scale_search_merges_a_part(small):
 
 def test_keeping_apart_leaves_the_base_and_marks_the_row(small):
     """The next phase starts without the adapter; its own scores are those of the live model."""
-    result = small(**REFUSING, **{"phases.medical_dictionary.recover": {"keep-apart": True}})
+    result = small(
+        **REFUSING, **{"phases.medical_dictionary.recover": {"keep-apart": True}}
+    )
     found = entry(result, "medical_dictionary")
     assert found.result == "kept_apart"
     assert found.merged == found.base
@@ -92,9 +112,18 @@ def test_keeping_apart_leaves_the_base_and_marks_the_row(small):
 def test_training_on_comes_back_to_the_gate(small):
     """train-on runs further steps on the same adapter, then the transition again."""
     seen = []
-    recover = {"phases.medical_dictionary.recover": {"train-on": {"steps": 5}, "keep-apart": True}}
+    recover = {
+        "phases.medical_dictionary.recover": {
+            "train-on": {"steps": 5},
+            "keep-apart": True,
+        }
+    }
     result = small(**REFUSING, **recover, sink=seen.append)
-    steps = [e["step"] for e in seen if e["event"] == "step" and e["phase"] == "medical_dictionary"]
+    steps = [
+        e["step"]
+        for e in seen
+        if e["event"] == "step" and e["phase"] == "medical_dictionary"
+    ]
     assert max(steps) == 17
     assert [a.method for a in entry(result, "medical_dictionary").attempts] == [
         "train-on",
@@ -106,7 +135,8 @@ def test_stop_rolls_back_at_once(small):
     """An explicit stop entry ends the recoveries."""
     with pytest.raises(GateRefused):
         small(
-            **REFUSING, **{"phases.medical_dictionary.recover": {"stop": True, "keep-apart": True}}
+            **REFUSING,
+            **{"phases.medical_dictionary.recover": {"stop": True, "keep-apart": True}},
         )
 
 
@@ -116,7 +146,9 @@ def test_methods_that_a_recovery_would_add_are_checked_before_the_run(small):
         small(**{"phases.mcq.recover": {"train-on": {"retention": {"nonsense": {}}}}})
 
 
-def test_a_merge_that_does_not_compute_what_ran_is_refused(small, tmp_path, monkeypatch):
+def test_a_merge_that_does_not_compute_what_ran_is_refused(
+    small, tmp_path, monkeypatch
+):
     """merged_weight off by one percent of the delta: verification refuses and the base is restored."""
     attach, build, built = Hooks.attach_adapter, Hooks.build_model, []
 
@@ -150,7 +182,9 @@ def test_a_merge_that_does_not_compute_what_ran_is_refused(small, tmp_path, monk
     assert not (tmp_path / "run/phases/0-plain_text/adapter").exists()
 
 
-def test_a_rule_that_goes_on_to_change_weights_is_held_against_live_before(small, monkeypatch):
+def test_a_rule_that_goes_on_to_change_weights_is_held_against_live_before(
+    small, monkeypatch
+):
     """It asks for it when the weights compute what was live; that is on record, and nothing is compared after."""
     original = Hooks.merge
 
@@ -164,7 +198,11 @@ def test_a_rule_that_goes_on_to_change_weights_is_held_against_live_before(small
 
     monkeypatch.setattr(Hooks, "merge", further)
     phases = small().ledger.phases
-    assert [(p.exact, p.last) for p in phases] == [(False, False), (False, False), (False, True)]
+    assert [(p.exact, p.last) for p in phases] == [
+        (False, False),
+        (False, False),
+        (False, True),
+    ]
     assert all(0 < p.verify["error"] <= p.verify["bound"] for p in phases)
 
 
@@ -175,7 +213,9 @@ def test_until_stops_and_resume_goes_on_to_the_same_end(small, tmp_path):
     assert not part.finished
     assert [p.phase for p in part.ledger.phases] == ["plain_text"]
     rest = resume_run(tmp_path / "part")
-    assert [p.merged for p in rest.ledger.phases] == [p.merged for p in whole.ledger.phases]
+    assert [p.merged for p in rest.ledger.phases] == [
+        p.merged for p in whole.ledger.phases
+    ]
 
 
 def test_an_interrupt_between_steps_is_resumable(small, tmp_path):
@@ -196,7 +236,9 @@ def test_an_interrupt_between_steps_is_resumable(small, tmp_path):
     with pytest.raises(Interrupted, match="mgk resume"):
         small("cut", sink=interrupt)
     rest = resume_run(tmp_path / "cut")
-    assert [p.merged for p in rest.ledger.phases] == [p.merged for p in whole.ledger.phases]
+    assert [p.merged for p in rest.ledger.phases] == [
+        p.merged for p in whole.ledger.phases
+    ]
 
 
 def test_one_phase_again_with_other_settings_in_a_new_directory(small, tmp_path):
@@ -212,7 +254,9 @@ def test_one_phase_again_with_other_settings_in_a_new_directory(small, tmp_path)
     )
     assert {e["phase"] for e in seen if e["event"] == "step"} == {"mcq"}
     first = read_ledger(tmp_path / "run")
-    assert [p.merged for p in result.ledger.phases[:2]] == [p.merged for p in first.phases[:2]]
+    assert [p.merged for p in result.ledger.phases[:2]] == [
+        p.merged for p in first.phases[:2]
+    ]
     assert result.ledger.phases[2].merged != first.phases[2].merged
 
 
@@ -221,7 +265,10 @@ def test_the_next_phase_of_an_unfinished_run_runs_in_place(small, tmp_path):
     small(until="plain_text")
     result = run_phase(tmp_path / "run", "medical_dictionary")
     assert result.directory == tmp_path / "run"
-    assert [p.phase for p in result.ledger.phases] == ["plain_text", "medical_dictionary"]
+    assert [p.phase for p in result.ledger.phases] == [
+        "plain_text",
+        "medical_dictionary",
+    ]
 
 
 def test_live_rows_are_told_where_asked_for(small):
@@ -241,7 +288,14 @@ def test_retention_json_holds_what_was_measured(small, tmp_path):
     """R has a row per phase and one for the base; figures agree with the matrix."""
     small()
     table = json.loads((tmp_path / "run" / "retention.json").read_text())
-    assert [r["name"] for r in table["rows"]] == ["base", "plain_text", "medical_dictionary", "mcq"]
+    assert [r["name"] for r in table["rows"]] == [
+        "base",
+        "plain_text",
+        "medical_dictionary",
+        "mcq",
+    ]
     j = [p["name"] for p in table["probes"]].index("plain_text")
-    assert table["gain"]["plain_text"] == pytest.approx(table["R"][0][j] - table["R"][1][j])
+    assert table["gain"]["plain_text"] == pytest.approx(
+        table["R"][0][j] - table["R"][1][j]
+    )
     assert table["base_measured"] is False

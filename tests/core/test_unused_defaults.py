@@ -10,7 +10,9 @@ def notes(tmp_path, text, *overrides):
     """Return the notes of a configuration file that extends the pipeline ``textmodel``."""
     file = tmp_path / "my.toml"
     file.write_text('extends = "textmodel"\n' + text)
-    return resolve(load_tree(file=file, overrides=overrides), load_plugins().registry).notes
+    return resolve(
+        load_tree(file=file, overrides=overrides), load_plugins().registry
+    ).notes
 
 
 OWN = """
@@ -34,11 +36,18 @@ def test_a_default_that_every_phase_overrides_is_noted_with_its_place(tmp_path):
 def test_a_default_of_another_type_is_noted(tmp_path):
     """Keys of a type that no phase has mean nothing."""
     types = OWN.replace("lr = 1e-3", 'type = "sgd"\nlr = 1e-3')
-    found = notes(tmp_path, f'[defaults.optimizer]\ntype = "adamw"\nbetas = [0.9, 0.9]\n{types}')
-    assert [n.split()[0] for n in found] == ["defaults.optimizer.type", "defaults.optimizer.betas"]
+    found = notes(
+        tmp_path, f'[defaults.optimizer]\ntype = "adamw"\nbetas = [0.9, 0.9]\n{types}'
+    )
+    assert [n.split()[0] for n in found] == [
+        "defaults.optimizer.type",
+        "defaults.optimizer.betas",
+    ]
 
 
-@pytest.mark.parametrize("override", ["defaults.optimizer.lr=1e-5", "defaults.gate.min-gain=false"])
+@pytest.mark.parametrize(
+    "override", ["defaults.optimizer.lr=1e-5", "defaults.gate.min-gain=false"]
+)
 def test_set_counts_as_given(tmp_path, override):
     """A default of --set is noted where it has no effect, and only there."""
     found = notes(tmp_path, OWN, override)

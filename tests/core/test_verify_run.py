@@ -25,7 +25,9 @@ def test_a_sound_run_has_no_findings(finished_run):
     """Every file is looked at, and nothing is found."""
     found = audit(finished_run)
     assert (found.sound, found.findings) == (True, [])
-    assert found.covered == {str(p.relative_to(finished_run)) for p in files_of(finished_run)}
+    assert found.covered == {
+        str(p.relative_to(finished_run)) for p in files_of(finished_run)
+    }
 
 
 def test_what_plugins_write_for_themselves_is_not_verified(run):
@@ -71,9 +73,9 @@ def test_a_missing_file_is_found_and_named(run):
         data = path.read_bytes()
         path.unlink()
         found = audit(run)
-        assert str(path.relative_to(run)) in {f.path for f in found.findings if not f.harmless}, (
-            path
-        )
+        assert str(path.relative_to(run)) in {
+            f.path for f in found.findings if not f.harmless
+        }, path
         path.write_bytes(data)
 
 

@@ -29,7 +29,13 @@ def mgk_register_specs(registry):
 @hookimpl(wrapper=True)
 def mgk_build_model(spec, device):
     result = yield
-    note("mgk_build_model", spec=spec, device=device, result=result, training=result.model.training)
+    note(
+        "mgk_build_model",
+        spec=spec,
+        device=device,
+        result=result,
+        training=result.model.training,
+    )
     return result
 
 
@@ -44,7 +50,13 @@ def mgk_load_data(spec, bundle):
 def mgk_attach_adapter(model, spec, name):
     frozen_base = not any(p.requires_grad for p in model.parameters())
     result = yield
-    note("mgk_attach_adapter", spec=spec, name=name, frozen_base=frozen_base, result=result)
+    note(
+        "mgk_attach_adapter",
+        spec=spec,
+        name=name,
+        frozen_base=frozen_base,
+        result=result,
+    )
     return result
 
 
@@ -75,7 +87,12 @@ def mgk_loss_terms(ctx):
 @hookimpl(wrapper=True)
 def mgk_make_step(ctx):
     result = yield
-    note("mgk_make_step", phase=ctx.phase.phase.name, terms=ctx.named_terms, result=result)
+    note(
+        "mgk_make_step",
+        phase=ctx.phase.phase.name,
+        terms=ctx.named_terms,
+        result=result,
+    )
     return result
 
 
@@ -139,7 +156,8 @@ def mgk_gate(ctx, before, after):
     if not ctx.phase.of(RefuseOnceSpec):
         return None
     return Verdict(
-        accept=not first, refusals=(Refusal("refuse-once", "the first one"),) if first else ()
+        accept=not first,
+        refusals=(Refusal("refuse-once", "the first one"),) if first else (),
     )
 
 

@@ -53,7 +53,10 @@ def test_python_is_a_program_and_may_stand_inside_another(blocks, tmp_path):
     (tmp_path / "docs" / "snippets" / "around.py").write_text(
         "x = 2\n# HERE\nassert x == 3\n", encoding="utf-8"
     )
-    assert run(blocks, tmp_path, "<!-- run inside=around.py -->\n```python\nx += 1\n```\n") == 1
+    assert (
+        run(blocks, tmp_path, "<!-- run inside=around.py -->\n```python\nx += 1\n```\n")
+        == 1
+    )
     with pytest.raises(blocks.BlockError, match="AssertionError"):
         run(blocks, tmp_path, "<!-- run inside=around.py -->\n```python\nx += 2\n```\n")
 

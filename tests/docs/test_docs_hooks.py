@@ -44,7 +44,9 @@ def seen(tmp_path_factory):
     shutil.copy(Path(__file__).with_name("recorder.py"), site / "mgk_recorder.py")
     info = site / "mgk_recorder-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mgk-recorder\nVersion: 1.0\n")
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: mgk-recorder\nVersion: 1.0\n"
+    )
     (info / "entry_points.txt").write_text("[mgk.plugins]\nrecorder = mgk_recorder\n")
     sys.path.insert(0, str(site))
     importlib.invalidate_caches()
@@ -167,7 +169,9 @@ def test_hook_phase_exit(seen):
 def test_hook_recorded(seen):
     """It is called when a phase's line of the journal is on disk, and once when the run has finished."""
     assert seen.of("mgk_recorded", "phase") == [*PHASES, ""]
-    last = [json.loads(text.splitlines()[-1]) for text in seen.of("mgk_recorded", "journal")]
+    last = [
+        json.loads(text.splitlines()[-1]) for text in seen.of("mgk_recorded", "journal")
+    ]
     assert [line.get("phase") for line in last] == [*PHASES, None]
     assert [line["event"] for line in last] == ["phase_exit"] * 3 + ["finished"]
 
@@ -185,7 +189,9 @@ def test_hook_evaluate(seen):
     assert len(names) == 3 * (
         1 + 4
     )  # three probes; row 0, two proposals of phase 0, one of each other phase
-    assert all(isinstance(s, Score) and s.n == 16 for s in seen.of("mgk_evaluate", "result"))
+    assert all(
+        isinstance(s, Score) and s.n == 16 for s in seen.of("mgk_evaluate", "result")
+    )
 
 
 def test_hook_propose_merge(seen):

@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        f"docs_{name}", ROOT / "docs" / f"{name}.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -25,7 +27,9 @@ def load(name):
 blocks = load("blocks")
 PAGES = [pytest.param(p, id=str(p.relative_to(ROOT))) for p in blocks.pages()]
 FAST = [
-    p for p in PAGES if any(b.action == "run" and not b.slow for b in blocks.blocks(p.values[0]))
+    p
+    for p in PAGES
+    if any(b.action == "run" and not b.slow for b in blocks.blocks(p.values[0]))
 ]
 SLOW = [p for p in PAGES if any(b.slow for b in blocks.blocks(p.values[0]))]
 
@@ -44,7 +48,9 @@ def test_every_block_of_code_is_run_or_says_why_not(page):
                 f"{block}: mark this block: run, file NAME, or not run: REASON"
             )
         if block.action == "not":
-            assert len(block.mark) > len("not run: ") + 8, f"{block}: say why it is not run"
+            assert len(block.mark) > len("not run: ") + 8, (
+                f"{block}: say why it is not run"
+            )
 
 
 @pytest.mark.parametrize("page", FAST)
@@ -72,7 +78,9 @@ def test_charts_show_the_figures_of_the_benchmarks():
     """Each chart is what docs/charts.py draws from the tables of docs/benchmarks.md."""
     charts = load("charts")
     for name, draw in charts.CHARTS.items():
-        assert (charts.PICTURES / name).read_text("utf-8") == draw(), "run: python docs/charts.py"
+        assert (charts.PICTURES / name).read_text("utf-8") == draw(), (
+            "run: python docs/charts.py"
+        )
 
 
 def test_architecture_names_each_module_of_the_core_once():
@@ -82,7 +90,8 @@ def test_architecture_names_each_module_of_the_core_once():
     for section in text.partition("## Every module of the core")[2].split("### ")[1:]:
         room = section.split("\n", 1)[0].strip()
         listed += [
-            f"{room}/{name}" for name in re.findall(r"^\| `(\S+\.py)`", section, re.MULTILINE)
+            f"{room}/{name}"
+            for name in re.findall(r"^\| `(\S+\.py)`", section, re.MULTILINE)
         ]
     core = ROOT / "mgk_core"
     files = [p.relative_to(core).as_posix() for p in core.glob("*/**/*.py")]
@@ -108,7 +117,9 @@ def keys_by_slot():
     found = {}
     for section in text.split("\n### ")[1:]:
         slot = re.match(r"\w+", section)[0]
-        found.setdefault(slot, set()).update(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+        found.setdefault(slot, set()).update(
+            re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+        )
     return found
 
 
@@ -143,7 +154,10 @@ def anchors(page):
 def test_every_link_to_a_file_leads_somewhere(page):
     """Relative links name files and headings that exist."""
     text = re.sub(
-        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+        r"^```.*?^```$",
+        "",
+        page.read_text(encoding="utf-8"),
+        flags=re.MULTILINE | re.DOTALL,
     )
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in target:
@@ -157,22 +171,35 @@ def test_every_link_to_a_file_leads_somewhere(page):
 
 def test_every_file_of_a_run_is_on_its_page(tmp_path):
     """A run with everything that writes files writes none that the run directory's page does not name."""
-    settings = {f"phases.{p}.train.steps": 2 for p in ("plain_text", "medical_dictionary", "mcq")}
-    settings |= {"defaults.data.items": 8, "run.threads": 1, "defaults.gate.min-gain": False}
+    settings = {
+        f"phases.{p}.train.steps": 2
+        for p in ("plain_text", "medical_dictionary", "mcq")
+    }
+    settings |= {
+        "defaults.data.items": 8,
+        "run.threads": 1,
+        "defaults.gate.min-gain": False,
+    }
     settings |= {
         "defaults.retention": {"drift-guard": {}, "covariance-merge": {}},
         "defaults.train.checkpoint_steps": 1,
     }
     run = run_pipeline("textmodel", out=tmp_path / "run", overrides=settings).directory
     page = (ROOT / "docs/reference/run-directory.md").read_text(encoding="utf-8")
-    named = [n.replace("N-NAME", "*") for n in re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)]
+    named = [
+        n.replace("N-NAME", "*")
+        for n in re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)
+    ]
     for path in run.rglob("*"):
         name = path.relative_to(run).as_posix()
         known = any(
-            fnmatch.fnmatch(name, n) or (n.endswith("/") and fnmatch.fnmatch(name, f"{n}*"))
+            fnmatch.fnmatch(name, n)
+            or (n.endswith("/") and fnmatch.fnmatch(name, f"{n}*"))
             for n in named
         )
-        assert path.is_dir() or known, f"docs/reference/run-directory.md does not name {name}"
+        assert path.is_dir() or known, (
+            f"docs/reference/run-directory.md does not name {name}"
+        )
 
 
 def test_every_page_is_in_the_navigation():

@@ -132,5 +132,7 @@ def test_a_pipeline_runs_with_both(fresh, tmp_path):
     assert [(p["phase"], p["result"]) for p in ledger["phases"]] == [
         ("plain_text", "committed"), ("dictionary", "committed"), ("drug_safety", "committed"), ("mcq", "committed"),
     ]  # fmt: skip
-    adapter = tmp_path / "run" / "phases" / "2-drug_safety" / "adapter" / "state.safetensors"
+    adapter = (
+        tmp_path / "run" / "phases" / "2-drug_safety" / "adapter" / "state.safetensors"
+    )
     assert b"projections/a" in adapter.read_bytes()[:200_000]

@@ -35,7 +35,14 @@ def test_the_harness_counts_what_the_probe_counts(tmp_path):
     }
     environment["HF_HOME"] = str(tmp_path / "hf")
     sets = [part for value in SETS for part in ("--set", value)]
-    mgk = [str(Path(sys.executable).with_name("mgk")), "run", "--out", "run", "--quiet", *sets]
+    mgk = [
+        str(Path(sys.executable).with_name("mgk")),
+        "run",
+        "--out",
+        "run",
+        "--quiet",
+        *sets,
+    ]
     subprocess.run(mgk, cwd=tmp_path, env=environment, check=True, timeout=600)
     folder = str(files("mgk_phases") / "lm_eval")
     harness = [
@@ -43,12 +50,17 @@ def test_the_harness_counts_what_the_probe_counts(tmp_path):
         "--include_path", folder, "--tasks", TASK, "--device", "cpu", "--batch_size", "8", "--output_path", "out",
     ]  # fmt: skip
     subprocess.run(harness, cwd=tmp_path, env=environment, check=True, timeout=900)
-    found = json.loads(next((tmp_path / "out").rglob("results_*.json")).read_text())["results"][
-        TASK
-    ]["acc,none"]
-    row = json.loads((tmp_path / "run" / "phases" / "0-mcq" / "scores.json").read_text())
+    found = json.loads(next((tmp_path / "out").rglob("results_*.json")).read_text())[
+        "results"
+    ][TASK]["acc,none"]
+    row = json.loads(
+        (tmp_path / "run" / "phases" / "0-mcq" / "scores.json").read_text()
+    )
     probe = next(s for s in _scores(row) if s["probe"] == "mcq-accuracy")
-    assert (round(found * 120), probe["n"]) == (round(probe["extra"]["accuracy_whole"] * 120), 120)
+    assert (round(found * 120), probe["n"]) == (
+        round(probe["extra"]["accuracy_whole"] * 120),
+        120,
+    )
 
 
 def _scores(tree):

@@ -40,7 +40,8 @@ AVOID = {
     r"as (they|it) takes? it": "measured on",
 }
 RULES = {
-    re.compile(rf"\b({pattern})\b", re.IGNORECASE): better for pattern, better in AVOID.items()
+    re.compile(rf"\b({pattern})\b", re.IGNORECASE): better
+    for pattern, better in AVOID.items()
 }
 RULES[re.compile(r"(?<![\w.)\]/])[+−±~≤≥<>-]?\.\d+\b(?!\.\d)")] = "a leading zero: 0.98"
 RULES[re.compile("‥")] = "words"
@@ -87,14 +88,21 @@ def prose(page):
 def sentences(path):
     """Yield (line number, string) of each string of a module that has a space in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and " " in node.value
+        ):
             yield node.lineno, node.value
 
 
 def in_pages(pages):
     """Return the findings of some pages."""
     return [
-        f for p in pages for n, line in prose(p) for f in check(line, f"{p.relative_to(ROOT)}:{n}")
+        f
+        for p in pages
+        for n, line in prose(p)
+        for f in check(line, f"{p.relative_to(ROOT)}:{n}")
     ]
 
 
@@ -109,8 +117,14 @@ def in_modules(folder):
 
 def folders():
     """Return every folder whose strings people read, as names below the root."""
-    rooms = [f"mgk_core/{p.name}" for p in sorted((ROOT / "mgk_core").iterdir()) if p.is_dir()]
-    plugins = [f"plugins/{p.name}" for p in sorted((ROOT / "plugins").iterdir()) if p.is_dir()]
+    rooms = [
+        f"mgk_core/{p.name}"
+        for p in sorted((ROOT / "mgk_core").iterdir())
+        if p.is_dir()
+    ]
+    plugins = [
+        f"plugins/{p.name}" for p in sorted((ROOT / "plugins").iterdir()) if p.is_dir()
+    ]
     names = ["cli", "mgk", "phases", "benchmarks", "examples", "docs", *rooms, *plugins]
     return [name for name in names if not name.endswith("__pycache__")]
 
@@ -125,7 +139,9 @@ def test_the_pages_at_the_root():
 def test_a_folder(name, request):
     """Messages, help texts, docstrings and pages of one folder."""
     if name in PENDING:
-        request.applymarker(pytest.mark.xfail(reason="its wording is being revised", strict=False))
+        request.applymarker(
+            pytest.mark.xfail(reason="its wording is being revised", strict=False)
+        )
     found = in_modules(ROOT / name)
     assert not found, f"{len(found)} in {name}:\n" + "\n".join(map(str, found))
 

@@ -63,7 +63,10 @@ def settings(**more):
         for p in PHASES
         if "PHASE" in k
     ]
-    return [f"{k}={v}" for k, v in [*each, *((k, v) for k, v in table.items() if "PHASE" not in k)]]
+    return [
+        f"{k}={v}"
+        for k, v in [*each, *((k, v) for k, v in table.items() if "PHASE" not in k)]
+    ]
 
 
 class Server:
@@ -138,14 +141,20 @@ def metrics(run):
     lines = (run / "metrics.jsonl").read_text().splitlines()
     events = (json.loads(line) for line in lines)
     return [
-        {k: v for k, v in e.items() if k not in VOLATILE} for e in events if e["event"] != "time"
+        {k: v for k, v in e.items() if k not in VOLATILE}
+        for e in events
+        if e["event"] != "time"
     ]
 
 
 def ended_alike(run, reference):
     """Assert that a run ended as the reference did: ledger byte for byte, metrics, no leftovers, whole journal."""
-    assert (run / "ledger.json").read_bytes() == (reference / "ledger.json").read_bytes()
-    assert (run / "retention.json").read_bytes() == (reference / "retention.json").read_bytes()
+    assert (run / "ledger.json").read_bytes() == (
+        reference / "ledger.json"
+    ).read_bytes()
+    assert (run / "retention.json").read_bytes() == (
+        reference / "retention.json"
+    ).read_bytes()
     assert metrics(run) == metrics(reference)
     left = [
         str(p)
@@ -215,7 +224,9 @@ def plugin(tmp_path):
         folder = folder or tmp_path / f"site-{next(count)}"
         info = folder / "zz_faulty-1.2.dist-info"
         info.mkdir(parents=True, exist_ok=True)
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zz-faulty\nVersion: 1.2\n")
+        (info / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: zz-faulty\nVersion: 1.2\n"
+        )
         points = "[mgk.plugins]\nzz-faulty = zz_faulty\n[mgk.always]\nzz-faulty = zz_faulty\n"
         (info / "entry_points.txt").write_text(points)
         (folder / "zz_faulty.py").write_text(source)

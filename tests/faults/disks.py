@@ -12,7 +12,15 @@ from pathlib import Path
 
 from mgk_core.record.disk import Disk
 
-OPERATIONS = ("produce", "append", "sync", "rename", "remove", "make_folder", "truncate")
+OPERATIONS = (
+    "produce",
+    "append",
+    "sync",
+    "rename",
+    "remove",
+    "make_folder",
+    "truncate",
+)
 
 
 class Counting(Disk):
@@ -73,7 +81,9 @@ class Killing(Counting):
 
 
 def _files(path: Path) -> Iterator[Path]:
-    yield from (p for p in (path, *path.rglob("*")) if p.is_file()) if path.exists() else ()
+    yield from (
+        (p for p in (path, *path.rglob("*")) if p.is_file()) if path.exists() else ()
+    )
 
 
 class Full(Counting):
@@ -85,7 +95,9 @@ class Full(Counting):
 
     def before(self, name: str, paths: tuple[Path, ...]) -> None:
         """Remember how large an appended file was."""
-        self._size = paths[0].stat().st_size if name == "append" and paths[0].exists() else 0
+        self._size = (
+            paths[0].stat().st_size if name == "append" and paths[0].exists() else 0
+        )
 
     def after(self, name: str, paths: tuple[Path, ...]) -> None:
         """Take the written bytes from what is left; cut what did not fit."""
@@ -96,7 +108,10 @@ class Full(Counting):
             self.room -= written
             if self.room < 0:
                 # What append cuts off again itself when the system fails it.
-                os.truncate(path, self._size if name == "append" else max(0, written + self.room))
+                os.truncate(
+                    path,
+                    self._size if name == "append" else max(0, written + self.room),
+                )
                 raise OSError(self.error, os.strerror(self.error), str(path))
 
 
@@ -132,7 +147,9 @@ class Forgetting(Counting):
         self.contents: dict[int, bytes] = {}
         self.entries: dict[int, dict[str, int]] = {}
         self.folders: set[int] = set()
-        self.graves = out / "graves"  # hard links, so that no inode number is used twice
+        self.graves = (
+            out / "graves"
+        )  # hard links, so that no inode number is used twice
         self.graves.mkdir(parents=True)
 
     def before(self, name: str, paths: tuple[Path, ...]) -> None:
@@ -151,12 +168,16 @@ class Forgetting(Counting):
         if name in {"append", "truncate"}:
             self.contents[path.stat().st_ino] = path.read_bytes()
         elif name == "sync" and path.is_dir():
-            self.entries[path.stat().st_ino] = {p.name: p.stat().st_ino for p in path.iterdir()}
+            self.entries[path.stat().st_ino] = {
+                p.name: p.stat().st_ino for p in path.iterdir()
+            }
             self.folders |= {p.stat().st_ino for p in path.iterdir() if p.is_dir()}
         elif name == "sync":
             self.contents[path.stat().st_ino] = path.read_bytes()
         elif name == "make_folder":
-            self.entries[path.stat().st_ino] = {}  # a new folder may have an old one's number
+            self.entries[
+                path.stat().st_ino
+            ] = {}  # a new folder may have an old one's number
         if self.count in self.at:
             target = self.out / f"after-{self.count}"
             self._leave(self.root, self.root.stat().st_ino, target)
@@ -182,7 +203,10 @@ class Forgetting(Counting):
             else {}
         )
         for name, path in present.items():
-            if durable.get(name) != path.stat().st_ino and self.random.random() < self.keep:
+            if (
+                durable.get(name) != path.stat().st_ino
+                and self.random.random() < self.keep
+            ):
                 durable[name] = path.stat().st_ino
         for name in list(durable):
             if name not in present and self.random.random() < self.keep:
@@ -196,7 +220,11 @@ class Forgetting(Counting):
 
     def _content(self, path: Path, number: int) -> bytes:
         synced = self.contents.get(number, b"")
-        if path.is_file() and path.stat().st_ino == number and self.random.random() < self.keep:
+        if (
+            path.is_file()
+            and path.stat().st_ino == number
+            and self.random.random() < self.keep
+        ):
             return path.read_bytes()
         return synced
 
@@ -212,4 +240,6 @@ class Negligent(Forgetting):
         """Do nothing."""
         self.count += 1
         if self.count in self.at:
-            self._leave(self.root, self.root.stat().st_ino, self.out / f"after-{self.count}")
+            self._leave(
+                self.root, self.root.stat().st_ino, self.out / f"after-{self.count}"
+            )

@@ -106,13 +106,18 @@ def _be_child(request: dict[str, Any], scratch: Path) -> None:
             torch.cuda.set_per_process_memory_fraction(room / whole)
         said["ledger"] = _work(request, disk, told)
     except MgkError as error:
-        said |= {"error": type(error).__name__, "code": error.exit_code, "message": str(error)}
+        said |= {
+            "error": type(error).__name__,
+            "code": error.exit_code,
+            "message": str(error),
+        }
     except BaseException as error:  # noqa: BLE001 - a fault: the test must see it
         traceback.print_exc()
         said |= {"error": type(error).__name__, "code": 99, "message": str(error)}
     for name in request.get("limits", {}):
         resource.setrlimit(
-            getattr(resource, name), (resource.getrlimit(getattr(resource, name))[1],) * 2
+            getattr(resource, name),
+            (resource.getrlimit(getattr(resource, name))[1],) * 2,
         )
     if isinstance(disk, disks.Counting):
         said |= {"count": disk.count, "names": disk.names}
@@ -127,7 +132,10 @@ def _limit(name: str, value: int) -> None:
     """Set a soft limit; of memory, above what the process has already."""
     kind = getattr(resource, name)
     if name == "RLIMIT_AS":
-        value += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        value += (
+            int(Path("/proc/self/statm").read_text().split()[0])
+            * resource.getpagesize()
+        )
     resource.setrlimit(kind, (value, resource.getrlimit(kind)[1]))
 
 
@@ -144,16 +152,28 @@ def _work(request: dict[str, Any], disk: Disk, told: list[dict[str, Any]]) -> st
         told.append(dict(event))
         number = request.get("signal_at", {}).get(event["event"])
         named = request.get("signal_part") in {None, event.get("part")}
-        if number is not None and named and event.get("step", 0) >= request.get("signal_step", 0):
+        if (
+            number is not None
+            and named
+            and event.get("step", 0) >= request.get("signal_step", 0)
+        ):
             os.kill(os.getpid(), number)
 
-    options: dict[str, Any] = {"sink": sink, "disk": disk, "until": request.get("until")}
+    options: dict[str, Any] = {
+        "sink": sink,
+        "disk": disk,
+        "until": request.get("until"),
+    }
     options |= {k: request[k] for k in ("minutes", "auto_batch") if k in request}
     if request["do"] == "run":
         config = request.get("config")
         pipeline = None if config else "textmodel"
         result = run_pipeline(
-            pipeline, out=out, config=config, overrides=request.get("set", []), **options
+            pipeline,
+            out=out,
+            config=config,
+            overrides=request.get("set", []),
+            **options,
         )
     elif request["do"] == "resume":
         result = resume_run(out, accept=request.get("accept", ()), **options)
@@ -172,7 +192,9 @@ def _work(request: dict[str, Any], disk: Disk, told: list[dict[str, Any]]) -> st
 def save_base(out: Path) -> str:
     """Write a small language model as a user's own directory."""
     hooks = Hooks(load_plugins())
-    spec = structure_spec(hooks.plugins.registry, "base", {"type": "hf", "id": "tiny-gemma"})
+    spec = structure_spec(
+        hooks.plugins.registry, "base", {"type": "hf", "id": "tiny-gemma"}
+    )
     hooks.build_model(spec, torch.device("cpu")).save(out)
     return str(out)
 

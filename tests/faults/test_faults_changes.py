@@ -66,7 +66,12 @@ def edit(run, old, new):
 
 
 CHANGES = [
-    ("lr = 0.0003", "lr = 0.0004", "config.phases.mcq.optimizer.lr", "was 0.0003, is 0.0004"),
+    (
+        "lr = 0.0003",
+        "lr = 0.0004",
+        "config.phases.mcq.optimizer.lr",
+        "was 0.0003, is 0.0004",
+    ),
     ("\nsteps = 5", "\nsteps = 4", "config.phases.mcq.train.steps", "was 5, is 4"),
     ("seed = 13", "seed = 14", "data.mcq", "was "),
     ("threads = 1", "threads = 2", "environment.threads", "was 1, is 2"),
@@ -75,14 +80,18 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "key", "values"), CHANGES, ids=[c[2] for c in CHANGES])
+@pytest.mark.parametrize(
+    ("old", "new", "key", "values"), CHANGES, ids=[c[2] for c in CHANGES]
+)
 def test_a_change_is_refused_with_both_values(server, stopped, old, new, key, values):
     """Configuration, data, threads, base, plugins: each is named, with what it was and what it is."""
     before = (stopped / "journal.jsonl").read_bytes()
     edit(stopped, old, new)
     answer = server.resume(stopped)
     assert answer["code"] == 2, answer
-    line = next(x for x in answer["message"].splitlines() if x.strip().startswith(f"{key}: was"))
+    line = next(
+        x for x in answer["message"].splitlines() if x.strip().startswith(f"{key}: was")
+    )
     assert values in line
     assert "--accept-change" in answer["message"]
     assert (stopped / "journal.jsonl").read_bytes() == before
@@ -96,13 +105,19 @@ def test_an_accepted_change_goes_on_and_is_recorded(server, stopped):
     answer = server.resume(stopped, accept=[key])
     assert "config.phases.mcq.train.steps: was 5, is 4" in answer["message"]
     assert key not in answer["message"]
-    answer = server.resume(stopped, accept=["config.phases.mcq"], until="medical_dictionary")
+    answer = server.resume(
+        stopped, accept=["config.phases.mcq"], until="medical_dictionary"
+    )
     assert answer["code"] == 0, answer["message"]
     assert any(
-        f"accepted change: {key}: was 0.0003, is 0.0004" in e["text"] for e in answer["told"]
+        f"accepted change: {key}: was 0.0003, is 0.0004" in e["text"]
+        for e in answer["told"]
     )
     event = open_journal(Store(stopped)).last("accepted")
-    assert [c.split(":")[0] for c in event["changes"]] == [key, "config.phases.mcq.train.steps"]
+    assert [c.split(":")[0] for c in event["changes"]] == [
+        key,
+        "config.phases.mcq.train.steps",
+    ]
     assert server.resume(stopped)["code"] == 0
 
 
@@ -125,7 +140,12 @@ def test_changed_data_is_found_by_digest_or_by_loss(server, places, plugin, tell
     run, path = next(places), plugin(f"TELL = {tell}\n" + ROWS)
     scale = path / "scale"
     scale.write_text("1.0")
-    assert server.run(run, path=[str(path)], signal_at={"dev": int(signal.SIGTERM)})["code"] == 130
+    assert (
+        server.run(run, path=[str(path)], signal_at={"dev": int(signal.SIGTERM)})[
+            "code"
+        ]
+        == 130
+    )
     scale.write_text("3.0")
     answer = server.resume(run, path=[str(path)])
     assert answer["code"] == 2
@@ -133,9 +153,14 @@ def test_changed_data_is_found_by_digest_or_by_loss(server, places, plugin, tell
         assert "data.medical_dictionary: was " in answer["message"]
         answer = server.resume(run, path=[str(path)], accept=["data"])
         assert answer["code"] == 0, answer["message"]
-        assert any("after the change that was accepted" in e["text"] for e in answer["told"])
+        assert any(
+            "after the change that was accepted" in e["text"] for e in answer["told"]
+        )
     else:
-        assert "cannot continue reproducibly: the next batch's loss was" in answer["message"]
+        assert (
+            "cannot continue reproducibly: the next batch's loss was"
+            in answer["message"]
+        )
         scale.write_text("1.0")
         assert server.resume(run, path=[str(path)])["code"] == 0
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-OFTEN = {"defaults__train__checkpoint_steps": "1000", "defaults__train__checkpoint_minutes": "1e-9"}
+OFTEN = {
+    "defaults__train__checkpoint_steps": "1000",
+    "defaults__train__checkpoint_minutes": "1e-9",
+}
 SELDOM = OFTEN | {"defaults__train__checkpoint_minutes": "60.0"}
 
 
@@ -25,7 +28,10 @@ def names(run, phase):
         (SELDOM, [3]),
         (
             SELDOM
-            | {"defaults__train__checkpoint_steps": "1", "defaults__train__keep_checkpoints": "1"},
+            | {
+                "defaults__train__checkpoint_steps": "1",
+                "defaults__train__keep_checkpoints": "1",
+            },
             [3],
         ),
     ],
@@ -53,8 +59,15 @@ def test_the_best_step_is_kept_beside_the_last(server, whole, go_on, same_end, p
         run, settings=settings, signal_at={"dev": int(signal.SIGTERM)}, signal_step=4
     )
     assert answer["code"] == 130, answer
-    folder = run / "phases/1-medical_dictionary/checkpoint" / names(run, "1-medical_dictionary")[-1]
-    best, last = load_file(folder / "best.safetensors"), load_file(folder / "adapter.safetensors")
+    folder = (
+        run
+        / "phases/1-medical_dictionary/checkpoint"
+        / names(run, "1-medical_dictionary")[-1]
+    )
+    best, last = (
+        load_file(folder / "best.safetensors"),
+        load_file(folder / "adapter.safetensors"),
+    )
     assert best.keys() == last.keys()
     assert not all(torch.equal(best[k], last[k]) for k in best)
     go_on(run)

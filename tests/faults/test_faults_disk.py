@@ -22,7 +22,9 @@ def test_a_full_disk_is_told_and_mended(server, whole, go_on, same_end, places, 
     """Disk full at any byte: which file, what to do; nothing half-written; resumable."""
     run = next(places)
     answer = server.run(run, disk={"kind": "Full", "room": room})
-    assert_told(answer, "cannot be written: No space left on device; free some space", str(run))
+    assert_told(
+        answer, "cannot be written: No space left on device; free some space", str(run)
+    )
     assert not list(run.rglob(".tmp-*"))
     go_on(run)
     same_end(run, whole[0])
@@ -52,7 +54,9 @@ def test_a_file_system_that_is_full_or_read_only(server, whole, go_on, same_end,
     place, remount = small
     run = place / "run"
     assert_told(
-        server.run(run), "cannot be written: No space left on device; free some space", str(run)
+        server.run(run),
+        "cannot be written: No space left on device; free some space",
+        str(run),
     )
     assert not list(run.rglob(".tmp-*"))
     assert_told(server.resume(run), "No space left on device")
@@ -61,7 +65,8 @@ def test_a_file_system_that_is_full_or_read_only(server, whole, go_on, same_end,
     same_end(run, whole[0])
     remount("ro")
     assert_told(
-        server.run(place / "other"), "Read-only file system; choose a directory that can be written"
+        server.run(place / "other"),
+        "Read-only file system; choose a directory that can be written",
     )
     assert_told(server.resume(run), "Read-only file system")
     remount("rw")
@@ -77,10 +82,14 @@ def test_a_file_system_that_is_full_or_read_only(server, whole, go_on, same_end,
     ],
 )
 @pytest.mark.parametrize("at", [1, 40, 90])
-def test_a_disk_that_refuses_is_told(server, whole, go_on, same_end, places, number, mend, at):
+def test_a_disk_that_refuses_is_told(
+    server, whole, go_on, same_end, places, number, mend, at
+):
     """Read-only, quota, no rights, broken device, from the first write or later on."""
     run = next(places)
-    answer = server.run(run, disk={"kind": "Forbidding", "names": ALL, "error": number, "at": at})
+    answer = server.run(
+        run, disk={"kind": "Forbidding", "names": ALL, "error": number, "at": at}
+    )
     assert_told(answer, mend)
     go_on(run)
     same_end(run, whole[0])

@@ -16,7 +16,9 @@ def stopped(server, shelf):
     server.run(run, disk={"kind": "Killing", "at": 163, "when": "after"})
     (run / ".lock").unlink()
     names = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()}
-    assert any(n.startswith("phases/1-medical_dictionary/checkpoint/step-") for n in names)
+    assert any(
+        n.startswith("phases/1-medical_dictionary/checkpoint/step-") for n in names
+    )
     assert "phases/0-plain_text/adapter/state.safetensors" in names
     return run
 
@@ -27,7 +29,11 @@ def flipped(data):
     return data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :]
 
 
-DAMAGES = {"flipped": flipped, "halved": lambda d: d[: len(d) // 2], "emptied": lambda _: b""}
+DAMAGES = {
+    "flipped": flipped,
+    "halved": lambda d: d[: len(d) // 2],
+    "emptied": lambda _: b"",
+}
 
 HOW = {"whole": "finished", "stopped": "stopped"}
 
@@ -47,10 +53,16 @@ def damaged(run, copy, name, damage):
 
 
 @pytest.mark.parametrize(
-    "damage", ["flipped", *(pytest.param(d, marks=pytest.mark.slow) for d in ("halved", "emptied"))]
+    "damage",
+    [
+        "flipped",
+        *(pytest.param(d, marks=pytest.mark.slow) for d in ("halved", "emptied")),
+    ],
 )
 @pytest.mark.parametrize("which", ["whole", "stopped"])
-def test_every_file_is_found(server, whole, stopped, same_end, places, counted, which, damage):
+def test_every_file_is_found(
+    server, whole, stopped, same_end, places, counted, which, damage
+):
     """Verification names the file; resume refuses and names it, leaves it out and says so, or has no use for it."""
     run = stopped if which == "stopped" else whole[0]
     names = every(run)
@@ -88,9 +100,9 @@ def test_a_damaged_checkpoint_is_left_out_and_the_end_is_the_same(
             path.write_bytes(flipped(path.read_bytes()))
         answer = server.resume(run)
         assert answer["code"] == 0, answer["message"]
-        assert sum("is damaged and was left out" in e["text"] for e in answer["told"]) == len(
-            victims
-        )
+        assert sum(
+            "is damaged and was left out" in e["text"] for e in answer["told"]
+        ) == len(victims)
         same_end(run, whole[0])
 
 

@@ -17,7 +17,9 @@ ENDLESS = ["phases.mcq.train.steps=1000000", "phases.mcq.train.checkpoint_steps=
 def taken_away(run, elsewhere, moment, overrides, *, command="run"):
     """Take the directory away at the first event that ``moment`` knows; return (exit code, what was said)."""
     settings = [x for value in ["run.threads=1", *overrides] for x in ("--set", value)]
-    given = ["textmodel", "--out", str(run), *settings] if command == "run" else [str(run)]
+    given = (
+        ["textmodel", "--out", str(run), *settings] if command == "run" else [str(run)]
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "mgk_cli", command, *given, "--json"], text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -64,7 +66,12 @@ def test_a_moved_run_goes_on_from_where_it_is(tmp_path):
         run,
         moved,
         trains_last,
-        ["phases.mcq.train.steps=20000", "phases.mcq.train.checkpoint_steps=500", gate, *few],
+        [
+            "phases.mcq.train.steps=20000",
+            "phases.mcq.train.checkpoint_steps=500",
+            gate,
+            *few,
+        ],
     )
     code, said = taken_away(moved, run, trains_last, [], command="resume")
     assert code == 3

@@ -64,10 +64,17 @@ def test_killed_again_while_it_goes_on(server, whole, go_on, same_end, places):
     """A resumed run may be killed as well, again and again, and still ends in the same bits."""
     reference, operated = whole
     draw, run = random.Random(1), next(places)
-    server.run(run, disk={"kind": "Killing", "at": operated["count"] // 4, "when": "after"})
+    server.run(
+        run, disk={"kind": "Killing", "at": operated["count"] // 4, "when": "after"}
+    )
     for _ in range(4):
         server.resume(
-            run, disk={"kind": "Killing", "at": draw.randint(5, 40), "when": draw.choice(WHEN)}
+            run,
+            disk={
+                "kind": "Killing",
+                "at": draw.randint(5, 40),
+                "when": draw.choice(WHEN),
+            },
         )
     go_on(run)
     same_end(run, reference)
@@ -84,8 +91,12 @@ def test_a_fork_that_is_killed_goes_on(server, whole, go_on, places):
         answer = server("phase", run, of=str(reference), phase="mcq", disk=killing)
         assert answer["signal"] == signal.SIGKILL
         go_on(run)
-        ledgers = [json.loads((d / "ledger.json").read_text()) for d in (run, reference)]
-        for ledger in ledgers:  # the card's configuration has each value's source, here a run.toml
+        ledgers = [
+            json.loads((d / "ledger.json").read_text()) for d in (run, reference)
+        ]
+        for ledger in (
+            ledgers
+        ):  # the card's configuration has each value's source, here a run.toml
             assert ledger["files"].pop("model/mgk-run.toml")
         assert ledgers[0] == ledgers[1]
 
@@ -100,7 +111,9 @@ def test_a_stale_lock_is_recognised(server, places):
     assert not (run / ".lock").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]
+)
 def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(
     server, whole, go_on, same_end, places, number
 ):
@@ -114,7 +127,8 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(
     assert (run / "phases/0-plain_text/checkpoint/step-00000003/state.json").exists()
     answer = go_on(run)
     assert any(
-        "resumed after step 3 of 7; the next batch's loss is" in e["text"] for e in answer["told"]
+        "resumed after step 3 of 7; the next batch's loss is" in e["text"]
+        for e in answer["told"]
     )
     same_end(run, whole[0])
 
@@ -130,7 +144,9 @@ def test_time_that_is_up_finishes_the_step_and_leaves_a_checkpoint(
         minutes = part * operated["seconds"] / 60
         answer = (server.resume if begun else server.run)(run, minutes=minutes)
         codes.append(answer["code"])
-        assert answer["code"] == 0 or f"Resume with: mgk resume {run}" in answer["message"]
+        assert (
+            answer["code"] == 0 or f"Resume with: mgk resume {run}" in answer["message"]
+        )
     assert codes[0] == 130
     go_on(run)
     same_end(run, reference)
@@ -139,7 +155,9 @@ def test_time_that_is_up_finishes_the_step_and_leaves_a_checkpoint(
 def test_a_signal_while_the_base_is_scored(server, whole, go_on, same_end, places):
     """Between two probes of row 0: stopped there, and scored again by the resumed run."""
     run = next(places)
-    answer = server.run(run, signal_at={"part": int(signal.SIGTERM)}, signal_part="evaluation")
+    answer = server.run(
+        run, signal_at={"part": int(signal.SIGTERM)}, signal_part="evaluation"
+    )
     assert answer["code"] == 130
     assert "stopped while the untouched base was scored" in answer["message"]
     go_on(run)
@@ -149,7 +167,9 @@ def test_a_signal_while_the_base_is_scored(server, whole, go_on, same_end, place
 def test_a_hang_up_that_was_ignored_stays_ignored(server, whole, same_end, places):
     """Under nohup a closed terminal does not end the run."""
     run = next(places)
-    answer = server.run(run, signal_at={"step": int(signal.SIGHUP)}, ignore=[int(signal.SIGHUP)])
+    answer = server.run(
+        run, signal_at={"step": int(signal.SIGHUP)}, ignore=[int(signal.SIGHUP)]
+    )
     assert answer["code"] == 0, answer["message"]
     same_end(run, whole[0])
 

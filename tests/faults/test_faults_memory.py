@@ -25,7 +25,9 @@ ROOM = 160 * 2**20
 def test_a_step_that_does_not_fit_is_told(server, places):
     """RLIMIT_AS, the real thing: step, phase, examples, bytes, and which key to lower; resumable after that."""
     run = next(places)
-    answer = server.run(run, settings=WIDE, limits={"RLIMIT_AS": ROOM}, until="plain_text")
+    answer = server.run(
+        run, settings=WIDE, limits={"RLIMIT_AS": ROOM}, until="plain_text"
+    )
     assert answer["code"] == 3, answer
     message = answer["message"]
     assert re.search(
@@ -36,11 +38,17 @@ def test_a_step_that_does_not_fit_is_told(server, places):
     assert "'mgk resume RUN --auto-batch'" in message
     assert "or lower phases.plain_text.train.micro_batch" in message
     config = run / "run.toml"
-    config.write_text(config.read_text().replace("micro_batch = 4096", "micro_batch = 256"))
+    config.write_text(
+        config.read_text().replace("micro_batch = 4096", "micro_batch = 256")
+    )
     refused = server.resume(run, until="plain_text")
-    assert "config.phases.plain_text.train.micro_batch: was 4096, is 256" in refused["message"]
+    assert (
+        "config.phases.plain_text.train.micro_batch: was 4096, is 256"
+        in refused["message"]
+    )
     keys = [
-        f"config.phases.{p}.train.micro_batch" for p in ("plain_text", "medical_dictionary", "mcq")
+        f"config.phases.{p}.train.micro_batch"
+        for p in ("plain_text", "medical_dictionary", "mcq")
     ]
     assert server.resume(run, until="plain_text", accept=keys)["code"] == 0
 
@@ -57,7 +65,9 @@ def test_auto_batch_halves_until_it_fits(server, places):
         tell=["note", "step"],
     )
     assert answer["code"] == 0, answer["message"]
-    halved = [e for e in open_journal(Store(tight)).events if e["event"] == "auto_batch"]
+    halved = [
+        e for e in open_journal(Store(tight)).events if e["event"] == "auto_batch"
+    ]
     sizes = [e["micro_batch"] for e in halved]
     assert sizes == [4096 >> (i + 1) for i in range(len(sizes))]
     assert len(sizes) >= 1
@@ -66,17 +76,23 @@ def test_auto_batch_halves_until_it_fits(server, places):
         for e in answer["told"]
     )
     whole = server.run(free, settings=settings, until="plain_text", tell=["step"])
-    losses = [[e["loss"] for e in a["told"] if e["event"] == "step"] for a in (answer, whole)]
+    losses = [
+        [e["loss"] for e in a["told"] if e["event"] == "step"] for a in (answer, whole)
+    ]
     # Sums of 4096 positive terms in another order: at most n·eps apart, relatively.
     assert all(abs(a - b) <= 4096 * 2**-23 * b for a, b in zip(*losses, strict=True))
-    assert [e for e in open_journal(Store(free)).events if e["event"] == "auto_batch"] == []
+    assert [
+        e for e in open_journal(Store(free)).events if e["event"] == "auto_batch"
+    ] == []
 
 
 def test_a_run_that_did_not_fit_goes_on_in_smaller_parts(server, places):
     """`mgk resume --auto-batch` is the mend that the message names: run.toml stays, the halving is on record."""
     run = next(places)
     limits = {"RLIMIT_AS": ROOM}
-    assert server.run(run, settings=WIDE, limits=limits, until="plain_text")["code"] == 3
+    assert (
+        server.run(run, settings=WIDE, limits=limits, until="plain_text")["code"] == 3
+    )
     before = (run / "run.toml").read_bytes()
     assert server.resume(run, limits=limits, until="plain_text")["code"] == 3
     answer = server.resume(run, limits=limits, until="plain_text", auto_batch=True)
@@ -93,7 +109,8 @@ def test_a_step_that_does_not_fit_on_the_device(server, places):
     answer = server.run(run, settings=settings, cuda_room=ROOM, until="plain_text")
     assert answer["code"] == 3, answer
     assert re.search(
-        r"out of memory in step 1 of phase 'plain_text', with 4096 examples", answer["message"]
+        r"out of memory in step 1 of phase 'plain_text', with 4096 examples",
+        answer["message"],
     )
     assert "tried to allocate" in answer["message"]
     answer = server.resume(run, cuda_room=ROOM, until="plain_text", auto_batch=True)

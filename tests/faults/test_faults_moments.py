@@ -16,11 +16,17 @@ KILLS = "kills resumed with equal digests"
 
 def numbers_of(whole, name):
     """Return the numbers of the operations on one path, counted from 1, of a run that nothing stopped."""
-    return [n for n, done in enumerate(whole[1]["names"], 1) if done.split(" ", 1)[1] == name]
+    return [
+        n
+        for n, done in enumerate(whole[1]["names"], 1)
+        if done.split(" ", 1)[1] == name
+    ]
 
 
 @pytest.mark.parametrize("event", ["part", "evaluation"])
-def test_killed_during_the_baseline(server, whole, go_on, same_end, places, counted, event):
+def test_killed_during_the_baseline(
+    server, whole, go_on, same_end, places, counted, event
+):
     """Before the first probe is scored and before its scores are committed: the baseline is scored again."""
     count = counted(KILLS, 1, "during the baseline")
     run = next(places)
@@ -34,7 +40,9 @@ def test_killed_during_the_baseline(server, whole, go_on, same_end, places, coun
 
 
 @pytest.mark.slow
-def test_killed_while_the_model_is_written(server, whole, go_on, same_end, places, counted):
+def test_killed_while_the_model_is_written(
+    server, whole, go_on, same_end, places, counted
+):
     """At every operation on model/: it is never there in part, and the resumed run ends in the same bits."""
     wanted = sorted({*numbers_of(whole, ".tmp-model"), *numbers_of(whole, "model")})
     assert len(wanted) >= 3
@@ -54,7 +62,9 @@ def test_killed_while_the_model_is_written(server, whole, go_on, same_end, place
         count.right += 1
 
 
-def test_a_disk_that_fills_while_the_model_is_written(server, whole, go_on, same_end, places):
+def test_a_disk_that_fills_while_the_model_is_written(
+    server, whole, go_on, same_end, places
+):
     """Every phase is committed already: the message names model/, and resume only writes it."""
     produced = [n for n in whole[1]["names"] if n.startswith("produce ")]
     at = produced.index("produce .tmp-model") + 1

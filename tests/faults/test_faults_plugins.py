@@ -8,7 +8,12 @@ import pytest
 
 from mgk_core.contract import hookspecs
 
-NEVER_BEGAN = ("mgk_register_specs", "mgk_build_model", "mgk_load_data", "mgk_attach_adapter")
+NEVER_BEGAN = (
+    "mgk_register_specs",
+    "mgk_build_model",
+    "mgk_load_data",
+    "mgk_attach_adapter",
+)
 RECOVERING = {
     "defaults__gate": "{}",
     "phases__mcq__gate__min-gain": "{to_floor = 1.0}",
@@ -31,7 +36,9 @@ def {hook}({arguments}):
 
 
 @pytest.mark.parametrize("hook", hookspecs.spec_names())
-def test_a_plugin_that_raises_is_named(server, whole, same_end, places, plugin, counted, hook):
+def test_a_plugin_that_raises_is_named(
+    server, whole, same_end, places, plugin, counted, hook
+):
     """Plugin, distribution, hook and reason are told; the run is resumable once the plugin is gone."""
     run, path = next(places), plugin(raising(hook))
     count = counted("plugins that raise, named", 1)

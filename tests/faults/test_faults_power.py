@@ -35,7 +35,9 @@ def test_what_was_not_synced_may_be_lost(
     }
     answer = server.run(run, disk=disk)
     assert answer["code"] == 0, answer["message"]
-    states = sorted(left.glob("after-*"), key=lambda p: int(p.name.removeprefix("after-")))
+    states = sorted(
+        left.glob("after-*"), key=lambda p: int(p.name.removeprefix("after-"))
+    )
     assert len(states) == len(at)
     kind = "power failures resumed with equal digests"
     count = counted(kind, len(states), f"{keep:.0%} of what was not synced survives")

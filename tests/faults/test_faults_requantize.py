@@ -30,7 +30,13 @@ PHASE = """
 [phases.{name}]
 data = {{type = "text", train = "{given}/{name}.jsonl", max_length = 24, test_share = 0.25, probe = "p-{name}"}}
 """
-TRANSITION = ("scores.json", "residual.safetensors", "merge.json", "adapter", "ledger.json")
+TRANSITION = (
+    "scores.json",
+    "residual.safetensors",
+    "merge.json",
+    "adapter",
+    "ledger.json",
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +46,19 @@ def packed(shelf, server):
     folder.mkdir()
     text = CONFIG.format(given=folder)
     for name in ("one", "two", "three"):
-        lines = [json.dumps({"text": f"글 {i} {name}"}, ensure_ascii=False) for i in range(16)]
+        lines = [
+            json.dumps({"text": f"글 {i} {name}"}, ensure_ascii=False)
+            for i in range(16)
+        ]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         text += PHASE.format(given=folder, name=name)
     config = folder / "c.toml"
     config.write_text(text)
     assert server("base", folder / "base")["code"] == 0
     server("warm", shelf / "warm-packed", config=str(config))
-    answer = server("run", shelf / "packed", config=str(config), disk={"kind": "Counting"})
+    answer = server(
+        "run", shelf / "packed", config=str(config), disk={"kind": "Counting"}
+    )
     assert answer["code"] == 0, answer
     return config, shelf / "packed", answer
 

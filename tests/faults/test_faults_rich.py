@@ -26,17 +26,23 @@ def rich(server, shelf):
     return out, answer
 
 
-def test_recoveries_and_transforms_survive_kills(server, rich, same_end, kills, places, counted):
+def test_recoveries_and_transforms_survive_kills(
+    server, rich, same_end, kills, places, counted
+):
     """Refused, trained on, scaled, kept apart, transformed: wherever it is killed, it ends in the same bits."""
     reference, operated = rich
     wanted = max(5, kills // 4)
-    count = counted("kills resumed with equal digests", wanted, "among recoveries and transforms")
+    count = counted(
+        "kills resumed with equal digests", wanted, "among recoveries and transforms"
+    )
     for i in range(wanted):
         run, at = next(places), 1 + int(operated["count"] * (i + 0.5) / wanted)
         disk = {"kind": "Killing", "at": at, "when": ("before", "after", "half")[i % 3]}
         assert server.run(run, settings=RICH, disk=disk)["signal"] == signal.SIGKILL
         answer = (
-            server.resume(run) if (run / "run.toml").exists() else server.run(run, settings=RICH)
+            server.resume(run)
+            if (run / "run.toml").exists()
+            else server.run(run, settings=RICH)
         )
         assert answer["code"] == 0, answer["message"]
         same_end(run, reference)

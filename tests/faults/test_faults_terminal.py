@@ -26,7 +26,12 @@ def test_a_closed_terminal(tmp_path, hang_up):
         for p in ("plain_text", "medical_dictionary")
         for x in ("--set", f"phases.{p}.train.steps=2")
     ]
-    more = ["--set", "phases.mcq.train.steps=3000", "--set", "defaults.train.log_every=1"]
+    more = [
+        "--set",
+        "phases.mcq.train.steps=3000",
+        "--set",
+        "defaults.train.log_every=1",
+    ]
     gate = ["--set", "defaults.gate.min-gain=false", "--set", "run.threads=1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "mgk_cli", "run", "textmodel", "--out", str(run), *few, *more, *gate],

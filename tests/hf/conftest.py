@@ -35,13 +35,19 @@ def family(name, seed=0):
         "gemma3": lambda: tiny_model(VOCABULARY, seed, sliding_window=9),
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**SIZES)),
         "qwen2": lambda: t.Qwen2ForCausalLM(
-            t.Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=9, max_window_layers=1)
+            t.Qwen2Config(
+                **SIZES, use_sliding_window=True, sliding_window=9, max_window_layers=1
+            )
         ),
-        "mistral": lambda: t.MistralForCausalLM(t.MistralConfig(**SIZES, sliding_window=9)),
+        "mistral": lambda: t.MistralForCausalLM(
+            t.MistralConfig(**SIZES, sliding_window=9)
+        ),
         "gpt2": lambda: t.GPT2LMHeadModel(
             t.GPT2Config(vocab_size=VOCABULARY, n_embd=64, n_layer=2, n_head=4)
         ),
-        "granite": lambda: t.GraniteForCausalLM(t.GraniteConfig(**SIZES, logits_scaling=8.0)),
+        "granite": lambda: t.GraniteForCausalLM(
+            t.GraniteConfig(**SIZES, logits_scaling=8.0)
+        ),
         "gemma2": lambda: t.Gemma2ForCausalLM(
             t.Gemma2Config(**SIZES, head_dim=16, sliding_window=9)
         ),
@@ -144,7 +150,9 @@ def run_on(tmp_path):
             "phases.one.data.test": str(tmp_path / "lessons.jsonl"),
             **overrides,
         }
-        run_pipeline(None, out=tmp_path / out, config=tmp_path / "one.toml", overrides=given)
+        run_pipeline(
+            None, out=tmp_path / out, config=tmp_path / "one.toml", overrides=given
+        )
         return tmp_path / out
 
     return run

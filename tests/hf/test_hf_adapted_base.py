@@ -44,7 +44,9 @@ def test_the_base_is_that_of_the_adapter_with_it_merged(adapted):
     assert bundle.preparation["prepared"] != bundle.preparation["base"]
 
 
-def test_a_run_on_it_is_whole_and_is_no_adapter_for_the_bare_base(adapted, run_on, tmp_path):
+def test_a_run_on_it_is_whole_and_is_no_adapter_for_the_bare_base(
+    adapted, run_on, tmp_path
+):
     """RUN/model loads by itself; the chain as an adapter is refused, since nobody can name its base."""
     from transformers import AutoModelForCausalLM
 

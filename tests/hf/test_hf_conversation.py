@@ -73,11 +73,17 @@ def test_prompts_and_exchanges_are_what_the_template_renders(spoken, question, a
     )
     assert answer in tokenizer.decode(learnt(tokens))
     if family.name in OPENS:
-        assert tokenizer.decode(tokens.ids).replace("<think>\n\n</think>\n\n", "", 1) == whole
+        assert (
+            tokenizer.decode(tokens.ids).replace("<think>\n\n</think>\n\n", "", 1)
+            == whole
+        )
     else:
         ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
         assert list(tokens.ids) == ids[: len(tokens.ids)]
-        assert tokenizer.decode(ids[len(tokens.ids) :], skip_special_tokens=True).strip() == ""
+        assert (
+            tokenizer.decode(ids[len(tokens.ids) :], skip_special_tokens=True).strip()
+            == ""
+        )
 
 
 @given(question=TEXT, answers=st.lists(TEXT, min_size=2, max_size=3))
@@ -107,7 +113,9 @@ def test_several_turns_are_learnt_as_they_are_served(spoken):
     [examples] = talk.exchanges([chat])
     said = [talk.read(learnt(e)) for e in examples]
     assert "".join(said).replace(" ", "") == "하나.둘."
-    prompt = tokenizer.apply_chat_template(chat[:3], add_generation_prompt=True, return_dict=False)
+    prompt = tokenizer.apply_chat_template(
+        chat[:3], add_generation_prompt=True, return_dict=False
+    )
     last = examples[-1]
     assert list(last.ids[: len(prompt)]) == prompt
     assert all(label != -100 for label in last.labels[len(prompt) :])
@@ -160,9 +168,13 @@ def test_an_open_block_is_refused_or_settled_by_the_setting(name):
 def test_answers_may_hold_their_own_thinking():
     """thinking = keep: the answer closes the block that the prompt opens; one that does not is refused."""
     talk, tokenizer = conversation("deepseek-r1", "keep")
-    [[tokens]] = talk.exchanges([[user("물음"), assistant("<think>\n까닭</think>\n답")]])
+    [[tokens]] = talk.exchanges(
+        [[user("물음"), assistant("<think>\n까닭</think>\n답")]]
+    )
     assert tokenizer.decode(tokens.ids).count("<think>") == 1
-    assert tokenizer.decode(learnt(tokens), skip_special_tokens=True) == "까닭</think>\n답"
+    assert (
+        tokenizer.decode(learnt(tokens), skip_special_tokens=True) == "까닭</think>\n답"
+    )
     assert talk.read(learnt(tokens)).strip() == "답"
     with pytest.raises(InputError, match="does not close"):
         talk.exchanges([[user("물음"), assistant("답")]])
@@ -191,11 +203,16 @@ def test_thinking_is_off_in_the_saved_template_and_can_be_switched_on(name, tmp_
     talk, tokenizer = conversation(name, "off")
     tokenizer.save_pretrained(tmp_path)
     saved = AutoTokenizer.from_pretrained(tmp_path)
-    prompt = saved.apply_chat_template([user("가")], add_generation_prompt=True, return_dict=False)
+    prompt = saved.apply_chat_template(
+        [user("가")], add_generation_prompt=True, return_dict=False
+    )
     assert prompt == list(talk.prompts([[user("가")]])[0])
     if name.startswith("qwen"):
         on = saved.apply_chat_template(
-            [user("가")], add_generation_prompt=True, tokenize=False, enable_thinking=True
+            [user("가")],
+            add_generation_prompt=True,
+            tokenize=False,
+            enable_thinking=True,
         )
         assert "</think>" not in on
 
@@ -221,7 +238,9 @@ def test_a_date_is_fixed_and_restored(name, monkeypatch):
     assert other.record()["date"] > date
 
 
-@pytest.mark.parametrize("moment", ["%H:%M:%S", "%-d. %-m. %Y", "%A, %B %d (day %j), 100%%"])
+@pytest.mark.parametrize(
+    "moment", ["%H:%M:%S", "%-d. %-m. %Y", "%A, %B %d (day %j), 100%%"]
+)
 def test_any_moment_is_fixed_even_where_its_format_is_computed(moment, monkeypatch):
     """The fixed template prints the run's moment in whatever format, at any later time."""
     template = (
@@ -262,7 +281,9 @@ def test_a_system_message_comes_with_the_base_or_is_folded_or_refused():
     with pytest.raises(InputError, match=r"base\.fold_system = true"):
         conversation("gemma-2", system="짧게.")
     folded, tokenizer = conversation("gemma-2", system="짧게.", fold_system=True)
-    assert "<start_of_turn>user\n짧게.\n\n가" in tokenizer.decode(folded.prompts([[user("가")]])[0])
+    assert "<start_of_turn>user\n짧게.\n\n가" in tokenizer.decode(
+        folded.prompts([[user("가")]])[0]
+    )
 
 
 def test_a_system_message_that_is_demanded_is_named():
@@ -291,7 +312,9 @@ def test_a_base_without_template_gets_one_when_asked_in_turns(name):
     end = family.turn_end if name != "mistral" else family.eos
     [[tokens]] = turns.exchanges([[user("물음"), assistant("답")]])
     assert learnt(tokens)[-1] == tokenizer.convert_tokens_to_ids(end) in turns.stops
-    whole = tokenizer.apply_chat_template([user("물음"), assistant("답")], return_dict=False)
+    whole = tokenizer.apply_chat_template(
+        [user("물음"), assistant("답")], return_dict=False
+    )
     assert list(tokens.ids) == whole[: len(tokens.ids)]
     prompt = talk.prompts([[user("물음")]])[0]
     assert tokens.ids[: len(prompt)] == prompt
@@ -318,10 +341,14 @@ def test_what_is_learnt_is_what_a_template_marks_as_generated():
 
 def test_a_template_that_leaves_messages_out_is_refused():
     """A message that is not in the prompt is named, rather than trained without."""
-    without = BY_NAME["phi-4"].template.replace("in messages", "in messages if m.role != 'system'")
+    without = BY_NAME["phi-4"].template.replace(
+        "in messages", "in messages if m.role != 'system'"
+    )
     tokenizer = tokenizer_of(BY_NAME["phi-4"], without)
     chat = [{"role": "system", "content": "짧게."}, user("첫째?")]
-    with pytest.raises(InputError, match=r"leaves the system message out.*base\.fold_system"):
+    with pytest.raises(
+        InputError, match=r"leaves the system message out.*base\.fold_system"
+    ):
         HfConversation(tokenizer).styled("auto").prompts([chat])
     folded = HfConversation(tokenizer, Settings(fold_system=True)).styled("auto")
     assert "짧게.\n\n첫째?" in tokenizer.decode(folded.prompts([chat])[0])
@@ -334,7 +361,10 @@ def test_a_template_that_leaves_messages_out_is_refused():
         ("{% for m in messages %}{{ m.role }}{% endfor %}", "does not keep the texts"),
         ("{{ 1 // 0 }}", "refuses these messages"),
         ("{% for m in messages %", "refuses these messages"),
-        ("{{ add_generation_prompt }}" + BY_NAME["phi-4"].template, "differently from its prompt"),
+        (
+            "{{ add_generation_prompt }}" + BY_NAME["phi-4"].template,
+            "differently from its prompt",
+        ),
     ],
 )
 def test_a_broken_template_is_refused_with_a_way_on(template, reason):
@@ -358,10 +388,16 @@ def test_tools_and_their_calls_are_rendered_and_learnt():
     )
     tokenizer = tokenizer_of(BY_NAME["phi-4"], template)
     tools = [{"type": "function", "function": {"name": "dose", "parameters": {}}}]
-    calls = [{"type": "function", "function": {"name": "dose", "arguments": {"drug": "a"}}}]
+    calls = [
+        {"type": "function", "function": {"name": "dose", "arguments": {"drug": "a"}}}
+    ]
     ask = user("얼마나?")
     call = {"role": "assistant", "content": "", "tool_calls": json.dumps(calls)}
-    chat = [{**ask, "tools": json.dumps(tools)}, call, {"role": "tool", "content": '"5" mg'}]
+    chat = [
+        {**ask, "tools": json.dumps(tools)},
+        call,
+        {"role": "tool", "content": '"5" mg'},
+    ]
     chat.append(assistant("5 mg입니다."))
     [[tokens]] = HfConversation(tokenizer).styled("auto").exchanges([chat])
     told = [ask, {**call, "tool_calls": calls}, *chat[2:]]
@@ -385,7 +421,9 @@ def test_of_several_templates_the_default_one_is_used_and_fixed(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     saved = AutoTokenizer.from_pretrained(tmp_path)
     assert saved.chat_template["rag"] == "{{ messages }}"
-    served = saved.apply_chat_template([user("가")], add_generation_prompt=True, return_dict=False)
+    served = saved.apply_chat_template(
+        [user("가")], add_generation_prompt=True, return_dict=False
+    )
     assert served == list(talk.prompts([[user("가")]])[0])
     tokenizer.chat_template = {"rag": "{{ messages }}"}
     assert not HfConversation(tokenizer).styled("auto").chat

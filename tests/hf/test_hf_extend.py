@@ -48,20 +48,32 @@ def test_words_that_stand_most_often_in_most_pieces_are_chosen(base):
     chosen = choose(texts, tokenizer, 2)
     assert set(chosen) == {" 당뇨병", " 인슐린"}
     assert choose(texts, tokenizer, 50)[:2] == chosen
-    assert " 당뇨" not in choose(texts, tokenizer, 50)  # all that it could save is saved
+    assert " 당뇨" not in choose(
+        texts, tokenizer, 50
+    )  # all that it could save is saved
 
 
 def test_choosing_takes_what_saves_most_at_each_step(base):
     """The greedy choice equals one that computes every gain anew, from texts cut before and after."""
     _, tokenizer = base
-    size = lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0  # noqa: E731
+
+    def size(text):
+        return (
+            len(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0
+        )
+
     words = Counter(w for t in CORPUS for w in re.findall(r" ?[가-힣]{2,}", t))
     starts = Counter()
     for word, n in words.items():
-        starts.update({word[:k]: n for k in range(2 + word.startswith(" "), len(word) + 1)})
+        starts.update(
+            {word[:k]: n for k in range(2 + word.startswith(" "), len(word) + 1)}
+        )
     often = [c for c, n in sorted(starts.items()) if n >= 3]
     saved = {
-        (c, w): size(w) - 1 - size(w[len(c) :]) for c in often for w in words if w.startswith(c)
+        (c, w): size(w) - 1 - size(w[len(c) :])
+        for c in often
+        for w in words
+        if w.startswith(c)
     }
     best, expected = dict.fromkeys(words, 0), []
     for _ in range(4):
@@ -102,7 +114,9 @@ def test_new_rows_begin_as_the_mean_of_their_pieces(base, tied):
 def test_texts_are_cut_into_fewer_tokens_and_come_back(base):
     """The tokens saved are those counted; with particles and blanks around them texts decode unchanged."""
     model, tokenizer = base
-    before = sum(len(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in CORPUS)
+    before = sum(
+        len(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in CORPUS
+    )
     made = extend(model, tokenizer, choose(CORPUS, tokenizer, 3), CORPUS)
     ids = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in CORPUS]
     assert (made.before, made.after) == (before, sum(map(len, ids)))
@@ -138,13 +152,19 @@ def test_only_the_new_rows_are_trained(base, policy):
         [tokenizer.bos_token_id, *tokenizer(t, add_special_tokens=False)["input_ids"]]
         for t in CORPUS
     ]
-    first = train_rows(network, sequences, start=made.start, count=3, steps=1, lr=1e-12, seed=0)
-    last = train_rows(network, sequences, start=made.start, count=3, steps=30, lr=2e-2, seed=0)
+    first = train_rows(
+        network, sequences, start=made.start, count=3, steps=1, lr=1e-12, seed=0
+    )
+    last = train_rows(
+        network, sequences, start=made.start, count=3, steps=30, lr=2e-2, seed=0
+    )
     assert last < first - 0.05
     for name, tensor in model.state_dict().items():
         table = tensor.shape[0] == made.start + 3
         kept = tensor[: made.start] if table else tensor
-        assert torch.equal(kept, before[name][: made.start] if table else before[name]), name
+        assert torch.equal(
+            kept, before[name][: made.start] if table else before[name]
+        ), name
     assert not any(p.requires_grad for p in model.parameters())
     assert type(model.get_input_embeddings()).__name__.startswith("Adapted") is False
 
@@ -156,10 +176,18 @@ def test_training_is_the_same_twice(base):
         tokenizer = tiny_tokenizer(["가나다라 마바사", "the heart pumps"], SIZE)
         model = tiny_model(len(tokenizer)).requires_grad_(requires_grad=False).eval()
         made = extend(model, tokenizer, ["당뇨병"])
-        sequences = [[2, *tokenizer(t, add_special_tokens=False)["input_ids"]] for t in CORPUS]
+        sequences = [
+            [2, *tokenizer(t, add_special_tokens=False)["input_ids"]] for t in CORPUS
+        ]
         state = torch.get_rng_state()
         train_rows(
-            take_apart(model), sequences, start=made.start, count=1, steps=3, lr=1e-2, seed=1
+            take_apart(model),
+            sequences,
+            start=made.start,
+            count=1,
+            steps=3,
+            lr=1e-2,
+            seed=1,
         )
         assert torch.equal(torch.get_rng_state(), state)
         digests.append(tensor_digest(model.get_input_embeddings().weight))
@@ -172,7 +200,13 @@ def test_texts_without_a_new_token_teach_nothing(base):
     made = extend(model, tokenizer, ["당뇨병"])
     with pytest.raises(InputError, match="no text holds a new token"):
         train_rows(
-            take_apart(model), [[2, 5, 6]], start=made.start, count=1, steps=1, lr=1e-2, seed=0
+            take_apart(model),
+            [[2, 5, 6]],
+            start=made.start,
+            count=1,
+            steps=1,
+            lr=1e-2,
+            seed=0,
         )
 
 
@@ -196,12 +230,22 @@ def test_a_base_is_prepared_before_its_first_use(tmp_path):
         base_digest(plain.model),
         base_digest(bundle.model),
     )
-    assert (entry["tokens"], entry["first_id"], entry["steps"]) == (3, len(plain.tokenizer), 2)
+    assert (entry["tokens"], entry["first_id"], entry["steps"]) == (
+        3,
+        len(plain.tokenizer),
+        2,
+    )
     assert entry["corpus_tokens"]["after"] < entry["corpus_tokens"]["before"]
-    assert bundle.notes[0].startswith("3 tokens added to the vocabulary; the corpus takes")
+    assert bundle.notes[0].startswith(
+        "3 tokens added to the vocabulary; the corpus takes"
+    )
     bundle.save(tmp_path / "model")
     again = build(HfSpec(type="hf", id=str(tmp_path / "model")), torch.device("cpu"))
-    assert again.tokenizer("심근경색", add_special_tokens=False)["input_ids"] == [entry["first_id"]]
+    assert again.tokenizer("심근경색", add_special_tokens=False)["input_ids"] == [
+        entry["first_id"]
+    ]
     assert base_digest(again.model) == entry["prepared"]
-    other = build(evolve(spec, new_tokens_steps=2, new_tokens_lr=1e-2), torch.device("cpu"))
+    other = build(
+        evolve(spec, new_tokens_steps=2, new_tokens_lr=1e-2), torch.device("cpu")
+    )
     assert other.preparation["prepared"] != entry["prepared"]

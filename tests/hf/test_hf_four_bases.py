@@ -102,7 +102,9 @@ def write_base(multimodal_config):
 
 def train(base, tmp_path):
     """Run one phase that learns the pairs by heart; returns the run's directory."""
-    rows = [json.dumps({"ko": k, "en": e}, ensure_ascii=False) for e, k in PAIRS.items()]
+    rows = [
+        json.dumps({"ko": k, "en": e}, ensure_ascii=False) for e, k in PAIRS.items()
+    ]
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("\n".join(rows), encoding="utf-8")
     config = tmp_path / "run.toml"
@@ -126,7 +128,9 @@ def answers(model, tokenizer, **settings):
     found = []
     for question in QUESTIONS:
         asked = prompt_of(tokenizer, question)
-        made = model.eval().generate(**asked, do_sample=False, max_new_tokens=TOKENS, **settings)
+        made = model.eval().generate(
+            **asked, do_sample=False, max_new_tokens=TOKENS, **settings
+        )
         new = made[0, asked["input_ids"].shape[1] :]
         found.append(tokenizer.decode(new, skip_special_tokens=True).strip())
     return found

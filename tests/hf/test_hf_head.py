@@ -33,7 +33,8 @@ def reference(linear, hidden, labels, softcap=None, scale=1.0):
 def bound(linear, hidden):
     """What fp32 may lose in a logit: √D roundings of products of this size, a few times over."""
     size = float(
-        hidden.detach().norm(dim=1).max() * linear.weight.detach().float().norm(dim=1).max()
+        hidden.detach().norm(dim=1).max()
+        * linear.weight.detach().float().norm(dim=1).max()
     )
     return 8 * torch.finfo(torch.float32).eps * size * D**0.5
 
@@ -70,7 +71,9 @@ def test_trainable_head_takes_the_plain_path():
     linear.requires_grad_(requires_grad=True)
     head = Head(linear)
     assert not head.fast
-    got = torch.autograd.grad(head.nll(hidden, labels), [hidden, linear.weight, linear.bias])
+    got = torch.autograd.grad(
+        head.nll(hidden, labels), [hidden, linear.weight, linear.bias]
+    )
     expected = torch.autograd.grad(
         reference(linear, hidden, labels), [hidden, linear.weight, linear.bias]
     )

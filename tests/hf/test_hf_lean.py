@@ -18,7 +18,11 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.randn(width) * 0.1, requires_grad=False)
 
     def forward(self, x):
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * (1 + self.weight)
+        return (
+            x
+            * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+            * (1 + self.weight)
+        )
 
 
 class Scaled(Norm):
@@ -31,7 +35,9 @@ class Scaled(Norm):
 class Gated(nn.Module):
     def __init__(self, act, width=64, inner=160):
         super().__init__()
-        self.gate_proj, self.up_proj = (nn.Linear(width, inner, bias=False) for _ in range(2))
+        self.gate_proj, self.up_proj = (
+            nn.Linear(width, inner, bias=False) for _ in range(2)
+        )
         self.down_proj, self.act_fn = nn.Linear(inner, width, bias=False), act
 
     def forward(self, x):
@@ -56,11 +62,15 @@ def test_a_lean_module_computes_what_it_replaces(make):
     assert make_lean(nn.Sequential(module))
     assert isinstance(module, (LeanNorm, LeanGated))
     for mine, theirs in zip(gradient(module, x), before, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+        torch.testing.assert_close(
+            mine, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max())
+        )
 
 
 @pytest.mark.parametrize(
-    "module", [Scaled(), Gated(nn.SiLU()), Gated(nn.GELU())], ids=["scaled", "silu", "erf"]
+    "module",
+    [Scaled(), Gated(nn.SiLU()), Gated(nn.GELU())],
+    ids=["scaled", "silu", "erf"],
 )
 def test_a_module_that_computes_something_else_is_left_alone(module):
     """Modules are taken by what they compute, not by the names of their attributes."""
@@ -72,7 +82,9 @@ def test_a_module_that_computes_something_else_is_left_alone(module):
 def test_narrow_activations_take_half_the_bytes_and_round_the_gradient_only():
     """The value is the same to the bit; the gradient differs, by bf16's rounding."""
     torch.manual_seed(0)
-    net = nn.Sequential(*(m for _ in range(4) for m in (nn.Linear(128, 128), nn.Tanh())))
+    net = nn.Sequential(
+        *(m for _ in range(4) for m in (nn.Linear(128, 128), nn.Tanh()))
+    )
     x = torch.randn(512, 128)
 
     def gradients():

@@ -35,7 +35,14 @@ def encoders():
 
     bert = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
             "intermediate_size": 48}  # fmt: skip
-    t5 = {"vocab_size": 320, "d_model": 32, "d_ff": 48, "num_layers": 1, "num_heads": 2, "d_kv": 16}
+    t5 = {
+        "vocab_size": 320,
+        "d_model": 32,
+        "d_ff": 48,
+        "num_layers": 1,
+        "num_heads": 2,
+        "d_kv": 16,
+    }
     bart = {"vocab_size": 320, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1,
             "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 48,
             "decoder_ffn_dim": 48}  # fmt: skip
@@ -43,13 +50,19 @@ def encoders():
         "BERT": lambda: t.BertForMaskedLM(t.BertConfig(**bert)),
         "RoBERTa": lambda: t.RobertaForMaskedLM(t.RobertaConfig(**bert)),
         "ELECTRA": lambda: t.ElectraForMaskedLM(t.ElectraConfig(**bert)),
-        "T5": lambda: t.T5ForConditionalGeneration(t.T5Config(decoder_start_token_id=0, **t5)),
+        "T5": lambda: t.T5ForConditionalGeneration(
+            t.T5Config(decoder_start_token_id=0, **t5)
+        ),
         "BART": lambda: t.BartForConditionalGeneration(t.BartConfig(**bart)),
-        "a classifier": lambda: t.LlamaForSequenceClassification(t.LlamaConfig(**SIZES)),
+        "a classifier": lambda: t.LlamaForSequenceClassification(
+            t.LlamaConfig(**SIZES)
+        ),
     }
 
 
-@pytest.mark.parametrize("name", ["BERT", "RoBERTa", "ELECTRA", "T5", "BART", "a classifier"])
+@pytest.mark.parametrize(
+    "name", ["BERT", "RoBERTa", "ELECTRA", "T5", "BART", "a classifier"]
+)
 def test_a_model_that_is_no_decoder_is_named(name, opened):
     """An encoder, an encoder-decoder, a classifier: refused with what was expected instead."""
     with pytest.raises(InputError, match=r"base\.id: .*(expected|cannot be loaded)"):
@@ -66,7 +79,9 @@ def test_weights_that_are_missing_are_not_made_up(opened, saved, tokenizer):
     state = load_file(base / "model.safetensors")
     state.pop("model.layers.1.mlp.up_proj.weight")
     save_file(state, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"1 weights are missing .*layers\.1\.mlp\.up_proj"):
+    with pytest.raises(
+        InputError, match=r"1 weights are missing .*layers\.1\.mlp\.up_proj"
+    ):
         build(HfSpec(type="hf", id=str(base)), CPU)
 
 
@@ -100,10 +115,14 @@ def llama(**changes):
     return t.LlamaForCausalLM(t.LlamaConfig(**{**SIZES, **changes}))
 
 
-def test_tokens_without_a_row_are_noted_and_refused_where_they_are_used(opened, tokenizer):
+def test_tokens_without_a_row_are_noted_and_refused_where_they_are_used(
+    opened, tokenizer
+):
     """Gemma 3 has such a token itself; a template that uses one cannot work at all."""
     bundle = opened(llama(), grown(tokenizer, ["<image>"]))
-    assert "1 tokens beyond the embedding's 320 rows (<image>)" in " ".join(bundle.notes)
+    assert "1 tokens beyond the embedding's 320 rows (<image>)" in " ".join(
+        bundle.notes
+    )
     with pytest.raises(InputError, match=r"token '<image>' has id 320"):
         bundle.pack([Tokens((2, 320), (2, 320))])
     with pytest.raises(InputError, match=r"token '<image>' has id 320"):
@@ -120,7 +139,9 @@ def test_more_positions_than_there_are_is_refused(opened):
     config = t.GPT2Config(vocab_size=320, n_embd=32, n_layer=1, n_head=2, n_positions=8)
     bundle = opened(t.GPT2LMHeadModel(config))
     assert bundle.check_items([Tokens(tuple(range(8)), tuple(range(8)))]) == ()
-    with pytest.raises(InputError, match="9 tokens does not fit the base's 8 positions"):
+    with pytest.raises(
+        InputError, match="9 tokens does not fit the base's 8 positions"
+    ):
         bundle.check_items([Tokens(tuple(range(9)), tuple(range(9)))])
     with pytest.raises(InputError, match="8 positions"):
         bundle.check_items([Choice(tuple(range(5)), ((1,), (1, 2, 3, 4)), 0)])

@@ -18,7 +18,10 @@ from mgk_hf.specs import HfSpec
 
 CPU = torch.device("cpu")
 FAMILIES_SAVED = ("gemma3", "llama", "gpt2", "gemma3-multimodal")
-EXAMPLE = [Tokens((2, 50, 60, 70, 80), (-100, -100, 60, 70, 80)), Tokens((2, 90, 91), (2, 90, 91))]
+EXAMPLE = [
+    Tokens((2, 50, 60, 70, 80), (-100, -100, 60, 70, 80)),
+    Tokens((2, 90, 91), (2, 90, 91)),
+]
 
 
 def spec(id_, **options):
@@ -34,7 +37,8 @@ def test_tiny_gemma_is_deterministic():
         build(spec("tiny-gemma", seed=1), CPU),
     )
     weights = [
-        b.model.state_dict()["model.layers.0.mlp.up_proj.weight"] for b in (first, second, other)
+        b.model.state_dict()["model.layers.0.mlp.up_proj.weight"]
+        for b in (first, second, other)
     ]
     assert weights[0].equal(weights[1])
     assert not weights[0].equal(weights[2])
@@ -80,7 +84,10 @@ def test_vocabulary_table_keeps_its_bits(saved):
     where = saved("gemma3", torch.bfloat16)
     mixed, wide = build(spec(where), CPU), build(spec(where), CPU)
     assert mixed.model.get_input_embeddings().weight.dtype == torch.bfloat16
-    assert mixed.model.get_output_embeddings().weight is mixed.model.get_input_embeddings().weight
+    assert (
+        mixed.model.get_output_embeddings().weight
+        is mixed.model.get_input_embeddings().weight
+    )
     assert mixed.model.model.layers[0].mlp.up_proj.weight.dtype == torch.float32
     from transformers import AutoModelForCausalLM
 
@@ -98,9 +105,9 @@ def test_multimodal_adapts_the_language_model_only(saved, tmp_path):
     assert total.isfinite()
     assert count == 5
     bundle.save(tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [
-        "Gemma3ForConditionalGeneration"
-    ]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())[
+        "architectures"
+    ] == ["Gemma3ForConditionalGeneration"]
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
@@ -201,7 +208,11 @@ def test_hub_errors_are_typed():
             InputError,
             "reads no pickles",
         ),
-        (ValueError("please pass trust_remote_code=True"), InputError, "trust_remote_code = true"),
+        (
+            ValueError("please pass trust_remote_code=True"),
+            InputError,
+            "trust_remote_code = true",
+        ),
         (ValueError("whatever"), InputError, "whatever"),
     ]
     for error, kind, said in cases:
@@ -280,16 +291,27 @@ def test_checkpointing_keeps_less_for_the_same_gradients(saved, recwarn, compute
             HfSpec(type="hf", id=saved("gemma3"), checkpointing=on, compute=compute),
             torch.device("cpu"),
         )
-        adapter = mgk.attach(bundle.model, "lora", rank=2, alpha=4, targets=["all-linear"])
+        adapter = mgk.attach(
+            bundle.model, "lora", rank=2, alpha=4, targets=["all-linear"]
+        )
         for number, parameter in enumerate(adapter.parameters()):
             parameter.data.add_(
-                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 0.05
+                torch.randn(
+                    parameter.shape, generator=torch.Generator().manual_seed(number)
+                )
+                * 0.05
             )
         bundle.model.train()
-        with counted({p.untyped_storage().data_ptr() for p in bundle.model.parameters()}) as kept:
+        with counted(
+            {p.untyped_storage().data_ptr() for p in bundle.model.parameters()}
+        ) as kept:
             loss, _ = bundle.loss(bundle.pack([Tokens(ids, ids)]))
         loss.backward()
-        found[on] = sum(kept.values()), loss.detach(), [p.grad for p in adapter.parameters()]
+        found[on] = (
+            sum(kept.values()),
+            loss.detach(),
+            [p.grad for p in adapter.parameters()],
+        )
     assert found[True][0] < 0.5 * found[False][0]
     torch.testing.assert_close(found[True][1], found[False][1], rtol=off / 10, atol=0)
     for mine, whole in zip(found[True][2], found[False][2], strict=True):

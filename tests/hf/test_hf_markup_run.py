@@ -9,7 +9,12 @@ import pytest
 import torch
 from chat_families import BY_NAME, tokenizer_of
 from clocks import Tomorrow
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 from transformers.utils import chat_template_utils
 
 from mgk_core.contract.errors import InputError
@@ -18,7 +23,12 @@ from mgk_core.run.setup import prepare_run
 from mgk_core.tools.chat import ask
 from mgk_core.tools.plan import make_plan
 
-ROWS = (("고혈압", "hypertension"), ("천식", "asthma"), ("통풍", "gout"), ("두통", "headache"))
+ROWS = (
+    ("고혈압", "hypertension"),
+    ("천식", "asthma"),
+    ("통풍", "gout"),
+    ("두통", "headache"),
+)
 PHASE = """
 [phases.{name}]
 adapter = {{ type = "lora", rank = 2, alpha = 4, targets = ["all-linear"] }}
@@ -51,7 +61,9 @@ def start(tmp_path):
         "text": f'type = "text"\ntrain = "{texts}"\ntest = "{texts}"\nlength = 16',
     }
 
-    def run(family, *phases, until=None, base="", template=None, style="auto", plan=False):
+    def run(
+        family, *phases, until=None, base="", template=None, style="auto", plan=False
+    ):
         tokenizer = tokenizer_of(BY_NAME[family], template)
         torch.manual_seed(0)
         config = LlamaConfig(
@@ -63,7 +75,9 @@ def start(tmp_path):
         tokenizer.save_pretrained(tmp_path / "base")
         text = f'name = "t"\nbase = {{ type = "hf", id = "{tmp_path}/base"{base} }}\n'
         for i, kind in enumerate(phases):
-            data = kinds[kind] + (f'\nstyle = "{style}"' if kind == "dictionary" else "")
+            data = kinds[kind] + (
+                f'\nstyle = "{style}"' if kind == "dictionary" else ""
+            )
             text += PHASE.format(name=f"p{i}", data=data)
         (tmp_path / "run.toml").write_text(text, encoding="utf-8")
         if plan:
@@ -80,18 +94,24 @@ def start(tmp_path):
 def test_a_dated_run_resumes_and_answers_on_another_day(start, monkeypatch):
     """The date of the run's start stays in training, in answers and in the saved template."""
     run = start("llama-3.2", "dictionary", "dictionary", until="p0")
-    record = json.loads((run / "base" / "conversation.json").read_text(encoding="utf-8"))
+    record = json.loads(
+        (run / "base" / "conversation.json").read_text(encoding="utf-8")
+    )
     today = dt.date.fromisoformat(record["date"])
     first = ask(run, ["두통은?"], tokens=4)
     monkeypatch.setattr(chat_template_utils, "datetime", Tomorrow)
     assert ask(run, ["두통은?"], tokens=4) == first
     assert resume_run(run).finished
     saved = AutoTokenizer.from_pretrained(run / "model")
-    text = saved.apply_chat_template([{"role": "user", "content": "가"}], tokenize=False)
+    text = saved.apply_chat_template(
+        [{"role": "user", "content": "가"}], tokenize=False
+    )
     assert f"Today Date: {today:%d %b %Y}\n" in text
     again = json.loads((run / "base" / "conversation.json").read_text(encoding="utf-8"))
     assert again == record
-    (run / "base" / "conversation.json").unlink()  # as a run of an earlier version has it
+    (
+        run / "base" / "conversation.json"
+    ).unlink()  # as a run of an earlier version has it
     assert ask(run, ["두통은?"], tokens=4)
 
 
@@ -103,7 +123,9 @@ def test_a_run_that_teaches_no_turns_leaves_the_template_alone(start):
 
 
 @pytest.mark.parametrize("family", ["gemma-3", "mistral"])
-def test_a_base_without_template_is_saved_with_the_one_it_was_trained_with(start, family):
+def test_a_base_without_template_is_saved_with_the_one_it_was_trained_with(
+    start, family
+):
     """style = chat: model/ has a template and its end; ask and transformers answer alike."""
     run = start(family, "dictionary", template="", style="chat")
     saved = AutoTokenizer.from_pretrained(run / "model")
@@ -114,7 +136,9 @@ def test_a_base_without_template_is_saved_with_the_one_it_was_trained_with(start
     )
     end = BY_NAME[family].turn_end
     ends = model.generation_config.eos_token_id
-    assert saved.convert_tokens_to_ids(end) in ([ends] if isinstance(ends, int) else ends)
+    assert saved.convert_tokens_to_ids(end) in (
+        [ends] if isinstance(ends, int) else ends
+    )
     made = model.generate(**ids, do_sample=False, max_new_tokens=6, pad_token_id=0)
     text = saved.decode(made[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
     [answer] = ask(run, [question[0]["content"]], tokens=6)

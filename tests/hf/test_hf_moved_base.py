@@ -31,7 +31,10 @@ def moved(saved, tmp_path):
     one, other = saved("llama"), Path(saved("qwen2"))
     run, now = tmp_path / "run", tmp_path / "elsewhere" / "base"
     run_pipeline(
-        "korean-medical", out=run, until="dictionary", overrides=[*SMALL, f"base.id={one!r}"]
+        "korean-medical",
+        out=run,
+        until="dictionary",
+        overrides=[*SMALL, f"base.id={one!r}"],
     )
     now.parent.mkdir()
     shutil.move(one, now)

@@ -30,7 +30,10 @@ QWEN_VISION = {"depth": 1, "hidden_size": 32, "num_heads": 2, "patch_size": 14, 
 QWEN_TOKENS = {"image_token_id": 310, "video_token_id": 311, "vision_start_token_id": 312,
                "vision_end_token_id": 313}  # fmt: skip
 MROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
-TWO_KINDS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 32}
+TWO_KINDS = {
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 32,
+}
 LINEAR_ATTENTION = {"layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2,
                     "linear_num_value_heads": 2, "linear_key_head_dim": 16,
                     "linear_value_head_dim": 16}  # fmt: skip
@@ -142,7 +145,9 @@ def make(family, config=None):
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = getattr(transformers, f"{family}Config")(**(config or FAMILIES[family]))
+        config = getattr(transformers, f"{family}Config")(
+            **(config or FAMILIES[family])
+        )
         try:
             model = getattr(transformers, f"{family}ForConditionalGeneration")(config)
         except ImportError as error:
@@ -160,7 +165,9 @@ def in_a_tower(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_each_family_runs_and_peft_gives_the_same_logits(family, tmp_path, tokenizer, run_on):
+def test_each_family_runs_and_peft_gives_the_same_logits(
+    family, tmp_path, tokenizer, run_on
+):
     """Run, export, load with PEFT: only the language model has changed, and the logits are the run's."""
     from peft import PeftModel
 
@@ -173,7 +180,9 @@ def test_each_family_runs_and_peft_gives_the_same_logits(family, tmp_path, token
     assert made.outside
     saved = type(original).from_pretrained(run / "model", dtype=torch.float32).eval()
     after = saved.state_dict()
-    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    changed = {
+        name for name, tensor in before.items() if not torch.equal(tensor, after[name])
+    }
     assert changed
     assert not [name for name in changed if in_a_tower(name)]
     base = type(original).from_pretrained(tmp_path / "base", dtype=torch.float32)
@@ -246,7 +255,9 @@ def test_a_phase_adapter_names_its_base(multimodal, run_on):
     assert table["base_model_name_or_path"] == str(multimodal.resolve())
     assert table["task_type"] == "CAUSAL_LM"
     assert not (folder / "adapter.safetensors").exists()
-    assert all("language_model" in name for name in read_tensors(folder / "state.safetensors"))
+    assert all(
+        "language_model" in name for name in read_tensors(folder / "state.safetensors")
+    )
 
 
 def test_a_prefix_model_is_refused(tmp_path, tokenizer):

@@ -6,7 +6,16 @@ import torch
 from mgk_core.contract.bundle import Choice, Tokens
 from mgk_hf.batch import IGNORED, TokenBatch, pack, pad, predictors, split
 
-FAMILIES = ("gemma3", "llama", "qwen2", "mistral", "gpt2", "granite", "gemma2", "gemma3-multimodal")
+FAMILIES = (
+    "gemma3",
+    "llama",
+    "qwen2",
+    "mistral",
+    "gpt2",
+    "granite",
+    "gemma2",
+    "gemma3-multimodal",
+)
 PACKING = tuple(f for f in FAMILIES if f != "gemma2")
 
 
@@ -50,7 +59,9 @@ def test_scores_equal_one_by_one(make_bundle, sequences, name):
     for item, scores in zip(items, bundle.score(items), strict=True):
         for option, logprob in zip(item.options, scores.logprob, strict=True):
             rows = separate(bundle.model, item.prompt + option).log_softmax(-1)
-            expected = sum(float(rows[len(item.prompt) - 1 + i, t]) for i, t in enumerate(option))
+            expected = sum(
+                float(rows[len(item.prompt) - 1 + i, t]) for i, t in enumerate(option)
+            )
             assert logprob == pytest.approx(expected, abs=1e-4)
         assert scores.tokens == tuple(len(o) for o in item.options)
 
@@ -86,7 +97,9 @@ def test_the_largest_group_is_named(make_bundle, sequences):
         [Tokens(s, s) for s in sequences],
         [Choice(s[:6], (s[6:9], s[9:11]), 0) for s in sequences],
     )
-    assert len(bundle.together(examples)) == len(bundle.together(items)) == len(sequences)
+    assert (
+        len(bundle.together(examples)) == len(bundle.together(items)) == len(sequences)
+    )
     bundle.budget = max(len(s) for s in sequences)
     assert bundle.together(examples) == [max(examples, key=lambda e: len(e.ids))]
     bundle.budget = 24
@@ -96,7 +109,9 @@ def test_the_largest_group_is_named(make_bundle, sequences):
 def test_gradients_do_not_depend_on_packing(make_bundle, sequences):
     """The summed loss has the same gradient from a packed row and from padded rows."""
     bundle = make_bundle()
-    weights = [p for n, p in bundle.model.named_parameters() if n.endswith("v_proj.weight")]
+    weights = [
+        p for n, p in bundle.model.named_parameters() if n.endswith("v_proj.weight")
+    ]
     for weight in weights:
         weight.requires_grad_(requires_grad=True)
     labelled = [(s, s) for s in sequences]
@@ -112,7 +127,10 @@ def test_padding_is_never_in_the_loss(make_bundle, sequences, name):
     """More padding, or other tokens in it, change neither loss nor count."""
     bundle = make_bundle(name)
     plain = pad([(s, s) for s in sequences])
-    wide = pad([(s, s) for s in sequences] + [(tuple(range(4, 90)), (IGNORED,) * 86)], pad_id=17)
+    wide = pad(
+        [(s, s) for s in sequences] + [(tuple(range(4, 90)), (IGNORED,) * 86)],
+        pad_id=17,
+    )
     a, b = bundle.loss(plain), bundle.loss(wide)
     assert a[1] == b[1]
     assert a[0].item() == pytest.approx(b[0].item(), rel=1e-5)
@@ -124,7 +142,9 @@ def test_a_segments_first_token_is_never_learnt():
     where, labels = predictors(batch)
     assert where.tolist() == [0, 1, 3]
     assert labels.tolist() == [6, 7, 9]
-    forced = TokenBatch(batch.input_ids, batch.input_ids, batch.position_ids, batch.segment_ids)
+    forced = TokenBatch(
+        batch.input_ids, batch.input_ids, batch.position_ids, batch.segment_ids
+    )
     assert predictors(forced)[1].tolist() == [6, 7, 9]
 
 

@@ -48,7 +48,9 @@ def train(compute, tokenizer, sequences, *, screened=False):
     apply_policy(model, compute, masters=torch.float32)
     torch.manual_seed(1)
     additions = [
-        Addition(m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"
+        Addition(m)
+        for n, m in model.named_modules()
+        if isinstance(m, nn.Linear) and n != "lm_head"
     ]
     network = take_apart(model)
     bundle = HfBundle(
@@ -56,7 +58,9 @@ def train(compute, tokenizer, sequences, *, screened=False):
         tokenizer,
         torch.device("cpu"),
     )
-    optimizer = torch.optim.AdamW([p for a in additions for p in a.parameters()], lr=1e-3)
+    optimizer = torch.optim.AdamW(
+        [p for a in additions for p in a.parameters()], lr=1e-3
+    )
     batch = pack([(s, s) for s in sequences])
     losses = []
     for _ in range(STEPS):
@@ -104,7 +108,11 @@ def test_mixed_linear_uses_its_master_where_it_must():
 def test_a_wide_linear_is_fp32_with_and_without_a_graph(shape, rows, bias):
     """Widened through one buffer or as part of a graph, the product is that of the widened weight."""
     torch.manual_seed(0)
-    linear = nn.Linear(64, rows, bias=bias).to(torch.bfloat16).requires_grad_(requires_grad=False)
+    linear = (
+        nn.Linear(64, rows, bias=bias)
+        .to(torch.bfloat16)
+        .requires_grad_(requires_grad=False)
+    )
     linear.__class__ = WideLinear
     x = torch.randn(shape)
     size = (
@@ -115,7 +123,9 @@ def test_a_wide_linear_is_fp32_with_and_without_a_graph(shape, rows, bias):
     )
     for found in (linear(x), linear(x.clone().requires_grad_())):
         assert found.dtype == torch.float32
-        torch.testing.assert_close(found.detach().double(), wanted, rtol=0, atol=65 * 2**-24 * size)
+        torch.testing.assert_close(
+            found.detach().double(), wanted, rtol=0, atol=65 * 2**-24 * size
+        )
     with torch.no_grad():
         assert linear(x.clone().requires_grad_()).equal(linear(x))
 
@@ -171,9 +181,13 @@ def test_adapters_go_on_converted_modules():
 def test_choice_by_capability(monkeypatch):
     """bf16 products where the CPU has them in hardware, fp32 where it emulates them."""
     for name in ("amx_tile", "avx512_bf16"):
-        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: False, raising=False)
+        monkeypatch.setattr(
+            torch.cpu, f"_is_{name}_supported", lambda: False, raising=False
+        )
     assert best_compute(torch.device("cpu")) == "float32"
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    monkeypatch.setattr(
+        torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False
+    )
     assert best_compute(torch.device("cpu")) == "bfloat16"
     assert best_compute(torch.device("meta")) == "float32"
 
@@ -192,14 +206,18 @@ def test_screening_is_chosen_for_large_tables_only(monkeypatch):
     screen.largest_activation.cache_clear()
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="limits an x86 instruction set")
+@pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="limits an x86 instruction set"
+)
 def test_activations_have_seven_bits_where_products_saturate():
     """In a process limited to AVX2 pairs of products saturate with eight bits, and not with seven."""
-    code = (
-        "from mgk_hf.cpu.screen import _right, largest_activation as top; print(top(), _right(63))"
-    )
+    code = "from mgk_hf.cpu.screen import _right, largest_activation as top; print(top(), _right(63))"
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout in ("63 True\n", "127 True\n")  # 127: AVX2 with VNNI

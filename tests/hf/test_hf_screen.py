@@ -127,5 +127,9 @@ def test_logits_are_never_screened(setup):
     """What merges are verified with is exact whatever the head is."""
     linear, hidden, _, screen = setup
     with torch.no_grad():
-        assert Head(linear).logits(hidden).equal(Head(linear, screen=screen).logits(hidden))
+        assert (
+            Head(linear)
+            .logits(hidden)
+            .equal(Head(linear, screen=screen).logits(hidden))
+        )
     assert not any(p.requires_grad for p in linear.parameters())

@@ -7,7 +7,12 @@ import json
 import pytest
 import torch
 from chat_families import FAMILIES, tokenizer_of
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from mgk_hf.chat_template import Settings
 from mgk_hf.conversation import HfConversation
@@ -16,7 +21,13 @@ from mgk_hf.specs import HfSpec
 
 CPU = torch.device("cpu")
 QUESTION = [{"role": "user", "content": "두통은 무엇입니까?"}]
-OWN = {"do_sample": True, "repetition_penalty": 1.8, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
+OWN = {
+    "do_sample": True,
+    "repetition_penalty": 1.8,
+    "temperature": 0.7,
+    "top_p": 0.8,
+    "top_k": 20,
+}
 """What a base's generation configuration may hold beside its stop tokens."""
 
 
@@ -56,7 +67,9 @@ def test_answers_are_those_of_generate_on_the_saved_model(family, tmp_path):
     """Prompt, answer and its end agree; penalties for sampling do not act; every end stops."""
     base, saved = tmp_path / "base", tmp_path / "model"
     model, tokenizer = base_of(family, base)
-    ends = tokenizer.convert_tokens_to_ids(list(family.ends)) or [tokenizer.eos_token_id]
+    ends = tokenizer.convert_tokens_to_ids(list(family.ends)) or [
+        tokenizer.eos_token_id
+    ]
     thinking = "off" if family.name == "deepseek-r1" else "auto"
     talk = HfConversation(tokenizer, Settings(thinking)).styled("chat")
     prompt = talk.prompts([QUESTION])[0]
@@ -64,7 +77,9 @@ def test_answers_are_those_of_generate_on_the_saved_model(family, tmp_path):
     stop = next(t for i, t in enumerate(free) if i and t not in free[:i])
     write_generation(base, [*ends, stop])
 
-    spec = HfSpec(type="hf", id=str(base), compute="float32", head="exact", thinking=thinking)
+    spec = HfSpec(
+        type="hf", id=str(base), compute="float32", head="exact", thinking=thinking
+    )
     bundle = build(spec, CPU)
     talk = bundle.conversation.styled("chat")
     answer = bundle.generate(talk.prompts([QUESTION]), max_new_tokens=12)[0]
@@ -77,7 +92,9 @@ def test_answers_are_those_of_generate_on_the_saved_model(family, tmp_path):
         QUESTION, add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )
     assert asked["input_ids"][0].tolist() == list(prompt)
-    made = served.generate(**asked, do_sample=False, repetition_penalty=1.0, max_new_tokens=12)
+    made = served.generate(
+        **asked, do_sample=False, repetition_penalty=1.0, max_new_tokens=12
+    )
     assert made[0, len(prompt) :].tolist() == [*answer, stop]
     listed = json.loads((saved / "generation_config.json").read_text(encoding="utf-8"))
     assert set(listed["eos_token_id"]) == set(talk.stops)

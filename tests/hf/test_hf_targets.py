@@ -14,7 +14,9 @@ def experts():
     """Return a tiny mixture of experts."""
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-    config = Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
+    config = Qwen3MoeConfig(
+        **SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24
+    )
     return Qwen3MoeForCausalLM(config)
 
 
@@ -23,7 +25,9 @@ def test_experts_that_are_left_out_are_reported_with_the_way_to_them(experts):
     adapter = mgk.attach(experts, "lora", rank=2, targets=["all-linear"])
     assert not [name for name in adapter.targets() if "experts" in name]
     (note,) = adapter.notes
-    stacks = [p for n, p in experts.named_parameters() if "experts" in n and p.dim() == 3]
+    stacks = [
+        p for n, p in experts.named_parameters() if "experts" in n and p.dim() == 3
+    ]
     assert f"{sum(p.numel() for p in stacks):,} of" in note
     assert "*.experts.gate_up_proj" in note
     assert "*.experts.down_proj" in note

@@ -33,8 +33,12 @@ def opened(saved, around):
     """Return ``opened(kind)``: a packed base with an adapter that has learnt something, and a batch."""
 
     def make(kind):
-        bundle = build(HfSpec(type="hf", id=str(saved("llama")), quantize=kind, dtype=around), CPU)
-        adapter = mgk.attach(bundle.model, "lora", rank=3, alpha=5.0, targets=["all-linear"])
+        bundle = build(
+            HfSpec(type="hf", id=str(saved("llama")), quantize=kind, dtype=around), CPU
+        )
+        adapter = mgk.attach(
+            bundle.model, "lora", rank=3, alpha=5.0, targets=["all-linear"]
+        )
         torch.manual_seed(1)
         for parameter in adapter.parameters():
             parameter.data.add_(torch.randn_like(parameter) * 0.05)
@@ -45,15 +49,22 @@ def opened(saved, around):
 
 
 @KINDS
-def test_dequantized_adds_the_delta_to_what_the_packed_weight_stands_for(opened, kind, around):
+def test_dequantized_adds_the_delta_to_what_the_packed_weight_stands_for(
+    opened, kind, around
+):
     """Every packed module becomes plain; W' = Q(W) + ΔW, and the modules that no adapter is on keep Q(W).
 
     What the dtype of the model around it cannot hold is W's residual.
     """
     bundle, adapter, _ = opened(kind)
-    before = {f"{n}.weight": dequantize(m) for n, m in bundle.model.named_modules() if is_packed(m)}
+    before = {
+        f"{n}.weight": dequantize(m)
+        for n, m in bundle.model.named_modules()
+        if is_packed(m)
+    }
     expected = {
-        n: adapter.merged_weight(n, w) if n in adapter.targets() else w for n, w in before.items()
+        n: adapter.merged_weight(n, w) if n in adapter.targets() else w
+        for n, w in before.items()
     }
     report = mgk.merge(bundle.model, adapter, rule="dequantized")
     assert report.rule == "dequantized"
@@ -75,8 +86,13 @@ def test_merged_is_what_was_live_on_nf4(opened, around):
         found = verify_merged(bundle, adapter, [batch], live, seed=0)
     assert found.ok
     assert 0 < found.error < (1e-5 if around == "float32" else 0.02)
-    with adapter.disabled(), torch.no_grad():  # and the bound can fail: another weight is out of it
-        next(iter(adapter.targets().values())).parameter.mul_(1.01 if around == "float32" else 2)
+    with (
+        adapter.disabled(),
+        torch.no_grad(),
+    ):  # and the bound can fail: another weight is out of it
+        next(iter(adapter.targets().values())).parameter.mul_(
+            1.01 if around == "float32" else 2
+        )
         assert not verify_merged(bundle, adapter, [batch], live, seed=0).ok
 
 
@@ -92,7 +108,9 @@ def whole(bundle):
 def bundle_merge(bundle, adapter, rule):
     """Merge as a transition does: the adapter stays on."""
     hooks = installed_hooks()
-    return hooks.merge(bundle.model, adapter, Proposal(), hooks.spec("merge", {"type": rule}))
+    return hooks.merge(
+        bundle.model, adapter, Proposal(), hooks.spec("merge", {"type": rule})
+    )
 
 
 def test_int8_says_that_it_was_not_held_against_live(opened):
@@ -121,15 +139,21 @@ def test_dequantized_is_nearer_to_live_than_original(opened, kind, share):
 
 
 @KINDS
-def test_original_merges_into_what_was_quantized_and_says_how_far_off_that_is(opened, saved, kind):
+def test_original_merges_into_what_was_quantized_and_says_how_far_off_that_is(
+    opened, saved, kind
+):
     """W' = W + ΔW with the weights of the source; the distance is told, exact never."""
     bundle, adapter, _ = opened(kind)
     plain = base_state_dict(build(HfSpec(type="hf", id=str(saved("llama"))), CPU).model)
-    expected = {n: adapter.merged_weight(n, plain[n].float()) for n in adapter.targets()}
+    expected = {
+        n: adapter.merged_weight(n, plain[n].float()) for n in adapter.targets()
+    }
     report = mgk.merge(bundle.model, adapter, rule="original")
     assert not report.exact
     (told,) = (w for w in report.warnings if "‖W − Q(W)‖" in w)
-    mean, largest = (float(found) for found in re.findall(r"(?:is|at most) ([\d.e-]+)", told))
+    mean, largest = (
+        float(found) for found in re.findall(r"(?:is|at most) ([\d.e-]+)", told)
+    )
     assert 0 < mean <= largest < 0.3
     for name, weight in expected.items():
         torch.testing.assert_close(whole(bundle)[name], weight, rtol=1e-6, atol=1e-7)

@@ -39,7 +39,9 @@ def test_one_end_is_trained_and_the_result_is_untied(family, targets, saved, run
     ledger = read_json(run / "ledger.json")
     assert ledger["phases"][0]["merged"] != ledger["base"]
     assert_verified(run)
-    found, info = AutoModelForCausalLM.from_pretrained(run / "model", output_loading_info=True)
+    found, info = AutoModelForCausalLM.from_pretrained(
+        run / "model", output_loading_info=True
+    )
     assert not info["missing_keys"]
     assert not found.config.get_text_config().tie_word_embeddings
     before = AutoModelForCausalLM.from_pretrained(base).get_input_embeddings().weight
@@ -61,7 +63,11 @@ def test_an_untied_run_is_resumed_to_the_same_weights(saved, run_on, tmp_path):
     lessons = str(tmp_path / "lessons.jsonl")
     phases |= {"phases.two.data.train": lessons, "phases.two.data.probe": "second"}
     whole = run_on(base, **phases)
-    given = {"base.id": base, "phases.one.data.train": lessons, "phases.one.data.test": lessons}
+    given = {
+        "base.id": base,
+        "phases.one.data.train": lessons,
+        "phases.one.data.test": lessons,
+    }
     run_pipeline(
         None, out=tmp_path / "parts", config=tmp_path / "one.toml",
         overrides={**given, **phases}, until="one",

@@ -39,7 +39,9 @@ def with_files(base, files):
         (base / name).write_bytes(content)
 
 
-SLOWLY = [pytest.param(name, marks=pytest.mark.slow) for name in ("gemma3", "qwen2", "gpt2")]
+SLOWLY = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("gemma3", "qwen2", "gpt2")
+]
 
 
 @pytest.mark.parametrize("family", [*SLOWLY, "llama", "gemma3-multimodal"])
@@ -58,7 +60,12 @@ def test_the_result_loads_as_the_base_does(family, saved, run_on, tmp_path):
     assert {name: (model / name).read_bytes() for name in BESIDE} == BESIDE
     made = {path.name for path in model.iterdir()}
     kept = {path.name for path in base.iterdir()} - set(LEFT)
-    assert made - kept <= {"README.md", "mgk-run.toml", "NOTICE.md", "generation_config.json"}
+    assert made - kept <= {
+        "README.md",
+        "mgk-run.toml",
+        "NOTICE.md",
+        "generation_config.json",
+    }
     assert kept <= made
     assert "The base's own card" not in (model / "README.md").read_text()
     session = reopen(run)
@@ -69,7 +76,9 @@ def test_the_result_loads_as_the_base_does(family, saved, run_on, tmp_path):
         logits = found(**ids).logits
         assert (logits - expected).norm() <= 1e-5 * expected.norm()
         start = ids["input_ids"].shape[1]
-        answer = found.generate(**ids, max_new_tokens=6, do_sample=False)[0, start:].tolist()
+        answer = found.generate(**ids, max_new_tokens=6, do_sample=False)[
+            0, start:
+        ].tolist()
     prompt = ids["input_ids"][0].tolist()
     (own,) = session.bundle.generate([prompt], max_new_tokens=6)
     assert answer[: len(own)] == own
@@ -89,7 +98,9 @@ def test_a_processor_is_loaded_from_the_result(tmp_path, tokenizer, make_model, 
         bos_token="<bos>", unk_token="<unk>", extra_special_tokens=tokens,
     )  # fmt: skip
     images = Gemma3ImageProcessor(size={"height": 28, "width": 28})
-    processor = Gemma3Processor(image_processor=images, tokenizer=own, image_seq_length=4)
+    processor = Gemma3Processor(
+        image_processor=images, tokenizer=own, image_seq_length=4
+    )
     processor.save_pretrained(base)
     loaded = AutoProcessor.from_pretrained(run_on(base) / "model")
     assert isinstance(loaded, Gemma3Processor)
@@ -118,13 +129,16 @@ def test_the_card_states_what_the_run_has_recorded(saved, run_on):
     assert ledger["phases"][-1]["merged"] in card.text
     for row in range(len(table["rows"])):
         for column in range(len(table["probes"])):
-            score = f"{table['R'][row][column]:.4g} ± {table['stderr'][row][column]:.2g}"
+            score = (
+                f"{table['R'][row][column]:.4g} ± {table['stderr'][row][column]:.2g}"
+            )
             assert f"{score} ({table['n'][row][column]})" in card.text
     assert "clinical" not in card.text
     again = run.parent / "again"
     run_pipeline(None, out=again, config=run / "model/mgk-run.toml")
     assert (
-        read_json(again / "ledger.json")["phases"][-1]["merged"] == ledger["phases"][-1]["merged"]
+        read_json(again / "ledger.json")["phases"][-1]["merged"]
+        == ledger["phases"][-1]["merged"]
     )
 
 
@@ -205,6 +219,8 @@ def test_a_template_of_the_base_gives_way_to_the_one_trained_with(tmp_path):
 def test_quantized_bases_are_described(saved, run_on):
     """The card says beside which weights the adapters were trained."""
     pytest.importorskip("bitsandbytes")
-    run = run_on(saved("llama"), **{"base.quantize": "nf4", "defaults.merge.type": "original"})
+    run = run_on(
+        saved("llama"), **{"base.quantize": "nf4", "defaults.merge.type": "original"}
+    )
     assert "trained beside nf4 weights" in (run / "model/README.md").read_text()
     assert build(HfSpec(type="hf", id=str(run / "model")), CPU).model is not None

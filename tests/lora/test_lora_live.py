@@ -46,11 +46,15 @@ def test_the_live_output_is_that_of_the_merged_weights(kind, options, put_on):
     # eps · (longest inner dimension 36) · (layers 5), and 4 to spare
     assert (live - merged).norm() <= 2.2e-16 * 36 * 5 * 4 * live.norm()
     with adapter.disabled():
-        assert (case.model(x) - live).norm() > 1e-3 * live.norm(), "the adapter has to do something"
+        assert (case.model(x) - live).norm() > 1e-3 * live.norm(), (
+            "the adapter has to do something"
+        )
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("attention", "mixed")])
-@pytest.mark.parametrize("options", [{}, {"rslora": True, "alpha": 7.0}, {"type": "dora"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"rslora": True, "alpha": 7.0}, {"type": "dora"}], ids=str
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_attaching_changes_no_bit_of_the_output(kind, options, dtype, put_on):
     """B = 0 (and DoRA's factor 1): an exact identity, as the adapter promises."""
@@ -62,7 +66,9 @@ def test_attaching_changes_no_bit_of_the_output(kind, options, dtype, put_on):
     assert torch.equal(case.model(x), before)
 
 
-@pytest.mark.parametrize("options", [{"init": "pissa"}, {"type": "dora", "init": "pissa"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"init": "pissa"}, {"type": "dora", "init": "pissa"}], ids=str
+)
 def test_pissa_begins_where_the_base_is(options, put_on):
     """BA − B₀A₀ is zero at the start, though neither product is."""
     case = make("mixed", layers=3)
@@ -121,7 +127,9 @@ def test_several_adapters_are_all_active(put_on):
         one = case.model(x)
     with first.disabled():
         other = case.model(x)
-    torch.testing.assert_close(both - base, (one - base) + (other - base), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        both - base, (one - base) + (other - base), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_dora_on_top_of_another_adapter_sees_the_weight_as_that_one_leaves_it(put_on):
@@ -141,7 +149,9 @@ def test_dora_on_top_of_another_adapter_sees_the_weight_as_that_one_leaves_it(pu
     torch.testing.assert_close(live, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("way", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+@pytest.mark.parametrize(
+    "way", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
 def test_a_copy_of_an_adapted_model_is_a_whole_model(way, put_on):
     """deepcopy and pickle give a model with the same output, whose adapter is its own."""
     case = make("mixed", layers=3)
@@ -213,7 +223,9 @@ def test_torchs_fused_encoder_layer_does_not_pass_the_adapter_by(put_on):
     with torch.no_grad():
         live = layer(x)
         assert (live - base).abs().max() > 1e-3
-        layer.linear1.weight.copy_(adapter.merged_weight("linear1.weight", layer.linear1.weight))
+        layer.linear1.weight.copy_(
+            adapter.merged_weight("linear1.weight", layer.linear1.weight)
+        )
         with adapter.disabled():
             torch.testing.assert_close(layer(x), live, rtol=1e-5, atol=1e-5)
 

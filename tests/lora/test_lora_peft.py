@@ -30,7 +30,9 @@ class Net(nn.Module):
         self.image = nn.Conv2d(3, 4, (3, 2))
         self.gpt = Conv1D(12, 14)
         self.att = Attention(12, 4)
-        self.block = nn.ModuleDict({"fc": nn.Linear(12, 9), "out": nn.Linear(9, 7, bias=False)})
+        self.block = nn.ModuleDict(
+            {"fc": nn.Linear(12, 9), "out": nn.Linear(9, 7, bias=False)}
+        )
         for parameter in self.parameters():
             parameter.data.mul_(1.5)
             parameter.requires_grad_(False)
@@ -74,9 +76,13 @@ def by_peft(net, options, targets):
     model = peft.get_peft_model(copy.deepcopy(net), config)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            scale = 1 + 0.2 * torch.randn_like(parameter) if "magnitude" in name else None
+            scale = (
+                1 + 0.2 * torch.randn_like(parameter) if "magnitude" in name else None
+            )
             parameter.data = (
-                parameter.data * scale if scale is not None else 0.2 * torch.randn_like(parameter)
+                parameter.data * scale
+                if scale is not None
+                else 0.2 * torch.randn_like(parameter)
             )
     return model.eval()
 
@@ -112,7 +118,10 @@ def test_forward_gradients_and_merged_weights_are_those_of_peft(case, put_on, tm
 
     parameters = {n: p for n, p in other.named_parameters() if p.requires_grad}
     gradients = torch.autograd.grad(reference.square().sum(), list(parameters.values()))
-    total = {in_mgk(name): gradient for name, gradient in zip(parameters, gradients, strict=True)}
+    total = {
+        in_mgk(name): gradient
+        for name, gradient in zip(parameters, gradients, strict=True)
+    }
     names = [
         f"{w}/{n}"
         for w in adapter.targets()
@@ -120,7 +129,11 @@ def test_forward_gradients_and_merged_weights_are_those_of_peft(case, put_on, tm
         for n, _ in adapter.pair(w).named_parameters()
     ]
     own = dict(
-        zip(names, torch.autograd.grad(mine.square().sum(), adapter.parameters()), strict=True)
+        zip(
+            names,
+            torch.autograd.grad(mine.square().sum(), adapter.parameters()),
+            strict=True,
+        )
     )
     assert own.keys() == total.keys()
     for name, gradient in own.items():
@@ -145,7 +158,9 @@ def test_peft_loads_what_mgk_saves(case, put_on, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # missing or unexpected keys are warnings there
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
-        warnings.filterwarnings("ignore", message=".*merging LoRA weights won't be possible")
+        warnings.filterwarnings(
+            "ignore", message=".*merging LoRA weights won't be possible"
+        )
         other = peft.PeftModel.from_pretrained(Net().eval(), tmp_path)
     assert close(other(IDS), live)
     state = {k: v.clone() for k, v in adapter.state_dict().items()}
@@ -189,7 +204,9 @@ def test_attention_is_that_of_peft_but_for_a_delta_that_peft_adds_twice(put_on):
 
 
 @pytest.mark.parametrize("options", [{}, {"rslora": True}, {"init": "pissa"}], ids=str)
-def test_a_rank_above_the_smaller_side_is_cut_and_peft_computes_the_same(options, put_on, tmp_path):
+def test_a_rank_above_the_smaller_side_is_cut_and_peft_computes_the_same(
+    options, put_on, tmp_path
+):
     """The delta keeps the scale of the rank asked for; a note names the weight with both ranks."""
     net = Net().eval()
     adapter = put_on(net, rank=11, alpha=5.0, targets=("block.*",), **options)
@@ -209,14 +226,19 @@ def test_a_rank_above_the_smaller_side_is_cut_and_peft_computes_the_same(options
 def test_target_modules_are_short_where_that_is_exact(put_on, tmp_path):
     """Last parts of names where they mean exactly the adapted modules, else a regular expression."""
     net = nn.ModuleDict(
-        {"a": nn.ModuleDict({"q": nn.Linear(4, 3)}), "b": nn.ModuleDict({"q": nn.Linear(4, 3)})}
+        {
+            "a": nn.ModuleDict({"q": nn.Linear(4, 3)}),
+            "b": nn.ModuleDict({"q": nn.Linear(4, 3)}),
+        }
     )
     for name, targets, expected in (("x", ("q",), ["q"]), ("y", ("a.q",), r"a\.q")):
         adapter = put_on(net, name, targets=targets)
         (tmp_path / name).mkdir()
         save_peft(adapter, tmp_path / name)
         assert (
-            json.loads((tmp_path / name / "adapter_config.json").read_text())["target_modules"]
+            json.loads((tmp_path / name / "adapter_config.json").read_text())[
+                "target_modules"
+            ]
             == expected
         )
 
@@ -241,7 +263,10 @@ def test_what_peft_has_not_is_saved_in_a_format_of_its_own(put_on, tmp_path):
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
         ({"init_lora_weights": "pissa"}, "changed the base"),
-        ({"use_qalora": True, "bias": "all"}, "bias = 'all' is not supported; use_qalora = True"),
+        (
+            {"use_qalora": True, "bias": "all"},
+            "bias = 'all' is not supported; use_qalora = True",
+        ),
     ],
 )
 def test_files_that_mean_something_else_are_refused(change, message, put_on, tmp_path):

@@ -19,7 +19,12 @@ def plain(output, x, a, b, scale):
 
 @pytest.mark.parametrize(
     "wanted",
-    [(True,) * 4, (False, False, True, True), (True, True, False, True), (True, True, True, False)],
+    [
+        (True,) * 4,
+        (False, False, True, True),
+        (True, True, False, True),
+        (True, True, True, False),
+    ],
 )
 def test_value_and_gradients_are_autograds(wanted):
     """In float64, to its rounding, whichever of the four want a gradient."""
@@ -31,7 +36,9 @@ def test_value_and_gradients_are_autograds(wanted):
     torch.testing.assert_close(mine, theirs, rtol=1e-13, atol=1e-12)
     asked = [t for t in (output, x, a, b) if t.requires_grad]
     weights = torch.randn_like(mine)
-    found, expected = (torch.autograd.grad((y * weights).sum(), asked) for y in (mine, theirs))
+    found, expected = (
+        torch.autograd.grad((y * weights).sum(), asked) for y in (mine, theirs)
+    )
     for one, other in zip(found, expected, strict=True):
         assert one.is_contiguous()
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-11)

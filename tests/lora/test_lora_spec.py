@@ -48,14 +48,18 @@ def test_gaussian_draws_with_the_given_spread(std, put_on):
 
 def test_kaiming_is_that_of_a_linear_layer(put_on):
     """A ~ U(−1/√in, 1/√in), as nn.Linear begins and as PEFT does."""
-    pair = put_on(nn.Sequential(nn.Linear(400, 80)), rank=50, init="kaiming").pair("0.weight")
+    pair = put_on(nn.Sequential(nn.Linear(400, 80)), rank=50, init="kaiming").pair(
+        "0.weight"
+    )
     assert 0.99 / 20 < pair.a.abs().max() <= 1 / 20
     assert abs(pair.a.std().item() * 20 * math.sqrt(3) - 1) < 0.02
 
 
 def test_orthogonal_rows_are_orthonormal(put_on):
     """A Aᵀ = 1."""
-    pair = put_on(nn.Sequential(nn.Linear(30, 20)), rank=6, init="orthogonal").pair("0.weight")
+    pair = put_on(nn.Sequential(nn.Linear(30, 20)), rank=6, init="orthogonal").pair(
+        "0.weight"
+    )
     torch.testing.assert_close(pair.a @ pair.a.t(), torch.eye(6), rtol=0, atol=1e-5)
 
 
@@ -65,7 +69,9 @@ def test_pissa_takes_the_largest_singular_directions(put_on):
     pair = put_on(model, rank=3, alpha=7.0, init="pissa").pair("0.weight")
     u, s, vh = torch.linalg.svd(model[0].weight)
     best = (u[:, :3] * s[:3]) @ vh[:3]
-    torch.testing.assert_close(pair.scale * pair.b0 @ pair.a0, best, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        pair.scale * pair.b0 @ pair.a0, best, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_every_device_begins_alike(put_on):
@@ -76,17 +82,23 @@ def test_every_device_begins_alike(put_on):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "expected"), [("auto", "float32"), ("bfloat16", "bfloat16"), ("float64", "float64")]
+    ("dtype", "expected"),
+    [("auto", "float32"), ("bfloat16", "bfloat16"), ("float64", "float64")],
 )
 def test_dtype_of_the_factors(dtype, expected, put_on):
     """auto is fp32 on any base but float64."""
     adapter = put_on(two_layers().bfloat16(), dtype=dtype)
     assert {p.dtype for p in adapter.parameters()} == {getattr(torch, expected)}
     shake(adapter)
-    assert put_on(two_layers().double(), dtype="auto").parameters()[0].dtype == torch.float64
+    assert (
+        put_on(two_layers().double(), dtype="auto").parameters()[0].dtype
+        == torch.float64
+    )
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv1d", "grouped", "transposed", "attention"])
+@pytest.mark.parametrize(
+    "kind", ["linear", "conv1d", "grouped", "transposed", "attention"]
+)
 def test_a_trained_bias_is_merged_into_the_bias(kind, put_on):
     """bias = true adds scale · bias to the output, and names the base's bias as a target."""
     case = make(kind, dtype=torch.float64)
@@ -95,7 +107,9 @@ def test_a_trained_bias_is_merged_into_the_bias(kind, put_on):
             parameter.data.normal_()
     adapter = put_on(case.model, bias=True)
     shake(adapter)
-    assert sum("bias" in n for n in adapter.targets()) == (2 if kind == "attention" else 1)
+    assert sum("bias" in n for n in adapter.targets()) == (
+        2 if kind == "attention" else 1
+    )
     x = case.inputs(2)
     live = case.model(x)
     new = {
@@ -113,7 +127,10 @@ def test_a_trained_bias_is_merged_into_the_bias(kind, put_on):
     [
         ({"rank_pattern": {"2": 0}}, "target 2: expected a rank >= 1, got 0"),
         ({"bias": True}, "target 2: bias = true, but Linear has no bias"),
-        ({"bias": True, "type": "dora", "targets": ("0",)}, "no meaning with type = 'dora'"),
+        (
+            {"bias": True, "type": "dora", "targets": ("0",)},
+            "no meaning with type = 'dora'",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_changes(options, message, put_on):

@@ -12,7 +12,10 @@ from mgk_lora.targets import candidates, choose
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
-        self.q_proj, self.v_proj = nn.Linear(6, 4, bias=False), nn.Linear(6, 5, bias=False)
+        self.q_proj, self.v_proj = (
+            nn.Linear(6, 4, bias=False),
+            nn.Linear(6, 5, bias=False),
+        )
         self.norm = nn.LayerNorm(6)
 
 
@@ -51,7 +54,9 @@ def test_all_linear_means_every_linear_map_but_the_head():
         ("experts", ["experts"]),
     ],
 )
-def test_a_pattern_is_a_glob_a_name_its_last_parts_or_a_regular_expression(pattern, expected):
+def test_a_pattern_is_a_glob_a_name_its_last_parts_or_a_regular_expression(
+    pattern, expected
+):
     """Each way of naming a weight finds exactly what it says."""
     assert names(pattern) == expected
 
@@ -82,7 +87,9 @@ def test_exclude_takes_away():
         ((), (), "targets is empty"),
     ],
 )
-def test_a_pattern_that_means_nothing_is_an_error_that_helps(patterns, exclude, message):
+def test_a_pattern_that_means_nothing_is_an_error_that_helps(
+    patterns, exclude, message
+):
     """The message says which pattern, and the nearest name."""
     with pytest.raises(InputError, match=message):
         choose(Model(), patterns, exclude)
@@ -99,7 +106,9 @@ def test_attention_offers_its_projections_and_hides_the_child_it_never_calls():
 
 def test_separate_key_and_value_widths_have_projections_of_their_own():
     """With kdim and vdim torch keeps three weights instead of one."""
-    found = candidates(nn.ModuleDict({"a": nn.MultiheadAttention(8, 2, kdim=6, vdim=5)}))
+    found = candidates(
+        nn.ModuleDict({"a": nn.MultiheadAttention(8, 2, kdim=6, vdim=5)})
+    )
     assert [c.attribute for c in found] == [
         "q_proj_weight",
         "k_proj_weight",

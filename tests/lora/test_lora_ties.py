@@ -38,7 +38,8 @@ def test_a_tied_target_is_refused_before_anything_changes(target, put_on):
     """The message names the other end and both ways out."""
     model = Tied()
     with pytest.raises(
-        InputError, match=rf"target {target}: its weight is tied to .*exclude.*tied = \"untie\""
+        InputError,
+        match=rf"target {target}: its weight is tied to .*exclude.*tied = \"untie\"",
     ):
         put_on(model, targets=(target, "body"))
     assert model.head.weight is model.embed.weight

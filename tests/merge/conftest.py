@@ -32,7 +32,9 @@ def put_on():
             torch.manual_seed(seed)
             adapter = attach(
                 model,
-                cls(type=type, **{"rank": 3, "alpha": 5.0, "targets": ("*",), **options}),
+                cls(
+                    type=type, **{"rank": 3, "alpha": 5.0, "targets": ("*",), **options}
+                ),
                 name,
             )
         state_of(model).adapters.append(adapter)

@@ -16,18 +16,26 @@ from mgk_core.testing.zoo import Case, make
 def deep(dtype=torch.float32, layers=50):
     """Return a case of many linear layers."""
     torch.manual_seed(0)
-    model = nn.Sequential(*(nn.Linear(6, 6, bias=False) for _ in range(layers))).to(dtype)
+    model = nn.Sequential(*(nn.Linear(6, 6, bias=False) for _ in range(layers))).to(
+        dtype
+    )
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return Case(
-        "linear", model, lambda generator, batch: torch.randn(batch, 6, generator=generator)
+        "linear",
+        model,
+        lambda generator, batch: torch.randn(batch, 6, generator=generator),
     )
 
 
 def whole_state(case):
     """Everything that a merge may touch, with the identity of what holds it."""
     residuals = state_of(case.model).residuals
-    return snapshot(case), {n: (id(t), t.clone()) for n, t in residuals.items()}, merged_now(case)
+    return (
+        snapshot(case),
+        {n: (id(t), t.clone()) for n, t in residuals.items()},
+        merged_now(case),
+    )
 
 
 def merged_now(case):
@@ -41,13 +49,17 @@ def assert_untouched(before, case):
     assert not same_bits(weights, case)
     now = state_of(case.model).residuals
     assert now.keys() == residuals.keys()
-    assert all(id(now[n]) == i and torch.equal(now[n], t) for n, (i, t) in residuals.items())
+    assert all(
+        id(now[n]) == i and torch.equal(now[n], t) for n, (i, t) in residuals.items()
+    )
     assert merged_now(case) == merged
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("undo", ["memory", "disk"])
-def test_a_bad_number_in_any_one_of_50_layers_leaves_the_model_as_it_was(value, undo, put_on, fold):
+def test_a_bad_number_in_any_one_of_50_layers_leaves_the_model_as_it_was(
+    value, undo, put_on, fold
+):
     """50 of 50: the refusal names the weight, and no bit of any weight has changed."""
     case = deep()
     adapter = put_on(case.model)
@@ -72,7 +84,9 @@ def test_a_base_that_is_not_finite_is_named(put_on, fold):
     adapter = put_on(case.model)
     shake(adapter)
     before = whole_state(case)
-    with pytest.raises(MergeError, match=r"^1.weight: the base's own weight is not finite"):
+    with pytest.raises(
+        MergeError, match=r"^1.weight: the base's own weight is not finite"
+    ):
         fold(case.model, adapter)
     assert_untouched(before, case)
 
@@ -86,7 +100,9 @@ def test_a_sum_that_the_dtype_cannot_hold_is_refused(put_on, fold):
     adapter.pair("1.weight").a.data.fill_(100.0)
     adapter.pair("1.weight").b.data.fill_(20.0)
     before = whole_state(case)
-    with pytest.raises(MergeError, match=r"^1.weight: the merged weight does not fit float16"):
+    with pytest.raises(
+        MergeError, match=r"^1.weight: the merged weight does not fit float16"
+    ):
         fold(case.model, adapter)
     assert_untouched(before, case)
 
@@ -191,7 +207,11 @@ class Wrong:
     ("merged_weight", "error", "message"),
     [
         (lambda name, weight, rows: weight[:1], MergeError, "returned shape"),
-        (lambda name, weight, rows: weight.fill_(float("nan")), MergeError, "not finite"),
+        (
+            lambda name, weight, rows: weight.fill_(float("nan")),
+            MergeError,
+            "not finite",
+        ),
         (lambda name, weight, rows: 1 / 0, ZeroDivisionError, "division"),
     ],
 )
@@ -269,10 +289,15 @@ def test_merging_twice_is_refused(put_on, take_off, fold):
     assert not same_bits(before[0], case)
 
 
-def test_the_order_counts_where_an_adapter_is_more_than_an_added_delta(put_on, take_off, fold):
+def test_the_order_counts_where_an_adapter_is_more_than_an_added_delta(
+    put_on, take_off, fold
+):
     """DoRA on top of LoRA: LoRA first, or the merged model would not be the live one."""
     case = make("linear", dtype=torch.float64)
-    first, second = put_on(case.model, "first"), put_on(case.model, "second", type="dora")
+    first, second = (
+        put_on(case.model, "first"),
+        put_on(case.model, "second", type="dora"),
+    )
     shake(first)
     shake(second, seed=1)
     x = case.inputs(1)
@@ -304,7 +329,9 @@ def test_packed_weights_are_refused(put_on, fold):
     """A quantized weight is no plain tensor of numbers."""
     case = deep(layers=1)
     adapter = put_on(case.model)
-    case.model[0].weight = nn.Parameter(torch.zeros(6, 6, dtype=torch.uint8), requires_grad=False)
+    case.model[0].weight = nn.Parameter(
+        torch.zeros(6, 6, dtype=torch.uint8), requires_grad=False
+    )
     with pytest.raises(MergeError, match="0.weight: its numbers are packed"):
         fold(case.model, adapter)
 
@@ -334,7 +361,9 @@ def test_the_spool_is_one_safetensors_file_that_goes_away(put_on, fold, tmp_path
     assert not (tmp_path / "spool").exists()
 
 
-def test_a_disk_that_is_full_is_said_and_nothing_is_left(put_on, fold, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_is_said_and_nothing_is_left(
+    put_on, fold, tmp_path, monkeypatch
+):
     """Too little space is seen before the first write; a write that fails restores everything."""
     import errno
     import os
@@ -346,7 +375,9 @@ def test_a_disk_that_is_full_is_said_and_nothing_is_left(put_on, fold, tmp_path,
     before = whole_state(case)
     with monkeypatch.context() as patch:
         patch.setattr(
-            shutil, "disk_usage", lambda path: os.statvfs_result and type("U", (), {"free": 10})()
+            shutil,
+            "disk_usage",
+            lambda path: os.statvfs_result and type("U", (), {"free": 10})(),
         )
         with pytest.raises(StoreError, match=r"0.00 GB free.*undo = 'memory'"):
             fold(case.model, adapter, undo="disk")
@@ -376,4 +407,9 @@ def test_a_proposal_that_refuses_is_refused(put_on):
     adapter = put_on(case.model)
     shake(adapter)
     with pytest.raises(MergeError, match="is refused: the probe was lost"):
-        merge(case.model, adapter, Proposal(refuse="the probe was lost"), MergeSpec(type="exact"))
+        merge(
+            case.model,
+            adapter,
+            Proposal(refuse="the probe was lost"),
+            MergeSpec(type="exact"),
+        )

@@ -50,7 +50,10 @@ class ThinSpec(DeltaSpec):
     seed: int = 0
 
     def change(self, name, delta):
-        return delta * torch.rand(delta.shape, generator=self.generator(name, self.seed)).round()
+        return (
+            delta
+            * torch.rand(delta.shape, generator=self.generator(name, self.seed)).round()
+        )
 
 
 class Plugin:
@@ -81,7 +84,9 @@ def ready(dtype=torch.float32, kind="linear"):
 def test_a_rule_merges_what_it_makes_of_each_delta(hooks, dtype, kind):
     """W' + residual is W + change(Δ), with Δ as (out, in); the report is not called exact."""
     case, adapter = ready(dtype, kind)
-    before = {n: t.detach().double().clone() for n, t in base_state_dict(case.model).items()}
+    before = {
+        n: t.detach().double().clone() for n, t in base_state_dict(case.model).items()
+    }
     spec = hooks.spec("merge", {"type": "top", "keep": 0.25})
     report = hooks.merge(case.model, adapter, Proposal(), spec)
     assert (report.rule, report.exact) == ("top", False)
@@ -89,7 +94,10 @@ def test_a_rule_merges_what_it_makes_of_each_delta(hooks, dtype, kind):
     for name, target in adapter.targets().items():
         delta = adapter.parts[name].delta.detach()
         flat = spec.change(name, delta.flatten(1)).reshape(delta.shape).double()
-        total = target.parameter.detach().double() + residuals.get(name, torch.zeros(())).double()
+        total = (
+            target.parameter.detach().double()
+            + residuals.get(name, torch.zeros(())).double()
+        )
         # the fp32 sum of weight and delta is rounded once
         bound = 2.0**-23 * float(before[name].abs().max() + delta.abs().max())
         assert (total - before[name] - flat).abs().max() <= bound
@@ -101,9 +109,17 @@ def test_a_rule_merges_what_it_makes_of_each_delta(hooks, dtype, kind):
 def test_a_transform_in_front_of_the_exact_rule_is_the_same(hooks):
     """Slot `transform` and slot `merge` end in the same bits."""
     spec, results = hooks.spec("merge", {"type": "top"}), []
-    for rule, proposal in ((spec, Proposal()), (None, Proposal(transforms=(ByDelta(spec),)))):
+    for rule, proposal in (
+        (spec, Proposal()),
+        (None, Proposal(transforms=(ByDelta(spec),))),
+    ):
         case, adapter = ready()
-        hooks.merge(case.model, adapter, proposal, rule or hooks.spec("merge", {"type": "exact"}))
+        hooks.merge(
+            case.model,
+            adapter,
+            proposal,
+            rule or hooks.spec("merge", {"type": "exact"}),
+        )
         results.append(base_state_dict(case.model))
     assert all(torch.equal(t, results[1][n]) for n, t in results[0].items())
 
@@ -113,8 +129,12 @@ def test_what_is_not_finite_is_refused_by_name(hooks):
     case, adapter = ready()
     before = {n: t.detach().clone() for n, t in base_state_dict(case.model).items()}
     with pytest.raises(MergeError, match="transform 'bad"):
-        hooks.merge(case.model, adapter, Proposal(), hooks.spec("merge", {"type": "bad"}))
-    assert all(torch.equal(t, before[n]) for n, t in base_state_dict(case.model).items())
+        hooks.merge(
+            case.model, adapter, Proposal(), hooks.spec("merge", {"type": "bad"})
+        )
+    assert all(
+        torch.equal(t, before[n]) for n, t in base_state_dict(case.model).items()
+    )
 
 
 def test_the_generator_depends_on_seed_and_weight_alone(hooks):
@@ -134,12 +154,19 @@ def test_a_run_with_both_is_rebuilt_to_the_same_bits(tmp_path):
         write_plugin(kind, f"my-{kind}", tmp_path / kind)
     directories = f"{tmp_path / 'transform'}{os.pathsep}{tmp_path / 'merge-rule'}"
     environment = {**os.environ, "MGK_PLUGIN_DIRS": directories, "OMP_NUM_THREADS": "1"}
-    settings = ["defaults.transform.my-transform.drop=0.3", "defaults.merge.type=my-merge-rule"]
+    settings = [
+        "defaults.transform.my-transform.drop=0.3",
+        "defaults.merge.type=my-merge-rule",
+    ]
     settings.append("defaults.gate.min-gain=false")
     run = ["run", "textmodel", "--out", "run", "--quiet", "--until", "plain_text"]
     for setting in settings:
         run += ["--set", setting]
-    for arguments in (run, ["rebuild", "run", "--out", "model"], ["verify", "run", "--weights"]):
+    for arguments in (
+        run,
+        ["rebuild", "run", "--out", "model"],
+        ["verify", "run", "--weights"],
+    ):
         done = subprocess.run(
             [sys.executable, "-m", "mgk_cli", *arguments], cwd=tmp_path, env=environment,
             capture_output=True, text=True, check=False, timeout=120,

@@ -15,7 +15,9 @@ EPS = {torch.float64: 2.2e-16, torch.float32: 1.2e-7}
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"type": "dora"}, {"init": "pissa"}], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_merged_equals_live_over_three_trained_phases(kind, options, dtype, put_on, take_off, fold):
+def test_merged_equals_live_over_three_trained_phases(
+    kind, options, dtype, put_on, take_off, fold
+):
     """‖merged − live‖ ≤ eps · inner dimension · layers · ‖live‖ after each of three phases."""
     case = make(kind, dtype=dtype, layers=3)
     x = case.inputs(9)
@@ -84,7 +86,8 @@ def phases(model, put_on, take_off, fold, count, **rule):
 
 def share(part, whole):
     return (
-        torch.dot(part.flatten(), whole.flatten()) / torch.dot(whole.flatten(), whole.flatten())
+        torch.dot(part.flatten(), whole.flatten())
+        / torch.dot(whole.flatten(), whole.flatten())
     ).item()
 
 
@@ -156,11 +159,15 @@ def test_contents_are_exchanged_in_place(put_on, fold):
     case = make("mixed", layers=3)
     adapter = put_on(case.model)
     shake(adapter)
-    before = {n: (id(t.parameter), t.parameter.data_ptr()) for n, t in adapter.targets().items()}
+    before = {
+        n: (id(t.parameter), t.parameter.data_ptr())
+        for n, t in adapter.targets().items()
+    }
     view = case.model[0].weight.detach()
     fold(case.model, adapter)
     assert {
-        n: (id(t.parameter), t.parameter.data_ptr()) for n, t in adapter.targets().items()
+        n: (id(t.parameter), t.parameter.data_ptr())
+        for n, t in adapter.targets().items()
     } == before
     assert torch.equal(view, case.model[0].weight)
 
@@ -193,7 +200,9 @@ def test_the_proposals_scale_multiplies_the_delta(scale, put_on, fold):
         torch.testing.assert_close(
             case.model[0].weight.data, old + scale * delta, rtol=1e-12, atol=1e-12
         )
-        assert report.weights[0].delta_norm == pytest.approx(abs(scale) * delta.norm().item())
+        assert report.weights[0].delta_norm == pytest.approx(
+            abs(scale) * delta.norm().item()
+        )
 
 
 class OnInputs:
@@ -229,7 +238,9 @@ class OnOutputs:
     "kind", ["linear", "transposed", "conv1d", "embedding", "grouped", "experts"]
 )
 @pytest.mark.parametrize("options", [{}, {"type": "dora"}, {"init": "pissa"}], ids=str)
-def test_transforms_change_the_delta_in_out_by_in_orientation(kind, options, put_on, fold):
+def test_transforms_change_the_delta_in_out_by_in_orientation(
+    kind, options, put_on, fold
+):
     """Factor transforms act on A where there are factors, dense ones on rows of ΔW: the same result."""
     case = make(kind, dtype=torch.float64)
     adapter = put_on(case.model, **options)
@@ -245,12 +256,22 @@ def test_transforms_change_the_delta_in_out_by_in_orientation(kind, options, put
         else delta.flatten(1)
     )
     generator = torch.Generator().manual_seed(0)
-    mix = torch.randn(matrix.shape[1], matrix.shape[1], generator=generator, dtype=torch.float64)
+    mix = torch.randn(
+        matrix.shape[1], matrix.shape[1], generator=generator, dtype=torch.float64
+    )
     rows = torch.randn(matrix.shape[0], generator=generator, dtype=torch.float64)
     expected = (matrix @ mix) * rows[:, None] * 0.5
     expected = expected.t() if target.transposed else expected.reshape(old.shape)
-    fold(case.model, adapter, transforms=(OnInputs(mix), OnOutputs(rows)), scale=0.5, chunk_rows=3)
-    torch.testing.assert_close(target.parameter.data, old + expected, rtol=1e-10, atol=1e-10)
+    fold(
+        case.model,
+        adapter,
+        transforms=(OnInputs(mix), OnOutputs(rows)),
+        scale=0.5,
+        chunk_rows=3,
+    )
+    torch.testing.assert_close(
+        target.parameter.data, old + expected, rtol=1e-10, atol=1e-10
+    )
 
 
 def test_a_factor_transform_alone_needs_no_dense_delta(put_on, fold):
@@ -262,11 +283,16 @@ def test_a_factor_transform_alone_needs_no_dense_delta(put_on, fold):
         old = case.model[0].weight.detach().clone()
         delta = adapter.merged_weight("0.weight", old) - old
         transform = OnInputs(
-            torch.randn(13, 13, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+            torch.randn(
+                13, 13, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+            )
         )
         fold(case.model, adapter, transforms=(transform,))
         torch.testing.assert_close(
-            case.model[0].weight.data, old + delta @ transform.matrix, rtol=1e-10, atol=1e-10
+            case.model[0].weight.data,
+            old + delta @ transform.matrix,
+            rtol=1e-10,
+            atol=1e-10,
         )
         assert transform.dense == calls
 
@@ -299,7 +325,9 @@ def test_the_report_is_what_a_plain_computation_gives(put_on, fold):
         == pytest.approx((delta.norm() / old.norm()).item(), rel=1e-5)
         == report.relative
     )
-    assert figures.kept == pytest.approx(share(new - old, delta), rel=1e-5) == report.kept
+    assert (
+        figures.kept == pytest.approx(share(new - old, delta), rel=1e-5) == report.kept
+    )
     assert figures.kept_total == pytest.approx(1.0, rel=1e-5)
     assert (
         figures.max_error
@@ -339,7 +367,9 @@ def test_a_residual_left_from_before_is_used_up_where_none_is_kept(
     wanted = second.merged_weight("0.weight", old) + held
     report = fold(case.model, second, residual=residual)
     assert not state_of(case.model).residuals
-    torch.testing.assert_close(case.model[0].weight.data, wanted.to(case.model[0].weight.dtype))
+    torch.testing.assert_close(
+        case.model[0].weight.data, wanted.to(case.model[0].weight.dtype)
+    )
     report.undo.restore()
     assert torch.equal(state_of(case.model).residuals["0.weight"], held)
 
@@ -361,7 +391,9 @@ def test_one_zero_delta_among_others_is_a_warning(put_on, fold):
     assert fold(case.model, adapter).warnings == ("2.weight: the delta is zero",)
 
 
-def test_a_delta_below_the_weights_precision_is_held_by_the_residual_and_said(put_on, fold):
+def test_a_delta_below_the_weights_precision_is_held_by_the_residual_and_said(
+    put_on, fold
+):
     """bf16 cannot show 1e-5 of a weight: a warning with the residual, a refusal without."""
     for residual in (True, False):
         case = make("linear", dtype=torch.bfloat16)

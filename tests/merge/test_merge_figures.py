@@ -24,7 +24,9 @@ FAST = (
 )
 
 
-@pytest.mark.filterwarnings("ignore")  # PEFT and transformers warn of what does not matter here
+@pytest.mark.filterwarnings(
+    "ignore"
+)  # PEFT and transformers warn of what does not matter here
 @pytest.mark.parametrize(
     "subject",
     [

@@ -16,7 +16,9 @@ NOT_INSTALLED_OLD = {
 
 def bounds():
     """Return distribution → lower bound, over dependencies and extras."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     listed = [*project["dependencies"]]
     for extra in project["optional-dependencies"].values():
         listed += extra

@@ -76,7 +76,12 @@ def train():
     """Return a function that takes a few steps of Adam on an adapter, the model in training mode."""
 
     def run(
-        model: nn.Module, adapter: Any, inputs: torch.Tensor, *, steps: int = 5, lr: float = 0.02
+        model: nn.Module,
+        adapter: Any,
+        inputs: torch.Tensor,
+        *,
+        steps: int = 5,
+        lr: float = 0.02,
     ) -> None:
         optimizer = torch.optim.Adam(adapter.parameters(), lr=lr)
         was = model.training
@@ -84,7 +89,9 @@ def train():
         for step in range(steps):
             output = model(inputs)
             output = output if isinstance(output, torch.Tensor) else output.logits
-            target = torch.randn(output.shape, generator=torch.Generator().manual_seed(step))
+            target = torch.randn(
+                output.shape, generator=torch.Generator().manual_seed(step)
+            )
             optimizer.zero_grad()
             (output - target).square().mean().backward()
             optimizer.step()
@@ -112,7 +119,8 @@ def _by_peft(model: nn.Module, adapter: Any) -> nn.Module:
             tensor = own.get(f"base_model.model.{module}.{name}")
             if tensor is None:  # kept in a dictionary
                 tensor = getattr(
-                    other.get_submodule(f"base_model.model.{module}"), name.split(".")[0]
+                    other.get_submodule(f"base_model.model.{module}"),
+                    name.split(".")[0],
                 )["default"]
             tensor.copy_(value)
     return other.train(model.training)

@@ -27,7 +27,11 @@ def llama():
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return transformers.LlamaForCausalLM(config).requires_grad_(requires_grad=False).eval()
+        return (
+            transformers.LlamaForCausalLM(config)
+            .requires_grad_(requires_grad=False)
+            .eval()
+        )
 
 
 def test_live_gradients_and_merged_are_those_of_peft(kind, mlp, put_on, train, by_peft):
@@ -71,7 +75,9 @@ def test_a_llama_computes_what_peft_makes_of_it(kind, put_on, train, by_peft):
     """A whole small Llama: live bit-equal to PEFT's, merged logits within rounding of live."""
     bare, model = llama(), llama()
     ids = torch.randint(0, 60, (3, 9), generator=torch.Generator().manual_seed(2))
-    adapter = put_on(model, kind, targets=("*k_proj", "*v_proj", "*up_proj", "*down_proj"))
+    adapter = put_on(
+        model, kind, targets=("*k_proj", "*v_proj", "*up_proj", "*down_proj")
+    )
     train(model, adapter, ids)
     live = model(ids).logits
     other = by_peft(bare, adapter)
@@ -113,7 +119,8 @@ def test_bf16_bases_keep_their_residual(mlp, put_on, train):
     assert all(p.dtype == torch.float32 for p in adapter.parameters())
     train(model, adapter, X.bfloat16())
     before = {
-        n: model.get_parameter(n.replace(".", ".base_layer.")).float() for n in adapter.targets()
+        n: model.get_parameter(n.replace(".", ".base_layer.")).float()
+        for n in adapter.targets()
     }
     wanted = {n: adapter.merged_weight(n, w) for n, w in before.items()}
     mgk.merge(model, adapter)

@@ -23,7 +23,9 @@ def gemma(request):
     from mgk_hf.precision import apply_policy
     from mgk_hf.tiny import tiny_model
 
-    model = tiny_model(300).to(torch.bfloat16).requires_grad_(requires_grad=False).eval()
+    model = (
+        tiny_model(300).to(torch.bfloat16).requires_grad_(requires_grad=False).eval()
+    )
     apply_policy(model, request.param, masters=torch.float32)
     return model
 

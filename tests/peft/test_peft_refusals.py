@@ -75,7 +75,8 @@ def test_options_are_checked_when_the_configuration_is_read(tmp_path):
         encoding="utf-8",
     )
     with pytest.raises(
-        ConfigError, match=r"mine\.toml:\d+: phases\.mcq\.adapter: options\.oft_blok_size"
+        ConfigError,
+        match=r"mine\.toml:\d+: phases\.mcq\.adapter: options\.oft_blok_size",
     ):
         run_pipeline("textmodel", out=tmp_path / "run", config=path)
     assert not (tmp_path / "run").exists()
@@ -97,9 +98,13 @@ def test_bad_targets_are_named(keys, message, mlp, put_on):
 
 def test_tied_weights_and_the_head_are_refused(put_on):
     """A delta on a tied weight would reach both of its modules."""
-    model = nn.ModuleDict({"embed": nn.Embedding(9, 6), "up": nn.Linear(6, 9, bias=False)})
+    model = nn.ModuleDict(
+        {"embed": nn.Embedding(9, 6), "up": nn.Linear(6, 9, bias=False)}
+    )
     model["up"].weight = model["embed"].weight
-    with pytest.raises(InputError, match=r"target up: its weight is tied to embed\.weight"):
+    with pytest.raises(
+        InputError, match=r"target up: its weight is tied to embed\.weight"
+    ):
         put_on(model, "LORA", targets=("up",))
 
 
@@ -115,7 +120,9 @@ def test_a_second_one_has_to_wait(mlp, put_on):
 
 def test_names_mean_exactly_the_chosen_modules(put_on):
     """A pattern for one module does not reach another whose name ends alike, as it would in PEFT."""
-    model = nn.ModuleDict({"q": nn.Linear(4, 3), "deep": nn.ModuleDict({"q": nn.Linear(4, 3)})})
+    model = nn.ModuleDict(
+        {"q": nn.Linear(4, 3), "deep": nn.ModuleDict({"q": nn.Linear(4, 3)})}
+    )
     assert set(put_on(model, "LORA", targets=("re:q",)).targets()) == {"q.weight"}
 
 
@@ -164,5 +171,7 @@ try:
 except EnvironmentFault as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert "pip install 'mgk[peft]'" in done.stdout

@@ -25,7 +25,11 @@ PHASES = {
         "targets": ["layer1", "layer2"],
     },
     "medical_dictionary": {"type": "peft:ia3", "targets": ["layer*"]},
-    "mcq": {"type": "peft:LoHa", "options": {"r": 3, "alpha": 8}, "targets": ["layer1", "layer2"]},
+    "mcq": {
+        "type": "peft:LoHa",
+        "options": {"r": 3, "alpha": 8},
+        "targets": ["layer1", "layer2"],
+    },
 }
 
 
@@ -60,7 +64,9 @@ def test_five_lines(mlp, train):
     live = model(X)
     report = mgk.merge(model, adapter)
     assert (model(X) - live).norm() / live.norm() <= 1e-6
-    assert not torch.equal(model.up.bias, before["up.bias"])  # IA3 scales outputs, and so the bias
+    assert not torch.equal(
+        model.up.bias, before["up.bias"]
+    )  # IA3 scales outputs, and so the bias
     mgk.rollback(model, report)
     assert dict(model.named_modules()) == modules
     assert list(model.state_dict()) == list(before)
@@ -159,6 +165,12 @@ def test_a_run_that_was_stopped_ends_in_the_same_bits(finished, tmp_path):
     out = tmp_path / "run"
     run_pipeline("textmodel", out=out, overrides=settings(), until="plain_text")
     resume_run(out)
-    theirs, mine = (json.loads((p / "ledger.json").read_text()) for p in (finished, out))
-    assert [p["merged"] for p in mine["phases"]] == [p["merged"] for p in theirs["phases"]]
-    assert [p["adapter"] for p in mine["phases"]] == [p["adapter"] for p in theirs["phases"]]
+    theirs, mine = (
+        json.loads((p / "ledger.json").read_text()) for p in (finished, out)
+    )
+    assert [p["merged"] for p in mine["phases"]] == [
+        p["merged"] for p in theirs["phases"]
+    ]
+    assert [p["adapter"] for p in mine["phases"]] == [
+        p["adapter"] for p in theirs["phases"]
+    ]

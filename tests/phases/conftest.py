@@ -11,7 +11,11 @@ SPLITS = ("train", "dev", "test")
 def read(name):
     """Return the rows of one shipped file."""
     path = files("mgk_phases") / "data" / "korean_medical" / name
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return [
+        json.loads(line)
+        for line in path.read_text(encoding="utf-8").split("\n")
+        if line
+    ]
 
 
 @pytest.fixture(scope="session")

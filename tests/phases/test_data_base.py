@@ -21,7 +21,11 @@ def test_there_are_sixty_clean_texts_of_one_language(base_rows, name):
     assert len({r["id"] for r in rows}) == len({r["text"] for r in rows}) == len(rows)
     for row in rows:
         assert row["text"] == unicodedata.normalize("NFC", row["text"]).strip()
-        assert hangul(row["text"]) > 0.9 if name.endswith("ko") else hangul(row["text"]) == 0.0
+        assert (
+            hangul(row["text"]) > 0.9
+            if name.endswith("ko")
+            else hangul(row["text"]) == 0.0
+        )
 
 
 def test_probe_and_calibration_share_nothing(base_rows, shipped):
@@ -36,6 +40,9 @@ def test_probe_and_calibration_share_nothing(base_rows, shipped):
         for row in base_rows(f"probe_{language}"):
             own = grams(row["text"])
             assert (
-                max(len(own & other) / len(own) for other in itertools.chain(calibration, trained))
+                max(
+                    len(own & other) / len(own)
+                    for other in itertools.chain(calibration, trained)
+                )
                 < 0.15
             ), row["id"]

@@ -18,7 +18,10 @@ def test_the_bases_likeliest_option_gives_nothing_away(shipped):
     from mgk_hf.specs import HfSpec
 
     bundle = build(HfSpec(type="hf"), torch.device("cpu"))
-    encode = lambda text: tuple(bundle.tokenizer(text, add_special_tokens=False)["input_ids"])  # noqa: E731
+
+    def encode(text):
+        return tuple(bundle.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     prompt = (bundle.tokenizer.bos_token_id, *encode("문제: \n정답:"))
     rows = shipped("mcq", "test")
     options = [[row[letter] for letter in "ABCDE"] for row in rows]
@@ -33,7 +36,11 @@ def test_the_bases_likeliest_option_gives_nothing_away(shipped):
     ]
     found = bundle.score(items)
     two_errors = 2 * (0.2 * 0.8 / len(rows)) ** 0.5
-    for lengths in ([(1,) * 5 for _ in rows], [s.tokens for s in found], [s.bytes for s in found]):
+    for lengths in (
+        [(1,) * 5 for _ in rows],
+        [s.tokens for s in found],
+        [s.bytes for s in found],
+    ):
         won = 0
         for item, scores, size in zip(items, found, lengths, strict=True):
             each = [lp / n for lp, n in zip(scores.logprob, size, strict=True)]

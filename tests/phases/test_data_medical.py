@@ -12,9 +12,23 @@ FOLDERS = ("text", "dictionary", "mcq")
 KEYS = {
     "text": ["id", "specialty", "topic", "text"],
     "dictionary": ["id", "specialty", "topic", "ko", "en", "definition"],
-    "mcq": ["id", "specialty", "topic", "question", "A", "B", "C", "D", "E", "answer", "reasoning"],
+    "mcq": [
+        "id",
+        "specialty",
+        "topic",
+        "question",
+        "A",
+        "B",
+        "C",
+        "D",
+        "E",
+        "answer",
+        "reasoning",
+    ],
 }
-LONGEST_RUN = 20  # letters: shorter runs are names and set phrases ("뇌실 둘레에 병변이 보이고")
+LONGEST_RUN = (
+    20  # letters: shorter runs are names and set phrases ("뇌실 둘레에 병변이 보이고")
+)
 
 
 def fold(text):
@@ -91,7 +105,10 @@ def test_every_specialty_stands_in_every_split(shipped):
     """No specialty is held out as a whole, so that what a test asks could be learnt."""
     names = {r["specialty"] for r in shipped("text")}
     for folder, split in itertools.product(FOLDERS, SPLITS):
-        assert {r["specialty"] for r in shipped(folder, split)} == names, (folder, split)
+        assert {r["specialty"] for r in shipped(folder, split)} == names, (
+            folder,
+            split,
+        )
 
 
 def test_terms_are_unique(shipped):
@@ -132,7 +149,9 @@ def test_answers_are_balanced(shipped, split):
     rows = shipped("mcq", split)
     error = (0.2 * 0.8 / len(rows)) ** 0.5
     counts = collections.Counter(r["answer"] for r in rows)
-    assert all(abs(counts[place] / len(rows) - 0.2) <= 2 * error for place in range(1, 6)), counts
+    assert all(
+        abs(counts[place] / len(rows) - 0.2) <= 2 * error for place in range(1, 6)
+    ), counts
 
 
 @pytest.mark.parametrize("choose", [max, min])
@@ -180,7 +199,9 @@ def test_what_test_questions_ask_is_taught(shipped):
 )
 def test_splits_share_nothing_nearly_the_same(shipped, folder, column, most):
     """No text, and no question, has a near twin in another split, by its runs of three letters."""
-    made = {s: [(r["id"], grams(r[column])) for r in shipped(folder, s)] for s in SPLITS}
+    made = {
+        s: [(r["id"], grams(r[column])) for r in shipped(folder, s)] for s in SPLITS
+    }
     twins = [
         (x, y)
         for a, b in itertools.combinations(SPLITS, 2)
@@ -193,7 +214,9 @@ def test_splits_share_nothing_nearly_the_same(shipped, folder, column, most):
 def test_no_two_splits_ask_for_the_same_thing(shipped):
     """Where two questions of different splits have one answer, what they say has little in common."""
     rows = [
-        (s, r, grams(r["question"] + r["reasoning"], 2)) for s in SPLITS for r in shipped("mcq", s)
+        (s, r, grams(r["question"] + r["reasoning"], 2))
+        for s in SPLITS
+        for r in shipped("mcq", s)
     ]
     same = [
         (a["id"], b["id"])
@@ -210,29 +233,47 @@ def test_no_question_stands_in_the_training_text_with_its_answer(shipped):
     for row in (*shipped("mcq", "dev"), *shipped("mcq", "test")):
         for text in taught:
             if fold(right(row)) in text:
-                assert longest_common_run(fold(row["question"]), text) < LONGEST_RUN, row["id"]
+                assert longest_common_run(fold(row["question"]), text) < LONGEST_RUN, (
+                    row["id"]
+                )
 
 
 def test_held_out_text_shares_no_sentence_with_train(shipped):
     """No sentence of a held-out text, definition or question stands in a training row."""
-    columns = {"text": ("text",), "dictionary": ("definition",), "mcq": ("question", "reasoning")}
-    train = "\n".join(fold(r[c]) for f in FOLDERS for r in shipped(f, "train") for c in columns[f])
+    columns = {
+        "text": ("text",),
+        "dictionary": ("definition",),
+        "mcq": ("question", "reasoning"),
+    }
+    train = "\n".join(
+        fold(r[c]) for f in FOLDERS for r in shipped(f, "train") for c in columns[f]
+    )
     for folder in FOLDERS:
         for row in (*shipped(folder, "dev"), *shipped(folder, "test")):
             for column in columns[folder]:
                 for sentence in re.split(r"(?<=[.?!])\s+", row[column]):
                     plain = fold(sentence)
-                    assert len(plain) < LONGEST_RUN or plain not in train, (row["id"], sentence)
+                    assert len(plain) < LONGEST_RUN or plain not in train, (
+                        row["id"],
+                        sentence,
+                    )
 
 
 @pytest.mark.parametrize(
     ("folder", "column"),
-    [("text", "text"), ("dictionary", "definition"), ("mcq", "question"), ("mcq", "reasoning")],
+    [
+        ("text", "text"),
+        ("dictionary", "definition"),
+        ("mcq", "question"),
+        ("mcq", "reasoning"),
+    ],
 )
 def test_nothing_was_filled_into_a_pattern(shipped, folder, column):
     """With terms and numbers masked, at most 2 % of the sentences repeat."""
     entries = shipped("dictionary")
-    terms = sorted({t for r in entries for t in (r["ko"], r["en"])}, key=len, reverse=True)
+    terms = sorted(
+        {t for r in entries for t in (r["ko"], r["en"])}, key=len, reverse=True
+    )
     mask = re.compile("|".join(map(re.escape, terms)), re.IGNORECASE)
     sentences = [
         re.sub(r"\d+", "0", mask.sub("□", sentence))

@@ -46,8 +46,15 @@ def test_it_runs_from_start_to_end_on_the_tiny_base(tmp_path, monkeypatch):
     """Row 0 and a row after each phase hold every probe; generated answers stand in the first and last row only."""
     monkeypatch.setenv("MGK_CACHE", str(tmp_path / "cache"))
     run_pipeline("korean-medical", out=tmp_path / "run", overrides=SMALL)
-    table = json.loads((tmp_path / "run" / "retention.json").read_text(encoding="utf-8"))
-    assert [r["name"] for r in table["rows"]] == ["base", "plain_text", "dictionary", "mcq"]
+    table = json.loads(
+        (tmp_path / "run" / "retention.json").read_text(encoding="utf-8")
+    )
+    assert [r["name"] for r in table["rows"]] == [
+        "base",
+        "plain_text",
+        "dictionary",
+        "mcq",
+    ]
     taught = {p["name"]: p["phase"] for p in table["probes"]}
     assert taught == {
         "text": "plain_text",

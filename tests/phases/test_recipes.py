@@ -26,7 +26,9 @@ WORDS = [
     "황달",
     "부종",
 ]
-TEXTS = [f"{w}에 대한 글이다. {w}의 병은 여러 가지이고, {w}를 먼저 살핀다." for w in WORDS]
+TEXTS = [
+    f"{w}에 대한 글이다. {w}의 병은 여러 가지이고, {w}를 먼저 살핀다." for w in WORDS
+]
 QUESTIONS = [(f"{w}에서 먼저 살필 것은 무엇인가?", f"{w}이다.") for w in WORDS]
 SMALL = (
     "base.id=tiny-gemma",
@@ -60,14 +62,27 @@ def files(tmp_path, monkeypatch):
     lines("instructions.jsonl", [{"instruction": q, "output": a} for q, a in QUESTIONS])
     lines("chat.jsonl", [{"prompt": q, "completion": a} for q, a in QUESTIONS])
     exam = [
-        {"question": q, "A": a, "B": "모른다", "C": "없다", "answer": "A", "reasoning": "까닭이다."}
+        {
+            "question": q,
+            "A": a,
+            "B": "모른다",
+            "C": "없다",
+            "answer": "A",
+            "reasoning": "까닭이다.",
+        }
         for q, a in QUESTIONS
     ]
     lines("exam.jsonl", exam)
     codes = [f"A{i:02},term {i},{w}병" for i, w in enumerate(WORDS)]
-    (data / "kcd.csv").write_text("\n".join(["code,en,ko", *codes]) + "\n", encoding="utf-8")
-    labels = [f"{text},{'심장' if i % 2 else '다른 곳'}" for i, text in enumerate(WORDS)]
-    (data / "labels.csv").write_text("\n".join(["text,label", *labels]), encoding="utf-8")
+    (data / "kcd.csv").write_text(
+        "\n".join(["code,en,ko", *codes]) + "\n", encoding="utf-8"
+    )
+    labels = [
+        f"{text},{'심장' if i % 2 else '다른 곳'}" for i, text in enumerate(WORDS)
+    ]
+    (data / "labels.csv").write_text(
+        "\n".join(["text,label", *labels]), encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -91,7 +106,10 @@ def test_every_recipe_parses(tmp_path, name):
 def test_recipes_are_listed_and_named(tmp_path):
     """The list has each name with its title, as text and as JSON; an unknown name offers near ones."""
     listed = CliRunner().invoke(recipes).output
-    rows = [json.loads(x) for x in CliRunner().invoke(recipes, ["--json"]).output.splitlines()]
+    rows = [
+        json.loads(x)
+        for x in CliRunner().invoke(recipes, ["--json"]).output.splitlines()
+    ]
     assert [r["name"] for r in rows] == names()
     assert all(f"{r['name']} " in listed and r["title"] in listed for r in rows)
     with pytest.raises(InputError, match="did you mean 'sft'"):

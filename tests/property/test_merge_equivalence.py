@@ -14,13 +14,22 @@ from mgk_core.testing.history import shake, train
 from mgk_core.testing.strategies import BATCHES, HISTORIES, SEEDS, cases, scales
 from mgk_core.testing.zoo import KINDS
 
-LINEAR = [k for k in KINDS if k not in ("attention", "mixed")]  # linear in input and weight
+LINEAR = [
+    k for k in KINDS if k not in ("attention", "mixed")
+]  # linear in input and weight
 
 
 def attach(case, name, rank, alpha, seed, *, type="lora", **options):
     """Attach to everything; ranks are cut to what each weight allows."""
     return mgk.attach(
-        case.model, type, name=name, seed=seed, rank=rank, alpha=alpha, targets=["*"], **options
+        case.model,
+        type,
+        name=name,
+        seed=seed,
+        rank=rank,
+        alpha=alpha,
+        targets=["*"],
+        **options,
     )
 
 
@@ -28,7 +37,9 @@ def integers(tensors, seed, size):
     """Overwrite tensors with whole numbers from −size to size."""
     generator = torch.Generator().manual_seed(seed)
     for tensor in tensors:
-        tensor.data.copy_(torch.randint(-size, size + 1, tensor.shape, generator=generator))
+        tensor.data.copy_(
+            torch.randint(-size, size + 1, tensor.shape, generator=generator)
+        )
 
 
 def delta(adapter, name, target):
@@ -52,7 +63,13 @@ def test_whole_numbers_merge_without_any_error(
     bias = bias and case.kind not in ("embedding", "experts")
     for index, phase in enumerate(history):
         adapter = attach(
-            case, f"p{index}", rank, alpha, phase, bias=bias, init="pissa" if pissa else "gaussian"
+            case,
+            f"p{index}",
+            rank,
+            alpha,
+            phase,
+            bias=bias,
+            init="pissa" if pissa else "gaussian",
         )
         integers(adapter.state_dict().values(), phase + 1, 3)
         live = case.model(x)
@@ -87,7 +104,9 @@ def absolute(case, adapter, x):
     case=cases(LINEAR, [torch.float32, torch.float64, torch.bfloat16]), scale=scales((1, 2)), batch=BATCHES,
     history=HISTORIES, seed=SEEDS,
 )  # fmt: skip
-def test_any_numbers_merge_within_the_bound_of_their_rounding(case, scale, batch, history, seed):
+def test_any_numbers_merge_within_the_bound_of_their_rounding(
+    case, scale, batch, history, seed
+):
     """|merged − live| ≤ what the unit roundoff, the inner dimension and |x|, |W|, |A|, |B| allow, entry by entry.
 
     A sum of n rounded products errs by at most n · u times the sum of their absolute values
@@ -104,7 +123,11 @@ def test_any_numbers_merge_within_the_bound_of_their_rounding(case, scale, batch
         train(case, adapter, seed=phase, steps=2)
         shake(adapter, seed=phase, size=0.1)
         live, allowed = case.model(x).double(), absolute(case, adapter, x)
-        inner = max(max(p.shape[0], p[0].numel()) for p in case.model.parameters() if p.dim() > 1)
+        inner = max(
+            max(p.shape[0], p[0].numel())
+            for p in case.model.parameters()
+            if p.dim() > 1
+        )
         mgk.merge(case.model, adapter)
         merged = case.model(x).double()
         bound = 2 * unit * (inner + rank + 6) * allowed
@@ -128,7 +151,9 @@ def test_trained_networks_with_nonlinear_layers_merge_to_their_live_output(
     unit = {torch.float64: 2.0**-53}.get(next(case.model.parameters()).dtype, 2.0**-24)
     x = case.inputs(3)
     for index, phase in enumerate(history[:3]):
-        adapter = attach(case, f"p{index}", rank, alpha, phase, type=type_, rslora=rslora)
+        adapter = attach(
+            case, f"p{index}", rank, alpha, phase, type=type_, rslora=rslora
+        )
         train(case, adapter, seed=phase)
         live = case.model(x)
         mgk.merge(case.model, adapter)

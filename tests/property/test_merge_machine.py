@@ -9,7 +9,13 @@ from pathlib import Path
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 import mgk
 from mgk_core.contract.adapter import all_disabled, base_state_dict, state_of
@@ -49,17 +55,27 @@ class MergeMachine(RuleBasedStateMachine):
 
     @property
     def dtype(self):
-        return next(p for n, p in self.case.model.named_parameters() if "mgk" not in n).dtype
+        return next(
+            p for n, p in self.case.model.named_parameters() if "mgk" not in n
+        ).dtype
 
     @precondition(lambda self: len(self.adapters) < 3)
-    @rule(scale=scales((1, 2)), seed=SEEDS, kind=st.sampled_from(["lora", "lora", "dora"]))
+    @rule(
+        scale=scales((1, 2)), seed=SEEDS, kind=st.sampled_from(["lora", "lora", "dora"])
+    )
     def attach(self, scale, seed, kind):
         rank, alpha = scale
         before = snapshot(self.case)
         name = f"phase.{self.count}"
         self.count += 1
         mgk.attach(
-            self.case.model, kind, name=name, seed=seed, rank=rank, alpha=alpha, targets=["*"]
+            self.case.model,
+            kind,
+            name=name,
+            seed=seed,
+            rank=rank,
+            alpha=alpha,
+            targets=["*"],
         )
         assert not same_bits(before, self.case)
 
@@ -83,7 +99,9 @@ class MergeMachine(RuleBasedStateMachine):
     def merge(self, data, undo, scale):
         adapter = data.draw(st.sampled_from(self.adapters))
         before, old = snapshot(self.case), (dict(self.expected), dict(self.size))
-        residuals = {n: t.clone() for n, t in state_of(self.case.model).residuals.items()}
+        residuals = {
+            n: t.clone() for n, t in state_of(self.case.model).residuals.items()
+        }
         new = {
             n: self.expected[n]
             + scale * (adapter.merged_weight(n, self.visible(n)) - self.visible(n))
@@ -91,7 +109,8 @@ class MergeMachine(RuleBasedStateMachine):
         }
         # DoRA's fp32 factor is 1 to fp32's rounding only, seen from float64
         nothing = all(
-            (new[n] - self.expected[n]).abs().max() <= 4 * UNIT[torch.float32] * self.size[n]
+            (new[n] - self.expected[n]).abs().max()
+            <= 4 * UNIT[torch.float32] * self.size[n]
             for n in new
         )
         try:
@@ -155,7 +174,9 @@ class MergeMachine(RuleBasedStateMachine):
     @rule(dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
     def cast(self, dtype):
         """model.to(dtype): the visible weights are rounded, residuals stay beside them."""
-        before = {n: t.detach().to(dtype) for n, t in base_state_dict(self.case.model).items()}
+        before = {
+            n: t.detach().to(dtype) for n, t in base_state_dict(self.case.model).items()
+        }
         self.case.model.to(dtype)
         assert not same_bits(before, self.case)
         residuals = state_of(self.case.model).residuals
@@ -173,13 +194,17 @@ class MergeMachine(RuleBasedStateMachine):
         if not hasattr(self, "case"):
             return
         residuals = state_of(self.case.model).residuals
-        unit = UNIT[torch.float64] if self.dtype == torch.float64 else UNIT[torch.float32]
+        unit = (
+            UNIT[torch.float64] if self.dtype == torch.float64 else UNIT[torch.float32]
+        )
         for name, tensor in base_state_dict(self.case.model).items():
             total = tensor.detach().double() + (
                 residuals[name].double() if name in residuals else 0
             )
             error = (total - self.expected[name]).abs().max().item()
-            assert error <= 24 * unit * (1 + self.merges) * max(1.0, self.size[name]), name
+            assert error <= 24 * unit * (1 + self.merges) * max(1.0, self.size[name]), (
+                name
+            )
 
     @invariant()
     def live_is_what_the_weights_say(self):
@@ -198,7 +223,9 @@ class MergeMachine(RuleBasedStateMachine):
             wanted = twin(x)
         live = self.case.model(self.x)
         # unit roundoff · inner dimension · layers, and 16 for weights that grew in between
-        assert (live.double() - wanted).norm() <= UNIT[self.dtype] * 40 * 5 * 16 * wanted.norm()
+        assert (live.double() - wanted).norm() <= UNIT[
+            self.dtype
+        ] * 40 * 5 * 16 * wanted.norm()
 
 
 MergeMachine.TestCase.settings = settings(settings.default, stateful_step_count=12)

@@ -103,7 +103,9 @@ def test_a_gain_within_noise_has_no_share(copy):
 
 def test_what_was_taken_back_is_in_the_headline(finished_run):
     """Plain merging forgets: the first thing that a reader sees says how much is left."""
-    assert "Of earlier gains the model keeps 1% of plain_text" in story.headline(read(finished_run))
+    assert "Of earlier gains the model keeps 1% of plain_text" in story.headline(
+        read(finished_run)
+    )
 
 
 def test_hostile_names_are_escaped(copy):
@@ -121,9 +123,15 @@ def test_hostile_names_are_escaped(copy):
     merged["weights"][0]["name"] = HOSTILE
     merge.write_text(json.dumps(merged))
     found = parsed(copy)
-    assert [tag for tag, _ in found.tags if tag != "small"] == [t for t in before if t != "small"]
+    assert [tag for tag, _ in found.tags if tag != "small"] == [
+        t for t in before if t != "small"
+    ]
     assert not any(tag == "img" for tag, _ in found.tags)
-    assert any(v.get("name") == HOSTILE for chart in found.charts for v in chart["data"]["values"])
+    assert any(
+        v.get("name") == HOSTILE
+        for chart in found.charts
+        for v in chart["data"]["values"]
+    )
     assert "49" not in story.phases(read(copy))[0].title
 
 
@@ -178,7 +186,9 @@ def test_runs_side_by_side(finished_run, half_run):
 def test_the_command_writes_where_it_is_asked_to(finished_run, tmp_path):
     """It prints the file's name; what is not a run directory, or several runs without --out, is refused."""
     out = tmp_path / "two.html"
-    done = CliRunner().invoke(report, [str(finished_run), str(finished_run), "--out", str(out)])
+    done = CliRunner().invoke(
+        report, [str(finished_run), str(finished_run), "--out", str(out)]
+    )
     assert done.output.strip() == str(out)
     assert out.stat().st_size < 5_000_000
     with pytest.raises(InputError, match="not a run directory"):

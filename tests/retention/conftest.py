@@ -54,9 +54,9 @@ class Bundle:
         self.model = model.eval()
 
     def loss(self, batch: Examples):
-        return (self.model(batch.inputs) - batch.targets).square().sum() / 2, torch.tensor(
-            float(len(batch.inputs))
-        )
+        return (
+            self.model(batch.inputs) - batch.targets
+        ).square().sum() / 2, torch.tensor(float(len(batch.inputs)))
 
     def outputs(self, batch: Examples, positions=None):
         found = self.model(batch.inputs)
@@ -79,7 +79,8 @@ class Bundle:
 
     def pack(self, examples):
         return Examples(
-            torch.cat([e.inputs for e in examples]), torch.cat([e.targets for e in examples])
+            torch.cat([e.inputs for e in examples]),
+            torch.cat([e.targets for e in examples]),
         )
 
 
@@ -102,7 +103,8 @@ def rows(n: int = 40, *, seed: int = 0, inside: int = 6, outside: int = 4) -> Ro
     """Unrelated inputs and targets."""
     generator = torch.Generator().manual_seed(seed)
     return Rows(
-        torch.randn(n, inside, generator=generator), torch.randn(n, outside, generator=generator)
+        torch.randn(n, inside, generator=generator),
+        torch.randn(n, outside, generator=generator),
     )
 
 
@@ -121,11 +123,17 @@ def context(hooks):
     """Make a context: ``context(model, {"drift-guard": {...}}, phases=2)``."""
 
     def make(
-        model: nn.Module, retention: dict, *, phases: int = 2, data: Rows | None = None, **options
+        model: nn.Module,
+        retention: dict,
+        *,
+        phases: int = 2,
+        data: Rows | None = None,
+        **options,
     ) -> PhaseContext:
         registry = hooks.plugins.registry
         specs = tuple(
-            structure_spec(registry, "retention", {"type": n, **o}) for n, o in retention.items()
+            structure_spec(registry, "retention", {"type": n, **o})
+            for n, o in retention.items()
         )
         spec = Spec(type="test")
         phase = PhaseConfig(
@@ -133,7 +141,9 @@ def context(hooks):
             train=TrainSettings(batch_size=8), **options,
         )  # fmt: skip
         config = RunConfig(
-            name="t", base=spec, phases=tuple(evolve(phase, name=f"p{i}") for i in range(phases))
+            name="t",
+            base=spec,
+            phases=tuple(evolve(phase, name=f"p{i}") for i in range(phases)),
         )
         names = tuple(n for n, p in base_state_dict(model).items() if p.dim() == 2)
         return PhaseContext(
@@ -147,7 +157,8 @@ def context(hooks):
 def remembered(**phases: dict[str, Tensor]) -> tuple[Remembered, ...]:
     """A history of these statistics."""
     return tuple(
-        Remembered(name, Path(name), lambda kept=kept: kept) for name, kept in phases.items()
+        Remembered(name, Path(name), lambda kept=kept: kept)
+        for name, kept in phases.items()
     )
 
 

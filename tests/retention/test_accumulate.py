@@ -31,7 +31,10 @@ def decaying(n: int, d: int, seed: int) -> torch.Tensor:
 def test_batches_do_not_matter(cuts, seed):
     """The mean over all rows is the same however they were split."""
     x = decaying(60, 8, seed)
-    for make in (lambda: Whole(8, None, "diagonal", CPU), lambda: Projected(8, 2, "diagonal", CPU)):
+    for make in (
+        lambda: Whole(8, None, "diagonal", CPU),
+        lambda: Projected(8, 2, "diagonal", CPU),
+    ):
         one, many = make(), make()
         one.add(x)
         for piece in torch.tensor_split(x, sorted(cuts)):
@@ -69,7 +72,14 @@ def test_nystrom_is_exact_on_low_rank(d, rank, seed):
     matrix, test = x.mT @ x, omega(d, min(d, rank + 3))
     values, vectors = nystrom(matrix @ test, test)
     # Y is fp32 and the shift eps ‖Y‖ √d; Ω sees about m / d of each direction, so d / m more comes back.
-    bound = 20 * torch.finfo(torch.float32).eps * d**0.5 * d / test.shape[1] * float(matrix.norm())
+    bound = (
+        20
+        * torch.finfo(torch.float32).eps
+        * d**0.5
+        * d
+        / test.shape[1]
+        * float(matrix.norm())
+    )
     assert (vectors * values @ vectors.mT - matrix).norm() <= bound
     assert (values[:-1] >= values[1:]).all()
 
@@ -103,7 +113,9 @@ def test_ids_count_as_one_hot_inputs():
 def test_the_projection_is_used_only_where_it_saves():
     """Small or wanted whole: a matrix; large and sketched: a projection."""
     assert isinstance(make_accumulator(4 * columns(16), 16, "isotropic", CPU), Whole)
-    assert isinstance(make_accumulator(4 * columns(16) + 1, 16, "isotropic", CPU), Projected)
+    assert isinstance(
+        make_accumulator(4 * columns(16) + 1, 16, "isotropic", CPU), Projected
+    )
     assert isinstance(make_accumulator(100_00, None, "isotropic", CPU), Whole)
     small = make_accumulator(5, 16, "isotropic", CPU)
     small.add(torch.eye(5))

@@ -17,7 +17,12 @@ def watch(small, context, type_="lora", *, history=True, limit=0.05):
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     ctx.adapter = small.random_adapter(model, type_)
     tell = lambda event, **data: told.append({"event": event, **data})  # noqa: E731 - short on purpose
-    return make_alarm(ctx, AlarmSpec(type="alarm", limit=limit, sketch=0), tell), ctx, before, told
+    return (
+        make_alarm(ctx, AlarmSpec(type="alarm", limit=limit, sketch=0), tell),
+        ctx,
+        before,
+        told,
+    )
 
 
 @pytest.mark.parametrize("type_", ["lora", "dora"])
@@ -29,7 +34,9 @@ def test_figures_are_the_formulas(small, context, type_):
     for name in ctx.targets:
         weight = before[name]
         delta = ctx.adapter.merged_weight(name, weight) - weight
-        assert relative[name] == pytest.approx((delta.norm() / weight.norm()).item(), rel=1e-4)
+        assert relative[name] == pytest.approx(
+            (delta.norm() / weight.norm()).item(), rel=1e-4
+        )
         if name == "0.weight":
             moved = (x @ delta.mT).square().sum() / (x @ weight.mT).square().sum()
             assert drift[name] == pytest.approx(moved.item(), rel=1e-4)

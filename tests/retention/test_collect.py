@@ -20,9 +20,13 @@ def test_moments_are_means_over_positions(small, context):
     hidden = torch.tanh(hidden @ model[2].weight.mT + model[2].bias)
     g = hidden @ model[4].weight.mT + model[4].bias - data.targets
     assert torch.allclose(kept[f"{INPUTS}0.weight/matrix"], x.mT @ x / n, atol=1e-5)
-    assert torch.allclose(kept[f"{INPUTS}4.weight/matrix"], hidden.mT @ hidden / n, atol=1e-5)
+    assert torch.allclose(
+        kept[f"{INPUTS}4.weight/matrix"], hidden.mT @ hidden / n, atol=1e-5
+    )
     assert torch.allclose(kept[f"{OUTPUTS}4.weight/matrix"], g.mT @ g / n, atol=1e-4)
-    assert torch.allclose(kept[f"{FISHER}4.weight"], g.square().mT @ hidden.square() / n, atol=1e-4)
+    assert torch.allclose(
+        kept[f"{FISHER}4.weight"], g.square().mT @ hidden.square() / n, atol=1e-4
+    )
 
 
 def test_only_what_later_phases_name_is_collected(small, context):
@@ -33,7 +37,8 @@ def test_only_what_later_phases_name_is_collected(small, context):
     assert collect(ctx) == {}
     assert collect(context(model, {"naive": {}})) == {}
     parts = {
-        name: {k.split("/")[1] for k in collect(context(model, {name: {}}))} for name in RETENTION
+        name: {k.split("/")[1] for k in collect(context(model, {name: {}}))}
+        for name in RETENTION
     }
     assert parts == {
         "drift-guard": {"inputs", "outputs"}, "covariance-merge": {"inputs"}, "designed-a": {"inputs"},
@@ -127,7 +132,8 @@ def test_nan_in_old_data_is_told(small, context):
     data = small.rows()
     data.inputs[3, 2] = float("nan")
     with pytest.raises(
-        InputError, match=r"0\.weight: its inputs or gradients on old data are not finite"
+        InputError,
+        match=r"0\.weight: its inputs or gradients on old data are not finite",
     ):
         collect(context(small.network(), {"drift-guard": {}}, data=data))
 

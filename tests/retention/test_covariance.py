@@ -13,7 +13,9 @@ from mgk_retention.specs import CovarianceRecoverySpec, CovarianceSpec
 
 
 def rows_of(n: int, d: int, seed: int) -> torch.Tensor:
-    return torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 @given(
@@ -22,7 +24,11 @@ def rows_of(n: int, d: int, seed: int) -> torch.Tensor:
 )  # fmt: skip
 def test_result_minimises_the_objective(d, r, strength, ridge, seed):
     """A* = argmin ‖(A* − A) Xₙ‖² + λ ‖A* Xₒ‖² + ρ ‖A*‖²: the gradient there is zero."""
-    new, old, a = rows_of(20, d, seed), rows_of(20, d, seed + 1), rows_of(r, d, seed + 2)
+    new, old, a = (
+        rows_of(20, d, seed),
+        rows_of(20, d, seed + 1),
+        rows_of(r, d, seed + 2),
+    )
     c_new, c_old = new.mT @ new / 20, old.mT @ old / 20
     found = damping(Dense(c_new), Dense(c_old), strength, ridge).right(a)
     rho = ridge * float((c_new + strength * c_old).trace()) / d
@@ -45,7 +51,9 @@ def test_woodbury_equals_the_dense_inverse(d, k, tail, seed):
     assert isinstance(new, Sketch)
     by_woodbury = damping(new, old, 2.0, 1e-3).right(a)
     by_inverse = damping(Dense(new.dense()), Dense(old.dense()), 2.0, 1e-3).right(a)
-    assert torch.allclose(by_woodbury, by_inverse, rtol=1e-8, atol=1e-9 * float(a.norm()))
+    assert torch.allclose(
+        by_woodbury, by_inverse, rtol=1e-8, atol=1e-9 * float(a.norm())
+    )
 
 
 def test_old_directions_go_and_new_ones_stay():
@@ -70,7 +78,9 @@ def test_factors_and_dense_deltas_agree(small, context):
     delta = f.scale * f.b @ f.a
     through = f.scale * f.b @ made.right("2.weight", f.a)
     assert torch.allclose(made.delta("2.weight", delta, None), through, atol=1e-5)
-    assert torch.allclose(made.delta("2.weight", delta[3:7], slice(3, 7)), through[3:7], atol=1e-5)
+    assert torch.allclose(
+        made.delta("2.weight", delta[3:7], slice(3, 7)), through[3:7], atol=1e-5
+    )
     assert torch.equal(made.right("unknown", f.a), f.a)
 
 

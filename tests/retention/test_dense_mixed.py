@@ -18,7 +18,11 @@ from mgk_retention.specs import MixedSpec
 
 def test_dense_holds_to_every_law_of_adapters(hooks):
     """Identity at attach, merged equals live, detach, copies, ties and all the rest."""
-    found = [r for r in check_loaded(hooks.plugins, "retention") if r.subject == "adapter dense"]
+    found = [
+        r
+        for r in check_loaded(hooks.plugins, "retention")
+        if r.subject == "adapter dense"
+    ]
     assert len(found) > 10
     assert_hold(found)
 
@@ -44,7 +48,9 @@ def test_dense_targets_by_name():
     """Names and regular expressions choose; what matches nothing, and no target at all, is an error."""
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     assert list(mgk.attach(model, "dense", targets=["1"]).targets()) == ["1.weight"]
-    assert list(mgk.attach(model, "dense", name="second", targets=["re:[0-1]"]).targets()) == [
+    assert list(
+        mgk.attach(model, "dense", name="second", targets=["re:[0-1]"]).targets()
+    ) == [
         "0.weight",
         "1.weight",
     ]
@@ -64,14 +70,17 @@ def test_a_mixed_row_is_a_whole_batch(small):
     assert sorted(first.tolist()) == sorted(one.inputs.tolist())
     assert [len(rows.batch([i]).inputs) for i in range(6)] == [3, 3, 2, 2, 2, 2]
     both = rows.batch([0, 4])
-    assert torch.equal(both.inputs, torch.cat([rows.batch([0]).inputs, rows.batch([4]).inputs]))
+    assert torch.equal(
+        both.inputs, torch.cat([rows.batch([0]).inputs, rows.batch([4]).inputs])
+    )
 
 
 def test_a_mixed_digest_knows_its_parts(small):
     """Other sizes or counts are other data, for a run that goes on."""
     bundle, data = small.Bundle(small.network()), small.rows(6)
     digests = {
-        MixedRows(bundle, {"one": (data, size, n)}).digest for size, n in ((3, 2), (2, 2), (3, 4))
+        MixedRows(bundle, {"one": (data, size, n)}).digest
+        for size, n in ((3, 2), (2, 2), (3, 4))
     }
     assert len(digests) == 3
 
@@ -98,7 +107,9 @@ def test_mixed_loads_each_part_by_its_plugin(monkeypatch, hooks, small):
         name: {"data": {"type": name}, "batch_size": 2, "batches": 3}
         for name in ("text", "dictionary")
     }
-    found = mixed.load(MixedSpec(type="mixed", parts=tables), small.Bundle(small.network()))
+    found = mixed.load(
+        MixedSpec(type="mixed", parts=tables), small.Bundle(small.network())
+    )
     assert len(found.train) == 6
     assert found.dev == found.calibration == ("text", "dictionary")
     assert found.verify == ("v1", "v1")
@@ -110,7 +121,9 @@ def test_mixed_reaches_no_plugin_that_its_run_leaves_out(small):
     part = {"data": {"type": "noise"}, "batch_size": 2, "batches": 3}
     hooks = Hooks(load_plugins(without=["textmodel"]))
     with pytest.raises(ConfigError, match="'noise'"):
-        hooks.load_data(MixedSpec(type="mixed", parts={"one": part}), small.Bundle(small.network()))
+        hooks.load_data(
+            MixedSpec(type="mixed", parts={"one": part}), small.Bundle(small.network())
+        )
 
 
 @pytest.mark.parametrize(
@@ -126,4 +139,6 @@ def test_a_part_says_all_that_it_needs(hooks, part):
     from mgk_core.config.resolve import structure_spec
 
     with pytest.raises(ConfigError, match=r"parts\.one"):
-        structure_spec(hooks.plugins.registry, "data", {"type": "mixed", "parts": {"one": part}})
+        structure_spec(
+            hooks.plugins.registry, "data", {"type": "mixed", "parts": {"one": part}}
+        )

@@ -13,7 +13,9 @@ from mgk_retention.specs import DesignedSpec
 
 
 def psd(d, seed):
-    x = torch.randn(2 * d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(
+        2 * d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     return x.mT @ x / (2 * d)
 
 
@@ -26,7 +28,9 @@ def test_first_direction_has_the_best_ratio(d, seed, strength):
     def ratio(a):
         return float((a @ new @ a) / (a @ (new + strength * old) @ a))
 
-    others = torch.randn(200, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    others = torch.randn(
+        200, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     assert all(ratio(found) >= ratio(a) * (1 - 1e-4) for a in others)
 
 

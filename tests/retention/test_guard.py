@@ -25,7 +25,11 @@ def written_out(adapter, before, past, spec):
         g = sum(m.dense().double() for m in past.moments(OUTPUTS, name))
         g = g / g.trace() / 2 + torch.eye(len(g), dtype=g.dtype) / len(g) / 2
         drift = (g @ delta @ c @ delta.mT).trace()
-        value += spec.strength * drift / ((g @ weight @ c @ weight.mT).trace() / len(past.files))
+        value += (
+            spec.strength
+            * drift
+            / ((g @ weight @ c @ weight.mT).trace() / len(past.files))
+        )
     return value.detach()
 
 
@@ -34,7 +38,9 @@ def history_of(small, context, model, retention, phases=2):
     kept = {}
     for number in range(phases):
         ctx = context(
-            model, retention, data=small.rows(seed=number, inside=_inside(model), outside=4)
+            model,
+            retention,
+            data=small.rows(seed=number, inside=_inside(model), outside=4),
         )
         kept[f"old{number}"] = collect(ctx)
     return small.remembered(**kept)
@@ -81,7 +87,9 @@ def test_guard_is_the_formula(small, context, type_, options):
 def test_layers_of_one_shape_share_a_product(small, context):
     """Two layers of the same shape are one stack, and the sum is as if they were apart."""
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 4))
+    model = nn.Sequential(
+        nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 4)
+    )
     retention = {"drift-guard": {"sketch": 3}}
     history = history_of(small, context, model, retention)
     ctx = context(model, retention)
@@ -95,7 +103,9 @@ def test_layers_of_one_shape_share_a_product(small, context):
             n: {k: v for k, v in r.read().items() if f"/{name}/" in k}
             for n, r in zip("ab", history, strict=True)
         }
-        parts += make_guard(ctx, Past(small.remembered(**kept), ctx.device), spec)(0).item()
+        parts += make_guard(ctx, Past(small.remembered(**kept), ctx.device), spec)(
+            0
+        ).item()
     assert whole(0).item() == pytest.approx(parts, rel=1e-5)
 
 
@@ -114,7 +124,9 @@ def test_transposed_weights_are_guarded_as_they_act(small, context):
     ctx.adapter = small.random_adapter(model)
     past, spec = Past(ctx.history, ctx.device), ctx.specs(DriftGuardSpec)[0]
     found = make_guard(ctx, past, spec)(0).item()
-    assert found == pytest.approx(written_out(ctx.adapter, before, past, spec).item(), rel=2e-5)
+    assert found == pytest.approx(
+        written_out(ctx.adapter, before, past, spec).item(), rel=2e-5
+    )
 
 
 def test_untrained_lora_costs_nothing(small, context):
@@ -130,7 +142,9 @@ def test_untrained_lora_costs_nothing(small, context):
     assert value.item() == 0
     assert all(
         (g == 0).all()
-        for g in torch.autograd.grad(value, ctx.adapter.parameters(), materialize_grads=True)
+        for g in torch.autograd.grad(
+            value, ctx.adapter.parameters(), materialize_grads=True
+        )
     )
 
 
@@ -153,7 +167,9 @@ def test_embeddings_are_guarded_by_the_frequency_of_their_ids(small, context):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(7, 5), nn.Flatten(), nn.Linear(10, 4))
     data = small.rows()
-    data.inputs = torch.randint(0, 4, (40, 2), generator=torch.Generator().manual_seed(0))
+    data.inputs = torch.randint(
+        0, 4, (40, 2), generator=torch.Generator().manual_seed(0)
+    )
     ctx = context(model, {"drift-guard": {"sketch": 2}}, data=data)
     ctx.history = small.remembered(base=collect(ctx))
     ctx.adapter = small.random_adapter(model, targets=["0"])
@@ -173,6 +189,7 @@ def test_packed_weights_are_told_before_the_first_step():
     module = nn.Module()
     module.weight = packed
     with pytest.raises(
-        InputError, match=r"layer\.weight: its numbers are packed \(torch\.uint8\).*base\.quantize"
+        InputError,
+        match=r"layer\.weight: its numbers are packed \(torch\.uint8\).*base\.quantize",
     ):
         base_weight(Target("layer.weight", module, "weight"))

@@ -13,7 +13,10 @@ EPS = torch.finfo(torch.float64).eps
 def psd(d: int, *, seed: int, rank: int | None = None) -> torch.Tensor:
     """A random second moment in float64."""
     x = torch.randn(
-        rank or 2 * d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+        rank or 2 * d,
+        d,
+        dtype=torch.float64,
+        generator=torch.Generator().manual_seed(seed),
     )
     return x.mT @ x / len(x)
 
@@ -24,15 +27,24 @@ def sketch(d: int, k: int, *, seed: int) -> Sketch:
     return Sketch(factor, torch.rand(d, dtype=torch.float64, generator=generator))
 
 
-@given(d=st.integers(2, 12), k=st.integers(0, 12), n=st.integers(1, 5), seed=st.integers(0, 99))
+@given(
+    d=st.integers(2, 12),
+    k=st.integers(0, 12),
+    n=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
 def test_sketch_answers_as_its_matrix(d, k, n, seed):
     """Products, trace, scaling and added identity of a sketch are those of V Vᵀ + diag(tail)."""
     m = sketch(d, min(k, d), seed=seed)
     whole = Dense(m.dense())
-    x = torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))
+    x = torch.randn(
+        n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1)
+    )
     bound = 50 * d * EPS * float(whole.matrix.norm()) * float(x.norm())
     assert (m.right(x) - whole.right(x)).norm() <= bound
-    assert abs(float(m.trace() - whole.trace())) <= bound + 50 * d * EPS * float(whole.trace())
+    assert abs(float(m.trace() - whole.trace())) <= bound + 50 * d * EPS * float(
+        whole.trace()
+    )
     changed = m.scaled(3.0).plus_identity(0.5).dense()
     assert torch.allclose(
         changed, whole.scaled(3.0).plus_identity(0.5).dense(), rtol=1e-12, atol=1e-12
@@ -61,7 +73,9 @@ def test_sketching_keeps_trace_and_top(d, k, tail, seed):
 
 
 @given(
-    d=st.integers(2, 12), tail=st.sampled_from(["isotropic", "diagonal"]), seed=st.integers(0, 99)
+    d=st.integers(2, 12),
+    tail=st.sampled_from(["isotropic", "diagonal"]),
+    seed=st.integers(0, 99),
 )
 def test_sketch_of_all_eigenvectors_is_exact(d, tail, seed):
     """With k = d nothing is lost."""
@@ -79,7 +93,9 @@ def test_sketch_of_all_eigenvectors_is_exact(d, tail, seed):
 )
 def test_compressing_keeps_the_trace(d, k, tail, seed):
     """Fewer columns, the same trace, still positive semi-definite."""
-    wide = Sketch(sketch(d, d, seed=seed).factor, torch.full((d,), 0.3, dtype=torch.float64))
+    wide = Sketch(
+        sketch(d, d, seed=seed).factor, torch.full((d,), 0.3, dtype=torch.float64)
+    )
     small = compressed(wide, min(k, d), tail)
     assert small.factor.shape[1] <= k
     assert torch.isclose(small.trace(), wide.trace(), rtol=1e-10)
@@ -88,9 +104,16 @@ def test_compressing_keeps_the_trace(d, k, tail, seed):
 
 def test_compressing_a_sketch_equals_sketching_its_matrix():
     """Where the tail is even, compressing V Vᵀ + τ I to k columns keeps what sketching the whole keeps."""
-    wide = Sketch(sketch(9, 9, seed=3).factor, torch.full((9,), 0.3, dtype=torch.float64))
-    small, direct = compressed(wide, 4, "isotropic"), sketched(wide.dense(), 4, "isotropic")
-    assert torch.allclose(small.dense(), direct.dense(), atol=1e-10 * float(wide.trace()))
+    wide = Sketch(
+        sketch(9, 9, seed=3).factor, torch.full((9,), 0.3, dtype=torch.float64)
+    )
+    small, direct = (
+        compressed(wide, 4, "isotropic"),
+        sketched(wide.dense(), 4, "isotropic"),
+    )
+    assert torch.allclose(
+        small.dense(), direct.dense(), atol=1e-10 * float(wide.trace())
+    )
 
 
 def test_total_of_sketches_is_the_sum():

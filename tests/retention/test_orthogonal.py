@@ -40,12 +40,15 @@ def test_ewc_is_the_fisher_weighted_square(small, context, type_):
     """strength / 2 · Σ F ΔW² over two old phases, for factors and for dense deltas."""
     model = small.network()
     kept = {
-        f"p{i}": collect(context(model, {"ewc": {}}, data=small.rows(seed=i))) for i in range(2)
+        f"p{i}": collect(context(model, {"ewc": {}}, data=small.rows(seed=i)))
+        for i in range(2)
     }
     ctx = context(model, {"ewc": {}})
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     ctx.adapter = small.random_adapter(model, type_)
-    value = ewc_term(ctx, Past(small.remembered(**kept), CPU), EwcSpec(type="ewc", strength=4.0))(0)
+    value = ewc_term(
+        ctx, Past(small.remembered(**kept), CPU), EwcSpec(type="ewc", strength=4.0)
+    )(0)
     expected = 0.0
     for name in ctx.targets:
         delta = ctx.adapter.merged_weight(name, before[name]) - before[name]

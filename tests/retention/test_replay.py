@@ -24,7 +24,11 @@ def test_examples_come_back_as_they_were(small):
         torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets)
         for a, b in zip(examples, back, strict=True)
     )
-    texts = [Tokens((3, 4, 5), (-100, 4, 5), 7), Tokens((9,), (9,)), Tokens((1, 2), (-100, -100))]
+    texts = [
+        Tokens((3, 4, 5), (-100, 4, 5), 7),
+        Tokens((9,), (9,)),
+        Tokens((1, 2), (-100, -100)),
+    ]
     assert from_tensors(as_tensors(texts), Tokens, CPU) == texts
 
 
@@ -64,7 +68,9 @@ def past(small, context):
     """Two earlier phases that kept all of very unequal numbers of examples."""
     kept = {}
     for number, n in enumerate((20, 200)):
-        ctx = context(small.network(), {"replay": {"share": 1.0}}, data=small.rows(n, seed=number))
+        ctx = context(
+            small.network(), {"replay": {"share": 1.0}}, data=small.rows(n, seed=number)
+        )
         kept[f"old{number}"] = collect(ctx)
     return Past(small.remembered(**kept), CPU)
 
@@ -72,12 +78,19 @@ def past(small, context):
 def test_batches_are_a_function_of_the_step(small, context, past):
     """Asked in any order, also by a new process, a step's batch is the same; phases take part equally often."""
     ctx = context(small.network(), {"replay": {}})
-    one, other = kept_batches(ctx, past, 50, "replay"), kept_batches(ctx, past, 50, "replay")
+    one, other = (
+        kept_batches(ctx, past, 50, "replay"),
+        kept_batches(ctx, past, 50, "replay"),
+    )
     batches = [one(step) for step in range(40)]
-    assert all(torch.equal(other(step).inputs, batches[step].inputs) for step in (7, 0, 39))
+    assert all(
+        torch.equal(other(step).inputs, batches[step].inputs) for step in (7, 0, 39)
+    )
     assert not torch.equal(batches[0].inputs, batches[1].inputs)
     few = small.rows(20, seed=0).inputs
-    from_few = sum(int((few == row).all(1).any()) for batch in batches for row in batch.inputs)
+    from_few = sum(
+        int((few == row).all(1).any()) for batch in batches for row in batch.inputs
+    )
     # 2000 draws with p = ½: six standard deviations are 134
     assert abs(from_few - 1000) < 134
 
@@ -90,7 +103,9 @@ def test_replay_is_the_mean_loss_of_kept_examples(small, context, past):
     value = replay_term(ctx, past, spec)(3)
     total, count = ctx.bundle.loss(kept_batches(ctx, past, 8, "replay")(3))
     assert value.item() == pytest.approx(0.5 * (total / count).item())
-    assert any(g.abs().sum() > 0 for g in torch.autograd.grad(value, ctx.adapter.parameters()))
+    assert any(
+        g.abs().sum() > 0 for g in torch.autograd.grad(value, ctx.adapter.parameters())
+    )
 
 
 @pytest.mark.parametrize(("batch", "often"), [(1, False), (500, True)])
@@ -105,7 +120,9 @@ def test_examples_that_are_seen_too_often_are_told(small, context, past, batch, 
         ctx.phase.train.epochs,
         ctx.phase.train.steps,
     )
-    assert kept_batches(ctx, past, batch, "replay").times(steps) == steps * batch / 2 / 20
+    assert (
+        kept_batches(ctx, past, batch, "replay").times(steps) == steps * batch / 2 / 20
+    )
     told = [note for note in ctx.notes if "learnt by heart" in note]
     assert len(told) == (steps * batch / 40 > 4)
     assert bool(told) == often
@@ -119,7 +136,13 @@ def test_without_anything_kept_there_is_no_term(small, context):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"distance": "squared"}, {"level": "layers"}, {"on": "kept"}, {"on": "calibration"}],
+    [
+        {},
+        {"distance": "squared"},
+        {"level": "layers"},
+        {"on": "kept"},
+        {"on": "calibration"},
+    ],
 )
 def test_the_teacher_is_the_base(small, context, past, options):
     """An untrained adapter is at distance zero from its base; a trained one is not, and feels it."""
@@ -131,11 +154,17 @@ def test_the_teacher_is_the_base(small, context, past, options):
             train=ctx.data.train, calibration=(small.rows(8, seed=4).batch(range(8)),)
         )
         ctx.adapter = (
-            small.random_adapter(ctx.model) if trained else mgk.attach(ctx.model, "lora", rank=2)
+            small.random_adapter(ctx.model)
+            if trained
+            else mgk.attach(ctx.model, "lora", rank=2)
         )
-        value = distil_term(ctx, past, DistilSpec(type="self-distillation", **options))(0)
+        value = distil_term(ctx, past, DistilSpec(type="self-distillation", **options))(
+            0
+        )
         assert (value.item() > 1e-4) if trained else abs(value.item()) < 1e-6
-        gradients = torch.autograd.grad(value, ctx.adapter.parameters(), allow_unused=True)
+        gradients = torch.autograd.grad(
+            value, ctx.adapter.parameters(), allow_unused=True
+        )
         assert any(g is not None and g.abs().sum() > 1e-4 for g in gradients) == trained
 
 
@@ -166,7 +195,9 @@ class Parrot:
     """A language model that repeats the last token it was given."""
 
     tokenizer, model, device = None, None, CPU
-    loss = outputs = score = valid = save = pack = unpack = staticmethod(lambda *_: None)
+    loss = outputs = score = valid = save = pack = unpack = staticmethod(
+        lambda *_: None
+    )
 
     def generate(self, prompts, *, max_new_tokens, stop=()):
         return [[p[-1]] * max_new_tokens for p in prompts]

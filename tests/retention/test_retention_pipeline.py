@@ -17,7 +17,13 @@ def pipeline(retention, **slots):
     phases = tuple(
         Phase(
             name=name,
-            data={"type": "teacher", "seed": seed, "size": 128, "items": 64, "probe": name},
+            data={
+                "type": "teacher",
+                "seed": seed,
+                "size": 128,
+                "items": 64,
+                "probe": name,
+            },
             optimizer={"type": "adamw", "lr": 2e-3},
             train={"steps": 60, "batch_size": 16, "log_every": 20},
         )
@@ -99,7 +105,9 @@ def test_methods_for_comparison_run(tmp_path, name):
 def test_alarms_are_in_the_metrics(tmp_path):
     """The observer's figures stand in metrics.jsonl; from the second phase on there is a drift to tell."""
     _, _, run = outcome(tmp_path, {"naive": {}}, observe={"alarm": {"limit": 1e-6}})
-    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
     drifts = [e for e in events if e["event"] == "drift"]
     assert [(e["phase"], e["drift"] is None) for e in drifts if e["step"] == 20] == [
         ("a", True),
@@ -119,7 +127,9 @@ def test_covariance_is_a_recovery(tmp_path):
     entries = json.loads((run / "ledger.json").read_text())["phases"]
     tried = [attempt["method"] for entry in entries for attempt in entry["attempts"]]
     assert "covariance" in tried
-    assert any(t.startswith("covariance(") for entry in entries for t in entry["transforms"])
+    assert any(
+        t.startswith("covariance(") for entry in entries for t in entry["transforms"]
+    )
 
 
 def stop_after(steps):
@@ -139,7 +149,9 @@ def stop_after(steps):
 
 
 @pytest.mark.parametrize(
-    "retention", [{"drift-guard": {}, "replay": {"share": 0.25}}, {"designed-a": {}}], ids="+".join
+    "retention",
+    [{"drift-guard": {}, "replay": {"share": 0.25}}, {"designed-a": {}}],
+    ids="+".join,
 )
 def test_resumed_runs_end_in_the_same_bits(tmp_path, retention):
     """Stopped in the middle of phase b and resumed: the same merged weights as a run that was not."""
@@ -147,7 +159,9 @@ def test_resumed_runs_end_in_the_same_bits(tmp_path, retention):
     with pytest.raises(Interrupted):
         run_pipeline(pipeline(retention), out=tmp_path / "stopped", sink=stop_after(40))
     resumed = resume_run(tmp_path / "stopped")
-    assert [p.merged for p in resumed.ledger.phases] == [p.merged for p in whole.ledger.phases]
+    assert [p.merged for p in resumed.ledger.phases] == [
+        p.merged for p in whole.ledger.phases
+    ]
 
 
 def test_guard_refuses_nothing_but_remembers_little(tmp_path):

@@ -36,7 +36,9 @@ def make_phase(hooks: Hooks, tmp_path: Path) -> MakePhase:
         steps: int = 60,
     ) -> StepContext:
         overrides = {"phases.plain_text": table or {}}
-        config = resolve(load_tree("textmodel", overrides=overrides), hooks.plugins.registry).config
+        config = resolve(
+            load_tree("textmodel", overrides=overrides), hooks.plugins.registry
+        ).config
         phase = config.phases[0]
         bundle = hooks.build_model(config.base, torch.device("cpu"))
         torch.manual_seed(0)

@@ -39,7 +39,9 @@ def trained(make_phase: Any, batches: Any, table: dict[str, Any]) -> list[torch.
 
 
 @pytest.mark.parametrize(("type_", "key"), CHANGES, ids=str)
-def test_a_key_changes_what_is_trained(make_phase: Any, batches: Any, type_: str, key: str) -> None:
+def test_a_key_changes_what_is_trained(
+    make_phase: Any, batches: Any, type_: str, key: str
+) -> None:
     """Six steps with the key and without it end in different parameters."""
     others, value = CHANGES[type_, key]
     without = trained(make_phase, batches, {"type": type_, **others})
@@ -49,7 +51,9 @@ def test_a_key_changes_what_is_trained(make_phase: Any, batches: Any, type_: str
 
 def test_no_key_is_left_out() -> None:
     """The table above names every key there is; the step's is tested with the step."""
-    known = {f.name for cls in (SgdSpec, AdamwSpec) for f in attrs.fields(cls)} - {"type"}
+    known = {f.name for cls in (SgdSpec, AdamwSpec) for f in attrs.fields(cls)} - {
+        "type"
+    }
     assert known == {key for _, key in CHANGES}
     assert {f.name for f in attrs.fields(StandardStepSpec)} == {"type", "gradients"}
 
@@ -91,7 +95,8 @@ def test_frozen_parameters_are_left_out(make_phase: Any, batches: Any) -> None:
     before = [p.detach().clone() for p in ctx.phase.adapter.parameters()]
     StandardStep(ctx)(batches(ctx, 1), 0)
     moved = [
-        not torch.equal(a, b) for a, b in zip(before, ctx.phase.adapter.parameters(), strict=True)
+        not torch.equal(a, b)
+        for a, b in zip(before, ctx.phase.adapter.parameters(), strict=True)
     ]
     assert moved == [False, True, False, True]
 

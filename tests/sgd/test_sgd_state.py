@@ -39,7 +39,9 @@ def test_a_resumed_phase_ends_in_the_same_bits(
     step.load_state_dict(load_file(tmp_path / "optimizer.safetensors"))
     for i, batch in enumerate(data[5:], start=5):
         step([batch], i)
-    pairs = zip(whole.phase.adapter.parameters(), second.phase.adapter.parameters(), strict=True)
+    pairs = zip(
+        whole.phase.adapter.parameters(), second.phase.adapter.parameters(), strict=True
+    )
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -61,7 +63,10 @@ class Odd(torch.optim.Optimizer):
 
 def test_numbers_lists_and_dicts_come_back_as_what_they_were() -> None:
     """Types and values survive exactly, in the state and in the parameter group."""
-    parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))]
+    parameters = [
+        torch.nn.Parameter(torch.zeros(2)),
+        torch.nn.Parameter(torch.zeros(3)),
+    ]
     one, two = Odd(parameters), Odd(parameters)
     one.step()
     restore(two, flatten(one))

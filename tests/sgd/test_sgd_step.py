@@ -39,14 +39,17 @@ def train(ctx: Any, batches: list[Any], **options: Any) -> list[torch.Tensor]:
 
 
 def bare_loop(
-    ctx: Any, batches: list[Any], optimizer: torch.optim.Optimizer, clip: float | None = None
+    ctx: Any,
+    batches: list[Any],
+    optimizer: torch.optim.Optimizer,
+    clip: float | None = None,
 ) -> None:
     """Train as one would without mgk: backward of the mean loss, the optimizer's own step."""
     for batch in batches:
         optimizer.zero_grad()
-        loss = mse_loss(ctx.phase.model(batch.inputs), batch.targets, reduction="sum") / len(
-            batch.inputs
-        )
+        loss = mse_loss(
+            ctx.phase.model(batch.inputs), batch.targets, reduction="sum"
+        ) / len(batch.inputs)
         loss.backward()
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(ctx.phase.adapter.parameters(), clip)
@@ -67,7 +70,12 @@ def test_sgd_is_torchs_sgd_bit_for_bit(
 
 
 def adamw_by_hand(
-    p: Any, grads: list[Any], lr: float, betas: tuple[float, float], eps: float, decay: float
+    p: Any,
+    grads: list[Any],
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    decay: float,
 ) -> Any:
     """Loshchilov & Hutter's update in float64."""
     p, m, v = p.double(), 0.0, 0.0
@@ -94,7 +102,9 @@ def test_adamw_is_its_formula(make_phase: Any, batches: Any) -> None:
         grads.append([g.double() / float(count) for g in found])
         step([batch], i)
     for k, (begun, now) in enumerate(zip(start, values(ctx), strict=True)):
-        expected = adamw_by_hand(begun, [g[k] for g in grads], 1e-2, (0.8, 0.95), 1e-4, 0.1)
+        expected = adamw_by_hand(
+            begun, [g[k] for g in grads], 1e-2, (0.8, 0.95), 1e-4, 0.1
+        )
         assert (now.double() - expected).abs().max() < 10 * 1e-2 * 1e-5
 
 
@@ -118,7 +128,9 @@ def test_converges(make_phase: Any, batches: Any, type_: str, lr: float) -> None
 
 
 @pytest.mark.parametrize("gradients", ["auto", "autograd"])
-def test_a_step_does_not_depend_on_how_it_is_split(make_phase: Any, gradients: str) -> None:
+def test_a_step_does_not_depend_on_how_it_is_split(
+    make_phase: Any, gradients: str
+) -> None:
     """Micro-batches of any sizes give the gradient of the whole batch, up to fp32 summation.
 
     At most 16 partial sums, each rounded at 6e-8 relative to the sum of magnitudes: 1e-5 is ample
@@ -139,7 +151,11 @@ def test_a_step_does_not_depend_on_how_it_is_split(make_phase: Any, gradients: s
 
     whole, loss = stepped([16])
 
-    @given(st.lists(st.integers(1, 8), min_size=1, max_size=16).filter(lambda s: sum(s) <= 16))
+    @given(
+        st.lists(st.integers(1, 8), min_size=1, max_size=16).filter(
+            lambda s: sum(s) <= 16
+        )
+    )
     @settings(max_examples=25, deadline=None)
     def check(sizes: list[int]) -> None:
         moved, found = stepped(sizes + ([16 - sum(sizes)] if sum(sizes) < 16 else []))
@@ -154,9 +170,14 @@ def test_loss_terms_count_once_per_step(make_phase: Any, batches: Any) -> None:
     """A term adds its own gradient once, however many micro-batches there are, and is reported apart."""
 
     def decay(adapter: Any) -> Any:
-        return lambda step: (step + 1) * 0.5 * sum((p**2).sum() for p in adapter.parameters())
+        return lambda step: (
+            (step + 1) * 0.5 * sum((p**2).sum() for p in adapter.parameters())
+        )
 
-    plain, with_term = make_phase({"step": AUTOGRAD}), make_phase({"step": AUTOGRAD}, terms=[decay])
+    plain, with_term = (
+        make_phase({"step": AUTOGRAD}),
+        make_phase({"step": AUTOGRAD}, terms=[decay]),
+    )
     start = values(plain)
     batch = batches(plain, 1)[0]
     halves = [
@@ -208,9 +229,13 @@ def test_learning_rates_follow_the_schedule(make_phase: Any, batches: Any) -> No
     assert ctx.phase.optimizer.param_groups[0]["lr"] == rates[-1]
 
 
-def test_a_second_step_of_a_phase_has_the_full_rate(make_phase: Any, batches: Any) -> None:
+def test_a_second_step_of_a_phase_has_the_full_rate(
+    make_phase: Any, batches: Any
+) -> None:
     """After a recovery the rate is that of the configuration, not what the schedule had left of it."""
-    ctx = make_phase({"optimizer": {"type": "sgd", "lr": 0.5, "schedule": "linear"}}, steps=10)
+    ctx = make_phase(
+        {"optimizer": {"type": "sgd", "lr": 0.5, "schedule": "linear"}}, steps=10
+    )
     batch = batches(ctx, 1)[0]
     assert StandardStep(ctx)([batch], 9).lr == pytest.approx(0.05)
     assert StandardStep(ctx)([batch], 0).lr == 0.5
@@ -251,7 +276,10 @@ def test_a_step_that_is_not_finite_changes_nothing(
 
     Both where the flag may be read and where it must stay on the device.
     """
-    clean, dirty = make_phase(optimizer=OPTIMIZERS[name]), make_phase(optimizer=OPTIMIZERS[name])
+    clean, dirty = (
+        make_phase(optimizer=OPTIMIZERS[name]),
+        make_phase(optimizer=OPTIMIZERS[name]),
+    )
     good = batches(clean, 6)
     expected = train(clean, good, wait=wait)
     bad = evolve(good[0], inputs=torch.full_like(good[0].inputs, math.nan))
@@ -268,8 +296,13 @@ def test_a_first_step_that_is_not_finite_leaves_no_trace(
     make_phase: Any, batches: Any, type_: str
 ) -> None:
     """Even where the optimizer has no state yet, a skipped step on the device starts none that matters."""
-    options = {"type": "sgd", "momentum": 0.9} if type_ == "momentum" else {"type": type_}
-    clean, dirty = make_phase({"optimizer": options}), make_phase({"optimizer": options})
+    options = (
+        {"type": "sgd", "momentum": 0.9} if type_ == "momentum" else {"type": type_}
+    )
+    clean, dirty = (
+        make_phase({"optimizer": options}),
+        make_phase({"optimizer": options}),
+    )
     good = batches(clean, 4)
     bad = evolve(good[0], targets=torch.full_like(good[0].targets, math.inf))
     expected = train(clean, good, wait=True)
@@ -284,7 +317,10 @@ def test_reading_the_flag_or_not_gives_the_same_bits(
     make_phase: Any, batches: Any, name: str
 ) -> None:
     """The way for devices computes what the way for the CPU computes."""
-    read, kept = make_phase(optimizer=OPTIMIZERS[name]), make_phase(optimizer=OPTIMIZERS[name])
+    read, kept = (
+        make_phase(optimizer=OPTIMIZERS[name]),
+        make_phase(optimizer=OPTIMIZERS[name]),
+    )
     pairs = zip(
         train(read, batches(read, 8), wait=True),
         train(kept, batches(kept, 8), wait=False),
@@ -307,7 +343,11 @@ def test_own_gradients_are_used_where_they_agree(make_phase: Any) -> None:
     dropout = StandardStep(make_phase({"adapter": {"type": "lora", "dropout": 0.5}}))
     asked = StandardStep(make_phase({"step": AUTOGRAD}))
     modules = [s.gradient_of.__module__ for s in (plain, dropout, asked)]
-    assert modules == ["mgk_textmodel.gradients", "mgk_sgd.gradients", "mgk_sgd.gradients"]
+    assert modules == [
+        "mgk_textmodel.gradients",
+        "mgk_sgd.gradients",
+        "mgk_sgd.gradients",
+    ]
 
 
 def test_choosing_leaves_the_random_numbers_alone(make_phase: Any) -> None:

@@ -36,7 +36,8 @@ QUESTIONS = [
 def base():
     """A tiny Gemma whose products are fp32, so that sums can be compared."""
     return build(
-        HfSpec(type="hf", id="tiny-gemma", compute="float32", head="exact"), torch.device("cpu")
+        HfSpec(type="hf", id="tiny-gemma", compute="float32", head="exact"),
+        torch.device("cpu"),
     )
 
 
@@ -49,7 +50,9 @@ def test_option_scores_are_those_of_scoring_and_carry_a_gradient(base, write):
     choices = load(spec(write, contrast=1.0), base).train.choices
     found = base.option_logprobs(choices)
     expected = [
-        p / n for s in base.score(choices) for p, n in zip(s.logprob, s.tokens, strict=True)
+        p / n
+        for s in base.score(choices)
+        for p, n in zip(s.logprob, s.tokens, strict=True)
     ]
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
     norm = base.model.get_submodule("model.norm").weight.requires_grad_()
@@ -68,13 +71,20 @@ def test_the_term_is_the_softmax_over_a_questions_options(base, write):
         for row in order.rows(step):
             scores = base.score([choices[row]])[0]
             means = [p / n for p, n in zip(scores.logprob, scores.tokens, strict=True)]
-            losses.append(math.log(sum(math.exp(m) for m in means)) - means[choices[row].answer])
-        assert float(term(step)) == pytest.approx(0.5 * sum(losses) / len(losses), rel=1e-4)
+            losses.append(
+                math.log(sum(math.exp(m) for m in means)) - means[choices[row].answer]
+            )
+        assert float(term(step)) == pytest.approx(
+            0.5 * sum(losses) / len(losses), rel=1e-4
+        )
 
 
 def test_questions_may_have_different_numbers_of_options(base):
     """A question with two options takes no share of the probability of options it does not have."""
-    choices = (Choice((5, 6), ((7,), (8,)), 0), Choice((5, 6), ((7,), (8,), (9, 10)), 2))
+    choices = (
+        Choice((5, 6), ((7,), (8,)), 0),
+        Choice((5, 6), ((7,), (8,), (9, 10)), 2),
+    )
     both = float(Contrast(base, choices, Order(2, 2, 0), 1.0)(0))
     apart = [float(Contrast(base, (c,), Order(1, 1, 0), 1.0)(0)) for c in choices]
     assert both == pytest.approx(sum(apart) / 2, rel=1e-4)
@@ -84,7 +94,12 @@ def test_the_digest_covers_the_wrong_options(base, write):
     """Another wrong option is other data; where no contrast is asked and none is listed, it is not."""
     changed = [QUESTIONS[0] | {"E": "장염"}, *QUESTIONS[1:]]
     for contrast in (0.0, 1.0):
-        bare = {"type": "mcq", "generate": 0, "show_options": False, "contrast": contrast}
+        bare = {
+            "type": "mcq",
+            "generate": 0,
+            "show_options": False,
+            "contrast": contrast,
+        }
         same, other = (
             load(McqSpec(train=write(f"{n}.jsonl", rows), **bare), base).train.digest
             for n, rows in (("a", QUESTIONS), ("b", changed))

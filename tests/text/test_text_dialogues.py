@@ -53,7 +53,9 @@ PREFERENCES = [{"prompt": q, "chosen": a, "rejected": f"모른다, {a}"} for q, 
 def chatml():
     """A tokenizer with a chat template that marks what the assistant generates, and renders tools."""
     tokenizer = build(HfSpec(type="hf", id="tiny-gemma"), torch.device("cpu")).tokenizer
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    )
     tokenizer.chat_template = CHATML
     return tokenizer
 
@@ -76,14 +78,18 @@ def test_masks_are_those_of_transformers(chatml, turns):
     (example,) = learnt(chatml, turns)
     count = len(example.ids)
     assert list(example.ids) == made["input_ids"][:count]
-    assert [int(label != -100) for label in example.labels] == made["assistant_masks"][:count]
+    assert [int(label != -100) for label in example.labels] == made["assistant_masks"][
+        :count
+    ]
     assert sum(made["assistant_masks"][count:]) == 0
 
 
 def test_tools_are_rendered_and_their_calls_are_learnt(chatml):
     """Tools reach the template, a call is part of what the assistant says, its result is not."""
     tools = [{"type": "function", "function": {"name": "lookup", "parameters": {}}}]
-    call = json.dumps([{"type": "function", "function": {"name": "lookup", "arguments": {}}}])
+    call = json.dumps(
+        [{"type": "function", "function": {"name": "lookup", "arguments": {}}}]
+    )
     turns = [
         ("user", "혈압은?"),
         ("assistant", "", call),
@@ -103,7 +109,10 @@ def test_a_template_without_tools_refuses_them(chat_tokenizer):
     """A template that would leave the tools out is an error, as is plain style."""
     tools = json.dumps([{"type": "function", "function": {"name": "lookup"}}])
     chat = as_chat([Message("user", "가"), Message("assistant", "나")], tools)
-    for style, reason in (("chat", "does not write out tools"), ("plain", "style = 'chat'")):
+    for style, reason in (
+        ("chat", "does not write out tools"),
+        ("plain", "style = 'chat'"),
+    ):
         with pytest.raises(InputError, match=reason):
             HfConversation(chat_tokenizer).styled(style).exchanges([chat])
 
@@ -113,7 +122,11 @@ def test_a_template_without_tools_refuses_them(chat_tokenizer):
     [
         (CHATS, "chat", {"chat", "chat-generated"}),
         (INSTRUCTIONS, "instruction", {"instruction", "instruction-generated"}),
-        (PREFERENCES, "preference", {f"preference{m}" for m in ("", "-margin", "-accuracy")}),
+        (
+            PREFERENCES,
+            "preference",
+            {f"preference{m}" for m in ("", "-margin", "-accuracy")},
+        ),
     ],
 )
 def test_each_type_is_recognised_trained_and_measured(bundle, write, rows, kind, names):
@@ -133,7 +146,11 @@ def test_each_type_is_recognised_trained_and_measured(bundle, write, rows, kind,
         else:
             score = option_metric(bundle, few)
         assert score.n == 2
-    titles = {"chat": "chat messages", "instruction": "Alpaca", "preference": "preference pairs"}
+    titles = {
+        "chat": "chat messages",
+        "instruction": "Alpaca",
+        "preference": "preference pairs",
+    }
     assert f"read as {titles[kind]} (" in data.notes[0]
 
 
@@ -146,9 +163,13 @@ def test_without_test_data_it_says_that_nothing_is_measured(bundle, write):
 
 def test_only_answers_that_can_be_said_are_generated(bundle, write):
     """Exact match is asked of answers that fit into new_tokens; without any there is no such probe."""
-    rows = [{"instruction": q, "output": a * 9} for q, a in PAIRS[:6]] + INSTRUCTIONS[6:]
+    rows = [{"instruction": q, "output": a * 9} for q, a in PAIRS[:6]] + INSTRUCTIONS[
+        6:
+    ]
     spec = InstructionSpec(
-        type="instruction", train=write("a.jsonl", INSTRUCTIONS), test=write("b.jsonl", rows)
+        type="instruction",
+        train=write("a.jsonl", INSTRUCTIONS),
+        test=write("b.jsonl", rows),
     )
     probes = {p.name: p for p in load(spec, bundle).probes}
     assert len(probes["instruction-generated"].items) == 6
@@ -182,7 +203,9 @@ def test_preference_rows_have_both_answers_to_one_prompt(bundle, write):
         sides = (pair.chosen, pair.rejected)
         prompts = [s.ids[: len(s.ids) - lengths.learnt_in(s)] for s in sides]
         assert prompts[0] == prompts[1]
-        said = [bundle.tokenizer.decode([i for i in s.labels if i != -100]) for s in sides]
+        said = [
+            bundle.tokenizer.decode([i for i in s.labels if i != -100]) for s in sides
+        ]
         assert [s.strip() for s in said] == [f"{answer}<eos>", f"모른다, {answer}<eos>"]
     assert int((data.train.batch([0]).labels != -100).sum()) == lengths.learnt_in(
         data.train.pairs[0].chosen
@@ -194,7 +217,11 @@ def test_preference_rows_have_both_answers_to_one_prompt(bundle, write):
 
 def test_pairs_that_are_too_long_stay_together(bundle, write):
     """A pair goes if one of its answers is too long, so chosen and rejected answers keep their partners."""
-    rows = [*PREFERENCES[:5], PREFERENCES[5] | {"rejected": "긴 대답 " * 60}, *PREFERENCES[6:]]
+    rows = [
+        *PREFERENCES[:5],
+        PREFERENCES[5] | {"rejected": "긴 대답 " * 60},
+        *PREFERENCES[6:],
+    ]
     spec = PreferenceSpec(
         type="preference", train=write("a.jsonl", rows), max_length=100, overflow="drop"
     )
@@ -207,7 +234,10 @@ def test_pairs_that_are_too_long_stay_together(bundle, write):
 
 def test_labelled_answers_wait_for_a_loss_that_uses_them(bundle, write):
     """Unpaired answers are read, and training on them is refused with what is missing."""
-    rows = [{"prompt": q, "completion": a, "label": i % 2 == 0} for i, (q, a) in enumerate(PAIRS)]
+    rows = [
+        {"prompt": q, "completion": a, "label": i % 2 == 0}
+        for i, (q, a) in enumerate(PAIRS)
+    ]
     with pytest.raises(InputError, match=r"a\.jsonl:1: has one answer with a label"):
         load(PreferenceSpec(type="preference", train=write("a.jsonl", rows)), bundle)
 
@@ -239,7 +269,9 @@ data.train = "{file}"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [CHATS, INSTRUCTIONS, PREFERENCES], ids=["chat", "sft", "dpo"])
+@pytest.mark.parametrize(
+    "rows", [CHATS, INSTRUCTIONS, PREFERENCES], ids=["chat", "sft", "dpo"]
+)
 def test_a_run_needs_no_more_than_a_file(write, tmp_path, rows):
     """``data.train = FILE`` is a whole data table: the command line trains and saves a model."""
     config = write("c.toml", CONFIG.format(file=write("a.jsonl", rows)))
@@ -251,11 +283,24 @@ def test_a_run_needs_no_more_than_a_file(write, tmp_path, rows):
 @pytest.mark.slow
 def test_a_killed_chat_run_resumes_to_the_same_bits(write, tmp_path):
     """A chat phase killed after a checkpoint ends, once resumed, in the adapter of a whole run."""
-    text = CONFIG.format(file=write("a.jsonl", CHATS)).replace("steps = 4", "steps = 60")
+    text = CONFIG.format(file=write("a.jsonl", CHATS)).replace(
+        "steps = 4", "steps = 60"
+    )
     config = write("c.toml", text)
     whole, out = tmp_path / "whole", tmp_path / "out"
-    assert mgk("run", "--config", config, "--out", str(whole), "--quiet").returncode == 0
-    command = [sys.executable, "-m", "mgk_cli", "run", "--config", config, "--out", str(out)]
+    assert (
+        mgk("run", "--config", config, "--out", str(whole), "--quiet").returncode == 0
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mgk_cli",
+        "run",
+        "--config",
+        config,
+        "--out",
+        str(out),
+    ]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not list(out.glob("phases/*/checkpoint*/*")) and running.poll() is None:
         time.sleep(0.01)

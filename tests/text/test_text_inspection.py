@@ -14,7 +14,8 @@ from mgk_text.load import load
 from mgk_text.specs import AutoSpec
 
 ROWS = [
-    {"prompt": f"{i}번째 물음은 무엇인가? " * (1 + i), "completion": f"대답 {i}"} for i in range(9)
+    {"prompt": f"{i}번째 물음은 무엇인가? " * (1 + i), "completion": f"대답 {i}"}
+    for i in range(9)
 ]
 
 
@@ -30,7 +31,10 @@ def test_the_figures_are_those_of_the_training_set(bundle, write):
     path = write("a.jsonl", ROWS)
     found = inspect(AutoSpec(type="auto", train=(path,), max_length=4096), bundle)
     whole = [
-        e for (e,) in load(AutoSpec(type="auto", train=path, max_length=4096), bundle).train.rows
+        e
+        for (e,) in load(
+            AutoSpec(type="auto", train=path, max_length=4096), bundle
+        ).train.rows
     ]
     lengths = found.lengths
     assert (found.type, found.rows, lengths.examples) == ("instruction", 9, 9)
@@ -71,9 +75,15 @@ def test_bad_and_repeated_rows_have_their_places(run, write):
 
 def test_json_has_everything_that_is_drawn(run, write):
     """``--json`` prints one object with type, lengths, truncation, examples and problems."""
-    result = run(write("a.jsonl", ROWS), "--json", "--max-length", "40", "--examples", "2")
+    result = run(
+        write("a.jsonl", ROWS), "--json", "--max-length", "40", "--examples", "2"
+    )
     found = json.loads(result.output)
-    assert (found["type"], found["rows"], found["base"]) == ("instruction", 9, "tiny-gemma")
+    assert (found["type"], found["rows"], found["base"]) == (
+        "instruction",
+        9,
+        "tiny-gemma",
+    )
     assert 40 in [t["max_length"] for t in found["lengths"]["truncation"]]
     assert len(found["examples"]) == 2
     assert [p["learnt"] for p in found["examples"][0]["parts"]] == [False, True]
@@ -98,7 +108,9 @@ def test_every_type_is_described(run, write, rows, kind, examples):
 def test_type_and_columns_can_be_named(run, write):
     """A file that is not recognised is read with ``--type`` and ``--column``; a bad pair is refused."""
     path = write("a.jsonl", [{"body": "글이다.", "no": 1}])
-    found = json.loads(run(path, "--type", "text", "--column", "text=body", "--json").output)
+    found = json.loads(
+        run(path, "--type", "text", "--column", "text=body", "--json").output
+    )
     assert (found["type"], found["rows"]) == ("text", 1)
     assert "expected FIELD=COLUMN" in run(path, "--column", "text").output
 
@@ -110,8 +122,13 @@ def test_the_command_counts_with_the_tokenizer_of_a_base(bundle, write, tmp_path
     path = write("a.txt", "고혈압은 혈관벽에 걸리는 압력이 높은 병이다.\n")
     arguments = ["data", path, "--base", str(tmp_path / "base"), "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "mgk_cli", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "mgk_cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     ids = bundle.tokenizer("고혈압은 혈관벽에 걸리는 압력이 높은 병이다.")["input_ids"]
-    assert json.loads(done.stdout)["lengths"]["tokens"] == len(ids) + 1  # and the end of the text
+    assert (
+        json.loads(done.stdout)["lengths"]["tokens"] == len(ids) + 1
+    )  # and the end of the text

@@ -14,7 +14,9 @@ from mgk_text.templates import DictionaryTemplate
 TEMPLATE = DictionaryTemplate("en-ko")
 TERMS = st.sampled_from(["가", "나", "다", "라", "마"])
 ENTRIES = st.lists(
-    st.builds(Entry, ko=TERMS, en=st.sampled_from("abcde"), specialty=st.sampled_from("xy")),
+    st.builds(
+        Entry, ko=TERMS, en=st.sampled_from("abcde"), specialty=st.sampled_from("xy")
+    ),
     min_size=1,
     max_size=12,
 )
@@ -32,7 +34,9 @@ def allowed(entry, pool, specialty=None):
 
 @pytest.mark.parametrize("many", [1000, 2])
 @given(same=ENTRIES, other=ENTRIES, count=st.integers(1, 5), seed=st.integers(0, 3))
-def test_drawn_options_are_wrong_and_as_many_as_there_are(many, same, other, count, seed):
+def test_drawn_options_are_wrong_and_as_many_as_there_are(
+    many, same, other, count, seed
+):
     """Options share no term with the entry, and are as many as asked for or as exist.
 
     many: how large a pool is sampled rather than shuffled; both ways keep the law.
@@ -64,7 +68,10 @@ def test_only_scored_items_are_drawn_and_encoded(bundle, write, monkeypatch):
     monkeypatch.setattr(Distractors, "draw", counted)
     rows = [{"ko": f"용어{i}", "en": f"term {i}"} for i in range(3000)]
     spec = DictionarySpec(
-        type="dictionary", train=write("a.jsonl", rows[:5]), test=write("b.jsonl", rows), generate=0
+        type="dictionary",
+        train=write("a.jsonl", rows[:5]),
+        test=write("b.jsonl", rows),
+        generate=0,
     )
     probes = load(spec, bundle).probes
     items = [p.items[:10] for p in probes]
@@ -77,11 +84,19 @@ def test_only_scored_items_are_drawn_and_encoded(bundle, write, monkeypatch):
 def test_a_slice_has_the_items_of_the_whole(bundle, write):
     """Lazy items are those of the whole list, by index, slice and iteration; the longest are found."""
     rows = [
-        {"question": f"{i}번 물음" + "?" * (i % 7), "A": "가", "B": "나", "answer": "AB"[i % 2]}
+        {
+            "question": f"{i}번 물음" + "?" * (i % 7),
+            "A": "가",
+            "B": "나",
+            "answer": "AB"[i % 2],
+        }
         for i in range(20)
     ]
     spec = McqSpec(
-        type="mcq", train=write("a.jsonl", rows), test=write("b.jsonl", rows), generate=0
+        type="mcq",
+        train=write("a.jsonl", rows),
+        test=write("b.jsonl", rows),
+        generate=0,
     )
     items = load(spec, bundle).probes[0].items
     whole = list(items)

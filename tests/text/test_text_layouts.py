@@ -50,7 +50,12 @@ EXAMS = {
         )
     ),
     "kmmlu": exam(
-        lambda q, o, k: {"question": q, "answer": k + 1, **lettered(o), "Category": "Health"}
+        lambda q, o, k: {
+            "question": q,
+            "answer": k + 1,
+            **lettered(o),
+            "Category": "Health",
+        }
     ),
     "medqa": exam(
         lambda q, o, k: (
@@ -60,12 +65,28 @@ EXAMS = {
     ),
     "medmcqa": [
         *exam(
-            lambda q, o, k: {"question": q, **lettered(o, ("opa", "opb", "opc", "opd")), "cop": k}
+            lambda q, o, k: {
+                "question": q,
+                **lettered(o, ("opa", "opb", "opc", "opd")),
+                "cop": k,
+            }
         ),
-        {"question": "무엇?", "opa": "가", "opb": "나", "opc": "다", "opd": "라", "cop": 0},
+        {
+            "question": "무엇?",
+            "opa": "가",
+            "opb": "나",
+            "opc": "다",
+            "opd": "라",
+            "cop": 0,
+        },
     ],
     "mmlu": exam(
-        lambda q, o, k: {"question": q, "subject": "anatomy", "choices": list(o), "answer": k}
+        lambda q, o, k: {
+            "question": q,
+            "subject": "anatomy",
+            "choices": list(o),
+            "answer": k,
+        }
     ),
     "arc": exam(
         lambda q, o, k: (
@@ -75,7 +96,8 @@ EXAMS = {
     ),
     "mgk": exam(
         lambda q, o, k: (
-            {"Question": q, "Answer": "ABCD"[k]} | lettered(o, [f"Option_{c}" for c in "ABCD"])
+            {"Question": q, "Answer": "ABCD"[k]}
+            | lettered(o, [f"Option_{c}" for c in "ABCD"])
         )
     ),
 }
@@ -96,7 +118,8 @@ def test_exams_are_recognised_by_their_columns(write, layout):
     kind, found, (note,) = read(write("a.jsonl", EXAMS[layout]))
     assert kind == "mcq"
     assert [(q.question, q.content) for q in found[:2]] == [
-        (asked, options[right]) for asked, options, right in zip(ASKED, OPTIONS, RIGHT, strict=True)
+        (asked, options[right])
+        for asked, options, right in zip(ASKED, OPTIONS, RIGHT, strict=True)
     ]
     title = next(x.title for x in LAYOUTS if x.name == layout and x.kind == "mcq")
     assert f"read as {title} (" in note
@@ -115,7 +138,13 @@ def test_pubmedqa_has_its_abstract_before_the_question(write):
     assert (found.content, found.reasoning) == ("no", "없었다.")
     assert "context.contexts" in note
     byid = {"77": {"QUESTION": "효과?", "CONTEXTS": ["배경"], "final_decision": "yes"}}
-    byid |= {"78": {"QUESTION": "다른 효과?", "CONTEXTS": ["배경"], "final_decision": "maybe"}}
+    byid |= {
+        "78": {
+            "QUESTION": "다른 효과?",
+            "CONTEXTS": ["배경"],
+            "final_decision": "maybe",
+        }
+    }
     _, found, _ = read(write("b.json", json.dumps(byid)))
     assert [q.content for q in found] == ["yes", "maybe"]
 
@@ -139,18 +168,30 @@ def test_chats_and_instructions_become_the_same_dialogues(write, layout):
     kind, found, (note,) = read(write("a.jsonl", CHATS[layout]))
     assert kind == ("chat" if layout in {"messages", "sharegpt"} else "instruction")
     turns = [[(m.role, m.content) for m in d.messages] for d in found]
-    assert turns == [[("user", q), ("assistant", a)] for q, a in zip(ASKED, ANSWERED, strict=True)]
+    assert turns == [
+        [("user", q), ("assistant", a)] for q, a in zip(ASKED, ANSWERED, strict=True)
+    ]
     assert next(x.title for x in LAYOUTS if x.name == layout) in note
 
 
 def test_what_surrounds_an_instruction_is_kept(write):
     """Alpaca's input follows the instruction, a system column comes first, parts of text are joined."""
-    rows = [{"instruction": "번역하라", "input": "fever", "output": "열", "system": "의사다"}]
+    rows = [
+        {
+            "instruction": "번역하라",
+            "input": "fever",
+            "output": "열",
+            "system": "의사다",
+        }
+    ]
     _, (found,), _ = read(write("a.json", json.dumps(rows)))
     assert [m.content for m in found.messages] == ["의사다", "번역하라\n\nfever", "열"]
     parts = [{"type": "text", "text": "가"}, {"type": "text", "text": "나"}]
     chat = {
-        "messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "다"}]
+        "messages": [
+            {"role": "user", "content": parts},
+            {"role": "assistant", "content": "다"},
+        ]
     }
     _, (found,), _ = read(write("b.jsonl", [chat]))
     assert found.messages[0].content == "가\n나"
@@ -162,12 +203,16 @@ def test_what_surrounds_an_instruction_is_kept(write):
         ([{"role": "user", "content": "가"}], "no assistant message"),
         ([{"role": "assistant", "content": "가"}], "begins with an answer"),
         (
-            [{"role": "user", "content": "가"}] * 2 + [{"role": "assistant", "content": "나"}],
+            [{"role": "user", "content": "가"}] * 2
+            + [{"role": "assistant", "content": "나"}],
             "two user",
         ),
         ([{"role": "robot", "content": "가"}], "expected the role"),
         ([{"role": "user", "content": None}], "expected text as content"),
-        ([{"role": "user", "content": "가"}, {"role": "assistant", "content": " "}], "is empty"),
+        (
+            [{"role": "user", "content": "가"}, {"role": "assistant", "content": " "}],
+            "is empty",
+        ),
         ([], "expected a list of messages"),
         ("hello", "expected a list of messages"),
     ],
@@ -175,7 +220,8 @@ def test_what_surrounds_an_instruction_is_kept(write):
 def test_dialogues_that_teach_nothing_are_refused(write, messages, reason):
     """Each wrong list of messages is reported with its line and reason."""
     path = write(
-        "a.jsonl", [{"messages": CHATS["messages"][0]["messages"]}, {"messages": messages}]
+        "a.jsonl",
+        [{"messages": CHATS["messages"][0]["messages"]}, {"messages": messages}],
     )
     with pytest.raises(DataError, match=rf"a\.jsonl:2: .*{reason}"):
         read(path)
@@ -209,7 +255,10 @@ def test_preferences_are_pairs_or_labelled_answers(write):
     [
         ({"prompt": "가", "chosen": "나", "rejected": "나"}, "the same as the chosen"),
         ({"prompt": "가", "chosen": "나", "rejected": None}, "missing"),
-        ({"prompt": "가", "completion": "나", "label": "perhaps"}, "expected true or false"),
+        (
+            {"prompt": "가", "completion": "나", "label": "perhaps"},
+            "expected true or false",
+        ),
     ],
 )
 def test_preferences_that_prefer_nothing_are_refused(write, row, reason):
@@ -247,7 +296,9 @@ def test_tables_are_read_as_people_save_them(write, name):
     content, note = TABLES[name]
     kind, found, (said,) = read(write("a.csv", content))
     assert kind == "dictionary"
-    assert [(e.group, e.en, e.ko) for e in found] == [(c[:3], en, ko) for c, en, ko in CODES]
+    assert [(e.group, e.en, e.ko) for e in found] == [
+        (c[:3], en, ko) for c, en, ko in CODES
+    ]
     assert note in said
 
 
@@ -262,11 +313,15 @@ def test_encoding_delimiter_and_header_can_be_named(write):
     text = "a|b;c\n1|2;3\n"
     path = write("a.csv", text.encode("cp1252"))
     columns = {"ko": "a", "en": "b;c"}
-    reader = Reader(DictionarySpec(type="dictionary", train=path, delimiter="|", columns=columns))
+    reader = Reader(
+        DictionarySpec(type="dictionary", train=path, delimiter="|", columns=columns)
+    )
     assert [(e.ko, e.en) for e in reader.records(path).records] == [("1", "2;3")]
     path = write("b.csv", "첫째,first\n둘째,second\n")
     columns = {"ko": "1", "en": "2"}
-    reader = Reader(DictionarySpec(type="dictionary", train=path, header=0, columns=columns))
+    reader = Reader(
+        DictionarySpec(type="dictionary", train=path, header=0, columns=columns)
+    )
     assert [(e.ko, e.en) for e in reader.records(path).records] == [
         ("첫째", "first"),
         ("둘째", "second"),
@@ -303,13 +358,25 @@ def test_containers_hold_the_same_rows(tmp_path, write):
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "g.parquet")
     made = Dataset.from_list(rows)
     made.save_to_disk(str(tmp_path / "h"))
-    DatasetDict({"train": made, "test": made.select([1])}).save_to_disk(str(tmp_path / "i"))
+    DatasetDict({"train": made, "test": made.select([1])}).save_to_disk(
+        str(tmp_path / "i")
+    )
     (arrow,) = (tmp_path / "h").glob("*.arrow")
     (tmp_path / "j").mkdir()
     for number, row in enumerate(rows):
         write(f"j/part-{number}.jsonl", [row])
     expected = read(lines)[1]
-    names = ["b.jsonl.gz", "c.jsonl.zst", "d.json", "e.json", "f.json", "g.parquet", "h", "i", "j"]
+    names = [
+        "b.jsonl.gz",
+        "c.jsonl.zst",
+        "d.json",
+        "e.json",
+        "f.json",
+        "g.parquet",
+        "h",
+        "i",
+        "j",
+    ]
     for name in (*names, str(arrow), "j/*.jsonl"):
         found = read(str(tmp_path / name))[1]
         assert [q.content for q in found] == [q.content for q in expected], name
@@ -360,7 +427,10 @@ def test_answers_are_read_as_people_write_them(write, values, expected):
         assert [q.answer for q in read(write("a.jsonl", rows))[1]] == expected
 
 
-@given(right=st.lists(st.integers(0, 3), min_size=2, max_size=8), style=st.sampled_from("A1①0t"))
+@given(
+    right=st.lists(st.integers(0, 3), min_size=2, max_size=8),
+    style=st.sampled_from("A1①0t"),
+)
 def test_every_way_of_writing_answers_gives_the_same_index(right, style):
     """Whatever the style, the index is the same as soon as the style is clear."""
     options = ["요산", "혈당", "안압", "폐활량"]
@@ -377,11 +447,20 @@ def test_every_way_of_writing_answers_gives_the_same_index(right, style):
 def test_an_option_that_is_not_a_number_is_missing(write):
     """NaN, as pandas writes an empty cell, is a missing option; so is a -1 a missing answer."""
     rows = exam(
-        lambda q, o, k: {"question": q, **lettered(o), "E": float("nan"), "answer": "ABCD"[k]}
+        lambda q, o, k: {
+            "question": q,
+            **lettered(o),
+            "E": float("nan"),
+            "answer": "ABCD"[k],
+        }
     )
     assert [len(q.options) for q in read(write("a.jsonl", rows))[1]] == [4, 4]
     rows = exam(
-        lambda q, o, k: {"question": q, **lettered(o, ("opa", "opb", "opc", "opd")), "cop": -1}
+        lambda q, o, k: {
+            "question": q,
+            **lettered(o, ("opa", "opb", "opc", "opd")),
+            "cop": -1,
+        }
     )
     with pytest.raises(DataError, match="unlabelled test split"):
         read(write("b.jsonl", rows))

@@ -47,7 +47,10 @@ def shipped(bundle, tmp_path_factory):
             type="text",
             **files("text"),
             base_probes={"base-ko": f"{DATA}/base/probe_ko.jsonl"},
-            calibration=(f"{DATA}/base/calibration_ko.jsonl", f"{DATA}/base/calibration_en.jsonl"),
+            calibration=(
+                f"{DATA}/base/calibration_ko.jsonl",
+                f"{DATA}/base/calibration_en.jsonl",
+            ),
             length=256,
             cache=False,
         ),
@@ -61,7 +64,8 @@ def shipped(bundle, tmp_path_factory):
 def test_packing_keeps_every_example_whole_and_fills_rows(sizes):
     """Every example stands once in one row, no row is over its length, and no two rows fit into one."""
     examples = [
-        example(n - 1, 100 * i) if n > 1 else Tokens((i,), (-100,)) for i, n in enumerate(sizes)
+        example(n - 1, 100 * i) if n > 1 else Tokens((i,), (-100,))
+        for i, n in enumerate(sizes)
     ]
     rows = packing.pack(examples, 32)
     assert sorted(e.ids for row in rows for e in row) == sorted(e.ids for e in examples)
@@ -86,7 +90,9 @@ def test_splitting_keeps_every_token_and_byte(size, limit, head):
     )
     parts = lengths.split(whole, limit, head)
     assert tuple(i for p in parts for i in p.ids[head:]) == whole.ids[head:]
-    assert all(p.ids[:head] == whole.ids[:head] and head < len(p.ids) <= limit for p in parts)
+    assert all(
+        p.ids[:head] == whole.ids[:head] and head < len(p.ids) <= limit for p in parts
+    )
     assert all(p.labels == (-100, *p.ids[1:]) for p in parts)
     assert sum(p.nbytes for p in parts) == whole.nbytes
 
@@ -95,20 +101,30 @@ def test_what_is_too_long_is_split_dropped_or_told_never_cut():
     """Each way of overflow counts what it did; error names the place, the length and the setting."""
     examples, places = [example(5), example(20)], ["a.jsonl:1", "a.jsonl:2"]
     split = lengths.fit(examples, 16, "split", what="train", places=places)
-    assert (len(split.examples), "1 over max_length 16 split, 3 pieces in all" in split.note) == (
+    assert (
+        len(split.examples),
+        "1 over max_length 16 split, 3 pieces in all" in split.note,
+    ) == (
         3,
         True,
     )
     drop = lengths.fit(examples, 16, "drop", what="train", places=places)
-    assert (drop.examples, "1 over max_length 16 dropped" in drop.note) == ((examples[0],), True)
-    with pytest.raises(DataError, match=r"a\.jsonl:2: 21 tokens, and length is 16; raise it"):
+    assert (drop.examples, "1 over max_length 16 dropped" in drop.note) == (
+        (examples[0],),
+        True,
+    )
+    with pytest.raises(
+        DataError, match=r"a\.jsonl:2: 21 tokens, and length is 16; raise it"
+    ):
         lengths.fit(examples, 16, "error", what="train", places=places, key="length")
 
 
 def test_the_report_states_tokens_and_what_is_learnt():
     """Counts of the report are those of the examples."""
     note = lengths.report([example(4), example(9)], "train")
-    assert note.startswith("train: 2 examples, 15 tokens, 13 of them learnt; tokens each: median 8")
+    assert note.startswith(
+        "train: 2 examples, 15 tokens, 13 of them learnt; tokens each: median 8"
+    )
 
 
 def test_text_rows_are_packed_up_to_their_length(shipped):
@@ -132,7 +148,9 @@ def test_documents_end_with_eos_in_training_alone(bundle, write, ends):
     data, eos = load(spec, bundle), bundle.tokenizer.eos_token_id
     pieces = [piece for row in data.train.rows for piece in row]
     assert len(pieces) > len(rows)
-    assert sum(piece.labels.count(eos) for piece in pieces) == (len(rows) if ends else 0)
+    assert sum(piece.labels.count(eos) for piece in pieces) == (
+        len(rows) if ends else 0
+    )
     assert all(eos not in piece.ids[:-1] for piece in pieces)
     assert not any(eos in item.ids for probe in data.probes for item in probe.items)
 
@@ -140,7 +158,9 @@ def test_documents_end_with_eos_in_training_alone(bundle, write, ends):
 def test_labels_are_the_answer_and_its_end_only(shipped, bundle):
     """Of a dictionary example the term and the end of sequence are learnt, nothing of the prompt."""
     _, data = shipped["dictionary"]
-    first = json.loads((_path("dictionary", "train")).read_text(encoding="utf-8").split("\n")[0])
+    first = json.loads(
+        (_path("dictionary", "train")).read_text(encoding="utf-8").split("\n")[0]
+    )
     (tokens,) = data.train.rows[0]
     learnt = [i for i in tokens.labels if i != -100]
     assert bundle.tokenizer.decode(learnt) == f" {first['ko']}<eos>"
@@ -169,7 +189,9 @@ def test_batches_are_pure(shipped):
 def test_probes_have_their_split_metric_and_phase(shipped):
     """Each type offers its probes for dev and test, the base's bound to the base, generated ones at the ends only."""
     found = {p.name: p for _, data in shipped.values() for p in data.probes}
-    assert {n: (p.metric, p.split, p.phase, p.when, len(p.items)) for n, p in found.items()} == {
+    assert {
+        n: (p.metric, p.split, p.phase, p.when, len(p.items)) for n, p in found.items()
+    } == {
         "text-dev": ("perplexity", "dev", "", "always", 17),
         "text": ("perplexity", "test", "", "always", 21),
         "base-ko": ("perplexity", "test", "base", "always", 64),
@@ -204,7 +226,8 @@ def test_dev_verify_and_calibration_are_batches_of_the_base(shipped, bundle):
     texts = {int(s) for b in data.calibration for s in [b.segment_ids.max() + 1]}
     assert sum(len(b.segment_ids.unique()) for b in data.calibration) == 48, texts
     assert any(
-        n.startswith("calibration: 48 texts, 3,072 tokens; 48 cut to 64") for n in data.notes
+        n.startswith("calibration: 48 texts, 3,072 tokens; 48 cut to 64")
+        for n in data.notes
     )
 
 
@@ -217,7 +240,9 @@ def test_the_validation_metrics_score_the_probes(shipped, bundle):
     assert 100 < score.value < 1e5  # random weights over 2048 tokens
     assert score.extra["nll_per_byte"] > 0
     _, mcq = shipped["mcq"]
-    own = option_metric(bundle, attrs.evolve(mcq.probes[0], items=mcq.probes[0].items[:3]))
+    own = option_metric(
+        bundle, attrs.evolve(mcq.probes[0], items=mcq.probes[0].items[:3])
+    )
     assert own.n == 3
     assert own.value < 0
 
@@ -236,7 +261,9 @@ def test_generated_answers_are_judged(shipped, bundle):
         assert all(0 <= v <= 1 for v in (score.value, *score.extra.values()))
         assert score.chance == (None if name == "dictionary" else 0.2)
         items = probe.items[:4]
-        assert [a.prompt for a in score.answers] == [i.encoder.decode(i.prompt) for i in items]
+        assert [a.prompt for a in score.answers] == [
+            i.encoder.decode(i.prompt) for i in items
+        ]
 
 
 @pytest.mark.parametrize("name", ["dictionary", "mcq"])
@@ -244,7 +271,9 @@ def test_a_model_that_answers_rightly_scores_full_marks(shipped, name):
     """With a base that says the right answer, exact match, F1 and strict accuracy are 1, invalid ones 0."""
     _, data = shipped[name]
     probe = next(p for p in data.probes if p.metric == "generation")
-    options = next(p for p in data.probes if p.metric == "option_logprob" and p.split == "test")
+    options = next(
+        p for p in data.probes if p.metric == "option_logprob" and p.split == "test"
+    )
     right = {c.prompt: list(c.options[c.answer]) for c in options.items}
     echo = SimpleNamespace(generate=lambda prompts, **_: [right[p] for p in prompts])
     score = evaluate(echo, probe)
@@ -286,12 +315,17 @@ def test_places_of_right_options_are_spread(shipped):
     assert all(isinstance(i, Choice) and len(set(i.options)) == 5 for i in items)
     error = (0.2 * 0.8 / len(items)) ** 0.5
     for place in range(5):
-        assert abs(sum(i.answer == place for i in items) / len(items) - 0.2) <= 2 * error
+        assert (
+            abs(sum(i.answer == place for i in items) / len(items) - 0.2) <= 2 * error
+        )
 
 
 def test_tokenised_data_is_read_back_from_disk(encoders, monkeypatch):
     """What the cache gives back is what was made; a second process does not tokenise again."""
-    encoder, pairs = encoders["plain"], [("물음:", "답"), ("영어: a\n한국어:", "가나다")]
+    encoder, pairs = (
+        encoders["plain"],
+        [("물음:", "답"), ("영어: a\n한국어:", "가나다")],
+    )
     made = tokenised(encoder, pairs, TokenCache())
     monkeypatch.setattr(cache, "_memory", {})
     again = TokenCache()
@@ -309,7 +343,9 @@ def test_the_cache_key_covers_data_template_and_tokenizer(encoders, change):
     other = {
         "text": lambda: cache.key(plain, [("물음:", "답.")]),
         "style": lambda: cache.key(chat, pairs),
-        "tokenizer": lambda: cache.key(Encoder(chat.conversation.styled("plain")), pairs),
+        "tokenizer": lambda: cache.key(
+            Encoder(chat.conversation.styled("plain")), pairs
+        ),
         "ends": lambda: cache.key(attrs.evolve(plain, ends=True), pairs),
     }[change]()
     assert other != base
@@ -349,7 +385,11 @@ def test_shares_are_taken_where_no_file_is_named(bundle, write):
     """With one file, dev_share and test_share make the other splits, and the probes with them."""
     rows = [{"ko": f"용어{i}", "en": f"term{i}"} for i in range(120)]
     spec = DictionarySpec(
-        type="dictionary", train=write("a.jsonl", rows), dev_share=0.1, test_share=0.2, generate=0
+        type="dictionary",
+        train=write("a.jsonl", rows),
+        dev_share=0.1,
+        test_share=0.2,
+        generate=0,
     )
     data = load(spec, bundle)
     names = {p.name: len(p.items) for p in data.probes}
@@ -384,10 +424,14 @@ def test_directions_make_one_example_each(bundle, write):
     """Two directions of an entry are two examples; each holds only the fields that it gives and asks for."""
     path = write("a.jsonl", [{"ko": "가", "en": "a", "definition": "뜻이다"}])
     data = load(
-        DictionarySpec(type="dictionary", train=path, directions=("ko-en", "definition-ko")), bundle
+        DictionarySpec(
+            type="dictionary", train=path, directions=("ko-en", "definition-ko")
+        ),
+        bundle,
     )
     said = [
-        bundle.tokenizer.decode(row[0].ids, skip_special_tokens=True) for row in data.train.rows
+        bundle.tokenizer.decode(row[0].ids, skip_special_tokens=True)
+        for row in data.train.rows
     ]
     assert said == ["한국어: 가\n영어: a", "뜻: 뜻이다\n용어: 가"]
 

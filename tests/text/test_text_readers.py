@@ -12,7 +12,11 @@ from mgk_text.specs import DictionarySpec, McqSpec, PlainTextSpec
 from mgk_text.table import Format
 
 ENTRIES = [
-    {"ko": "심방세동", "en": "atrial fibrillation", "definition": "심방이 떠는 부정맥이다."},
+    {
+        "ko": "심방세동",
+        "en": "atrial fibrillation",
+        "definition": "심방이 떠는 부정맥이다.",
+    },
     {"ko": "폐기종", "en": "emphysema", "definition": "공기 공간이 커진 상태이다."},
 ]
 QUESTION = {
@@ -28,7 +32,9 @@ QUESTION = {
 
 def entries(path, **options):
     reader = Reader(
-        DictionarySpec(type="dictionary", train=path, directions=("ko-definition",), **options)
+        DictionarySpec(
+            type="dictionary", train=path, directions=("ko-definition",), **options
+        )
     )
     found = reader.records(path)
     reader.check()
@@ -56,11 +62,14 @@ def test_every_format_gives_the_same_entries(write, tmp_path):
     files = [
         write("a.jsonl", ENTRIES),
         write(
-            "a.csv", "ko,en,definition\n" + "".join(",".join(r.values()) + "\n" for r in ENTRIES)
+            "a.csv",
+            "ko,en,definition\n"
+            + "".join(",".join(r.values()) + "\n" for r in ENTRIES),
         ),
         write(
             "a.tsv",
-            "ko\ten\tdefinition\r\n" + "".join("\t".join(r.values()) + "\r\n" for r in ENTRIES),
+            "ko\ten\tdefinition\r\n"
+            + "".join("\t".join(r.values()) + "\r\n" for r in ENTRIES),
         ),
     ]
     parquet.write_table(pa.Table.from_pylist(ENTRIES), tmp_path / "a.parquet")
@@ -108,7 +117,8 @@ def test_all_bad_rows_are_told_at_once(write):
 def test_skipping_bad_rows_counts_them(write):
     """With skip_bad_rows the good rows are taken and the others counted."""
     path = write(
-        "bad.jsonl", '{"ko": "가", "en": "a", "definition": "뜻이다"}\nnonsense\n{"ko": "나"}\n'
+        "bad.jsonl",
+        '{"ko": "가", "en": "a", "definition": "뜻이다"}\nnonsense\n{"ko": "나"}\n',
     )
     found = entries(path, skip_bad_rows=True)
     assert [e.ko for e in found.records] == ["가"]
@@ -125,7 +135,8 @@ def test_a_file_without_one_good_row_is_an_error_even_when_skipping(write):
 def test_lines_that_are_not_utf8_are_told_and_the_rest_is_read(write):
     """A line in another encoding is a bad row with its number; a byte order mark is none."""
     path = write(
-        "a.txt", "\ufeff첫째\n\n".encode() + "둘째".encode("cp949") + "\n\n셋째\n".encode()
+        "a.txt",
+        "\ufeff첫째\n\n".encode() + "둘째".encode("cp949") + "\n\n셋째\n".encode(),
     )
     table = read(find(path)[0])
     assert [r.values["text"] for r in table.rows] == ["첫째", "셋째"]
@@ -136,7 +147,9 @@ def test_a_row_with_another_number_of_cells_is_told_with_its_line(write):
     """Cells over several lines count as one row that begins where it begins."""
     path = write("a.csv", 'ko,en,definition\n가,a,"뜻\n둘째 줄"\n나,b\n')
     table = read(find(path)[0])
-    assert [(r.line, r.values["definition"]) for r in table.rows] == [(2, "뜻\n둘째 줄")]
+    assert [(r.line, r.values["definition"]) for r in table.rows] == [
+        (2, "뜻\n둘째 줄")
+    ]
     assert [(p.line, p.message[:29]) for p in table.problems] == [
         (4, "expected 3 columns, found 2; ")
     ]
@@ -173,7 +186,9 @@ def test_a_data_set_is_read_through_datasets(write):
     assert [r.values["ko"] for r in table.rows] == ["심방세동", "폐기종"]
 
 
-@pytest.mark.parametrize(("name", "module"), [("a.parquet", "pyarrow"), ("hub:a/b", "datasets")])
+@pytest.mark.parametrize(
+    ("name", "module"), [("a.parquet", "pyarrow"), ("hub:a/b", "datasets")]
+)
 def test_a_missing_library_says_what_to_install(write, monkeypatch, name, module):
     """Without the extra, parquet and hub sources say which extra brings the library."""
     monkeypatch.setitem(sys.modules, module, None)
@@ -210,7 +225,9 @@ def test_texts_are_normalised_to_nfc_unless_told_otherwise(write):
         ([1, 2, 3], "1", [0, 1, 2]),
     ],
 )
-def test_answers_are_letters_or_numbers_from_zero_or_one(write, answers, counting, expected):
+def test_answers_are_letters_or_numbers_from_zero_or_one(
+    write, answers, counting, expected
+):
     """How a file counts is read off it where that is certain, and can be said."""
     path = write("a.jsonl", [QUESTION | {"answer": a} for a in answers])
     assert [q.answer for q in questions(path, answers=counting)] == expected
@@ -241,8 +258,13 @@ def test_bad_questions_are_told(write):
 
 def test_options_may_stand_in_a_list_and_be_fewer(write):
     """A list of options works by mapping; letters stop at the first that is missing."""
-    listed = write("a.jsonl", [{"question": "?", "choices": ["가", "나", "다"], "answer": 2}])
-    assert questions(listed, columns={"options": "choices"}, answers="0")[0].content == "다"
+    listed = write(
+        "a.jsonl", [{"question": "?", "choices": ["가", "나", "다"], "answer": 2}]
+    )
+    assert (
+        questions(listed, columns={"options": "choices"}, answers="0")[0].content
+        == "다"
+    )
     four = write("b.csv", "question,A,B,C,D,E,answer\n?,가,나,다,라,,D\n")
     assert questions(four)[0].options == ("가", "나", "다", "라")
 
@@ -266,7 +288,8 @@ def test_kormedmcqa_is_read_by_naming_its_layout(write):
 def test_a_classification_is_read_by_naming_its_layout(write, head):
     """Columns code (or kcd), en, ko; the chapter is the specialty, codes of one category one group."""
     path = write(
-        "a.tsv", f"{head}\ten\tko\nA00\tCholera\t콜레라\nA00.1\tCholera eltor\t엘토르 콜레라\n"
+        "a.tsv",
+        f"{head}\ten\tko\nA00\tCholera\t콜레라\nA00.1\tCholera eltor\t엘토르 콜레라\n",
     )
     reader = Reader(DictionarySpec(type="dictionary", train=path, layout="kcd"))
     found = reader.records(path).records

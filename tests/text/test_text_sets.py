@@ -24,7 +24,9 @@ def test_without_weights_every_row_is_there_once(sizes, interleave):
     """Whatever the order, no row is lost or repeated, and each part keeps its own order."""
     made = parts(sizes)
     found = mixture.mixed(made, (), interleave=interleave, seed=0)
-    assert sorted(r.text for r in found) == sorted(r.text for part in made for r in part)
+    assert sorted(r.text for r in found) == sorted(
+        r.text for part in made for r in part
+    )
     for number, part in enumerate(made):
         assert [r for r in found if r.text.startswith(f"{number}-")] == part
 
@@ -35,7 +37,9 @@ def test_interleaved_beginnings_have_every_part_in_proportion(sizes):
     made = parts(sizes)
     found = mixture.interleaved(made)
     half = found[: len(found) // 2]
-    turn = sum(-(-n // min(sizes)) for n in sizes)  # rows of one turn, each part rounded up
+    turn = sum(
+        -(-n // min(sizes)) for n in sizes
+    )  # rows of one turn, each part rounded up
     for number, part in enumerate(made):
         count = sum(r.text.startswith(f"{number}-") for r in half)
         assert abs(count - len(part) * len(half) / len(found)) <= 2 * turn
@@ -49,19 +53,26 @@ def test_weights_repeat_rows_and_choose_a_fixed_fraction(weight, seed):
     counts = [sum(r is row for r in found) for row in rows[:20]]
     assert set(counts) <= {int(weight), int(weight) + 1}
     fraction = weight % 1
-    assert abs(len(found) - weight * 400) <= 5 * (fraction * (1 - fraction) * 400) ** 0.5 + 1e-9
+    assert (
+        abs(len(found) - weight * 400)
+        <= 5 * (fraction * (1 - fraction) * 400) ** 0.5 + 1e-9
+    )
     assert mixture.weighted(rows[::-1], weight, seed)[::-1] == found
 
 
 def test_weights_are_one_for_each_source(write):
     """Two sources with weights 2 and 0.5 are counted in the note; another number is refused."""
-    files = tuple(write(f"{n}.jsonl", [{"text": f"{n} {i}"} for i in range(40)]) for n in "ab")
+    files = tuple(
+        write(f"{n}.jsonl", [{"text": f"{n} {i}"} for i in range(40)]) for n in "ab"
+    )
     spec = PlainTextSpec(type="text", train=files, weights=(2.0, 0.5))
     splits = load(spec, Reader(spec))
     ours = [sum(t.text.startswith(n) for t in splits.train) for n in "ab"]
     assert ours[0] == 80
     assert 5 <= ours[1] <= 35
-    assert any(f"40 × 2 + 40 × 0.5 = {sum(ours)} training rows" in n for n in splits.notes)
+    assert any(
+        f"40 × 2 + 40 × 0.5 = {sum(ours)} training rows" in n for n in splits.notes
+    )
     spec = PlainTextSpec(type="text", train=files, weights=(1.0,))
     with pytest.raises(InputError, match="one for each source of train, 2, got 1"):
         load(spec, Reader(spec))
@@ -75,7 +86,9 @@ def test_repeated_rows_are_counted_and_left_out_if_asked(write, deduplicate):
         {"ko": "통풍 ", "en": "gout"},
         {"ko": "천식", "en": "asthma"},
     ]
-    spec = DictionarySpec(type="dictionary", train=write("a.jsonl", rows), deduplicate=deduplicate)
+    spec = DictionarySpec(
+        type="dictionary", train=write("a.jsonl", rows), deduplicate=deduplicate
+    )
     splits = load(spec, Reader(spec))
     assert len(splits.train) == (2 if deduplicate else 3)
     (note,) = [n for n in splits.notes if n.startswith("1 training rows repeat")]
@@ -107,7 +120,9 @@ def test_shared_text_is_noted_or_dropped(contaminated, what):
 def test_shared_text_is_refused_with_both_places(contaminated):
     """``refuse`` is an error at plan time, with the row, the words, and the held-out row."""
     spec = PlainTextSpec(type="text", contamination="refuse", **contaminated)
-    with pytest.raises(DataError, match=r"train\.jsonl:2: contamination: shares .*test\.jsonl:2"):
+    with pytest.raises(
+        DataError, match=r"train\.jsonl:2: contamination: shares .*test\.jsonl:2"
+    ):
         load(spec, Reader(spec))
 
 
@@ -135,7 +150,10 @@ def test_equal_rows_are_noted_with_the_first_three(write):
     assert note.endswith("…")
 
 
-@given(words=st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12), count=st.integers(2, 6))
+@given(
+    words=st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12),
+    count=st.integers(2, 6),
+)
 def test_runs_of_words_are_found_wherever_they_are(words, count):
     """A row that contains a held-out row's words as one run is found; one that shares none is not."""
     held = [Entry(" ".join(words), "x y z", place="h:1")]

@@ -26,7 +26,9 @@ def table(rows):
     writer = csv.writer(text)
     writer.writerow(rows[0])
     for row in rows:
-        writer.writerow(v if isinstance(v, str) else json.dumps(v) for v in row.values())
+        writer.writerow(
+            v if isinstance(v, str) else json.dumps(v) for v in row.values()
+        )
     return text.getvalue()
 
 
@@ -56,27 +58,49 @@ def sources(write):
     }  # fmt: skip
     asked = [(f"{c}는 무엇인가?", f"{c}는 글자이다. {OTHER}") for c in topics]
     rows["chat"] = [
-        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
-        | {"other": [{"role": "user", "content": q + "?"}, {"role": "assistant", "content": a}]}
+        {
+            "messages": [
+                {"role": "user", "content": q},
+                {"role": "assistant", "content": a},
+            ]
+        }
+        | {
+            "other": [
+                {"role": "user", "content": q + "?"},
+                {"role": "assistant", "content": a},
+            ]
+        }
         for q, a in asked
     ]
-    rows["instruction"] = [{"prompt": q, "completion": a, "other": q + "?"} for q, a in asked]
+    rows["instruction"] = [
+        {"prompt": q, "completion": a, "other": q + "?"} for q, a in asked
+    ]
     rows["preference"] = [
-        {"prompt": q, "chosen": a, "rejected": "모른다.", "other": q + "?"} for q, a in asked
+        {"prompt": q, "chosen": a, "rejected": "모른다.", "other": q + "?"}
+        for q, a in asked
     ]
     made = {kind: write(f"{kind}.jsonl", found) for kind, found in rows.items()}
     made["bad"] = {
-        kind: write(f"bad-{kind}.jsonl", [*found, {"nothing": 1}]) for kind, found in rows.items()
+        kind: write(f"bad-{kind}.jsonl", [*found, {"nothing": 1}])
+        for kind, found in rows.items()
     }
     made["more"] = {
         kind: write(f"more-{kind}.jsonl", [changed(r) for r in found])
         for kind, found in rows.items()
     }
-    made["csv"] = {kind: write(f"{kind}.csv", table(found)) for kind, found in rows.items()}
+    made["csv"] = {
+        kind: write(f"{kind}.csv", table(found)) for kind, found in rows.items()
+    }
     made["txt"] = write("a.txt", "첫 줄이다.\n둘째 줄이다.\n\n셋째 줄이다.\n")
-    made["mmlu"] = write("mmlu.csv", "What?,one,two,three,four,C\nWhich?,one,two,three,four,A\n")
-    made["kor"] = write("kor.jsonl", [r | {"cot": "다른 까닭이다."} for r in rows["mcq"]])
-    made["kcd"] = write("kcd.jsonl", [r | {"code": f"{r['ko']}00"} for r in rows["dictionary"]])
+    made["mmlu"] = write(
+        "mmlu.csv", "What?,one,two,three,four,C\nWhich?,one,two,three,four,A\n"
+    )
+    made["kor"] = write(
+        "kor.jsonl", [r | {"cot": "다른 까닭이다."} for r in rows["mcq"]]
+    )
+    made["kcd"] = write(
+        "kcd.jsonl", [r | {"code": f"{r['ko']}00"} for r in rows["dictionary"]]
+    )
     return made
 
 
@@ -116,7 +140,10 @@ def changes(kind, s):
         "cache": ({}, {"cache": False}),
         "base_probes": ({}, {"base_probes": {"base": s["text"]}}),
         "base_questions": ({}, {"base_questions": {"exam": s["mmlu"]}}),
-        "base_layout": ({"base_questions": {"exam": s["mmlu"]}}, {"base_layout": "medqa"}),
+        "base_layout": (
+            {"base_questions": {"exam": s["mmlu"]}},
+            {"base_layout": "medqa"},
+        ),
         "calibration": ({}, {"calibration": s["text"]}),
         "calibration_rows": ({"calibration": s["text"]}, {"calibration_rows": 2}),
         "calibration_tokens": ({"calibration": s["text"]}, {"calibration_tokens": 9}),
@@ -189,11 +216,18 @@ def seen(spec, bundle):
     except MgkError as error:
         return type(error).__name__
     probes = [
-        (p.name, p.digest, p.metric, len(p.items), [getattr(i, "new_tokens", 0) for i in p.items])
+        (
+            p.name,
+            p.digest,
+            p.metric,
+            len(p.items),
+            [getattr(i, "new_tokens", 0) for i in p.items],
+        )
         for p in data.probes
     ]
     batches = [
-        [b.input_ids.tolist() for b in part] for part in (data.dev, data.verify, data.calibration)
+        [b.input_ids.tolist() for b in part]
+        for part in (data.dev, data.verify, data.calibration)
     ]
     return (
         len(data.train),
@@ -204,7 +238,12 @@ def seen(spec, bundle):
     )
 
 
-KEYS = [(k, a.name) for k, cls in KINDS.items() for a in attrs.fields(cls) if a.name != "type"]
+KEYS = [
+    (k, a.name)
+    for k, cls in KINDS.items()
+    for a in attrs.fields(cls)
+    if a.name != "type"
+]
 
 
 @pytest.mark.parametrize(("kind", "key"), KEYS)

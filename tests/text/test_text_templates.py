@@ -60,7 +60,9 @@ def test_training_scoring_and_generation_see_the_same_tokens(encoders, style, li
     assert trained.ids == (*prompt, *choice.options[choice.answer], trained.ids[-1])
     assert trained.ids[-1] in encoder.conversation.stops
     assert trained.labels == ((-100,) * len(prompt) + trained.ids[len(prompt) :])
-    assert trained.nbytes == choice.nbytes[choice.answer] == len(QUESTION.content.encode())
+    assert (
+        trained.nbytes == choice.nbytes[choice.answer] == len(QUESTION.content.encode())
+    )
 
 
 def test_plain_answers_end_with_the_end_of_sequence(bundle, encoders):
@@ -73,7 +75,9 @@ def test_plain_answers_end_with_the_end_of_sequence(bundle, encoders):
 
 
 @given(prompt=TEXT, answer=TEXT)
-def test_texts_never_become_special_tokens(encoders, bundle, chat_tokenizer, prompt, answer):
+def test_texts_never_become_special_tokens(
+    encoders, bundle, chat_tokenizer, prompt, answer
+):
     """Whatever a text holds, a turn mark or an end of sequence in it stays text, and it comes back."""
     tokenizers = {"plain": bundle.tokenizer, "chat": chat_tokenizer}
     for style, encoder in encoders.items():
@@ -101,7 +105,11 @@ def test_content_and_letter_answers_read_back_for_any_options(options, data):
     letter = "ABCDE"[place]
     assert extract(f" {letter}\n", options).strict == place
     found = extract(f" {options[place]} ", options).strict
-    assert found == place or options[place].strip() in "ABCDE" or not options[place].strip(" .。")
+    assert (
+        found == place
+        or options[place].strip() in "ABCDE"
+        or not options[place].strip(" .。")
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +151,13 @@ def test_the_extractor_takes_no_letter_that_is_not_an_answer(text, strict, lenie
         ("<reasoning>까닭 E", None, None, False),
     ],
 )
-def test_reasoning_must_come_first_and_a_letter_after_it(text, strict, lenient, formatted):
+def test_reasoning_must_come_first_and_a_letter_after_it(
+    text, strict, lenient, formatted
+):
     """The reasoning format is one block that is not empty, then one letter; letters inside it are no answer."""
     found = extract(text, QUESTION.options, reasoning=True)
-    assert (found.strict, found.lenient, found.formatted) == (strict, lenient, formatted)
+    assert (found.strict, found.lenient, found.formatted) == (
+        strict,
+        lenient,
+        formatted,
+    )

@@ -38,7 +38,9 @@ def test_a_batch_is_a_pure_function_of_its_rows() -> None:
 def test_the_same_spec_gives_the_same_data() -> None:
     """Digests, training rows and probes are equal twice; another seed changes all of them."""
     one, two, other = teacher(seed=3), teacher(seed=3), teacher(seed=4)
-    digests = [[d.train.digest, *(p.digest for p in d.probes)] for d in (one, two, other)]
+    digests = [
+        [d.train.digest, *(p.digest for p in d.probes)] for d in (one, two, other)
+    ]
     assert digests[0] == digests[1]
     assert not set(digests[0]) & set(digests[2])
     assert len(set(digests[0])) == 3
@@ -67,7 +69,10 @@ def test_the_floor_is_the_teachers_own_loss(noise_std: float) -> None:
     inputs, targets = quiet(512, torch.Generator().manual_seed(0))
     weights = torch.linalg.lstsq(inputs.double(), targets.double()).solution
     probe = next(p for p in teacher(**options, items=4096).probes if p.split == "test")
-    x, y = (torch.cat([getattr(i, k) for i in probe.items]).double() for k in ("inputs", "targets"))
+    x, y = (
+        torch.cat([getattr(i, k) for i in probe.items]).double()
+        for k in ("inputs", "targets")
+    )
     loss = float(((x @ weights - y) ** 2).sum(1).mean())
     assert probe.floor == pytest.approx(32 * noise_std**2)
     assert loss == pytest.approx(probe.floor, rel=5 * math.sqrt(2 / (32 * 4096)))
@@ -82,7 +87,9 @@ def test_tasks_of_a_family_share_a_part_of_their_mean() -> None:
             for s in (1, 2)
         ]
         means = [d(4000, torch.Generator().manual_seed(0))[0].mean(0) for d in draws]
-        cosines[overlap] = float(torch.nn.functional.cosine_similarity(means[0], means[1], dim=0))
+        cosines[overlap] = float(
+            torch.nn.functional.cosine_similarity(means[0], means[1], dim=0)
+        )
     # two random unit vectors in 64 dimensions have a cosine of 1 / √64 = .125 standard deviations
     assert abs(cosines[0.0]) < 3 * 0.125
     assert abs(cosines[0.5] - 0.5) < 3 * 0.125
@@ -92,10 +99,16 @@ def test_tasks_of_a_family_share_a_part_of_their_mean() -> None:
 def test_inputs_and_teacher_have_the_declared_sizes() -> None:
     """shift, spread and teacher_std are what the sample shows."""
     draw = teacher_draw(
-        TeacherSpec(type="teacher", shift=7.0, spread=2.0, teacher_std=0.2, noise_std=0.0), 64, 32
+        TeacherSpec(
+            type="teacher", shift=7.0, spread=2.0, teacher_std=0.2, noise_std=0.0
+        ),
+        64,
+        32,
     )
     inputs, targets = draw(5000, torch.Generator().manual_seed(0))
-    assert float(inputs.mean(0).norm()) == pytest.approx(7.0, abs=3 * 2.0 * 8 / math.sqrt(5000))
+    assert float(inputs.mean(0).norm()) == pytest.approx(
+        7.0, abs=3 * 2.0 * 8 / math.sqrt(5000)
+    )
     assert float(inputs.std(0).mean()) == pytest.approx(2.0, rel=0.02)
     weights = torch.linalg.lstsq(inputs.double(), targets.double()).solution
     assert float(weights.std()) == pytest.approx(0.2, rel=5 / math.sqrt(2 * 64 * 32))
@@ -108,14 +121,17 @@ def test_noise_is_unrelated_to_its_inputs() -> None:
     weights = torch.linalg.lstsq(batch.inputs, batch.targets).solution
     left = float(((batch.inputs @ weights - batch.targets) ** 2).sum(1).mean())
     # 64 regressors explain 64 / 8000 of pure noise
-    assert left == pytest.approx(32 * (1 - 64 / 8000), rel=5 * math.sqrt(2 / (32 * 8000)))
+    assert left == pytest.approx(
+        32 * (1 - 64 / 8000), rel=5 * math.sqrt(2 / (32 * 8000))
+    )
     assert {p.floor for p in data.probes} == {32.0}
 
 
 def test_teacher_and_noise_of_one_seed_differ() -> None:
     """The two kinds draw from streams of their own."""
     assert (
-        teacher(seed=1).train.digest != load(NoiseSpec(type="noise", seed=1), BUNDLE).train.digest
+        teacher(seed=1).train.digest
+        != load(NoiseSpec(type="noise", seed=1), BUNDLE).train.digest
     )
 
 

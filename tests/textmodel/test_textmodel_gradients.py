@@ -23,7 +23,9 @@ def adapted(
 ) -> tuple[ReferenceNetwork, Adapter]:
     """Return a network with an adapter whose factors are all away from zero."""
     network = build(
-        ReferenceSpec(type="reference", widths=widths, activation=activation, init_std=0.3)
+        ReferenceSpec(
+            type="reference", widths=widths, activation=activation, init_std=0.3
+        )
     )
     adapter = mgk.attach(network, "lora", targets=targets, **options)
     generator = torch.Generator().manual_seed(5)
@@ -82,7 +84,9 @@ def test_hand_derived_gradients_are_autograds(
 
 def test_only_the_parameters_asked_for() -> None:
     """Where A is frozen, B's gradients come alone and in the order asked for."""
-    network, adapter = adapted((6, 8, 4), "gelu", ["layer1", "layer2"], rank=2, alpha=3.0)
+    network, adapter = adapted(
+        (6, 8, 4), "gelu", ["layer1", "layer2"], rank=2, alpha=3.0
+    )
     parameters = [adapter.parameters()[3], adapter.parameters()[1]]
     own = gradient_function(network, adapter, parameters)
     assert own is not None
@@ -119,7 +123,9 @@ def test_they_follow_the_weights_as_they_stand() -> None:
     ],
     ids=str,
 )
-def test_other_adapters_are_left_to_autograd(type_: str, options: dict[str, Any]) -> None:
+def test_other_adapters_are_left_to_autograd(
+    type_: str, options: dict[str, Any]
+) -> None:
     """What is more than scale · B @ A in fp32 is not offered."""
     network = build(ReferenceSpec(type="reference"))
     adapter = mgk.attach(network, type_, targets=["layer1"], **options)

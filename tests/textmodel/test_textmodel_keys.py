@@ -34,9 +34,14 @@ def outputs(**options: Any) -> torch.Tensor:
 
 def data(cls: Any, **options: Any) -> list[Any]:
     """Return what can be seen of a task."""
-    bundle = ReferenceBundle(build(ReferenceSpec(type="reference")), torch.device("cpu"))
+    bundle = ReferenceBundle(
+        build(ReferenceSpec(type="reference")), torch.device("cpu")
+    )
     found = load(cls(type=cls.__name__.removesuffix("Spec").lower(), **options), bundle)
-    return [found.train.digest, *((p.name, p.metric, len(p.items), p.digest) for p in found.probes)]
+    return [
+        found.train.digest,
+        *((p.name, p.metric, len(p.items), p.digest) for p in found.probes),
+    ]
 
 
 @pytest.mark.parametrize("key", BASE)
@@ -59,5 +64,9 @@ def test_a_key_of_the_noise_changes_its_data(key: str) -> None:
 
 def test_no_key_is_left_out() -> None:
     """The tables above name every key there is."""
-    for cls, table in ((ReferenceSpec, BASE), (TeacherSpec, TEACHER), (NoiseSpec, SHARED)):
+    for cls, table in (
+        (ReferenceSpec, BASE),
+        (TeacherSpec, TEACHER),
+        (NoiseSpec, SHARED),
+    ):
         assert {f.name for f in attrs.fields(cls)} == {"type", *table}

@@ -51,16 +51,22 @@ def test_weights_have_the_asked_spread_and_seed() -> None:
     """Weights are init_std · N(0, 1), the same for one seed, others for another."""
     weight = build(ReferenceSpec(type="reference", init_std=0.3)).layers[1].weight
     # the standard deviation of a sample of 16,384 has a relative standard error of 1 / √(2 n) = .55 %
-    assert float(weight.detach().std()) == pytest.approx(0.3, rel=5 / math.sqrt(2 * weight.numel()))
+    assert float(weight.detach().std()) == pytest.approx(
+        0.3, rel=5 / math.sqrt(2 * weight.numel())
+    )
     assert torch.equal(build(SPEC).layers[0].weight, build(SPEC).layers[0].weight)
     other = build(ReferenceSpec(type="reference", seed=1))
     assert not torch.equal(build(SPEC).layers[0].weight, other.layers[0].weight)
 
 
-@pytest.mark.parametrize(("activation", "act"), [("relu", torch.relu), ("tanh", torch.tanh)])
+@pytest.mark.parametrize(
+    ("activation", "act"), [("relu", torch.relu), ("tanh", torch.tanh)]
+)
 def test_widths_and_activation_have_an_effect(activation: str, act: object) -> None:
     """Any number of layers of any width, and each activation."""
-    network = build(ReferenceSpec(type="reference", widths=(3, 5, 2), activation=activation))
+    network = build(
+        ReferenceSpec(type="reference", widths=(3, 5, 2), activation=activation)
+    )
     x = torch.randn(4, 3)
     expected = act(x @ network.layers[0].weight.T) @ network.layers[1].weight.T  # type: ignore[operator]
     assert torch.allclose(network(x), expected, rtol=1e-5, atol=1e-6)
@@ -80,7 +86,9 @@ def test_the_loss_is_summed_over_the_outputs() -> None:
     assert isinstance(bundle, OwnGradients)
     x, y = torch.randn(7, 64), torch.randn(7, 32)
     total, count = bundle.loss(Pairs.of(x, y))
-    assert float(total) == pytest.approx(float(((bundle.model(x) - y) ** 2).sum()), rel=1e-5)
+    assert float(total) == pytest.approx(
+        float(((bundle.model(x) - y) ** 2).sum()), rel=1e-5
+    )
     assert float(count) == 7
     assert torch.equal(
         bundle.outputs(Pairs.of(x, y), torch.tensor([2, 0])), bundle.model(x[[2, 0]])
@@ -111,9 +119,14 @@ def test_the_base_is_frozen_and_refuses_to_score_options() -> None:
 
 def test_saving_and_loading_gives_the_same_bits(tmp_path: Path) -> None:
     """What is saved is safetensors and JSON, and loads into the same function."""
-    network = build(ReferenceSpec(type="reference", widths=(4, 6, 2), activation="tanh"))
+    network = build(
+        ReferenceSpec(type="reference", widths=(4, 6, 2), activation="tanh")
+    )
     save(network, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
     again, x = load(tmp_path), torch.randn(3, 4)
     assert torch.equal(again(x), network(x))
     assert not again.training

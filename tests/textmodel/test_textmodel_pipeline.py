@@ -34,7 +34,9 @@ def reference_program() -> Any:
 
 def run_losses(run: Path) -> list[float]:
     """Return the loss of each step that a run logged."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
     return [line["loss"] for line in lines if line["event"] == "step"]
 
 
@@ -61,7 +63,8 @@ def reference_losses(seed: int) -> tuple[list[float], list[torch.Tensor]]:
         order = Order(len(train), phase.train.batch_size, ctx.seed)
         steps = int(phase.train.epochs) * len(train) // phase.train.batch_size
         batches = [
-            (b.inputs, b.targets) for b in (train.batch(order.rows(i)) for i in range(steps))
+            (b.inputs, b.targets)
+            for b in (train.batch(order.rows(i)) for i in range(steps))
         ]
         pairs = list(zip(values[::2], values[1::2], strict=True))
         losses += program.train_phase(
@@ -73,7 +76,9 @@ def reference_losses(seed: int) -> tuple[list[float], list[torch.Tensor]]:
 def test_the_run_is_the_reference_program(tmp_path: Path) -> None:
     """Each of the 245 losses is that of the plain transcription within 1e-6, and so is the final model."""
     mgk.run(
-        "textmodel", out=tmp_path / "run", set={"defaults.train.log_every": 1, "run.threads": 1}
+        "textmodel",
+        out=tmp_path / "run",
+        set={"defaults.train.log_every": 1, "run.threads": 1},
     )
     found = run_losses(tmp_path / "run")
     expected, weights = reference_losses(seed=0)
@@ -85,11 +90,20 @@ def test_the_run_is_the_reference_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+    "seed",
+    [
+        0,
+        pytest.param(1, marks=pytest.mark.slow),
+        pytest.param(2, marks=pytest.mark.slow),
+    ],
 )
-def test_every_phase_learns_and_plain_merging_forgets(tmp_path: Path, seed: int) -> None:
+def test_every_phase_learns_and_plain_merging_forgets(
+    tmp_path: Path, seed: int
+) -> None:
     """Own probe: at least 30 % of the way to its floor. Phase 0's gain: at least 10 % given back at the end."""
-    result = mgk.run("textmodel", out=tmp_path / "run", set={"run.seed": seed, "run.threads": 1})
+    result = mgk.run(
+        "textmodel", out=tmp_path / "run", set={"run.seed": seed, "run.threads": 1}
+    )
     table = result.retention
     names = [p["name"] for p in table["probes"]]
     assert names == [p.name for p in PIPELINE.phases]
@@ -115,8 +129,16 @@ def test_constants_are_the_references() -> None:
     """Learning rates, epochs, batches, rank, alpha and targets stand as the reference program has them."""
     phases = PIPELINE.phases
     assert [p.name for p in phases] == ["plain_text", "medical_dictionary", "mcq"]
-    assert tuple(p.optimizer["lr"] for p in phases) == reference_program().LEARNING_RATES
-    sizes = [(p.train["epochs"], p.data["size"] // p.train["batch_size"]) for p in phases]
+    assert (
+        tuple(p.optimizer["lr"] for p in phases) == reference_program().LEARNING_RATES
+    )
+    sizes = [
+        (p.train["epochs"], p.data["size"] // p.train["batch_size"]) for p in phases
+    ]
     assert sizes == [(3, 20), (3, 20), (5, 25)]
     adapter = PIPELINE.defaults["adapter"]
-    assert (adapter["rank"], adapter["alpha"], adapter["targets"]) == (8, 16, ["layer1", "layer2"])
+    assert (adapter["rank"], adapter["alpha"], adapter["targets"]) == (
+        8,
+        16,
+        ["layer1", "layer2"],
+    )

@@ -26,11 +26,15 @@ class Bigrams:
     device = torch.device("cpu")
 
     def __init__(self, vocabulary: int = 7) -> None:
-        self.model = nn.Embedding(vocabulary, vocabulary).requires_grad_(requires_grad=False)
+        self.model = nn.Embedding(vocabulary, vocabulary).requires_grad_(
+            requires_grad=False
+        )
         self.asked = 0
         with torch.no_grad():
             self.model.weight.copy_(
-                torch.randn(vocabulary, vocabulary, generator=torch.Generator().manual_seed(0))
+                torch.randn(
+                    vocabulary, vocabulary, generator=torch.Generator().manual_seed(0)
+                )
             )
 
     def pack(self, examples: Sequence[Tokens]) -> list[Tokens]:
@@ -61,7 +65,9 @@ class Bigrams:
         for option in item.options:
             path = (item.prompt[-1], *option)
             totals.append(
-                float(sum(self.logprob(a, b) for a, b in zip(path, option, strict=False)))
+                float(
+                    sum(self.logprob(a, b) for a, b in zip(path, option, strict=False))
+                )
             )
         return OptionScores(
             tuple(totals),
@@ -89,7 +95,11 @@ class Bigrams:
         save_file(self.model.state_dict(), directory / "model.safetensors")
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop: Sequence[int] = ()
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[int] = (),
     ) -> list[list[int]]:
         """Continue greedily."""
         best = self.model.weight.argmax(1).tolist()
@@ -125,8 +135,14 @@ def phase_of(hooks: Hooks, tmp_path: Path) -> Callable[..., PhaseContext]:
         **slots: Any,
     ) -> PhaseContext:
         name = PIPELINE.phases[index].name
-        overrides = {"defaults.gate.min-gain": False, f"phases.{name}": slots, "run": run or {}}
-        config = resolve(load_tree(PIPELINE, overrides=overrides), hooks.plugins.registry).config
+        overrides = {
+            "defaults.gate.min-gain": False,
+            f"phases.{name}": slots,
+            "run": run or {},
+        }
+        config = resolve(
+            load_tree(PIPELINE, overrides=overrides), hooks.plugins.registry
+        ).config
         return PhaseContext(
             config=config,
             phase=config.phases[index],

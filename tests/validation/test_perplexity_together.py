@@ -43,6 +43,8 @@ def test_scored_together_equals_scored_alone(bundle, cut):
 def test_examples_with_gaps_are_asked_one_by_one(bundle):
     """Labels that are not one stretch to the end cannot be a continuation."""
     first = examples(bundle, 1)[0]
-    gap = Tokens(first.ids, (-100, -100, *first.ids[2:4], *([-100] * (len(first.ids) - 4))))
+    gap = Tokens(
+        first.ids, (-100, -100, *first.ids[2:4], *([-100] * (len(first.ids) - 4)))
+    )
     assert losses._together(bundle, [gap]) is None
     assert losses.perplexity(bundle, probe([gap, first])).n == 2

@@ -20,7 +20,9 @@ from mgk_validation.gates import judge, share_kept
 Phases = Callable[..., PhaseContext]
 
 
-def probe(name: str, phase: str, *, up: bool = True, floor: float | None = None) -> Probe:
+def probe(
+    name: str, phase: str, *, up: bool = True, floor: float | None = None
+) -> Probe:
     """Make a probe of accuracy (up) or of squared error."""
     metric = "option_accuracy" if up else "squared_error"
     return Probe(name, phase, metric, (), higher_is_better=up, floor=floor)
@@ -38,7 +40,9 @@ def score(
     """Make a score."""
     metric = metric or ("option_accuracy" if up else "squared_error")
     n = max(len(items), 1)
-    return Score(name, metric, value, n, stderr, higher_is_better=up, per_item=tuple(items))
+    return Score(
+        name, metric, value, n, stderr, higher_is_better=up, per_item=tuple(items)
+    )
 
 
 PROBES = (
@@ -102,10 +106,17 @@ class TestMaxDrop:
     def test_relative(self, phase_of: Phases) -> None:
         """The limit is a share of the score compared with; the tighter of two limits counts."""
         before = [row(), row(text=16.0)]
-        assert ask(phase_of, {"max-drop": {"relative": 0.5}}, before, row(text=23.9)).accept
-        assert not ask(phase_of, {"max-drop": {"relative": 0.5}}, before, row(text=24.1)).accept
+        assert ask(
+            phase_of, {"max-drop": {"relative": 0.5}}, before, row(text=23.9)
+        ).accept
         assert not ask(
-            phase_of, {"max-drop": {"relative": 0.5, "absolute": 1.0}}, before, row(text=17.5)
+            phase_of, {"max-drop": {"relative": 0.5}}, before, row(text=24.1)
+        ).accept
+        assert not ask(
+            phase_of,
+            {"max-drop": {"relative": 0.5, "absolute": 1.0}},
+            before,
+            row(text=17.5),
         ).accept
 
     def test_standard_errors_alone(self, phase_of: Phases) -> None:
@@ -121,7 +132,10 @@ class TestMaxDrop:
         before = [row(), row(text=16.0, stderr=1.0)]
         verdict = ask(phase_of, gate, before, row(text=18.5, stderr=1.0))
         assert verdict.accept
-        assert any("text" in note and "tighter than the noise" in note for note in verdict.notes)
+        assert any(
+            "text" in note and "tighter than the noise" in note
+            for note in verdict.notes
+        )
         assert not ask(phase_of, gate, before, row(text=19.0, stderr=1.0)).accept
 
     def test_noise_is_that_of_the_items_own_changes(self, phase_of: Phases) -> None:
@@ -140,20 +154,34 @@ class TestMaxDrop:
         before = [row(), row(text=16.0), row(text=19.0)]
         after = row(text=22.0)
         assert ask(
-            phase_of, {"max-drop": {"absolute": 4.0, "against": "previous"}}, before, after, 2
+            phase_of,
+            {"max-drop": {"absolute": 4.0, "against": "previous"}},
+            before,
+            after,
+            2,
         ).accept
         assert not ask(
-            phase_of, {"max-drop": {"absolute": 4.0, "against": "best"}}, before, after, 2
+            phase_of,
+            {"max-drop": {"absolute": 4.0, "against": "best"}},
+            before,
+            after,
+            2,
         ).accept
 
     def test_best_counts_from_the_teaching_phase_on(self, phase_of: Phases) -> None:
         """A lucky score before a probe was taught binds nobody; the base's probes count from row 0."""
         before = [row(text=1.0), row(text=16.0), row(text=17.0)]
         assert ask(
-            phase_of, {"max-drop": {"absolute": 4.0, "probes": ["text"]}}, before, row(text=18.0), 2
+            phase_of,
+            {"max-drop": {"absolute": 4.0, "probes": ["text"]}},
+            before,
+            row(text=18.0),
+            2,
         ).accept
         before = [row(english=0.9), row(english=0.6)]
-        assert not ask(phase_of, {"max-drop": {"absolute": 0.1}}, before, row(english=0.6)).accept
+        assert not ask(
+            phase_of, {"max-drop": {"absolute": 0.1}}, before, row(english=0.6)
+        ).accept
 
     def test_later_phases_probes_do_not_count(self, phase_of: Phases) -> None:
         """What has not been taught yet cannot be forgotten."""
@@ -169,15 +197,27 @@ class TestMaxDrop:
         """Only the probes that match are looked at; none at all is an error that lists what there is."""
         before = [row(), row(text=16.0)]
         assert ask(
-            phase_of, {"max-drop": {"absolute": 1.0, "probes": ["eng*"]}}, before, row(text=40.0)
+            phase_of,
+            {"max-drop": {"absolute": 1.0, "probes": ["eng*"]}},
+            before,
+            row(text=40.0),
         ).accept
         with pytest.raises(InputError, match="no probe to check.*english, text, dict"):
-            ask(phase_of, {"max-drop": {"absolute": 1.0, "probes": ["french"]}}, before, row())
+            ask(
+                phase_of,
+                {"max-drop": {"absolute": 1.0, "probes": ["french"]}},
+                before,
+                row(),
+            )
 
     @pytest.mark.parametrize("gate", ["max-drop", "keep-base", "threshold", "min-gain"])
-    def test_a_score_that_is_no_number_refuses(self, phase_of: Phases, gate: str) -> None:
+    def test_a_score_that_is_no_number_refuses(
+        self, phase_of: Phases, gate: str
+    ) -> None:
         """NaN passes no gate."""
-        options = {"threshold": {"limit": 0.0}, "min-gain": {"absolute": 0.0}}.get(gate, {})
+        options = {"threshold": {"limit": 0.0}, "min-gain": {"absolute": 0.0}}.get(
+            gate, {}
+        )
         nan = math.nan
         after = row(nan, nan, nan, nan)
         assert not ask(phase_of, {gate: options}, [row(), row()], after).accept
@@ -216,7 +256,9 @@ class TestKeepBase:
         assert share_kept(Change(score("p", -1.0), score("p", -1.2))) == pytest.approx(
             math.exp(-0.2)
         )
-        ppl = [score("p", math.exp(x), up=False, metric="perplexity") for x in (1.0, 1.2)]
+        ppl = [
+            score("p", math.exp(x), up=False, metric="perplexity") for x in (1.0, 1.2)
+        ]
         assert share_kept(Change(*ppl)) == pytest.approx(math.exp(-0.2))
         assert share_kept(Change(score("p", 0.0), score("p", 0.1))) == math.inf
         assert share_kept(Change(score("p", 0.0), score("p", 0.0))) == 1.0
@@ -235,7 +277,9 @@ class TestMinGain:
         ],
         ids=str,
     )
-    def test_each_limit(self, phase_of: Phases, options: dict[str, float], enough: float) -> None:
+    def test_each_limit(
+        self, phase_of: Phases, options: dict[str, float], enough: float
+    ) -> None:
         """From 80 with a floor of 8: the least gain in units, as a share, and of the way to the floor."""
         before = [row(), row(dict_=80.0)]
         assert ask(phase_of, {"min-gain": options}, before, row(dict_=enough)).accept
@@ -245,17 +289,26 @@ class TestMinGain:
     def test_only_the_phases_own_probes(self, phase_of: Phases) -> None:
         """What earlier phases taught may fall as it likes, as far as this gate goes."""
         assert ask(
-            phase_of, {"min-gain": {"absolute": 1.0}}, [row()], row(text=500.0, dict_=70.0)
+            phase_of,
+            {"min-gain": {"absolute": 1.0}},
+            [row()],
+            row(text=500.0, dict_=70.0),
         ).accept
 
     def test_in_standard_errors(self, phase_of: Phases) -> None:
         """A gain that must stand out of the noise."""
         before = [row(dict_=80.0, stderr=3.0)]
         assert not ask(
-            phase_of, {"min-gain": {"stderrs": 2.0}}, before, row(dict_=72.0, stderr=3.0)
+            phase_of,
+            {"min-gain": {"stderrs": 2.0}},
+            before,
+            row(dict_=72.0, stderr=3.0),
         ).accept
         assert ask(
-            phase_of, {"min-gain": {"stderrs": 2.0}}, before, row(dict_=71.0, stderr=3.0)
+            phase_of,
+            {"min-gain": {"stderrs": 2.0}},
+            before,
+            row(dict_=71.0, stderr=3.0),
         ).accept
 
     def test_a_limit_within_the_noise_is_told(self, phase_of: Phases) -> None:
@@ -263,7 +316,10 @@ class TestMinGain:
         before = [row(dict_=80.0, stderr=3.0)]
         for value in (78.0, 82.0):
             verdict = ask(
-                phase_of, {"min-gain": {"absolute": 1.0}}, before, row(dict_=value, stderr=3.0)
+                phase_of,
+                {"min-gain": {"absolute": 1.0}},
+                before,
+                row(dict_=value, stderr=3.0),
             )
             assert verdict.accept == (value < 80)
             assert "noise" in verdict.notes[0]
@@ -271,7 +327,13 @@ class TestMinGain:
     def test_a_floor_that_is_not_known_is_an_error(self, phase_of: Phases) -> None:
         """``to_floor`` needs one."""
         with pytest.raises(InputError, match="no known floor"):
-            ask(phase_of, {"min-gain": {"to_floor": 0.3}}, [row(), row(), row()], row(), 2)
+            ask(
+                phase_of,
+                {"min-gain": {"to_floor": 0.3}},
+                [row(), row(), row()],
+                row(),
+                2,
+            )
 
 
 class TestThreshold:
@@ -295,7 +357,12 @@ def test_gates_add_up(phase_of: Phases) -> None:
         "min-gain": {"absolute": 100.0},
         "keep-base": {"share": 0.97},
     }
-    verdict = ask(phase_of, gate, [row(english=0.8), row(english=0.8)], row(english=0.7, text=60.0))
+    verdict = ask(
+        phase_of,
+        gate,
+        [row(english=0.8), row(english=0.8)],
+        row(english=0.7, text=60.0),
+    )
     assert {(r.gate, r.probe) for r in verdict.refusals} == {
         ("max-drop", "text"), ("min-gain", "dict"), ("keep-base", "english"),
     }  # fmt: skip
@@ -317,8 +384,12 @@ def test_perplexitys_paired_error_is_in_its_own_unit() -> None:
     nll = [2.0, 2.4, 2.5]
     more = [2.1, 2.4, 2.8]
     options = {"up": False, "metric": "perplexity"}
-    change = Change(score("p", 10.0, items=nll, **options), score("p", 10.0, items=more, **options))
-    plain = Change(score("p", 10.0, items=nll, up=False), score("p", 10.0, items=more, up=False))
+    change = Change(
+        score("p", 10.0, items=nll, **options), score("p", 10.0, items=more, **options)
+    )
+    plain = Change(
+        score("p", 10.0, items=nll, up=False), score("p", 10.0, items=more, up=False)
+    )
     assert change.stderr == pytest.approx(10 * plain.stderr)
 
 
@@ -326,7 +397,8 @@ def test_perplexitys_paired_error_is_in_its_own_unit() -> None:
 def test_a_shift_of_all_items_has_no_error(values: list[float], shift: float) -> None:
     """The paired standard error is that of the changes, up to float64's rounding of the sums."""
     change = Change(
-        score("p", 0.0, items=values), score("p", shift, items=[v + shift for v in values])
+        score("p", 0.0, items=values),
+        score("p", shift, items=[v + shift for v in values]),
     )
     assert change.stderr == pytest.approx(0.0, abs=1e-12)
     assert change.noise(2.0) == pytest.approx(0.0, abs=1e-11)

@@ -84,9 +84,15 @@ def test_squared_error_is_the_loss_per_example(hooks: Hooks, phase_of: Any) -> N
     """Through the hook, on real data: the mean over examples of the error summed over outputs."""
     ctx = phase_of()
     ctx.bundle = hooks.build_model(ctx.config.base, torch.device("cpu"))
-    test = next(p for p in hooks.load_data(ctx.phase.data, ctx.bundle).probes if p.split == "test")
+    test = next(
+        p
+        for p in hooks.load_data(ctx.phase.data, ctx.bundle).probes
+        if p.split == "test"
+    )
     score = hooks.evaluate(ctx, test)
-    x, y = (torch.cat([getattr(i, k) for i in test.items]) for k in ("inputs", "targets"))
+    x, y = (
+        torch.cat([getattr(i, k) for i in test.items]) for k in ("inputs", "targets")
+    )
     with torch.no_grad():
         errors = ((ctx.bundle.model(x) - y) ** 2).sum(1)
     assert score.value == pytest.approx(float(errors.mean()), rel=1e-5)

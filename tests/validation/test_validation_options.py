@@ -23,7 +23,9 @@ ITEMS = (
 
 def probe(metric: str, name: str = "", items: Any = ITEMS) -> Probe:
     """Make a probe of questions."""
-    return Probe(name or metric, "mcq", metric, items, higher_is_better=True, chance=1 / 3)
+    return Probe(
+        name or metric, "mcq", metric, items, higher_is_better=True, chance=1 / 3
+    )
 
 
 def by_hand(bigrams: Any) -> list[list[float]]:
@@ -42,7 +44,10 @@ def by_hand(bigrams: Any) -> list[list[float]]:
 
 def test_logprob_is_the_right_options_mean_per_token(bigrams: Any) -> None:
     """The value is the mean over items, each item's value stands beside it."""
-    own = [scores[item.answer] for scores, item in zip(by_hand(bigrams), ITEMS, strict=True)]
+    own = [
+        scores[item.answer]
+        for scores, item in zip(by_hand(bigrams), ITEMS, strict=True)
+    ]
     score = option_metric(bigrams, probe("option_logprob"))
     assert score.per_item == pytest.approx(own, rel=1e-5)
     assert score.value == pytest.approx(sum(own) / 3, rel=1e-5)
@@ -59,7 +64,9 @@ def test_accuracy_counts_the_highest_score_per_token(bigrams: Any) -> None:
     assert score.per_item == tuple(right)
     assert score.value == score.extra["accuracy"] == pytest.approx(sum(right) / 3)
     mean = sum(right) / 3
-    assert score.stderr == pytest.approx(math.sqrt(sum((r - mean) ** 2 for r in right) / 2 / 3))
+    assert score.stderr == pytest.approx(
+        math.sqrt(sum((r - mean) ** 2 for r in right) / 2 / 3)
+    )
     margins = [
         t[i.answer] - max(s for k, s in enumerate(t) if k != i.answer)
         for t, i in zip(tables, ITEMS, strict=True)
@@ -90,7 +97,9 @@ def test_length_normalisations_are_told_apart(bigrams: Any) -> None:
     """A long option loses by whole likelihood and wins per token: both accuracies are told."""
     with torch.no_grad():
         bigrams.model.weight.zero_()
-        bigrams.model.weight[1, 2] = 3.0  # p(2 | 1) is high, and from then on 2 follows 2
+        bigrams.model.weight[1, 2] = (
+            3.0  # p(2 | 1) is high, and from then on 2 follows 2
+        )
         bigrams.model.weight[2, 2] = 3.0
         bigrams.model.weight[1, 3] = 2.9
     item = Choice((1,), ((2, 2, 2), (3,)), answer=0, nbytes=(1, 9))
@@ -118,7 +127,8 @@ def test_other_weights_are_never_answered_from_memory(bigrams: Any) -> None:
     score = option_metric(bigrams, probe("option_accuracy"))
     assert bigrams.asked == 2
     assert score.extra["logprob"] == pytest.approx(
-        sum(t[i.answer] for t, i in zip(by_hand(bigrams), ITEMS, strict=True)) / 3, rel=1e-5
+        sum(t[i.answer] for t, i in zip(by_hand(bigrams), ITEMS, strict=True)) / 3,
+        rel=1e-5,
     )
 
 

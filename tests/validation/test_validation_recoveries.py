@@ -56,7 +56,10 @@ def test_added_methods_come_as_tables_with_their_types(phase_of: Phases) -> None
     )
     found = mgk_recover(ctx=phase_of(), tried=[], spec=spec)
     assert found is not None
-    assert found.retention == ({"type": "replay", "share": 0.1}, {"type": "drift-guard"})
+    assert found.retention == (
+        {"type": "replay", "share": 0.1},
+        {"type": "drift-guard"},
+    )
 
 
 def test_stop_ends_it(phase_of: Phases) -> None:
@@ -116,7 +119,9 @@ def test_a_real_refusal_is_merged_smaller(tmp_path: Path) -> None:
         set={
             "run.threads": 1,
             "phases.medical_dictionary.gate": gate,
-            "phases.medical_dictionary.recover": {"scale-search": {"scales": [0.9, 0.5, 0.1]}},
+            "phases.medical_dictionary.recover": {
+                "scale-search": {"scales": [0.9, 0.5, 0.1]}
+            },
         },
     )
     entry = result.ledger.phases[1]
@@ -140,8 +145,18 @@ def test_training_on_with_nothing_to_add_ends_in_the_next_entry(tmp_path: Path) 
                 "min-gain": False,
                 "max-drop": {"absolute": 0.0, "stderrs": 0.0},
             },
-            "phases.medical_dictionary.recover": {"train-on": {"steps": 3}, "keep-apart": True},
+            "phases.medical_dictionary.recover": {
+                "train-on": {"steps": 3},
+                "keep-apart": True,
+            },
         },
     )
-    assert [p.result for p in result.ledger.phases] == ["committed", "kept_apart", "committed"]
-    assert [a.method for a in result.ledger.phases[1].attempts] == ["train-on", "keep-apart"]
+    assert [p.result for p in result.ledger.phases] == [
+        "committed",
+        "kept_apart",
+        "committed",
+    ]
+    assert [a.method for a in result.ledger.phases[1].attempts] == [
+        "train-on",
+        "keep-apart",
+    ]

@@ -13,9 +13,7 @@ from mgk_cli.lazy import Command
 if TYPE_CHECKING:
     from mgk_core.tools.chat import Answer
 
-SIDE_BY_SIDE = (
-    100  # columns; on a narrower terminal the two answers are printed one below the other
-)
+SIDE_BY_SIDE = 100  # columns; on a narrower terminal the two answers are printed one below the other
 
 EMPTY = "(empty answer)"
 
@@ -68,7 +66,9 @@ def _draw(answer: Answer) -> None:
             show(text(name, "dim"))
             show(text(answered or EMPTY), indent=2)
         return
-    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim", expand=True)
+    table = Table(
+        box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="dim", expand=True
+    )
     for name in ("base", "final"):
         table.add_column(name, ratio=1)
     table.add_row(text(answer.base or EMPTY), text(answer.final or EMPTY))

@@ -20,12 +20,19 @@ HELP = "/new starts a new conversation, /quit (or Ctrl-D) exits"
     epilog="Example: mgk chat runs/korean-medical-1",
 )
 @options.RUN
-@click.option("--untouched", is_flag=True, help="Chat with the original base model instead.")
+@click.option(
+    "--untouched", is_flag=True, help="Chat with the original base model instead."
+)
 @options.TOKENS
 @options.base_option
 @options.without_option
 def command(
-    *, run: Path, untouched: bool, tokens: int, base: Path | None, without: tuple[str, ...]
+    *,
+    run: Path,
+    untouched: bool,
+    tokens: int,
+    base: Path | None,
+    without: tuple[str, ...],
 ) -> None:
     """Chat with the final model of RUN, one message per line.
 
@@ -39,7 +46,9 @@ def command(
     if interactive:
         line(f"loading {run}; {HELP}")
     with waiting("loading", silent=not interactive):
-        chat = Chat.open(run, tokens=tokens, untouched=untouched, without=without, base=base)
+        chat = Chat.open(
+            run, tokens=tokens, untouched=untouched, without=without, base=base
+        )
     while (message := _read(interactive=interactive)) is not None:
         if message == "/new":
             chat.turns.clear()
@@ -56,5 +65,7 @@ def _read(*, interactive: bool) -> str | None:
     except UnicodeDecodeError as error:
         from mgk_core.contract.errors import InputError
 
-        raise InputError(f"standard input: not UTF-8 ({error}); expected UTF-8 text") from None
+        raise InputError(
+            f"standard input: not UTF-8 ({error}); expected UTF-8 text"
+        ) from None
     return None if message in ("/quit", "/exit") else message

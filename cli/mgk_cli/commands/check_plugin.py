@@ -118,9 +118,19 @@ def _drawn(found: Sequence[Law], width: int) -> Iterator[RenderableType]:
 def _columns(found: Sequence[Law]) -> list[Column]:
     from mgk_cli.tables import Column, text
 
-    columns = [Column("test"), Column("subject"), Column("result"), Column("detail", spare=1)]
+    columns = [
+        Column("test"),
+        Column("subject"),
+        Column("result"),
+        Column("detail", spare=1),
+    ]
     for row in found:
-        cells = (text(row.law), text(row.subject), text(*RESULTS[row.ok]), text(row.detail))
+        cells = (
+            text(row.law),
+            text(row.subject),
+            text(*RESULTS[row.ok]),
+            text(row.detail),
+        )
         for column, cell in zip(columns, cells, strict=True):
             column.cells.append(cell)
     return columns

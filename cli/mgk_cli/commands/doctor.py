@@ -18,7 +18,9 @@ ENVIRONMENT = 3
     short_help="Check this machine and the installation.",
     epilog="Example: mgk doctor",
 )
-@click.option("--device", default="auto", metavar="NAME", help="Device to test.  [default: auto]")
+@click.option(
+    "--device", default="auto", metavar="NAME", help="Device to test.  [default: auto]"
+)
 @options.json_option
 def command(*, device: str, as_json: bool) -> int:
     """Check Python, torch, the device, libraries, plugins, disk and memory.

@@ -24,7 +24,11 @@ from mgk_cli.lazy import Command
     help="Export one PEFT adapter for the original base; its rank is the sum of the phases' ranks.",
 )
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path), metavar="DIR", help="New directory."
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="New directory.",
 )
 @options.base_option
 @options.without_option
@@ -57,7 +61,9 @@ def command(
         return
     low, high = made.ranks
     line(f"adapter {made.directory}: {' + '.join(made.phases)}")
-    line(f"rank {low if low == high else f'{low} to {high}'}, {count(made.parameters)} parameters")
+    line(
+        f"rank {low if low == high else f'{low} to {high}'}, {count(made.parameters)} parameters"
+    )
     line(
         f"base + adapter vs the run's weights: error {made.verification.error:.2g},"
         f" tolerance from rounding {made.verification.bound:.2g}"

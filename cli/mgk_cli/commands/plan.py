@@ -20,7 +20,9 @@ from mgk_cli.lazy import Command
 @options.config_options
 @options.machine_options
 @options.without_option
-@click.option("--hooks", is_flag=True, help="Also list which plugins implement which hooks.")
+@click.option(
+    "--hooks", is_flag=True, help="Also list which plugins implement which hooks."
+)
 @options.json_option
 def command(
     *, pipeline: str | None, config: Path | None, overrides: tuple[str, ...],

@@ -66,7 +66,13 @@ def command(
     factors = dict(map(_factor, scale))
     with waiting("rebuilding", silent=as_json):
         made = rebuild(
-            run, out, until=until, leave_out=leave_out, scales=factors, without=without, base=base
+            run,
+            out,
+            until=until,
+            leave_out=leave_out,
+            scales=factors,
+            without=without,
+            base=base,
         )
     if as_json:
         print_json([attrs.asdict(made)])
@@ -90,7 +96,9 @@ def _factor(text: str) -> tuple[str, float]:
     except ValueError:
         factor = float("nan")
     if not equals or not name or not -1e6 < factor < 1e6:
-        raise click.UsageError(f"--scale {text}: expected PHASE=FACTOR, such as mcq=0.5")
+        raise click.UsageError(
+            f"--scale {text}: expected PHASE=FACTOR, such as mcq=0.5"
+        )
     return name, factor
 
 

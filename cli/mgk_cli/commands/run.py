@@ -20,7 +20,9 @@ DEFAULT = "korean-medical"
 )
 @options.PIPELINE
 @options.config_options
-@click.option("--until", metavar="PHASE", help="Stop after this phase; 'mgk resume' continues.")
+@click.option(
+    "--until", metavar="PHASE", help="Stop after this phase; 'mgk resume' continues."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

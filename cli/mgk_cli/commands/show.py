@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     short_help="Show a run, or compare several.",
     epilog="Example: mgk show runs/textmodel-1 runs/textmodel-2",
 )
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.argument(
+    "runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN..."
+)
 @click.option(
     "--plot",
     type=click.Path(path_type=Path),
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 )
 @click.option("--all", "everything", is_flag=True, help="Show every table of one run.")
 @options.json_option
-def command(*, runs: tuple[Path, ...], plot: Path | None, everything: bool, as_json: bool) -> None:
+def command(
+    *, runs: tuple[Path, ...], plot: Path | None, everything: bool, as_json: bool
+) -> None:
     """Show what RUN gained and what it cost; with several runs, compare them side by side.
 
     Everything is read from the run directory; neither plugins nor the model are needed.
@@ -74,7 +78,9 @@ def draw(run: RunSummary, path: Path) -> None:
     try:
         drawers[0].load()(run.retention, path)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror or error}"
+        ) from None
     note(f"wrote {path}")
 
 

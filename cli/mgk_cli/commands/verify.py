@@ -20,13 +20,20 @@ DIFFERS = 2
 )
 @options.RUN
 @click.option(
-    "--weights", is_flag=True, help="Also rebuild the weights from the base and the adapters."
+    "--weights",
+    is_flag=True,
+    help="Also rebuild the weights from the base and the adapters.",
 )
 @options.base_option
 @options.without_option
 @options.json_option
 def command(
-    *, run: Path, weights: bool, base: Path | None, without: tuple[str, ...], as_json: bool
+    *,
+    run: Path,
+    weights: bool,
+    base: Path | None,
+    without: tuple[str, ...],
+    as_json: bool,
 ) -> int:
     """Recompute the digest of every file of RUN and the journal's hash chain.
 
@@ -83,4 +90,6 @@ def _draw(found: object, *, asked: bool) -> None:
         f"{several(found.checked, 'check')} passed: every file is unchanged and the journal's chain is intact"
     )
     if found.weights is not None:
-        line(f"weights rebuilt from the base: {digest(found.weights)}…, identical to the ledger")
+        line(
+            f"weights rebuilt from the base: {digest(found.weights)}…, identical to the ledger"
+        )

@@ -16,7 +16,11 @@ SPLITS = ("train", "dev", "test")
 
 def rows(split):
     """Return the entries of a split."""
-    text = files("mgk_drug_safety").joinpath(f"data/{split}.jsonl").read_text(encoding="utf-8")
+    text = (
+        files("mgk_drug_safety")
+        .joinpath(f"data/{split}.jsonl")
+        .read_text(encoding="utf-8")
+    )
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -29,7 +33,9 @@ def test_it_acts_only_where_it_is_named(tmp_path):
     """The shipped pipeline is what it was; a file that uses the phase has it after the dictionary."""
     plain, with_it = tmp_path / "plain.toml", tmp_path / "with.toml"
     plain.write_text('extends = "korean-medical"\n')
-    with_it.write_text('extends = "korean-medical"\n[phases.drug_safety]\nuse = "drug-safety"\n')
+    with_it.write_text(
+        'extends = "korean-medical"\n[phases.drug_safety]\nuse = "drug-safety"\n'
+    )
     before = phases(plain)
     assert "drug_safety" not in before
     place = before.index("dictionary") + 1

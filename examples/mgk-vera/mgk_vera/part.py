@@ -51,7 +51,9 @@ class VeraPart(Part):
         b = self.b[:, None] * self.shared.b[: self.rows]
         return Factors(a, b, scale=1.0)
 
-    def adjust(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def adjust(
+        self, module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> Tensor:
         """args[0]: (..., in)   output: (..., out). Faster than a dense delta for each call."""
         x = args[0].to(self.d.dtype)
         hidden = F.linear(x, self.shared.a[:, : self.cols]) * self.d

@@ -20,7 +20,9 @@ def network(*, tied=False):
     torch.manual_seed(0)
     if not tied:
         return nn.Sequential(nn.Linear(5, 9), nn.GELU(), nn.Linear(9, 4))
-    model = nn.Sequential(nn.Embedding(11, 6), nn.Linear(6, 6), nn.Linear(6, 11, bias=False))
+    model = nn.Sequential(
+        nn.Embedding(11, 6), nn.Linear(6, 6), nn.Linear(6, 11, bias=False)
+    )
     model[2].weight = model[0].weight
     return model
 
@@ -28,7 +30,10 @@ def network(*, tied=False):
 def train(model, adapter, steps=30, seed=1):
     """Take a few steps towards random targets, so that no trained vector stays where it began."""
     generator = torch.Generator().manual_seed(seed)
-    x, y = torch.randn(16, 5, generator=generator), torch.randn(16, 4, generator=generator)
+    x, y = (
+        torch.randn(16, 5, generator=generator),
+        torch.randn(16, 4, generator=generator),
+    )
     optimizer = torch.optim.SGD(adapter.parameters(), lr=0.05)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -58,7 +63,9 @@ def test_the_live_output_is_the_papers_formula():
         reference = reference @ weight.T + wide[name.replace("weight", "bias")].double()
         reference = reference if i else nn.functional.gelu(reference)
     error = (model(x).double() - reference).norm() / reference.norm()
-    assert error < 8 * torch.finfo(torch.float32).eps  # two layers, inner dimensions of at most 9
+    assert (
+        error < 8 * torch.finfo(torch.float32).eps
+    )  # two layers, inner dimensions of at most 9
 
 
 def test_only_two_vectors_a_weight_are_trained_and_the_projections_are_shared():
@@ -83,7 +90,9 @@ def test_three_trained_phases_merge_to_what_was_live():
     original = copy.deepcopy(base_state_dict(model))
     reports = []
     for phase in range(3):
-        adapter = mgk.attach(model, "vera", name=f"phase{phase}", rank=6, projection_seed=phase)
+        adapter = mgk.attach(
+            model, "vera", name=f"phase{phase}", rank=6, projection_seed=phase
+        )
         x = train(model, adapter, seed=phase)
         live = model(x).detach()
         reports.append(mgk.merge(model, adapter))
@@ -118,7 +127,9 @@ def test_its_state_makes_it_again():
     fresh.load_state_dict({k: v.clone() for k, v in adapter.state_dict().items()})
     assert torch.equal(other(x), model(x))
     with pytest.raises(InputError, match="missing 0.weight/d"):
-        fresh.load_state_dict({k: v for k, v in adapter.state_dict().items() if k != "0.weight/d"})
+        fresh.load_state_dict(
+            {k: v for k, v in adapter.state_dict().items() if k != "0.weight/d"}
+        )
 
 
 def test_the_output_projection_of_torchs_attention_is_no_target():

@@ -9,7 +9,9 @@ import click
 from mgk_phases.recipes import find, names
 
 
-@click.group(invoke_without_command=True, epilog="Example: mgk recipes show sft > my.toml")
+@click.group(
+    invoke_without_command=True, epilog="Example: mgk recipes show sft > my.toml"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.pass_context
 def recipes(ctx: click.Context, as_json: bool) -> None:  # noqa: FBT001 - click passes by name

@@ -28,14 +28,18 @@ def with_screen(network: Network, tokenizer: Any, head: str) -> Network:
     """
     reason = _obstacle(network)
     if head == "screened" and reason:
-        raise InputError(f"base.head = 'screened': {reason}; expected 'auto' or 'exact'")
+        raise InputError(
+            f"base.head = 'screened': {reason}; expected 'auto' or 'exact'"
+        )
     weight: Any = getattr(network.head.module, "weight", None)
     if head == "exact" or reason or (head == "auto" and not supported(weight)):
         return network
     batch = pack([(ids := tuple(tokenizer(text).input_ids), ids) for text in TEXT])
     return evolve(
         network,
-        head=evolve(network.head, screen=Screen.of(weight.detach(), _sizes(network, batch))),
+        head=evolve(
+            network.head, screen=Screen.of(weight.detach(), _sizes(network, batch))
+        ),
     )
 
 

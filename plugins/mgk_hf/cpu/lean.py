@@ -50,7 +50,8 @@ def kept_narrow() -> Iterator[Kept]:
             look(tensor)
             return tensor
         storage = tensor.untyped_storage()
-        key = (storage.data_ptr(), tensor.storage_offset(), tensor._version, tensor.numel())  # noqa: SLF001 - no public name
+        version = tensor._version  # noqa: SLF001 - no public name
+        key = (storage.data_ptr(), tensor.storage_offset(), version, tensor.numel())
         found = made.get(key)
         if found is None or found[0]() is not storage or not tensor.is_contiguous():
             found = made[key] = weakref.ref(storage), tensor.detach().to(torch.bfloat16)
@@ -100,7 +101,9 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         x, weight, r = ctx.saved_tensors
         g = grads[0] * weight
-        along = torch.linalg.vecdot(g, x).unsqueeze(-1).mul_(r.square()).div_(x.shape[-1])
+        along = (
+            torch.linalg.vecdot(g, x).unsqueeze(-1).mul_(r.square()).div_(x.shape[-1])
+        )
         return g.addcmul_(x, along, value=-1).mul_(r), None, None
 
 
@@ -193,7 +196,9 @@ def _fitting(module: nn.Module) -> type | None:
     for mixin, lean, needed in candidates:
         if all(hasattr(module, name) for name in needed):
             weight = next(module.parameters())
-            x = torch.randn(TRIED, weight.shape[-1], generator=torch.Generator().manual_seed(0))
+            x = torch.randn(
+                TRIED, weight.shape[-1], generator=torch.Generator().manual_seed(0)
+            )
             with torch.no_grad():
                 own, made = module(x), lean(module, x)
             if torch.allclose(own, made, rtol=1e-5, atol=1e-5 * float(own.abs().max())):

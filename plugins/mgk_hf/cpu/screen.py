@@ -55,9 +55,9 @@ class Screen:
     @staticmethod
     def of(weight: Tensor, sizes: Tensor) -> Screen:
         """Make the image. sizes: (D,) how large the hidden states' dimensions are."""
-        top = torch.stack([part.abs().amax(0).float() for part in torch.split(weight, BLOCK)]).amax(
-            0
-        )
+        top = torch.stack(
+            [part.abs().amax(0).float() for part in torch.split(weight, BLOCK)]
+        ).amax(0)
         screen = Screen((sizes.float().clamp(min=1e-6) / top.clamp(min=1e-6)).sqrt())
         screen.follow(weight)
         return screen
@@ -67,7 +67,8 @@ class Screen:
         state = (weight.data_ptr(), weight._version)  # noqa: SLF001 - torch has no public name for it
         if self.state != state:
             self.blocks = [
-                _image(part.detach().float() * self.equal) for part in torch.split(weight, BLOCK)
+                _image(part.detach().float() * self.equal)
+                for part in torch.split(weight, BLOCK)
             ]
             self.state = state
 
@@ -94,7 +95,12 @@ def _image(rows: Tensor) -> Block:
 def _products(whole: Tensor, top: int, block: Block) -> Tensor:
     """Return (whole − (top + 1)) / top · rowsᵀ · scales. whole: (N, D) uint8   returns (N, b) fp32."""
     rows, scale, zero = block
-    output: tuple[Any, ...] = (None, 1.0, 0, torch.float32)  # bias, scale, zero point, dtype
+    output: tuple[Any, ...] = (
+        None,
+        1.0,
+        0,
+        torch.float32,
+    )  # bias, scale, zero point, dtype
     epilogue: tuple[Any, ...] = ("none", [], "")
     z: Tensor = torch.ops.onednn.qlinear_pointwise(
         whole, 1 / top, top + 1, rows, scale, zero, *output, *epilogue
@@ -155,7 +161,10 @@ class Found:
     def together(parts: Sequence[Found]) -> Found:
         """Return the triplets of all parts."""
         return Found(
-            *(torch.cat([getattr(p, name) for p in parts]) for name in ("row", "token", "z"))
+            *(
+                torch.cat([getattr(p, name) for p in parts])
+                for name in ("row", "token", "z")
+            )
         )
 
     def where(self, mask: Tensor) -> Found:
@@ -175,7 +184,9 @@ def screened_pass(
         return None
     top, total, found = scanned
     whole = top + total.log()
-    found = found.where(found.z > whole[found.row, 0] + math.log(KEPT if gradient else EXACT))
+    found = found.where(
+        found.z > whole[found.row, 0] + math.log(KEPT if gradient else EXACT)
+    )
     heavy = (found.z > whole[found.row, 0] + math.log(EXACT)).nonzero().squeeze(1)
     right = _exact_logits(h, weight, found.row[heavy], found.token[heavy])
     change = (right - top[found.row[heavy], 0]).exp() - (
@@ -186,7 +197,9 @@ def screened_pass(
     whole = top + total.log()
     if not gradient:
         return whole, None
-    return whole, _weighted_rows(weight, found, (found.z - whole[found.row, 0]).exp(), h.shape[0])
+    return whole, _weighted_rows(
+        weight, found, (found.z - whole[found.row, 0]).exp(), h.shape[0]
+    )
 
 
 def _scan(
@@ -199,7 +212,9 @@ def _scan(
     top, total = own.clone(), torch.zeros_like(own)
     notes = [Found.none(own)]
     for number, z in enumerate(screen.logits(h)):
-        peaks = z.view(len(z), -1, GROUP).amax(2) if z.shape[1] % GROUP == 0 else z  # (N, b/GROUP)
+        peaks = (
+            z.view(len(z), -1, GROUP).amax(2) if z.shape[1] % GROUP == 0 else z
+        )  # (N, b/GROUP)
         peak = torch.maximum(top, peaks.amax(1, keepdim=True))
         total.mul_((top - peak).exp_())
         top = peak
@@ -222,7 +237,9 @@ def _scan(
 def _above(z: Tensor, peaks: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return (rows, columns, values) above ``floor`` (N, 1), looking only where a group's peak is."""
     width = z.shape[1] // peaks.shape[1]
-    group = (peaks > floor).view(-1).nonzero().squeeze(1)  # flat indices into (N, b/width)
+    group = (
+        (peaks > floor).view(-1).nonzero().squeeze(1)
+    )  # flat indices into (N, b/width)
     row = group.div(peaks.shape[1], rounding_mode="floor")
     near = z.reshape(-1, width)[group]  # (G, width)
     inside = (near > floor[row]).view(-1).nonzero().squeeze(1)
@@ -240,7 +257,8 @@ def _exact_logits(h: Tensor, weight: Tensor, row: Tensor, token: Tensor) -> Tens
     order = row.argsort(stable=True)
     counts = torch.bincount(row, minlength=len(h)).tolist()
     parts = [
-        weight[t].float().mv(x) for x, t in zip(h, torch.split(token[order], counts), strict=True)
+        weight[t].float().mv(x)
+        for x, t in zip(h, torch.split(token[order], counts), strict=True)
     ]
     return h.new_empty(len(row)).index_copy_(0, order, torch.cat(parts))
 
@@ -253,15 +271,22 @@ def _weighted_rows(weight: Tensor, found: Found, p: Tensor, count: int) -> Tenso
     column = (used.cumsum(0) - 1)[found.token]
     order = column.argsort(stable=True)
     total = p.new_zeros(count, weight.shape[1])
-    ends = torch.searchsorted(column[order], torch.arange(0, len(tokens) + GATHER, GATHER)).tolist()
+    ends = torch.searchsorted(
+        column[order], torch.arange(0, len(tokens) + GATHER, GATHER)
+    ).tolist()
     for i, (first, last) in enumerate(pairwise(ends)):
         mine, start = order[first:last], i * GATHER
         rows = weight[tokens[start : start + GATHER]].float()
-        total += _sparse(found.row[mine], column[mine] - start, p[mine], (count, len(rows))) @ rows
+        total += (
+            _sparse(found.row[mine], column[mine] - start, p[mine], (count, len(rows)))
+            @ rows
+        )
     return total
 
 
-def _sparse(row: Tensor, column: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+def _sparse(
+    row: Tensor, column: Tensor, values: Tensor, shape: tuple[int, int]
+) -> Tensor:
     """Return triplets as a matrix in compressed rows."""
     order = row.argsort(stable=True)
     start = torch.zeros(shape[0] + 1, dtype=torch.long)
