@@ -40,7 +40,10 @@ HEARTBEAT = (
     30.0  # seconds between two progress lines where the output is not a terminal
 )
 JSON_EVERY = 1.0  # seconds between two progress events of one activity in JSON output
-_STOPPING = b"\nstopping after this step; press Ctrl-C again to stop at once\n"
+_STOPPING = {
+    "signal": b"\nstopping after this step; press Ctrl-C again to stop at once\n",
+    "time": b"\nthe time of --minutes is up; stopping after this step\n",
+}
 
 
 @contextlib.contextmanager
@@ -91,7 +94,7 @@ def _guarded(sink: Sink) -> Sink:
     def guarded(event: Event) -> None:
         if event["event"] == "stopping":
             with contextlib.suppress(OSError):
-                os.write(2, _STOPPING)
+                os.write(2, _STOPPING[event["why"]])
         elif not gone:
             with console.terminal_may_go(leave):
                 sink(event)

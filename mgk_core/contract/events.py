@@ -104,7 +104,10 @@ EVENTS: dict[str, Event] = {
         {"what": "what is being done", "done": "how many", "total": "of how many", "unit": "of what",
          "seconds": "since it began"},
     ),
-    "stopping": Event("The run was asked to stop; it writes a checkpoint first."),
+    "stopping": Event(
+        "The run was asked to stop; it writes a checkpoint first.",
+        {"why": "`signal` or `time` (`--minutes`)"},
+    ),
     "time": Event("The run has ended: seconds by part of the work.", {"*": "each part"}, kept=True),
 }  # fmt: skip
 """In the order in which a run sends them."""

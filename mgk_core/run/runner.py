@@ -248,7 +248,7 @@ def _go(
                 finished=True,
             )
         events = Events(sink)
-        stop = StopFlag(lambda: sink({"event": "stopping"}), minutes)
+        stop = StopFlag(lambda why: sink({"event": "stopping", "why": why}), minutes)
         began = time.perf_counter()
         try:
             told = _told_plainly(prepared.hooks, journal, events)

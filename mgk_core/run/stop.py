@@ -19,33 +19,35 @@ class StopFlag:
     """Turns signals, and a time that is up, into a question; a second SIGINT stops at once."""
 
     def __init__(
-        self, notify: Callable[[], None] = lambda: None, minutes: float | None = None
+        self,
+        notify: Callable[[str], None] = lambda _: None,
+        minutes: float | None = None,
     ) -> None:
-        """:param notify: called once, possibly inside a signal handler: it must not touch buffered streams
+        """:param notify: called once with ``time`` or ``signal``, possibly inside a signal handler: it must not touch buffered streams
         :param minutes: time from now after which the answer becomes yes without a signal
         """
         self.signal: int | None = None
         self.notify = notify
         self._until = math.inf if minutes is None else time.monotonic() + 60 * minutes
-        self._told = False
+        self._notified = False
 
     def __call__(self) -> bool:
         """Whether to stop: a signal came, or the time is up."""
         if self.signal is None and time.monotonic() < self._until:
             return False
-        self._tell_once()
+        self._notify_once("time" if self.signal is None else "signal")
         return True
 
-    def _tell_once(self) -> None:
-        if not self._told:
-            self._told = True
-            self.notify()
+    def _notify_once(self, why: str) -> None:
+        if not self._notified:
+            self._notified = True
+            self.notify(why)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
-        self._tell_once()
+        self._notify_once("signal")
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -27,10 +27,9 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
 
     if out is None and len(runs) > 1:
         raise InputError("--out: several runs need a file to be written to")
-    target = out or runs[0] / NAME
-    if not target.parent.is_dir():
-        raise InputError(f"--out {target}: there is no directory {target.parent}")
-    click.echo(write(runs, target))
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no directory {out.parent}")
+    click.echo(write(runs, out or runs[0] / NAME))
 
 
 @click.command(epilog="Example: mgk watch runs/textmodel-1")

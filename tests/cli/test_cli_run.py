@@ -477,3 +477,22 @@ def _drain(master, child, timeout=90):
     child.wait(timeout=10)
     os.close(master)
     return data.decode(errors="replace")
+
+
+def test_time_that_is_up_is_not_called_a_keypress(tmp_path):
+    """`--minutes`: the message says what ended the run, and how to resume it."""
+    command = [
+        sys.executable,
+        "-m",
+        "mgk_cli",
+        "run",
+        "textmodel",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    ran = subprocess.run(
+        [*command, "--minutes", "0.0001"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 130
+    assert "the time of --minutes is up" in ran.stderr
+    assert "Ctrl-C" not in ran.stderr

@@ -193,6 +193,8 @@ def test_the_command_writes_where_it_is_asked_to(finished_run, tmp_path):
     assert out.stat().st_size < 5_000_000
     with pytest.raises(InputError, match="not a run directory"):
         CliRunner().invoke(report, [str(tmp_path)], catch_exceptions=False)
+    with pytest.raises(InputError, match="not a run directory"):
+        CliRunner().invoke(report, [str(tmp_path / "nope")], catch_exceptions=False)
     with pytest.raises(InputError, match="--out"):
         CliRunner().invoke(report, [str(finished_run)] * 2, catch_exceptions=False)
 
