@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -126,10 +127,16 @@ def json_line(event: Event) -> None:
 
 
 def print_line(to: Console, line: Line) -> None:
-    """Print one line in its style, wrapped under its indent."""
+    """Print one line in its style, wrapped under its indent on a terminal.
+
+    A file or pipe gets it whole: what reads it wraps for itself, or searches it.
+    """
     from rich.padding import Padding
     from rich.text import Text
 
+    if not to.is_terminal:
+        to.print(Text(textwrap.indent(line.text, " " * line.indent)), soft_wrap=True)
+        return
     content = Text(line.text, style=STYLES[line.tone])
     to.print(
         Padding(content, (0, 0, 0, line.indent), expand=False), no_wrap=not line.wrap
