@@ -240,6 +240,7 @@ def _go(
         stand = find(store, journal, [p.name for p in prepared.resolved.config.phases])
         if journal.last("finished") is not None and stand.ledger is not None:
             check_finished(store, journal, stand)
+            prepared.hooks.recorded(store.root, "")  # a crash may have come before it
             return RunResult(
                 store.root,
                 stand.ledger,

@@ -35,7 +35,8 @@ def write(runs: Sequence[Path], out: Path) -> Path:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, also beside another process that writes the same one."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    # A run removes what begins so when it resumes: a kill may leave the file behind.
+    handle, name = tempfile.mkstemp(prefix=f".tmp-{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
