@@ -18,7 +18,8 @@ CAUSAL = "CAUSAL_LM"
 def base_of(model: Any) -> str:
     """Return the directory or hub id that a model was loaded from; empty where there is none."""
     name = str(getattr(model.config, "_name_or_path", "") or "")
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+    # Path("") is the working directory, which no model was loaded from.
+    return str(Path(name).resolve()) if name and Path(name).is_dir() else name
 
 
 def adapter_keys(model: Any) -> dict[str, Any]:
