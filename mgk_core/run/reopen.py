@@ -15,10 +15,9 @@ from mgk_core.record.journal import open_journal
 from mgk_core.record.ledger import read_ledger
 from mgk_core.record.run_directory import claim, require_run
 from mgk_core.record.store import Store
-from mgk_core.run.frozen_weights import FrozenWeights
 from mgk_core.run.markup import restore_markup
 from mgk_core.run.session import Session
-from mgk_core.run.setup import prepare_run
+from mgk_core.run.setup import frozen_base, prepare_run
 
 
 def reopen(
@@ -42,10 +41,7 @@ def reopen(
     torch.manual_seed(config.run.seed)
     events, store = Events(sink), Store(run)
     events("load", what="base", type=config.base.type, device=str(device))
-    bundle = prepared.build_base(device)
-    bundle.model.requires_grad_(False)
-    bundle.model.eval()
-    weights = FrozenWeights(bundle.model, prepared.hooks.plugins)
+    bundle, weights = frozen_base(prepared, device)
     found = weights.digest
     if found != ledger.base:
         raise InputError(

@@ -113,6 +113,16 @@ def _has_vanished(spec: Spec) -> bool:
     return any(not Path(place).exists() for place in places)
 
 
+def frozen_base(
+    prepared: Prepared, device: torch.device
+) -> tuple[Bundle, FrozenWeights]:
+    """Build the base in evaluation mode, without gradients, and take its digest."""
+    bundle = prepared.build_base(device)
+    bundle.model.requires_grad_(False)
+    bundle.model.eval()
+    return bundle, FrozenWeights(bundle.model, prepared.hooks.plugins)
+
+
 def open_session(
     prepared: Prepared, store: Store, journal: Journal, events: Events
 ) -> Session:
@@ -122,10 +132,7 @@ def open_session(
     set_up(device, threads=config.run.threads, deterministic=config.run.deterministic)
     seed_all(config.run.seed)
     events("load", what="base", type=config.base.type, device=str(device))
-    bundle = prepared.build_base(device)
-    bundle.model.requires_grad_(False)
-    bundle.model.eval()
-    weights = FrozenWeights(bundle.model, prepared.hooks.plugins)
+    bundle, weights = frozen_base(prepared, device)
     restore_markup(bundle, store)
     ledger = Ledger(
         base=weights.digest,
