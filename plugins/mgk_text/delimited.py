@@ -56,8 +56,10 @@ def read_delimited(text: str, table: Table, default: str, how: Format) -> None:
 def _shape(text: str, default: str, how: Format) -> Shape | None:
     """Find delimiter and header: the line with the most known column names, or the first one."""
     candidates = [how.delimiter] if how.delimiter else [default, *_DELIMITERS]
-    samples = {d: _sample(text, d) for d in dict.fromkeys(candidates)}
-    if not any(samples.values()):
+    # By one delimiter a line may be all empty cells where by another it holds text.
+    sampled = {d: _sample(text, d) for d in dict.fromkeys(candidates)}
+    samples = {d: rows for d, rows in sampled.items() if rows}
+    if not samples:
         return None
     delimiter, header = _by_known_names(samples, how.known)
     if header is None:

@@ -9,7 +9,7 @@ import json
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mgk_core.config.resolve import load_tree, resolve
@@ -80,6 +80,9 @@ def test_any_value_of_any_key(registry, key, value):
 @given(
     data=BYTES, suffix=st.sampled_from([".jsonl", ".csv", ".tsv", ".txt", ".parquet"])
 )
+@example(data=b"\n,", suffix=".csv")
+@example(data=b"\n\t\t\n", suffix=".tsv")
+@example(data=b"\xe1\xe1\n,", suffix=".csv")
 def test_rows_of_any_bytes(path, data, suffix):
     """A reader gives rows and problems with their lines."""
     from mgk_text.readers import read
