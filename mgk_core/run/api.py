@@ -16,6 +16,7 @@ from mgk_core.contract.outcome import MergeReport, Proposal
 from mgk_core.contract.specs import Spec
 from mgk_core.host.hooks import Hooks, installed_hooks
 from mgk_core.model.device import pick_device
+from mgk_core.record.events import Sink, ignore
 from mgk_core.run.attached import attach_seeded, take_off
 
 if TYPE_CHECKING:
@@ -165,14 +166,16 @@ def run(
     config: str | Path | None = None,
     set: Sequence[str] | Mapping[str, Any] = (),  # noqa: A002 - the command line's word
     until: str | None = None,
+    sink: Sink = ignore,
 ) -> RunResult:
     """Run a pipeline, as ``mgk run`` does.
 
     :param pipeline: an installed pipeline's name, or a `Pipeline`
     :param set: ``"key=value"`` strings, or a mapping of dotted keys to values
+    :param sink: gets each event, such as ``{"event": "step", "loss": …}``
     """
     from mgk_core.run.runner import run_pipeline
 
     return run_pipeline(
-        pipeline, out=Path(out), config=config, overrides=set, until=until
+        pipeline, out=Path(out), config=config, overrides=set, until=until, sink=sink
     )

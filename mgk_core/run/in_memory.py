@@ -85,6 +85,12 @@ class PhaseResult:
     _session: MemorySession = field(repr=False)
 
     @property
+    def kept_bytes(self) -> int:
+        """Bytes of the statistics that retention methods keep of the base and of all phases so far."""
+        kept = self._session.statistics.values()
+        return sum(t.nbytes for tensors in kept for t in tensors.values())
+
+    @property
     def retention(self) -> dict[str, Any]:
         """The retention matrix so far, as in a run's retention.json."""
         taught = {p.name: p.phase for p in self._session.probes}

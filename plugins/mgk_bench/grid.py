@@ -12,9 +12,11 @@ from typing import TypeVar
 
 import attrs
 
-from mgk_bench.loop import Cell, base_of, run_cell
+from mgk_bench.cell import Cell
+from mgk_bench.loop import base_of, run_cell
 from mgk_bench.methods import METHODS, Method, chosen
-from mgk_bench.table import Line, as_json_lines, as_text, lines
+from mgk_bench.output import write_all
+from mgk_bench.table import Line, as_json_lines, lines
 from mgk_bench.tasks import Suite
 
 J = TypeVar("J")
@@ -34,16 +36,13 @@ def run_job(job: Job) -> list[Cell]:
     """Train the base once and take it through every method. Runs in a process of its own."""
     import torch
 
-    from mgk_core.host.hooks import Hooks
-    from mgk_core.host.manager import load_plugins
-
     torch.set_num_threads(1)
     name, seed, methods = job
-    hooks, suite = Hooks(load_plugins()), suite_of(name, seed)
+    suite = suite_of(name, seed)
     base = base_of(suite, seed)
     # What is imported and made at first use must not count for the first method.
-    run_cell(hooks, _tiny(suite), METHODS[0], seed, base)
-    return [run_cell(hooks, suite, method, seed, base) for method in methods]
+    run_cell(_tiny(suite), METHODS[0], seed, base)
+    return [run_cell(suite, method, seed, base) for method in methods]
 
 
 def _tiny(suite: Suite) -> Suite:
@@ -107,18 +106,5 @@ def records(cells: Sequence[Cell], suites: Sequence[str]) -> list[str]:
 def write(
     out: Path, cells: Sequence[Cell], found: Sequence[Line], suites: Sequence[str]
 ) -> list[Path]:
-    """Write table.md, cells.jsonl and, where matplotlib is installed, picture.svg."""
-    from importlib.util import find_spec
-
-    from mgk_core.record.store import Store
-
-    store = Store(out)
-    paths = [
-        store.write_text("table.md", as_text(found) + "\n"),
-        store.write_text("cells.jsonl", "\n".join(records(cells, suites)) + "\n"),
-    ]
-    if find_spec("matplotlib") is not None:
-        from mgk_bench.picture import draw
-
-        paths.append(draw(found, out / "picture.svg"))
-    return paths
+    """Write the table in each format, cells.jsonl and, where matplotlib is installed, picture.svg."""
+    return write_all(out, found, "\n".join(records(cells, suites)))

@@ -16,11 +16,10 @@ from typing import Any
 
 from attrs import define, evolve, field, frozen
 
+import mgk
 from mgk_bench.grid import unordered
 from mgk_bench.methods import KOREAN, Method, chosen
-from mgk_core.config.catalog import find_pipeline
 from mgk_core.contract.pipeline import Phase, Pipeline
-from mgk_core.run.runner import run_pipeline
 
 PIPELINE = "korean-medical"
 BOUNDARY = ("statistics", "merge")
@@ -114,10 +113,10 @@ def run_cell(
     clock = PartClock()
     with tempfile.TemporaryDirectory(prefix="mgk-bench-") as folder:
         out = Path(folder) / "run"
-        result = run_pipeline(
+        result = mgk.run(
             pipeline_of(method, cut),
             out=out,
-            flags={"seed": seed, "threads": threads},
+            set={"run.seed": seed, "run.threads": threads},
             sink=clock,
         )
         kept = sum(p.stat().st_size for p in out.rglob("statistics.safetensors"))
@@ -129,7 +128,7 @@ def run_cell(
 
 def pipeline_of(method: Method, cut: Cut) -> Pipeline:
     """Return the pipeline as the method runs it."""
-    found = find_pipeline(PIPELINE)
+    found = mgk.pipeline(PIPELINE)
     defaults = {
         **found.defaults,
         "gate": {},

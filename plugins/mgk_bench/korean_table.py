@@ -10,10 +10,12 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+import mgk
 from mgk_bench.korean import BOUNDARY, PIPELINE, KoreanCell
 from mgk_bench.methods import KOREAN
-from mgk_bench.table import Line, drawn, json_lines, stderr
-from mgk_core.config.catalog import find_pipeline
+from mgk_bench.output import write_files
+from mgk_bench.picture import Dot, draw
+from mgk_bench.table import drawn, json_lines, stderr
 
 NAIVE = "naive"
 NOTHING = "–"
@@ -164,21 +166,16 @@ def _said(values: Sequence[float | None], form: str, *, error: bool = True) -> s
     )
 
 
-def lines_of(cells: Sequence[KoreanCell]) -> list[Line]:
+def dots_of(cells: Sequence[KoreanCell]) -> list[Dot]:
     """Return what the picture shows: BWT against plasticity, nats per token; joint has no BWT."""
     read = list(zip(cells, figures_of(cells), strict=True))
-    lines = []
+    dots = []
     for method in dict.fromkeys(c.method for c in cells):
         own = [f for c, f in read if c.method == method]
-        mean = {k: _mean([getattr(f, k) for f in own]) for k in ("bwt", "plasticity")}
-        seeds = tuple(c.seed for c in cells if c.method == method)
-        known: dict[str, float | None] = {
-            k: v if math.isfinite(v) else None for k, v in mean.items()
-        }
-        lines.append(
-            Line(method, "korean", seeds, known, {}, _mean([f.step for f in own]))
-        )
-    return lines
+        x, y = _mean([f.plasticity for f in own]), _mean([f.bwt for f in own])
+        if math.isfinite(x) and math.isfinite(y):
+            dots.append(Dot(method, "korean", x, y, hollow=method == "joint"))
+    return dots
 
 
 def records(cells: Sequence[KoreanCell], cut: Sequence[Any]) -> list[str]:
@@ -188,7 +185,7 @@ def records(cells: Sequence[KoreanCell], cut: Sequence[Any]) -> list[str]:
         for cell, found in zip(cells, figures_of(cells), strict=True)
     ]
     everything = {
-        "pipeline": attrs.asdict(find_pipeline(PIPELINE)),
+        "pipeline": attrs.asdict(mgk.pipeline(PIPELINE)),
         "cut": cut,
         "methods": [attrs.asdict(m) for m in KOREAN],
     }
@@ -197,17 +194,6 @@ def records(cells: Sequence[KoreanCell], cut: Sequence[Any]) -> list[str]:
 
 def write(out: Path, cells: Sequence[KoreanCell], cut: Sequence[Any]) -> list[Path]:
     """Write table.md, cells.jsonl and, where matplotlib is installed, picture.svg."""
-    from importlib.util import find_spec
-
-    from mgk_core.record.store import Store
-
-    store = Store(out)
-    paths = [
-        store.write_text("table.md", as_text(cells) + "\n"),
-        store.write_text("cells.jsonl", "\n".join(records(cells, cut)) + "\n"),
-    ]
-    if find_spec("matplotlib") is not None:
-        from mgk_bench.picture import draw
-
-        paths.append(draw(lines_of(cells), out / "picture.svg"))
-    return paths
+    texts = {"table.md": as_text(cells), "cells.jsonl": "\n".join(records(cells, cut))}
+    x, y = "plasticity: mean gain of each phase", "BWT: negative is forgetting"
+    return write_files(out, texts, lambda path: draw(dots_of(cells), x, y, path))

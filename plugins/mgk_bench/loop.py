@@ -1,21 +1,20 @@
-"""One cell of the table: a method through a suite, by mgk's own hooks and training loop."""
+"""One cell of the table: a method through a suite of small tasks, each a phase of mgk's own."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve
 from torch import Tensor
 
+import mgk
+from mgk_bench.cell import Cell
 from mgk_bench.methods import Method
 from mgk_bench.tasks import Recipe, Suite, Task
-from mgk_core.config.resolve import structure_spec
-from mgk_core.contract.adapter import state_of
 from mgk_core.contract.bundle import (
     Batch,
     Bundle,
@@ -24,32 +23,7 @@ from mgk_core.contract.bundle import (
     Unpacks,
     require_unpacks,
 )
-from mgk_core.contract.context import PhaseContext, Remembered, StepContext
-from mgk_core.contract.outcome import Proposal
 from mgk_core.contract.sampling import Order, steps_of
-from mgk_core.contract.settings import (
-    PhaseConfig,
-    RunConfig,
-    RunSettings,
-    TrainSettings,
-)
-from mgk_core.contract.specs import Spec
-from mgk_core.host.hooks import Hooks
-from mgk_core.record.checkpoint import Progress
-from mgk_core.record.events import Events
-from mgk_core.run.training import Trainer
-
-
-@frozen
-class Cell:
-    """What one method did on one suite with one seed. rows: scores of all tasks, after each task."""
-
-    method: str
-    suite: str
-    seed: int
-    rows: tuple[tuple[float, ...], ...]
-    seconds: float
-    kept_bytes: int
 
 
 @define
@@ -71,46 +45,104 @@ class Clock:
 def base_of(suite: Suite, seed: int) -> dict[str, Tensor]:
     """Train a fresh model on the first task, all weights; return its state."""
     bundle = suite.build(seed)
-    recipe = _recipe(suite)
-    _train_all(
-        bundle, suite.tasks[0].train, evolve(recipe, epochs=recipe.base_epochs), seed
-    )
+    recipe = evolve(recipe_of(suite), epochs=recipe_of(suite).base_epochs)
+    _train_all(bundle, suite.tasks[0].train, recipe, seed)
     return {k: v.clone() for k, v in bundle.model.state_dict().items()}
 
 
 def run_cell(
-    hooks: Hooks, suite: Suite, method: Method, seed: int, base: Mapping[str, Tensor]
+    suite: Suite, method: Method, seed: int, base: Mapping[str, Tensor]
 ) -> Cell:
     """Take the base through the suite's tasks. The same seed gives the same numbers."""
     bundle, clock = suite.build(seed), Clock()
     bundle.model.load_state_dict(base)
-    joint = method.kind in ("joint", "joint-full")
-    tasks = (suite.tasks[0], _union(suite, bundle)) if joint else suite.tasks
-    rows, phases = (
-        [_row(suite, bundle)],
-        Phases(hooks, suite, tasks, method, seed, bundle),
-    )
-    for number, task in enumerate(tasks[1:]):
+    tasks = suite.tasks[1:]
+    if method.joint:
+        tasks = (joint_task(bundle, suite.tasks),)
+    rows, last = [_row(suite, bundle)], None
+    for number, task in enumerate(tasks):
         with clock.running():
             if method.kind in ("full", "joint-full"):
-                _train_all(bundle, task.train, _recipe(suite), seed + number + 1)
+                _train_all(bundle, task.train, recipe_of(suite), seed + number + 1)
             else:
-                phases.run(number)
+                last = _phase(suite, method, seed, bundle, tasks, number, last)
         rows.append(_row(suite, bundle))
+    taught = [1] * len(suite.tasks) if method.joint else range(len(suite.tasks))
+    kept = 0 if last is None else last.kept_bytes
     return Cell(
-        method.name, suite.name, seed, tuple(rows), clock.seconds, phases.kept_bytes
+        method=method.name,
+        suite=suite.name,
+        seed=seed,
+        rows=tuple(rows),
+        taught=tuple(taught),
+        seconds=clock.seconds,
+        kept_bytes=kept,
+        tasks=tuple(task.name for task in suite.tasks),
+        needs_old_data=method.needs_old_data,
     )
 
 
-def _union(suite: Suite, bundle: Bundle) -> Task:
-    return Task(
-        "joint",
-        Union(require_unpacks(bundle, "joint"), [t.train for t in suite.tasks]),
-        suite.tasks[0].test,
+def _phase(
+    suite: Suite,
+    method: Method,
+    seed: int,
+    bundle: Bundle,
+    tasks: Sequence[Task],
+    number: int,
+    last: mgk.PhaseResult | None,
+) -> mgk.PhaseResult:
+    """Run one task as a phase; the base's statistics come from the task that it was made on."""
+    table = phase_table(method, recipe_of(suite))
+    data = PhaseData(train=tasks[number].train)
+    if last is None:
+        data = evolve(data, calibration=_batches(suite))
+    return mgk.run_phase(
+        bundle,
+        data,
+        table,
+        name=tasks[number].name,
+        after=last,
+        then=[table] * (len(tasks) - number - 1),
+        seed=seed,
     )
 
 
-def _recipe(suite: Suite) -> Recipe:
+def phase_table(method: Method, recipe: Recipe) -> dict[str, Any]:
+    """Return the tables of a phase, as `mgk.run_phase` takes them."""
+    adapter = {
+        "type": "lora",
+        "rank": recipe.rank,
+        "alpha": recipe.alpha,
+        "targets": list(recipe.targets),
+    }
+    rate = recipe.lr if method.lr is None else method.lr
+    return {
+        "adapter": dict(method.adapter) or adapter,
+        "optimizer": {"type": "adamw", "lr": rate},
+        "train": {
+            "epochs": recipe.epochs,
+            "batch_size": recipe.batch_size,
+            "log_every": 100_000,
+            "checkpoint_minutes": None,
+        },
+        "retention": dict(method.retention),
+    }
+
+
+def _batches(suite: Suite) -> tuple[Batch, ...]:
+    train, size = suite.tasks[0].train, recipe_of(suite).batch_size
+    rows = range(len(train))
+    return tuple(train.batch(rows[i : i + size]) for i in range(0, len(train), size))
+
+
+def joint_task(bundle: Bundle, tasks: Sequence[Task]) -> Task:
+    """Return one task with the training sets of all."""
+    parts = [task.train for task in tasks]
+    return Task("joint", Union(require_unpacks(bundle, "joint"), parts), tasks[0].test)
+
+
+def recipe_of(suite: Suite) -> Recipe:
+    """Return how the suite's tasks are trained."""
     recipe: Recipe = suite.settings["recipe"]
     return recipe
 
@@ -157,134 +189,3 @@ def _train_all(bundle: Bundle, train: TrainSet, recipe: Recipe, seed: int) -> No
             parameter.grad = gradient
         optimizer.step()
     bundle.model.requires_grad_(False).eval()
-
-
-@define(eq=False)
-class Phases:
-    """The later tasks as phases of a pipeline, without a run directory: hooks, loop and merge are mgk's."""
-
-    hooks: Hooks
-    suite: Suite
-    tasks: tuple[Task, ...]
-    method: Method
-    seed: int
-    bundle: Bundle
-    config: RunConfig = field(init=False)
-    history: tuple[Remembered, ...] = ()
-    targets: tuple[str, ...] = ()
-    kept_bytes: int = 0
-
-    def __attrs_post_init__(self) -> None:
-        phases = tuple(self._phase(task) for task in self.tasks[1:])
-        self.config = RunConfig(
-            name=f"bench-{self.suite.name}",
-            base=Spec(type="bench"),
-            phases=phases,
-            run=RunSettings(seed=self.seed),
-        )
-
-    def _phase(self, task: Task) -> PhaseConfig:
-        recipe, registry = _recipe(self.suite), self.hooks.plugins.registry
-        adapter = {
-            "type": "lora",
-            "rank": recipe.rank,
-            "alpha": recipe.alpha,
-            "targets": list(recipe.targets),
-        }
-        methods = [
-            {"type": name, **options} for name, options in self.method.retention.items()
-        ]
-        return PhaseConfig(
-            name=task.name,
-            data=Spec(type="bench"),
-            adapter=structure_spec(registry, "adapter", adapter),
-            optimizer=structure_spec(
-                registry, "optimizer", {"type": "adamw", "lr": recipe.lr}
-            ),
-            step=structure_spec(registry, "step", {"type": "standard"}),
-            merge=structure_spec(registry, "merge", {"type": "exact"}),
-            train=TrainSettings(
-                epochs=recipe.epochs,
-                batch_size=recipe.batch_size,
-                log_every=100_000,
-                checkpoint_minutes=None,
-            ),
-            retention=tuple(structure_spec(registry, "retention", m) for m in methods),
-        )
-
-    def _attach(self, index: int) -> Any:
-        torch.manual_seed(self.seed * 1_000_003 + index)
-        phase = self.config.phases[index]
-        adapter = self.hooks.attach_adapter(
-            self.bundle.model, phase.adapter, phase.name
-        )
-        self.targets = tuple(adapter.targets())
-        return adapter
-
-    def _context(self, index: int) -> PhaseContext:
-        return PhaseContext(
-            config=self.config,
-            phase=self.config.phases[index],
-            index=index,
-            bundle=self.bundle,
-            device=self.bundle.device,
-            directory=Path(),
-            data=PhaseData(train=self.tasks[index + 1].train),
-            targets=self.targets,
-            history=self.history,
-        )
-
-    def _base_statistics(self) -> None:
-        ctx, train, size = (
-            self._context(0),
-            self.tasks[0].train,
-            _recipe(self.suite).batch_size,
-        )
-        rows = range(len(train))
-        batches = tuple(
-            train.batch(rows[i : i + size]) for i in range(0, len(train), size)
-        )
-        ctx.base_phase, ctx.data = True, PhaseData(train=train, calibration=batches)
-        self._remember("base", self.hooks.collect_statistics(ctx))
-
-    def _remember(self, name: str, tensors: dict[str, Tensor]) -> None:
-        if tensors:
-            self.kept_bytes += sum(
-                t.numel() * t.element_size() for t in tensors.values()
-            )
-            self.history = (
-                *self.history,
-                Remembered(name, Path(name), lambda: tensors),
-            )
-
-    def run(self, index: int) -> None:
-        """Run one phase; the first collects the base's statistics before."""
-        if index == 0:
-            self._attach(0).detach()
-            self._base_statistics()
-        hooks, ctx, model = self.hooks, self._context(index), self.bundle.model
-        ctx.adapter = adapter = self._attach(index)
-        state_of(model).adapters.append(adapter)
-        hooks.init_adapter(adapter, ctx)
-        assert ctx.data is not None  # noqa: S101 - set above
-        ctx.steps = steps_of(
-            len(ctx.data.train),
-            ctx.phase.train.batch_size,
-            ctx.phase.train.epochs,
-            None,
-        )
-        ctx.optimizer = hooks.make_optimizer(adapter, ctx.phase.optimizer)
-        terms = hooks.loss_terms(ctx)
-        step = hooks.make_step(StepContext(ctx, tuple(terms.values()), tuple(terms)))
-        Trainer(ctx, step, Events(), Progress(), lambda: None, lambda: False).run(
-            ctx.steps
-        )
-        model.eval()
-        proposal = evolve(hooks.propose_merge(ctx, Proposal()), undo="memory")
-        report = hooks.merge(model, adapter, proposal, ctx.phase.merge)
-        with adapter.disabled():
-            self._remember(ctx.phase.name, hooks.collect_statistics(ctx))
-        adapter.detach()
-        state_of(model).adapters.remove(adapter)
-        if report.undo is not None:
-            report.undo.release()

@@ -14,7 +14,7 @@ Kind = Literal["lora", "full", "joint", "joint-full"]
 class Method:
     """One row. kind: an adapter a task, all weights task after task, or either on all tasks at once.
 
-    lr: learning rate where it is not the suite's own (suite ``korean``).
+    lr: learning rate where it is not the suite's own. adapter: its table where it is not the suite's LoRA.
     """
 
     name: str
@@ -22,6 +22,18 @@ class Method:
     retention: Mapping[str, Any] = field(factory=dict)
     kind: Kind = "lora"
     lr: float | None = None
+    adapter: Mapping[str, Any] = field(factory=dict)
+
+    @property
+    def joint(self) -> bool:
+        """Whether all tasks are learnt at once."""
+        return self.kind in ("joint", "joint-full")
+
+    @property
+    def needs_old_data(self) -> bool:
+        """Whether it trains on examples of earlier tasks."""
+        kept = self.retention.get("self-distillation", {}).get("on") == "kept"
+        return self.joint or "replay" in self.retention or kept
 
 
 _WHOLE = {"sketch": 0, "max_tokens": 1_000_000}

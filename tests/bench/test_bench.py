@@ -1,5 +1,6 @@
 """mgk bench forgetting: suites, cells, figures, and the command."""
 
+import csv
 import json
 
 import pytest
@@ -8,8 +9,8 @@ from attrs import evolve
 from click.testing import CliRunner
 
 from mgk_bench import characters, digits, grid, loop, methods, table
+from mgk_bench.cell import Cell
 from mgk_bench.command import bench
-from mgk_bench.loop import Cell
 from mgk_core.contract.errors import InputError
 
 pytest.importorskip("sklearn")
@@ -60,12 +61,12 @@ def test_rotation_by_a_quarter_is_exact():
 
 
 @pytest.mark.parametrize("method", [m.name for m in methods.METHODS])
-def test_every_method_runs_and_repeats(hooks, method):
+def test_every_method_runs_and_repeats(method):
     """Each row of the table goes through two phases, and the same seed gives the same matrix."""
     suite = short(digits.suite("split", 0))
     base = loop.base_of(suite, 0)
     (wanted,) = [m for m in methods.METHODS if m.name == method]
-    one, two = (loop.run_cell(hooks, suite, wanted, 0, base) for _ in range(2))
+    one, two = (loop.run_cell(suite, wanted, 0, base) for _ in range(2))
     assert one.rows == two.rows
     assert len(one.rows) == (2 if "joint" in method else 3)
     assert one.seconds > 0
@@ -75,39 +76,25 @@ def test_every_method_runs_and_repeats(hooks, method):
 
 
 @pytest.mark.slow
-def test_characters_learn_and_forget(hooks):
+def test_characters_learn_and_forget():
     """Two phases of the character model: each is learnt, and what was before gets worse under plain merging."""
     suite = short(characters.suite(0), epochs=0.5)
     base = loop.base_of(suite, 0)
-    cell = loop.run_cell(hooks, suite, methods.METHODS[0], 0, base)
+    cell = loop.run_cell(suite, methods.METHODS[0], 0, base)
     assert cell.rows[1][1] > cell.rows[0][1] + 0.1
     assert cell.rows[2][2] > cell.rows[1][2] + 0.1
     assert cell.rows[-1][0] < cell.rows[0][0]
 
 
-def test_figures_by_hand():
-    """ACC, BWT (base task included), plasticity, base kept and worst of a matrix written out."""
-    rows = ((90.0, 10.0, 20.0), (80.0, 95.0, 30.0), (60.0, 85.0, 99.0))
-    found = table.figures(Cell("m", "s", 0, rows, 2.0, 8))
-    assert found.acc == pytest.approx((60 + 85 + 99) / 3)
-    assert found.bwt == pytest.approx(((60 - 90) + (85 - 95)) / 2)
-    assert found.plasticity == pytest.approx((95 + 99) / 2)
-    assert (found.base_kept, found.worst) == (-30.0, -30.0)
-
-
-def test_joint_has_no_forgetting_to_tell():
-    """All at once: only ACC and what was learnt."""
-    found = table.figures(
-        Cell("joint", "s", 0, ((90.0, 10.0, 5.0), (88.0, 97.0, 95.0)), 1.0, 0)
-    )
-    assert (found.bwt, found.worst) == (None, None)
-    assert found.plasticity == 96.0
+def made(method, rows, taught, seed=0, seconds=2.0):
+    """A cell with these scores."""
+    return Cell(method, "s", seed, rows, taught, seconds, 0)
 
 
 def test_lines_are_means_with_standard_errors():
     """CPU is relative to naive on the same suite; one seed has no standard error."""
     cells = [
-        Cell(m, "s", seed, ((50.0, 0.0), (50.0 + seed, 60.0)), s, 0)
+        made(m, ((50.0, 0.0), (50.0 + seed, 60.0)), (0, 1), seed, s)
         for m, s in (("naive", 2.0), ("x", 3.0))
         for seed in (0, 2)
     ]
@@ -164,6 +151,10 @@ def test_command_writes_table_lines_and_picture(tmp_path, monkeypatch):
     assert {"mgk", "torch", "scikit-learn", "python"} <= set(lines[0]["versions"])
     assert len({line["configuration"] for line in lines}) == 1
     assert (out / "picture.svg").stat().st_size > 1000
+    rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    assert [row["method"] for row in rows] == [line["method"] for line in lines]
+    assert float(rows[3]["ap"]) == pytest.approx(lines[3]["figures"]["ap"])
+    assert (out / "table.tex").read_text().count(r"\\") == len(lines) + 1
 
 
 def test_seeds_start_anywhere_and_cells_are_printed_as_json(monkeypatch):

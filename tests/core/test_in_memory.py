@@ -107,6 +107,8 @@ def test_retention_methods_see_the_base_and_the_phases_before(bundle):
     kept = PHASE | {"retention": {"covariance-merge": {}}}
     one = mgk.run_phase(bundle, data, kept, then=[kept])
     assert one.statistics
+    own = sum(t.nbytes for t in one.statistics.values())
+    assert one.kept_bytes > own  # the base's are counted too
     two = mgk.run_phase(bundle, second(bundle), kept, after=one)
     assert two.entry.transforms
 
