@@ -33,7 +33,11 @@ from mgk_core.contract.specs import Slot, Spec, SpecRegistry
 
 _TOP = ("name", "title", "extends", "base", "defaults", "phases", "run", "plugins")
 _PHASE_KEYS = tuple(a.name for a in attrs.fields(Phase) if a.name != "name")
-_DEFAULT_TYPES: dict[Slot, str] = {"step": "standard", "merge": "exact"}
+_DEFAULT_TYPES: dict[Slot, str] = {
+    "step": "standard",
+    "merge": "exact",
+    "loss": "likelihood",
+}
 _RECOGNISED: dict[Slot, str] = {"data": "auto"}  # the type of a table that names none
 
 

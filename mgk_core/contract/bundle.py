@@ -317,7 +317,8 @@ class PhaseData:
 
     dev: batches for choosing the best step; never test. verify: a few fixed batches on which
     merged is compared with live. calibration: batches that stand for what the model knew, used
-    for statistics (of the base before phase 0); empty where there are none.
+    for statistics (of the base before phase 0); empty where there are none. held_out: the dev set as
+    rows, for losses that read more of an example than its batch has (the rejected answer).
     """
 
     train: TrainSet
@@ -326,6 +327,7 @@ class PhaseData:
     verify: tuple[Batch, ...] = ()
     calibration: tuple[Batch, ...] = ()
     notes: tuple[str, ...] = ()
+    held_out: TrainSet | None = None
 
 
 __all__ = [

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mgk_core.contract.adapter import Adapter
 from mgk_core.contract.bundle import Batch, Bundle, PhaseData, Probe, Score
+from mgk_core.contract.objective import Objective
 from mgk_core.contract.outcome import Proposal
 from mgk_core.contract.settings import PhaseConfig, RunConfig
 
@@ -36,7 +37,8 @@ def _tell_nobody(event: str, **data: Any) -> None:
 class PhaseContext:
     """Everything that the plugins of one phase may read.
 
-    adapter, data, optimizer are None before the step of the phase that makes them. history:
+    adapter, data, optimizer are None before the step of the phase that makes them. objective: what
+    the phase minimises, None for the base's own loss; `batch` and `loss` ask it. history:
     statistics of the base and of the phases before, in order. scores: rows of the retention
     matrix so far, the baseline (row 0 of the matrix) first. proposal: what the transition last proposed, for recoveries that
     change a part of it. directory: the phase's folder, where mgk records every file at the commit.
@@ -53,6 +55,7 @@ class PhaseContext:
     adapter: Adapter | None = None
     data: PhaseData | None = None
     optimizer: Any = None
+    objective: Objective | None = None
     steps: int = 0
     targets: tuple[str, ...] = ()
     history: tuple[Remembered, ...] = ()
@@ -63,6 +66,7 @@ class PhaseContext:
     base_phase: bool = False
     tell: Callable[..., None] = _tell_nobody
     proposal: Proposal | None = None
+    _figures: list[Mapping[str, Tensor]] = field(factory=list, init=False)
 
     @property
     def files(self) -> Path:
@@ -93,6 +97,36 @@ class PhaseContext:
         """Return the phase's entries of a plugin's class, those that a recovery added included."""
         added = tuple(s for s in self.extra_retention if isinstance(s, cls))
         return (*self.phase.of(cls), *added)
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Return a micro-batch of training rows, as the phase's loss reads it."""
+        if self.objective is not None:
+            return self.objective.batch(rows)
+        assert self.data is not None  # noqa: S101 - the runner loads data first
+        return self.data.train.batch(rows)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return (summed loss, count) of a micro-batch of `batch`, as the phase minimises it.
+
+        Figures of an objective are kept for the log where gradients are enabled.
+        """
+        if self.objective is None:
+            return self.bundle.loss(batch)
+        found = self.objective.loss(batch)
+        if torch.is_grad_enabled() and found.figures:
+            self._figures.append(found.figures)
+        return found.total, found.count
+
+    def dev_batches(self) -> Sequence[Batch]:
+        """Return the micro-batches of the dev set for `loss`."""
+        if self.objective is not None:
+            return self.objective.dev()
+        return self.data.dev if self.data is not None else ()
+
+    def take_figures(self) -> list[Mapping[str, Tensor]]:
+        """Return the figures of the losses since the last call, in order."""
+        found, self._figures = self._figures, []
+        return found
 
     def train_batches(self, rows: Sequence[int], size: int) -> Iterable[Batch]:
         """Yield batches of the phase's own training data, ``size`` rows each, on the device."""

@@ -48,6 +48,7 @@ EVENTS: dict[str, Event] = {
             "rss": "memory of the process now, bytes", "rss_peak": "its peak, bytes",
             "cuda_allocated": "on CUDA: bytes in tensors", "cuda_reserved": "bytes held by the allocator",
             "cuda_peak": "largest bytes in tensors",
+            "figures": "means of the objective's own figures, by name; absent for the base's own loss",
         },
         kept=True,
     ),

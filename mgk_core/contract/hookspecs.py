@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mgk_core.contract.adapter import Adapter
     from mgk_core.contract.bundle import Bundle, PhaseData, Probe, Score
     from mgk_core.contract.context import Observer, PhaseContext, StepContext, StepFn
+    from mgk_core.contract.objective import Objective
     from mgk_core.contract.outcome import (
         LossTerm,
         MergeReport,
@@ -152,6 +153,22 @@ def mgk_make_optimizer(adapter: Adapter, spec: Spec) -> torch.optim.Optimizer | 
     :param adapter: its ``parameters()`` that require gradients are what is optimised
     :param spec: the phase's ``optimizer``
     :return: any `torch.optim.Optimizer`; its state is checkpointed
+
+    .. versionadded:: 0.1
+    """
+
+
+@_owner_only("loss")
+def mgk_make_objective(ctx: PhaseContext) -> Objective | None:
+    """Make what a phase minimises, where that is not the base's own loss of each batch.
+
+    Called once per phase, with the adapter attached and initialised, before the step is made; also
+    at resume, and by ``mgk plan`` to measure memory. Answers for ``ctx.phase.loss``, an instance of
+    a `mgk_core.contract.specs.LossSpec`.
+
+    :param ctx: the phase; ``ctx.adapter.disabled()`` gives the base as it was before the phase, for
+        a reference or a teacher
+    :return: the objective, or None for the base's own loss (`Bundle.loss`)
 
     .. versionadded:: 0.1
     """

@@ -34,7 +34,7 @@ def check_name(name: str, what: str) -> str:
 
 @frozen
 class Phase:
-    """One stage as declared: data, adapter, optimizer, training, probes' gate, merge rule.
+    """One stage as declared: data, adapter, optimizer, loss, training, probes' gate, merge rule.
 
     after, before: where to insert the phase into a pipeline that did not list it.
     """
@@ -44,6 +44,7 @@ class Phase:
     adapter: Options = field(factory=dict)
     optimizer: Options = field(factory=dict)
     step: Options = field(factory=dict)
+    loss: Options = field(factory=dict)
     train: Options = field(factory=dict)
     merge: Options = field(factory=dict)
     evaluate: Options = field(factory=dict)

@@ -10,7 +10,16 @@ from typing import TypeVar, cast
 
 from attrs import field, fields, frozen
 
-from mgk_core.contract.specs import Slot, Spec, above, at_least, between, one_of, option
+from mgk_core.contract.specs import (
+    LossSpec,
+    Slot,
+    Spec,
+    above,
+    at_least,
+    between,
+    one_of,
+    option,
+)
 
 S = TypeVar("S", bound=Spec)
 
@@ -169,6 +178,7 @@ class PhaseConfig:
     optimizer: Spec
     step: Spec
     merge: Spec
+    loss: Spec = LossSpec(type="likelihood")
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     retention: tuple[Spec, ...] = ()

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from mgk_core.contract.bundle import Bundle, PhaseData
+
 Slot = Literal[
     "base",
     "data",
     "adapter",
     "optimizer",
     "step",
+    "loss",
     "merge",
     "retention",
     "gate",
@@ -74,6 +77,8 @@ class SpecRegistry:
             raise self._wrong(f"there is no slot {slot!r}{known}")
         if not isinstance(cls, type) or not issubclass(cls, Spec):
             raise self._wrong(f"{slot} {type_!r}: {cls!r} is not a subclass of Spec")
+        if slot == "loss" and not issubclass(cls, LossSpec):
+            raise self._wrong(f"loss {type_!r}: {cls!r} is not a subclass of LossSpec")
         summary = (cls.__doc__ or "").strip().split("\n")[0]
         self._claim(Registered(self.plugin, slot, type_, summary, cls))
 
@@ -160,6 +165,23 @@ class DeltaSpec(Spec):
         return f"{self.type}({', '.join(f'{k}={v}' for k, v in options.items())})"
 
 
+@frozen(kw_only=True)
+class LossSpec(Spec):
+    """Base class of what a phase minimises: register a subclass in the slot ``loss``.
+
+    `mgk_make_objective` of the same plugin makes the objective of a phase that names it.
+    """
+
+    def check(self, data: PhaseData, bundle: Bundle) -> tuple[str, ...]:
+        """Check before training that this loss can use a phase's data on this base.
+
+        :return: notes for the user
+        :raises InputError: it cannot; the message is reported with the key ``phases.NAME.loss``
+        """
+        del data, bundle
+        return ()
+
+
 _TABLES = tuple(slot for slot in get_args(Slot) if slot != "metric")
 
 Check = Callable[[Any, "Attribute[Any]", Any], None]
@@ -224,6 +246,7 @@ def option(default: Any, *checks: Check, help: str = "") -> Any:  # noqa: A002 -
 __all__ = [
     "Check",
     "DeltaSpec",
+    "LossSpec",
     "Registered",
     "Slot",
     "Spec",

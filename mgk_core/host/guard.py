@@ -21,6 +21,7 @@ from mgk_core.contract import hookspecs
 from mgk_core.contract.bundle import Batch
 from mgk_core.contract.context import Observer, StepFn, StepOut
 from mgk_core.contract.errors import PluginError
+from mgk_core.contract.objective import Objective, ObjectiveLoss
 from mgk_core.contract.outcome import LossTerm
 from mgk_core.host.blame import Call, Directory
 from mgk_core.host.returned import problem_with
@@ -85,6 +86,8 @@ def _accepted(call: Call, answer: Any) -> Any:
         return {name: _term(call, name, term) for name, term in answer.items()}
     if call.hook == "mgk_observers":
         return [_observer(call, observer) for observer in answer]
+    if call.hook == "mgk_make_objective" and not isinstance(answer, GuardedObjective):
+        return GuardedObjective(evolve(call, what="the objective"), answer)
     if call.hook == "mgk_make_step" and not isinstance(answer, GuardedStep):
         return GuardedStep(evolve(call, what="the step"), answer)
     return answer
@@ -164,19 +167,59 @@ class GuardedTerm:
         """Call the term."""
         with self.call:
             found = self.term(step)
-        if (
-            not isinstance(found, Tensor)
-            or found.dim()
-            or not found.is_floating_point()
-        ):
-            shape = (
-                f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
-            )
-            kind = type(found).__name__
-            raise self.call.refuse(
-                f"{kind}{shape}; expected a floating-point tensor of shape ()"
-            )
+        _require_scalar(self.call, found)
         return found
+
+
+def _require_scalar(call: Call, found: Any, what: str = "") -> None:
+    """Refuse what is not a 0-dim floating-point tensor. what: which part of an answer it is."""
+    if isinstance(found, Tensor) and not found.dim() and found.is_floating_point():
+        return
+    shape = f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
+    raise call.refuse(
+        f"{type(found).__name__}{shape}{what}; expected a floating-point tensor of shape ()"
+    )
+
+
+@define(eq=False)
+class GuardedObjective(Objective):
+    """An objective whose losses must be sums and counts with figures of its examples."""
+
+    call: Call
+    objective: Objective
+
+    def prepare(self) -> None:
+        """Prepare the objective."""
+        with self.call:
+            self.objective.prepare()
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Collate rows."""
+        with self.call:
+            return self.objective.batch(rows)
+
+    def loss(self, batch: Batch) -> ObjectiveLoss:
+        """Compute the loss."""
+        with self.call:
+            found = self.objective.loss(batch)
+        if not isinstance(found, ObjectiveLoss):
+            raise self.call.refuse(
+                f"{type(found).__name__} from loss; expected ObjectiveLoss"
+            )
+        _require_scalar(self.call, found.total, " as total")
+        _require_scalar(self.call, found.count, " as count")
+        for name, values in found.figures.items():
+            if not isinstance(values, Tensor) or values.requires_grad:
+                raise self.call.refuse(
+                    f"the figure {name!r} as {type(values).__name__}; expected a tensor"
+                    " without a gradient"
+                )
+        return found
+
+    def dev(self) -> Sequence[Batch]:
+        """Return the dev set's micro-batches."""
+        with self.call:
+            return self.objective.dev()
 
 
 @define(eq=False)

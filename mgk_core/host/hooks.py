@@ -17,6 +17,7 @@ from mgk_core.contract.bundle import Adaptable, Bundle, PhaseData, Probe, Score
 from mgk_core.contract.context import Observer, PhaseContext, StepContext, StepFn
 from mgk_core.contract.errors import InputError, PluginError
 from mgk_core.contract.hookspecs import slot_of
+from mgk_core.contract.objective import Objective
 from mgk_core.contract.outcome import (
     LossTerm,
     MergeReport,
@@ -93,6 +94,15 @@ class Hooks:
         found: torch.optim.Optimizer = self._owner(
             "mgk_make_optimizer", spec.type, adapter=adapter, spec=spec
         )
+        return found
+
+    def make_objective(self, ctx: PhaseContext) -> Objective | None:
+        """Make what the phase minimises; None for the base's own loss."""
+        hook, type_ = "mgk_make_objective", ctx.phase.loss.type
+        owner = self.plugins.owner("loss", type_)
+        if owner not in self.plugins.call_order(hook, owner):
+            raise self._unanswered(hook, type_)  # forgotten, not the base's own loss
+        found: Objective | None = self._call_owner(hook, type_, ctx=ctx)
         return found
 
     def loss_terms(self, ctx: PhaseContext) -> dict[str, LossTerm]:
@@ -204,16 +214,19 @@ class Hooks:
         """Call a hook for the plugin that registered the type; an answer is required."""
         answer = self._call_owner(hook, type_, **arguments)
         if answer is None:
-            slot = slot_of(hook)
-            assert slot is not None  # noqa: S101 - as in _call_owner
-            owner = self.plugins.owner(slot, type_)
-            raise PluginError(
-                owner,
-                f"plugin {self.plugins.describe(owner)} registered the {slot} {type_!r} and"
-                f" {self._lacking(hook, owner)}",
-                hook,
-            )
+            raise self._unanswered(hook, type_)
         return answer
+
+    def _unanswered(self, hook: str, type_: str) -> PluginError:
+        slot = slot_of(hook)
+        assert slot is not None  # noqa: S101 - as in _call_owner
+        owner = self.plugins.owner(slot, type_)
+        return PluginError(
+            owner,
+            f"plugin {self.plugins.describe(owner)} registered the {slot} {type_!r} and"
+            f" {self._lacking(hook, owner)}",
+            hook,
+        )
 
     def _lacking(self, hook: str, owner: str) -> str:
         if owner in self.plugins.call_order(hook, owner):

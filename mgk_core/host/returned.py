@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from mgk_core.contract import adapter, bundle, context, hookspecs, outcome
+from mgk_core.contract import (
+    adapter,
+    bundle,
+    context,
+    hookspecs,
+    objective,
+    outcome,
+)
 from mgk_core.contract.json_numbers import finite
 
 Arguments = Mapping[str, Any]
@@ -39,7 +46,7 @@ def expected_type(hook: str) -> type:
     """Return the class that a hook's return annotation names; ``object`` for a hook that returns nothing."""
     known: dict[str, Any] = {"torch": torch, "Tensor": torch.Tensor, "nn": nn}
     known |= {"Mapping": Mapping, "Sequence": Sequence}
-    for module in (adapter, bundle, context, outcome):
+    for module in (adapter, bundle, context, objective, outcome):
         known |= {name: getattr(module, name) for name in module.__all__}
     known |= {"Spec": object, "SpecRegistry": object, "Path": Path}
     hint = typing.get_type_hints(getattr(hookspecs, hook), known)["return"]

@@ -40,7 +40,7 @@ class Progress:
     the best step by dev so far. metrics: how much of metrics.jsonl belongs to the steps done.
     micro_batch: what out-of-memory halved it to. check: the next batch's loss, by which a resumed run
     checks that it resumes where it was. frozen: which of the adapter's parameters a plugin fixed before
-    training.
+    training. figures: name → (sum, number) of an objective's figures, not yet logged either.
     """
 
     step: int = 0
@@ -53,6 +53,7 @@ class Progress:
     check: float | None = None
     observers: list[Any] = field(factory=list)
     frozen: list[int] = field(factory=list)
+    figures: dict[str, list[float]] = field(factory=dict)
 
 
 @frozen(eq=False)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mgk_core.contract.adapter import trainable
-from mgk_core.contract.bundle import Batch, Bundle
+from mgk_core.contract.bundle import Batch
+from mgk_core.contract.context import PhaseContext
 
 BAD = "first"  # is in every sentence that names a place
 
@@ -18,10 +19,10 @@ _Seen = list[tuple[str, bool, Any]]
 """(module's name, whether its inputs were finite, its output), in the order in which they ended."""
 
 
-def first_bad_layer(bundle: Bundle, batch: Batch) -> str:
+def first_bad_layer(ctx: PhaseContext, batch: Batch) -> str:
     """Return a sentence that names the first module with a non-finite output, or gradient, on ``batch``."""
-    with _watched(bundle.model) as seen, torch.enable_grad():
-        total, _ = bundle.loss(batch)
+    with _watched(ctx.model) as seen, torch.enable_grad():
+        total, _ = ctx.loss(batch)
     for name, sound, output in seen:
         if not _finite(output):
             why = (
@@ -34,7 +35,7 @@ def first_bad_layer(bundle: Bundle, batch: Batch) -> str:
             )
     if not bool(torch.isfinite(total)):
         return "on replay every layer is finite, and the loss is the first that is not"
-    return _first_bad_gradient(bundle.model, total, seen)
+    return _first_bad_gradient(ctx.model, total, seen)
 
 
 def _first_bad_gradient(model: nn.Module, total: Tensor, seen: _Seen) -> str:

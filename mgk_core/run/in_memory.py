@@ -36,12 +36,16 @@ from mgk_core.run.phase_record import MemoryRecord
 from mgk_core.run.resume import base_statistics
 from mgk_core.run.scores import measure_row, retention_table
 from mgk_core.run.session import PhaseSession
-from mgk_core.run.setup import targets_of
+from mgk_core.run.setup import check_loss, targets_of
 
 GIVEN = Spec(type="given")  # a base or data that the caller made
-ONE: tuple[Slot, ...] = ("adapter", "optimizer", "step", "merge")
+ONE: tuple[Slot, ...] = ("adapter", "optimizer", "step", "merge", "loss")
 TABLES = (*ONE, *MANY, "train", "evaluate")
-DEFAULTS: Mapping[Slot, str] = {"step": "standard", "merge": "exact"}
+DEFAULTS: Mapping[Slot, str] = {
+    "step": "standard",
+    "merge": "exact",
+    "loss": "likelihood",
+}
 
 
 @define(eq=False, kw_only=True)
@@ -152,6 +156,7 @@ def run_phase(
     session.config = attrs.evolve(before, phases=(*before.phases, given, *later))
     session.data.append(_bound(data, given.name))
     try:
+        check_loss(session, given, data)
         session.targets = targets_of(session)
         _score_new(session, index)
         if after is None:

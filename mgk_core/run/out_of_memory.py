@@ -10,7 +10,6 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from mgk_core.contract.bundle import TrainSet
 from mgk_core.contract.context import PhaseContext, StepFn, StepOut
 from mgk_core.contract.errors import EnvironmentFault
 from mgk_core.model.device import is_out_of_memory
@@ -69,12 +68,9 @@ class FittingStep:
     halved: Callable[[int], None]
     auto: bool = False
     micro: int = field(init=False)
-    _train: TrainSet = field(init=False)
     _before: tuple[Tensor, list[Tensor], int] | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        assert self.ctx.data is not None  # noqa: S101 - the runner loads data first
-        self._train = self.ctx.data.train
         self.micro = self.progress.micro_batch or self.ctx.phase.train.micro
 
     def __call__(self, rows: Sequence[int], number: int) -> StepOut:
@@ -97,7 +93,8 @@ class FittingStep:
 
     def once(self, rows: Sequence[int], number: int) -> StepOut:
         """Perform a step without trying it in smaller parts."""
-        batch, micro = self._train.batch, self.micro
+        batch, micro = self.ctx.batch, self.micro
+        self.ctx.take_figures()  # of an attempt that did not fit
         try:
             if len(rows) <= micro:
                 out = self.step([batch(rows)], number)

@@ -177,6 +177,7 @@ class PhaseRun:
             ctx.optimizer = session.hooks.make_optimizer(
                 ctx.adapter, ctx.phase.optimizer
             )
+        self._make_objective()
         self.observers = list(session.hooks.observers(ctx))
         session.events.observe(self.observers)  # type: ignore[arg-type]
         step = self._make_step()
@@ -191,6 +192,15 @@ class PhaseRun:
             session.auto_batch,
         )
         return self.trainer
+
+    def _make_objective(self) -> None:
+        """Make what the phase minimises; a reference model may run over the training set for it."""
+        session, ctx = self.session, self.ctx
+        ctx.objective = session.hooks.make_objective(ctx)
+        if ctx.objective is not None:
+            with session.timed("objective"):
+                ctx.objective.prepare()
+            session.weights.check("preparing the objective")
 
     def _make_step(self) -> StepFn:
         terms = self.session.hooks.loss_terms(self.ctx)

@@ -15,7 +15,8 @@ from mgk_core.config.tree import Tree
 from mgk_core.contract.adapter import HasNotes
 from mgk_core.contract.bundle import Bundle, PhaseData
 from mgk_core.contract.errors import ConfigError, InputError, Problem
-from mgk_core.contract.specs import Spec
+from mgk_core.contract.settings import PhaseConfig
+from mgk_core.contract.specs import LossSpec, Spec
 from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import load_plugins
 from mgk_core.model.device import pick_device, set_up
@@ -165,6 +166,7 @@ def open_session(
         for note in session.data[-1].notes:
             events("note", phase=phase.name, text=note)
     _check_dev(session)
+    _check_losses(session)
     check_probes(session.probes, [p.name for p in config.phases])
     for name, glob in unmatched_limits(session.probes, config.phases):
         events(
@@ -199,6 +201,31 @@ def _check_dev(session: Session) -> None:
         )
     if problems:
         raise ConfigError(problems)
+
+
+def _check_losses(session: Session) -> None:
+    """Let each phase's loss check that it can use the phase's data on this base.
+
+    :raises ConfigError: names every phase whose loss cannot
+    """
+    problems = []
+    for phase, data in zip(session.config.phases, session.data, strict=True):
+        try:
+            check_loss(session, phase, data)
+        except InputError as error:
+            problems.append(Problem(f"phases.{phase.name}.loss", str(error)))
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_loss(session: PhaseSession, phase: PhaseConfig, data: PhaseData) -> None:
+    """Let a phase's loss check its data and the base; report its notes.
+
+    :raises InputError: the loss cannot use them
+    """
+    if isinstance(phase.loss, LossSpec):
+        for note in phase.loss.check(data, session.bundle):
+            session.events("note", phase=phase.name, text=note)
 
 
 def _bound(data: PhaseData, phase: str) -> PhaseData:

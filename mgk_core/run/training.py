@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from attrs import define, evolve, field
@@ -50,6 +50,7 @@ class Trainer:
     auto_batch: bool = False
     best: dict[str, Tensor] | None = None
     _pending: list[StepOut] = field(factory=list)
+    _figures: list[Mapping[str, Tensor]] = field(factory=list)
     _since: float = field(factory=time.perf_counter)
     _saved_at: float = field(factory=time.monotonic)
 
@@ -74,6 +75,7 @@ class Trainer:
         )
         while (number := progress.step) < until:
             pending.append(perform(rows(number), number))
+            self._figures += self.ctx.take_figures()
             progress.step = done = number + 1
             advance(1)
             last = done == until
@@ -118,7 +120,7 @@ class Trainer:
         was_training = ctx.model.training
         ctx.model.eval()
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            total, count = ctx.bundle.loss(ctx.data.train.batch(rows))
+            total, count = ctx.loss(ctx.batch(rows))
         ctx.model.train(was_training)
         return float(total) / max(float(count), 1e-30)
 
@@ -133,6 +135,9 @@ class Trainer:
 
     def _read_pending(self) -> None:
         """Move the steps' figures from the device into `Progress`: one transfer for all of them."""
+        for figures in self._figures:
+            _add(figures, self.progress.figures)
+        self._figures.clear()
         if not self._pending:
             return
         self.progress.pending += _figures(self._pending)
@@ -144,6 +149,7 @@ class Trainer:
         rows, self.progress.pending = self.progress.pending, []
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
+        figures, self.progress.figures = self.progress.figures, {}
         good = [r for r in rows if not r[3]]
         seen = sum([r[2] for r in rows])
         counted = seen if len(good) == len(rows) else sum([r[2] for r in good])
@@ -161,6 +167,7 @@ class Trainer:
             unit="samples" if self.ctx.bundle.tokenizer is None else "tokens",
             seconds=seconds,
             per_second=seen / seconds if seconds > 0 else None,
+            **_means(figures),
             **memory(self.ctx.device),
         )
         self._watch(rows if len(good) < len(rows) else ())
@@ -180,7 +187,7 @@ class Trainer:
         rows = self._order().rows(self.progress.step - 1)
         micro = self.progress.micro_batch or ctx.phase.train.micro
         found = [
-            first_bad_layer(ctx.bundle, ctx.data.train.batch(rows[i : i + micro]))
+            first_bad_layer(ctx, ctx.batch(rows[i : i + micro]))
             for i in range(0, len(rows), micro)
         ]
         layer = next((f for f in found if BAD in f), found[0])
@@ -194,11 +201,12 @@ class Trainer:
     def _evaluate_dev(self) -> None:
         """Mean loss on dev; the best step's adapter is kept where ``train.keep`` asks for it."""
         ctx = self.ctx
-        if ctx.data is None or not ctx.data.dev or ctx.adapter is None:
+        batches = ctx.dev_batches()
+        if not batches or ctx.adapter is None:
             return
         began = time.perf_counter()
         ctx.model.eval()
-        sums = [ctx.bundle.loss(batch) for batch in ctx.data.dev]
+        sums = [ctx.loss(batch) for batch in batches]
         ctx.model.train()
         loss = float(
             sum(float(s) for s, _ in sums) / max(sum(float(c) for _, c in sums), 1e-30)
@@ -219,6 +227,20 @@ class Trainer:
             seconds=seconds,
         )
         self._since += seconds
+
+
+def _add(figures: Mapping[str, Tensor], sums: dict[str, list[float]]) -> None:
+    """Add the figures of one micro-batch to name → [sum, number]."""
+    for name, values in figures.items():
+        whole = sums.setdefault(name, [0.0, 0.0])
+        whole[0] += float(values.detach().double().sum())
+        whole[1] += values.numel()
+
+
+def _means(sums: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Return the mean of each of an objective's figures under ``figures``; nothing where it has none."""
+    means = {name: total / n for name, (total, n) in sums.items() if n}
+    return {"figures": means} if means else {}
 
 
 def _figures(outs: Sequence[StepOut]) -> list[list[float]]:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from mgk_core.contract.adapter import Adapter, base_state_dict, trainable
 from mgk_core.contract.bundle import Batch, ComputesTogether, PhaseData
+from mgk_core.contract.context import PhaseContext
 from mgk_core.model.activation_meter import counted
 from mgk_core.model.statistics import visit_layers
 from mgk_core.run.scores import chosen_probes
@@ -88,7 +89,8 @@ def memory_of(
 
     optimizer: bytes of its state. evaluation: as `scoring` gives it. collects: whether a method keeps statistics.
     """
-    data = session.data[index]
+    data, ctx = session.data[index], session.context(index)
+    ctx.adapter = adapter
     parameters = size_of(adapter.parameters())
     targets = [t.parameter for t in adapter.targets().values()]
     undo = size_of(targets) if session.config.run.undo == "memory" else 0
@@ -97,7 +99,7 @@ def memory_of(
         {
             "gradients": parameters,
             "optimizer": optimizer,
-            "activations": activations(session, data, micro),
+            "activations": activations(session, ctx, micro),
         },
         # fp32 copies of the largest weight: the sum and the delta
         {
@@ -120,15 +122,16 @@ def memory_of(
     )
 
 
-def activations(session: Session, data: PhaseData, micro: int) -> int:
+def activations(session: Session, ctx: PhaseContext, micro: int) -> int:
     """Run one micro-batch forward and backward; return the most bytes that this holds at once."""
     model = session.bundle.model
+    ctx.objective = session.hooks.make_objective(ctx)
     own = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
     was_training = model.training
     model.train()
     try:
         with counted(own) as kept, Allocated() as allocated:
-            total, _ = session.bundle.loss(_micro_batch(data, micro))
+            total, _ = ctx.loss(ctx.batch(list(range(micro))))
             wanted = [p for _, p in trainable(model)]
             found = (
                 torch.autograd.grad(total, wanted, allow_unused=True) if wanted else ()

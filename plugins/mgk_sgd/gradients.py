@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mgk_core.contract.bundle import Batch, Bundle, GradientFn, OwnGradients
+from mgk_core.contract.bundle import Batch, GradientFn, OwnGradients
 from mgk_core.contract.context import PhaseContext
 
 AGREE = 1e-5
@@ -16,9 +16,10 @@ AGREE = 1e-5
 
 def choose(ctx: PhaseContext, parameters: Sequence[Tensor], *, own: bool) -> GradientFn:
     """Return the gradient function of a phase; the bundle's own where there is one and it agrees."""
-    by_autograd = autograd_gradients(ctx.bundle, parameters)
+    by_autograd = autograd_gradients(ctx, parameters)
     if (
         not own
+        or ctx.objective is not None
         or not isinstance(ctx.bundle, OwnGradients)
         or ctx.adapter is None
         or ctx.data is None
@@ -31,11 +32,11 @@ def choose(ctx: PhaseContext, parameters: Sequence[Tensor], *, own: bool) -> Gra
     return offered if agree(ctx, offered, by_autograd, batch) else by_autograd
 
 
-def autograd_gradients(bundle: Bundle, parameters: Sequence[Tensor]) -> GradientFn:
-    """Return the gradient function that works for every bundle and adapter."""
+def autograd_gradients(ctx: PhaseContext, parameters: Sequence[Tensor]) -> GradientFn:
+    """Return the gradient function that works for every bundle, adapter and objective."""
 
     def gradients(batch: Batch) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        total, count = bundle.loss(batch)
+        total, count = ctx.loss(batch)
         found = torch.autograd.grad(total, parameters, materialize_grads=True)
         return total.detach(), count, found
 

@@ -13,7 +13,7 @@ from mgk_core.contract.context import StepOut
 from mgk_core.contract.errors import InputError, MgkError, PluginError
 from mgk_core.contract.hookspecs import hookimpl, slot_of, spec_names
 from mgk_core.contract.outcome import Proposal, Recovery, Refusal, Verdict
-from mgk_core.contract.specs import Spec
+from mgk_core.contract.specs import LossSpec, Spec
 from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import load_plugins
 from mgk_core.host.returned import expected_type
@@ -22,7 +22,13 @@ SPEC = Spec(type="demo")
 PROBE = Probe("p", "base", "demo", [1, 2], higher_is_better=True)
 CTX = types.SimpleNamespace(
     phase=types.SimpleNamespace(
-        name="one", step=SPEC, data=SPEC, merge=SPEC, of=lambda cls: (), recover=()
+        name="one",
+        step=SPEC,
+        data=SPEC,
+        merge=SPEC,
+        loss=SPEC,
+        of=lambda cls: (),
+        recover=(),
     ),
     specs=lambda cls: (),
     scores=(),
@@ -38,6 +44,7 @@ ARGUMENTS = {
     "attach_adapter": (MODEL, SPEC, "one"),
     "init_adapter": (None, CTX),
     "make_optimizer": (None, SPEC),
+    "make_objective": (CTX,),
     "loss_terms": (CTX,),
     "make_step": (STEP_CTX,),
     "observers": (CTX,),
@@ -87,7 +94,7 @@ def hooks_with(hook, do, *, wrapper=False):
         if slot == "metric":
             registry.add_metric("demo")
         elif slot is not None:
-            registry.add(slot, "demo", Spec)
+            registry.add(slot, "demo", LossSpec if slot == "loss" else Spec)
 
     owner = types.ModuleType("owner_module")
     owner.mgk_register_specs = mgk_register_specs
@@ -159,7 +166,8 @@ def test_an_answer_of_another_type_is_refused(hook):
 
 
 @pytest.mark.parametrize(
-    "hook", [h for h in RETURNING if slot_of(f"mgk_{h}") not in (None, "recover")]
+    "hook",
+    [h for h in RETURNING if slot_of(f"mgk_{h}") not in (None, "recover", "loss")],
 )
 def test_the_owner_of_a_type_must_answer(hook):
     """None for a type that the plugin registered itself is named, and so is a missing function."""

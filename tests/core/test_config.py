@@ -8,7 +8,14 @@ from mgk_core.config.resolve import load_tree, resolve
 from mgk_core.config.tree import line_of, parse_set
 from mgk_core.contract.errors import ConfigError, InputError
 from mgk_core.contract.pipeline import Phase, Pipeline
-from mgk_core.contract.specs import Spec, SpecRegistry, above, at_least, option
+from mgk_core.contract.specs import (
+    LossSpec,
+    Spec,
+    SpecRegistry,
+    above,
+    at_least,
+    option,
+)
 
 
 @frozen(kw_only=True)
@@ -46,6 +53,7 @@ def registry():
         found.add(slot, "plain", Plain)
     found.add("step", "standard", Plain)
     found.add("merge", "exact", Plain)
+    found.add("loss", "likelihood", LossSpec)
     return found
 
 

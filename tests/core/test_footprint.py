@@ -60,10 +60,11 @@ def test_what_is_gone_is_counted_no_more():
 def test_activations_are_those_that_autograd_keeps(tmp_path):
     """Linear in the batch, and at least each GELU's input and each adapted layer's input, in fp32."""
     session = opened(tmp_path)
-    adapter = session.hooks.attach_adapter(
+    ctx = session.context(0)
+    ctx.adapter = adapter = session.hooks.attach_adapter(
         session.bundle.model, session.config.phases[0].adapter, "x"
     )
-    small, large = (activations(session, session.data[0], n) for n in (16, 64))
+    small, large = (activations(session, ctx, n) for n in (16, 64))
     adapter.detach()
     assert large == pytest.approx(
         4 * small, rel=0.03

@@ -84,6 +84,12 @@ class Ctx:
     optimizer: object = None
     device: torch.device = torch.device("cpu")
 
+    def batch(self, rows):
+        return self.data.train.batch(rows)
+
+    def take_figures(self):
+        return []
+
 
 class Step:
     """Fits ``limit`` examples at once; draws a random number before it fails, as dropout would."""

@@ -73,6 +73,13 @@ def mgk_make_optimizer(adapter, spec):
     return result
 
 
+@hookimpl(wrapper=True)
+def mgk_make_objective(ctx):
+    result = yield
+    note("mgk_make_objective", phase=ctx.phase.name, adapter=ctx.adapter, result=result)
+    return result
+
+
 @hookimpl
 def mgk_loss_terms(ctx):
     note("mgk_loss_terms", phase=ctx.phase.name)

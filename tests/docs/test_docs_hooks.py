@@ -135,6 +135,14 @@ def test_hook_make_optimizer(seen):
     assert len(seen.of("mgk_make_optimizer")) == len(PHASES)
 
 
+def test_hook_make_objective(seen):
+    """It is called once a phase with the adapter attached; the plain likelihood needs none."""
+    calls = seen.of("mgk_make_objective")
+    assert [c["phase"] for c in calls] == list(PHASES)
+    assert all(isinstance(c["adapter"], Adapter) for c in calls)
+    assert [c["result"] for c in calls] == [None] * len(PHASES)
+
+
 def test_hook_loss_terms(seen):
     """A term is called once per optimizer step, with the step's number."""
     assert seen.steps == [(p, step) for p in PHASES for step in range(4)]
@@ -233,7 +241,7 @@ def test_the_hooks_of_a_phase_come_in_the_order_that_the_page_draws(seen):
     first = [i for i, h in enumerate(seen.order) if h == "mgk_phase_enter"][1]
     last = [i for i, h in enumerate(seen.order) if h == "mgk_phase_exit"][1]
     assert [h for h in seen.order[first : last + 1] if h != "mgk_evaluate"] == [
-        "mgk_phase_enter", "mgk_attach_adapter", "mgk_init_adapter", "mgk_make_optimizer", "mgk_observers",
-        "mgk_loss_terms", "mgk_make_step", "mgk_propose_merge", "mgk_merge", "mgk_gate", "mgk_collect_statistics",
+        "mgk_phase_enter", "mgk_attach_adapter", "mgk_init_adapter", "mgk_make_optimizer",
+        "mgk_make_objective", "mgk_observers", "mgk_loss_terms", "mgk_make_step", "mgk_propose_merge", "mgk_merge", "mgk_gate", "mgk_collect_statistics",
         "mgk_phase_exit",
     ]  # fmt: skip

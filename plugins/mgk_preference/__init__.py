@@ -1,0 +1,1 @@
+"""What a phase minimises: likelihood, preference losses, distillation."""
