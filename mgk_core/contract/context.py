@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -168,6 +169,20 @@ class StepFn(Protocol):
 
 
 @runtime_checkable
+class Averages(Protocol):
+    """Optional promise of a step: the weights that it trains on are not those to evaluate and merge.
+
+    Schedule-free optimizers need it: what they train on is between the newest weights and their average.
+    """
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Have the weights to evaluate in the adapter inside the block; afterwards the same bits as before."""
+
+    def finish(self) -> None:
+        """Put the weights to merge into the adapter for good; a later step continues from there."""
+
+
+@runtime_checkable
 class Observer(Protocol):
     """Gets the events of a phase. An observer with ``state_dict`` is checkpointed."""
 
@@ -177,11 +192,23 @@ class Observer(Protocol):
 
 @frozen(eq=False)
 class StepContext:
-    """What `mgk_make_step` needs: the phase's context and the loss terms, already resolved."""
+    """What `mgk_make_step` needs: the phase's context and the loss terms, already resolved.
+
+    factor: step → factor on the optimizer's learning rates, in place of its own schedule; None: its own.
+    """
 
     phase: PhaseContext
     terms: tuple[Callable[[int], Tensor], ...]
     named_terms: tuple[str, ...] = ()
+    factor: Callable[[int], float] | None = None
 
 
-__all__ = ["Observer", "PhaseContext", "Remembered", "StepContext", "StepFn", "StepOut"]
+__all__ = [
+    "Averages",
+    "Observer",
+    "PhaseContext",
+    "Remembered",
+    "StepContext",
+    "StepFn",
+    "StepOut",
+]

@@ -150,9 +150,13 @@ def mgk_init_adapter(adapter: Adapter, ctx: PhaseContext) -> None:
 def mgk_make_optimizer(adapter: Adapter, spec: Spec) -> torch.optim.Optimizer | None:
     """Make the optimizer of a phase.
 
+    Called once per phase, after ``mgk_init_adapter``. Also called before the baseline is measured,
+    once per distinct pair of adapter and optimizer, so that what cannot be made is an error at once.
+
     :param adapter: its ``parameters()`` that require gradients are what is optimised
     :param spec: the phase's ``optimizer``
-    :return: any `torch.optim.Optimizer`; its state is checkpointed
+    :return: any `torch.optim.Optimizer`; its state is checkpointed. One with ``train()`` and ``eval()``
+        is evaluated and merged after ``eval()``, as schedule-free optimizers need
 
     .. versionadded:: 0.1
     """

@@ -144,6 +144,26 @@ class EvaluateSettings:
         return min(items, *tighter, items if self.limit is None else self.limit)
 
 
+SCHEDULES = (
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_min_lr",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+    "warmup_stable_decay",
+)
+"""How a learning rate may fall, by the names that transformers has for them."""
+SCHEDULE_KEYS = {
+    "decay_ratio": "warmup_stable_decay",
+    "cycles": "cosine_with_restarts",
+    "power": "polynomial",
+}
+"""Key of `StepOptions` → the one schedule that reads it."""
+
+
 @frozen(kw_only=True)
 class StepOptions(Spec):
     """What the standard step reads of any optimizer's table: derive an optimizer's class from it.
@@ -158,13 +178,43 @@ class StepOptions(Spec):
     )
     schedule: str = option(
         "constant",
-        one_of("constant", "linear", "cosine"),
-        help="how lr falls after warm-up",
+        one_of(*SCHEDULES),
+        help="how lr falls after warm-up; the names are those of transformers",
     )
     warmup_steps: int = option(0, at_least(0), help="steps in which lr rises linearly")
-    min_lr_ratio: float = option(
-        0.0, between(0, 1), help="share of lr at which linear and cosine end"
+    warmup_ratio: float | None = option(
+        None, between(0, 1), help="the same as a share of all steps, rounded up"
     )
+    min_lr_ratio: float = option(
+        0.0, between(0, 1), help="share of lr at which a falling schedule ends"
+    )
+    decay_ratio: float | None = option(
+        None,
+        between(0, 1),
+        help="warmup_stable_decay: share of all steps in which lr falls, at the end; none: 0.1",
+    )
+    cycles: int | None = option(
+        None, at_least(1), help="cosine_with_restarts: how often lr falls; none: 1"
+    )
+    power: float | None = option(
+        None, above(0), help="polynomial: power of the share that is left; none: 1"
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.warmup_steps and self.warmup_ratio is not None:
+            raise ValueError(
+                "warmup_ratio: warmup_steps is set too; remove one of them"
+            )
+        for key, schedule in SCHEDULE_KEYS.items():
+            if getattr(self, key) is not None and self.schedule != schedule:
+                raise ValueError(
+                    f"{key}: is read with schedule = {schedule!r} only, and schedule is {self.schedule!r}"
+                )
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether lr stays as it is after warm-up."""
+        return self.schedule in ("constant", "constant_with_warmup")
 
 
 @frozen(kw_only=True)
@@ -239,5 +289,6 @@ class RunConfig:
 
 
 __all__ = [
-    "EvaluateSettings", "PhaseConfig", "PluginSettings", "RunConfig", "RunSettings", "StepOptions", "TrainSettings",
+    "SCHEDULES", "EvaluateSettings", "PhaseConfig", "PluginSettings", "RunConfig", "RunSettings", "StepOptions",
+    "TrainSettings",
 ]  # fmt: skip

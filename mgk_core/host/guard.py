@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mgk_core.contract import hookspecs
 from mgk_core.contract.bundle import Batch
-from mgk_core.contract.context import Observer, StepFn, StepOut
+from mgk_core.contract.context import Averages, Observer, StepFn, StepOut
 from mgk_core.contract.errors import PluginError
 from mgk_core.contract.objective import Objective, ObjectiveLoss
 from mgk_core.contract.outcome import LossTerm
@@ -276,3 +276,18 @@ class GuardedStep:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore the optimizer's state."""
         self.step.load_state_dict(state)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the weights to evaluate in place; those of a step that averages nothing are."""
+        if not isinstance(self.step, Averages):
+            yield
+            return
+        with self.step.averaged():
+            yield
+
+    def finish(self) -> None:
+        """Put the weights to merge in place."""
+        if isinstance(self.step, Averages):
+            with self.call:
+                self.step.finish()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mgk_core.config.resolve import structure_spec
 from mgk_core.contract.adapter import Adapter, state_of, trainable
-from mgk_core.contract.context import PhaseContext, StepContext, StepFn
+from mgk_core.contract.context import Averages, PhaseContext, StepContext, StepFn
 from mgk_core.contract.errors import (
     GateRefused,
     InputError,
@@ -308,6 +308,8 @@ class PhaseRun:
             self.session.weights.check("training")
         if self.record.last_checkpoint() != self.progress.step:
             trainer.checkpoint()
+        if isinstance(trainer.step, Averages):
+            trainer.step.finish()
         if trainer.best is not None and ctx.phase.train.keep == "best":
             ctx.adapter.load_state_dict(trainer.best)
             text = f"the best step by dev loss is {self.progress.best_step}"

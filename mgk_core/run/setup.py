@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from attrs import evolve, fields, frozen
 from mgk_core.config.render import as_table
 from mgk_core.config.resolve import Resolved, load_tree, plugin_settings, resolve
 from mgk_core.config.tree import Tree
-from mgk_core.contract.adapter import HasNotes
+from mgk_core.contract.adapter import Adapter, HasNotes
 from mgk_core.contract.bundle import Bundle, PhaseData
 from mgk_core.contract.errors import ConfigError, InputError, Problem
 from mgk_core.contract.settings import PhaseConfig
@@ -239,22 +239,37 @@ def targets_of(session: PhaseSession) -> tuple[str, ...]:
     """Return the weights that any phase will adapt, where a retention method may ask for them.
 
     These are known only after attaching, so each distinct adapter is attached once and detached; one
-    that does not fit the model is an error now, not hours later.
+    that does not fit the model is an error now, not hours later. So is an optimizer whose library is
+    missing, or whose parameter groups match nothing of the adapter.
     """
     model, config = session.bundle.model, session.config
     names: dict[str, None] = {}
     problems: list[Problem] = []
-    distinct = {
-        repr(p.adapter): p for p in reversed(config.phases)
-    }  # the first phase of each kind stands for it
-    for phase in reversed(distinct.values()):
+    alike: dict[str, list[PhaseConfig]] = {}
+    for phase in config.phases:
+        alike.setdefault(repr(phase.adapter), []).append(phase)
+    for phases in alike.values():
+        first = phases[0]
         try:
-            with attached(session.hooks, model, phase.adapter, "targets") as adapter:
+            with attached(session.hooks, model, first.adapter, "targets") as adapter:
                 names |= dict.fromkeys(adapter.targets())
                 for note in adapter.notes if isinstance(adapter, HasNotes) else ():
-                    session.events("note", phase=phase.name, text=note)
+                    session.events("note", phase=first.name, text=note)
+                problems += _optimizer_problems(session, phases, adapter)
         except InputError as error:
-            problems.append(Problem(f"phases.{phase.name}.adapter", str(error)))
+            problems.append(Problem(f"phases.{first.name}.adapter", str(error)))
     if problems:
         raise ConfigError(problems)
     return tuple(names) if any(p.retention or p.recover for p in config.phases) else ()
+
+
+def _optimizer_problems(
+    session: PhaseSession, phases: Sequence[PhaseConfig], adapter: Adapter
+) -> Iterator[Problem]:
+    """Make each distinct optimizer of phases with this adapter, and yield why one cannot be made."""
+    distinct = {repr(p.optimizer): p for p in reversed(phases)}
+    for phase in reversed(distinct.values()):
+        try:
+            session.hooks.make_optimizer(adapter, phase.optimizer)
+        except InputError as error:
+            yield Problem(f"phases.{phase.name}.optimizer", str(error))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from attrs import define, evolve, field
 from torch import Tensor
 
-from mgk_core.contract.context import PhaseContext, StepFn, StepOut
+from mgk_core.contract.bundle import Batch
+from mgk_core.contract.context import Averages, PhaseContext, StepFn, StepOut
 from mgk_core.contract.errors import MgkError
 from mgk_core.contract.progress import Advance, counting
 from mgk_core.contract.sampling import Order
@@ -200,33 +202,42 @@ class Trainer:
     @torch.no_grad()
     def _evaluate_dev(self) -> None:
         """Mean loss on dev; the best step's adapter is kept where ``train.keep`` asks for it."""
-        ctx = self.ctx
+        ctx, progress = self.ctx, self.progress
         batches = ctx.dev_batches()
         if not batches or ctx.adapter is None:
             return
         began = time.perf_counter()
-        ctx.model.eval()
-        sums = [ctx.loss(batch) for batch in batches]
-        ctx.model.train()
-        loss = float(
-            sum(float(s) for s, _ in sums) / max(sum(float(c) for _, c in sums), 1e-30)
-        )
-        if self.progress.best_loss is None or loss < self.progress.best_loss:
-            self.progress.best_loss, self.progress.best_step = loss, self.progress.step
-            if ctx.phase.train.keep == "best":
-                self.best = {
-                    k: v.detach().cpu().clone()
-                    for k, v in ctx.adapter.state_dict().items()
-                }
+        with averaged(self.step):
+            loss = self._dev_loss(batches)
+            if progress.best_loss is None or loss < progress.best_loss:
+                progress.best_loss, progress.best_step = loss, progress.step
+                if ctx.phase.train.keep == "best":
+                    self.best = {
+                        k: v.detach().cpu().clone()
+                        for k, v in ctx.adapter.state_dict().items()
+                    }
         seconds = time.perf_counter() - began
         self.events(
             "dev",
             phase=ctx.phase.name,
-            step=self.progress.step,
+            step=progress.step,
             loss=loss,
             seconds=seconds,
         )
         self._since += seconds
+
+    def _dev_loss(self, batches: Sequence[Batch]) -> float:
+        ctx = self.ctx
+        ctx.model.eval()
+        sums = [ctx.loss(batch) for batch in batches]
+        ctx.model.train()
+        total = sum(float(s) for s, _ in sums)
+        return total / max(sum(float(c) for _, c in sums), 1e-30)
+
+
+def averaged(step: StepFn) -> AbstractContextManager[None]:
+    """Have the weights to evaluate in the adapter inside the block."""
+    return step.averaged() if isinstance(step, Averages) else nullcontext()
 
 
 def _add(figures: Mapping[str, Tensor], sums: dict[str, list[float]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mgk_core.contract.hookspecs import hookimpl
-from mgk_sgd.specs import AdamwSpec, OptimizerSpec, SgdSpec, StandardStepSpec
+from mgk_sgd import specs
 
 if TYPE_CHECKING:
     import torch
@@ -17,15 +17,21 @@ if TYPE_CHECKING:
 
 @hookimpl
 def mgk_register_specs(registry: SpecRegistry) -> None:
-    """Answer for the optimizers ``sgd`` and ``adamw`` and the step ``standard``."""
-    registry.add("optimizer", "sgd", SgdSpec)
-    registry.add("optimizer", "adamw", AdamwSpec)
-    registry.add("step", "standard", StandardStepSpec)
+    """Register the optimizers and the step ``standard``."""
+    registry.add("optimizer", "sgd", specs.SgdSpec)
+    registry.add("optimizer", "adamw", specs.AdamwSpec)
+    registry.add("optimizer", "adamw-8bit", specs.Adamw8bitSpec)
+    registry.add("optimizer", "adamw-schedule-free", specs.AdamwScheduleFreeSpec)
+    registry.add("optimizer", "adafactor", specs.AdafactorSpec)
+    registry.add("optimizer", "muon", specs.MuonSpec)
+    registry.add("step", "standard", specs.StandardStepSpec)
 
 
 @hookimpl
-def mgk_make_optimizer(adapter: Adapter, spec: OptimizerSpec) -> torch.optim.Optimizer:
-    """Make SGD or AdamW."""
+def mgk_make_optimizer(
+    adapter: Adapter, spec: specs.OptimizerSpec
+) -> torch.optim.Optimizer:
+    """Make the optimizer of one of these types."""
     from mgk_sgd.optimizers import make_optimizer
 
     return make_optimizer(adapter, spec)

@@ -8,7 +8,8 @@ how its examples were split; loss terms count once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ class StandardStep:
         self.parameters = parameters_of(self.optimizer)
         self.terms = ctx.terms
         self.clip: float | None = getattr(phase.phase.optimizer, "clip", None)
-        self.schedule = Schedule.of(phase.phase.optimizer, phase.steps)
+        own = Schedule.of(phase.phase.optimizer, phase.steps).factor
+        self.factor = own if ctx.factor is None else ctx.factor
         # A second step of the phase (after a recovery) must not take the scheduled rate for the full one.
         self.rates = [
             float(group.setdefault("initial_lr", group["lr"]))
@@ -47,11 +49,15 @@ class StandardStep:
             own=getattr(phase.phase.step, "gradients", "auto") == "auto",
         )
         self.update = make_update(self.optimizer, on_device=not self.wait)
+        # schedulefree's optimizers have a mode in which the parameters are what is to be evaluated.
+        self.averages = hasattr(self.optimizer, "eval")
         self._views: Sequence[Tensor] = ()
         self._buffer: Tensor | None = None
 
     def __call__(self, micro_batches: Sequence[Batch], step: int) -> StepOut:
         """Perform step ``step`` (0-based) on the examples of all micro-batches together."""
+        if self.averages:
+            self.optimizer.train()  # type: ignore[attr-defined]
         total, count, gradients = self._accumulate(micro_batches)
         loss = total / count
         gradients, whole = self._divided(gradients, count)
@@ -78,6 +84,29 @@ class StandardStep:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take the state over, bit for bit."""
         restore(self.optimizer, state)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the weights to evaluate in place inside the block; afterwards the same bits as before."""
+        if not self.averages:
+            yield
+            return
+        kept = [p.detach().clone() for p in self.parameters]
+        modes = [group["train_mode"] for group in self.optimizer.param_groups]
+        self.finish()
+        try:
+            yield
+        finally:
+            # The optimizer's own way back rounds; evaluating must not change what is trained.
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, kept)
+            for group, mode in zip(self.optimizer.param_groups, modes, strict=True):
+                group["train_mode"] = mode
+
+    def finish(self) -> None:
+        """Put the weights to merge in place."""
+        if self.averages:
+            self.optimizer.eval()  # type: ignore[attr-defined]
 
     def _accumulate(
         self, micro_batches: Sequence[Batch]
@@ -116,7 +145,7 @@ class StandardStep:
         return value.detach()
 
     def _set_rates(self, step: int) -> float:
-        factor = self.schedule.factor(step)
+        factor = self.factor(step)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         return self.rates[0] * factor

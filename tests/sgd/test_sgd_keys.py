@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mgk_core.contract.errors import ConfigError, InputError
-from mgk_sgd.optimizers import make_optimizer
-from mgk_sgd.specs import AdamwSpec, OptimizerSpec, SgdSpec, StandardStepSpec
+from mgk_sgd.optimizers import MAKERS, make_optimizer
+from mgk_sgd.specs import OptimizerSpec, SgdSpec, StandardStepSpec
 from mgk_sgd.step import StandardStep
 
 CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
@@ -25,6 +25,20 @@ CHANGES: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {
     ("adamw", "betas"): ({}, [0.5, 0.9]),
     ("adamw", "eps"): ({}, 1e-2),
     ("adamw", "weight_decay"): ({}, 0.1),
+    ("sgd", "lr_ratio"): ({}, 16.0),
+    ("sgd", "groups"): ({}, {"lora_B": {"lr": 0.01}}),
+    ("sgd", "warmup_ratio"): ({}, 0.5),
+    ("sgd", "decay_ratio"): ({"schedule": "warmup_stable_decay"}, 1.0),
+    ("sgd", "cycles"): ({"schedule": "cosine_with_restarts"}, 2),
+    ("sgd", "power"): ({"schedule": "polynomial"}, 2.0),
+    ("adamw-8bit", "min_8bit_size"): ({}, 16),
+    ("adafactor", "beta2_decay"): ({}, -0.5),
+    ("adafactor", "eps2"): ({}, 0.1),
+    ("adafactor", "d"): ({}, 4.0),
+    ("muon", "momentum"): ({}, 0.5),
+    ("muon", "nesterov"): ({}, False),
+    ("muon", "ns_steps"): ({}, 2),
+    ("muon", "adjust"): ({}, "original"),
 }
 """(type, key) → (other keys, the key's new value)."""
 
@@ -51,9 +65,7 @@ def test_a_key_changes_what_is_trained(
 
 def test_no_key_is_left_out() -> None:
     """The table above names every key there is; the step's is tested with the step."""
-    known = {f.name for cls in (SgdSpec, AdamwSpec) for f in attrs.fields(cls)} - {
-        "type"
-    }
+    known = {f.name for cls in MAKERS for f in attrs.fields(cls)} - {"type"}
     assert known == {key for _, key in CHANGES}
     assert {f.name for f in attrs.fields(StandardStepSpec)} == {"type", "gradients"}
 
@@ -66,6 +78,13 @@ def test_no_key_is_left_out() -> None:
         ({"type": "sgd", "schedule": "cosin"}, "did you mean 'cosine'"),
         ({"type": "adamw", "betas": [0.9, 1.0]}, "betas"),
         ({"type": "adamw", "momentum": 0.9}, "unknown key"),
+        ({"type": "adamw", "decay_ratio": 0.1}, "decay_ratio.*warmup_stable_decay"),
+        ({"type": "adamw", "warmup_steps": 2, "warmup_ratio": 0.1}, "warmup_ratio"),
+        ({"type": "adamw-schedule-free", "schedule": "cosine"}, "constant"),
+        ({"type": "adamw-schedule-free", "betas": [0.0, 0.9]}, "betas"),
+        ({"type": "adamw", "groups": {"b": {"lrr": 1.0}}}, "did you mean 'lr'"),
+        ({"type": "adamw", "groups": {"b": {"lr": -1.0}}}, ">= 0 for lr of 'b'"),
+        ({"type": "adamw", "groups": {"b": {}}}, "lr or weight_decay"),
     ],
     ids=str,
 )
@@ -101,9 +120,9 @@ def test_frozen_parameters_are_left_out(make_phase: Any, batches: Any) -> None:
     assert moved == [False, True, False, True]
 
 
-def test_an_optimizer_that_is_neither_is_refused() -> None:
-    """The plugin makes SGD and AdamW, whatever type a specification says."""
-    with pytest.raises(InputError, match="neither SGD nor AdamW"):
+def test_a_class_of_another_plugin_is_refused() -> None:
+    """The plugin makes its own optimizers, whatever type a specification names."""
+    with pytest.raises(InputError, match="OptimizerSpec is none of SgdSpec"):
         make_optimizer(_Adapter(), OptimizerSpec(type="lion"))
 
 
