@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from attrs import Attribute, frozen
+from attrs import frozen
 
 from mgk_core.contract.errors import nearest
 from mgk_core.contract.settings import StepOptions
 from mgk_core.contract.specs import Spec, above, at_least, between, one_of, option
 
 OF_A_GROUP = ("lr", "weight_decay")
-
-
-def _groups(
-    _: Any, __: Attribute[Any], value: Mapping[str, Mapping[str, float]]
-) -> None:
-    for pattern, table in value.items():
-        if not table:
-            raise ValueError(
-                f"expected {' or '.join(OF_A_GROUP)} for {pattern!r}, got nothing"
-            )
-        for key, number in table.items():
-            if key not in OF_A_GROUP:
-                raise ValueError(
-                    f"expected {' or '.join(OF_A_GROUP)} for {pattern!r}, got"
-                    f" {key!r}{nearest(key, OF_A_GROUP)}"
-                )
-            if number < 0:
-                raise ValueError(
-                    f"expected a number >= 0 for {key} of {pattern!r}, got {number}"
-                )
 
 
 @frozen(kw_only=True)
@@ -48,10 +25,22 @@ class OptimizerSpec(StepOptions):
     )
     groups: dict[str, dict[str, float]] = option(
         {},
-        _groups,
         help="pattern of parameter names → lr and weight_decay of its own, the first match counts;"
         ' "lora_B" means every B',
     )
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        for pattern, table in self.groups.items():
+            if wrong := sorted(table.keys() - set(OF_A_GROUP)):
+                raise ValueError(
+                    f"groups: {pattern!r}: unknown key {wrong[0]!r}{nearest(wrong[0], OF_A_GROUP)}"
+                )
+            if not table or min(table.values()) < 0:
+                raise ValueError(
+                    f"groups: {pattern!r}: expected {' or '.join(OF_A_GROUP)}, each a number >= 0,"
+                    f" got {table}"
+                )
 
 
 @frozen(kw_only=True)

@@ -83,7 +83,10 @@ def test_no_key_is_left_out() -> None:
         ({"type": "adamw-schedule-free", "schedule": "cosine"}, "constant"),
         ({"type": "adamw-schedule-free", "betas": [0.0, 0.9]}, "betas"),
         ({"type": "adamw", "groups": {"b": {"lrr": 1.0}}}, "did you mean 'lr'"),
-        ({"type": "adamw", "groups": {"b": {"lr": -1.0}}}, ">= 0 for lr of 'b'"),
+        (
+            {"type": "adamw", "groups": {"b": {"lr": -1.0}}},
+            "b.*lr or weight_decay, each a number >= 0",
+        ),
         ({"type": "adamw", "groups": {"b": {}}}, "lr or weight_decay"),
     ],
     ids=str,
