@@ -113,6 +113,13 @@ class EventLines:
             f"dev loss {fmt.number(event['loss'])} at step {event['step']}", "dim"
         )
 
+    def _early_stop(self, event: Event) -> Iterator[Line]:
+        best = fmt.number(event["best_loss"])
+        yield Line(
+            f"early stop at step {event['step']} of {event['steps']}: dev loss was best, {best},"
+            f" at step {event['best_step']}"
+        )
+
     def _merge(self, event: Event) -> Iterator[Line]:
         yield from self.trained()
         self.merge = event

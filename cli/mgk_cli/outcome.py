@@ -196,8 +196,14 @@ def _probes(run: RunSummary, effects: Effects, width: int) -> Iterator[Renderabl
 
 
 def refusals(run: RunSummary) -> Iterator[Text]:
-    """Yield what gates refused and what was tried after it."""
+    """Yield which training ended early, what gates refused and what was tried after it."""
     for phase in run.phases:
+        if (best := phase.training.best_step) is not None:
+            t = phase.training
+            yield text(
+                f"{phase.name}: early stop at step {t.step} of {t.steps}; dev loss was best at step {best}",
+                "dim",
+            )
         for attempt in phase.entry.attempts if phase.entry else ():
             for refusal in attempt.refusals:
                 yield text(

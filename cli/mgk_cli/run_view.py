@@ -81,6 +81,8 @@ def _trained(phase: PhaseSummary) -> tuple[str, str, str]:
     if not t.steps:
         return "", "", ""
     steps = str(t.steps) if t.step == t.steps else f"{t.step}/{t.steps}"
+    if t.best_step is not None:
+        steps += f" (early stop, best {t.best_step})"
     skipped = f" ({t.skipped} skipped)" if t.skipped else ""
     loss = f"{fmt.number(t.first_loss)} → {fmt.number(t.last_loss)}"
     return steps + skipped, loss, fmt.rate(t.per_second, t.unit)

@@ -57,6 +57,12 @@ EVENTS: dict[str, Event] = {
         {**_STEP, "loss": "mean over dev", "seconds": "time it took"},
         kept=True,
     ),
+    "early_stop": Event(
+        "Training ended because the loss on dev did not improve (`train.patience`).",
+        {**_STEP, "steps": "steps that were planned", "best_step": "step with the best loss on dev",
+         "best_loss": "that loss"},
+        kept=True,
+    ),
     "checkpoint": Event("A checkpoint was written.", dict(_STEP)),
     "drift": Event(
         "The observer `alarm` measured how far each layer moved.",

@@ -88,6 +88,14 @@ class TrainSettings:
         one_of("last", "best"),
         help="which step is merged: the last, or the best by dev loss (needs eval_every and dev data)",
     )
+    patience: int | None = option(
+        None,
+        at_least(1),
+        help="stop after N evaluations on dev in a row without a better loss (needs eval_every and dev data)",
+    )
+    min_delta: float = option(
+        0.0, at_least(0), help="by how much the loss on dev must fall to be better"
+    )
     checkpoint_steps: int | None = option(
         None, at_least(1), help="checkpoint every N steps"
     )
@@ -106,6 +114,12 @@ class TrainSettings:
             raise ValueError(
                 'keep = "best" needs eval_every, the number of steps between evaluations on dev data'
             )
+        if self.patience is not None and self.eval_every is None:
+            raise ValueError(
+                "patience counts evaluations on dev data; set eval_every, the number of steps between them"
+            )
+        if self.min_delta and self.patience is None:
+            raise ValueError("min_delta: is read with patience only; set patience")
 
     @property
     def micro(self) -> int:

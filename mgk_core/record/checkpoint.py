@@ -39,7 +39,8 @@ class Progress:
     pending: per-step figures not yet logged, so that a log window may reach over a resume. best_step:
     the best step by dev so far. metrics: how much of metrics.jsonl belongs to the steps done.
     micro_batch: what out-of-memory halved it to. check: the next batch's loss, by which a resumed run
-    checks that it resumes where it was. frozen: which of the adapter's parameters a plugin fixed before
+    checks that it resumes where it was. waited: evaluations on dev in a row that were not better.
+    stopped: whether that ended the training (``train.patience``). frozen: which of the adapter's parameters a plugin fixed before
     training. figures: name → (sum, number) of an objective's figures, not yet logged either.
     """
 
@@ -48,6 +49,8 @@ class Progress:
     best_step: int | None = None
     best_loss: float | None = None
     bad_in_row: int = 0
+    waited: int = 0
+    stopped: bool = False
     metrics: Mark = field(factory=Mark)
     micro_batch: int | None = None
     check: float | None = None

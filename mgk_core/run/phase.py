@@ -125,6 +125,8 @@ class PhaseRun:
             self._load(checkpoint, trainer)
         with session.timed("training"):
             finished = trainer.run(ctx.steps)
+        if self.progress.stopped:
+            self._stopped_early()
         if not finished:
             raise Interrupted(
                 f"phase {ctx.phase.name!r} stopped after step {self.progress.step} of {ctx.steps}"
@@ -133,6 +135,19 @@ class PhaseRun:
         outcome = Transition(session, ctx, self.record, self._train_on).run()
         self.record.remove_checkpoints()
         return outcome
+
+    def _stopped_early(self) -> None:
+        """Note that dev did not improve any more; the phase has as many steps as it trained."""
+        progress, ctx = self.progress, self.ctx
+        self.record.note(
+            "early_stop",
+            phase=ctx.phase.name,
+            step=progress.step,
+            steps=ctx.steps,
+            best_step=progress.best_step,
+            best_loss=progress.best_loss,
+        )
+        ctx.steps = progress.step
 
     def _attach(self, checkpoint: Loaded | None) -> Adapter:
         """Attach the adapter, check what it promised, and let plugins initialise it (a checkpoint has that)."""
@@ -326,6 +341,7 @@ class PhaseRun:
         )
         ctx.extra_retention = (*ctx.extra_retention, *added)
         ctx.steps += recovery.steps
+        self.progress.stopped, self.progress.waited = False, 0
         state = {k: v.clone() for k, v in trainer.step.state_dict().items()}
         trainer.step = self._make_step()
         trainer.step.load_state_dict(state)

@@ -189,6 +189,7 @@ def _check_dev(session: Session) -> None:
         if data.dev or train.eval_every is None:
             continue
         key = "keep" if train.keep == "best" else "eval_every"
+        key = key if train.patience is None else "patience"
         where = f"phases.{phase.name}.train.{key}"
         hint = f"set phases.{phase.name}.data.dev or remove the key"
         if hasattr(phase.data, "dev_share"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -57,7 +58,9 @@ class Trainer:
     _saved_at: float = field(factory=time.monotonic)
 
     def run(self, until: int) -> bool:
-        """Train up to step ``until``; False where it was asked to stop before."""
+        """Train up to step ``until``, or until dev does not improve; False where it was asked to stop before."""
+        if self.progress.stopped:
+            return True  # a checkpoint from after the early stop
         fitting = FittingStep(
             self.ctx, self.step, self.progress, self._halved, auto=self.auto_batch
         )
@@ -85,7 +88,9 @@ class Trainer:
                 self._flush(until)
             if eval_every and (last or done % eval_every == 0):
                 self._evaluate_dev()
-            if last:
+            if progress.stopped:
+                self._stop_early(until)
+            if last or progress.stopped:
                 break
             asked = self.stop()
             if asked or self._due(settings):
@@ -93,6 +98,19 @@ class Trainer:
             if asked:
                 return False
         return True
+
+    def _stop_early(self, until: int) -> None:
+        """Log what is not logged yet, and why the training ends here."""
+        if self._pending or self.progress.pending:
+            self._flush(until)
+        self.events(
+            "early_stop",
+            phase=self.ctx.phase.name,
+            step=self.progress.step,
+            steps=until,
+            best_step=self.progress.best_step,
+            best_loss=self.progress.best_loss,
+        )
 
     def _order(self) -> Order:
         assert self.ctx.data is not None  # noqa: S101 - the runner loads data first
@@ -209,7 +227,9 @@ class Trainer:
         began = time.perf_counter()
         with averaged(self.step):
             loss = self._dev_loss(batches)
-            if progress.best_loss is None or loss < progress.best_loss:
+            best = self._best_so_far()
+            self._count_wait(loss, best)
+            if loss < best or progress.best_step is None:
                 progress.best_loss, progress.best_step = loss, progress.step
                 if ctx.phase.train.keep == "best":
                     self.best = {
@@ -225,6 +245,18 @@ class Trainer:
             seconds=seconds,
         )
         self._since += seconds
+
+    def _best_so_far(self) -> float:
+        """Return the best loss on dev, infinity where there was none or it was not finite."""
+        best = self.progress.best_loss
+        return math.inf if best is None or not math.isfinite(best) else best
+
+    def _count_wait(self, loss: float, best: float) -> None:
+        """Count evaluations in a row that were not better than the best before them."""
+        settings, progress = self.ctx.phase.train, self.progress
+        better = loss < best - settings.min_delta
+        progress.waited = 0 if better else progress.waited + 1
+        progress.stopped = progress.waited == settings.patience
 
     def _dev_loss(self, batches: Sequence[Batch]) -> float:
         ctx = self.ctx

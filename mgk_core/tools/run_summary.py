@@ -38,7 +38,10 @@ PhaseState = Literal["committed", "kept_apart", "rolled_back", "begun", "waiting
 
 @define
 class Training:
-    """One phase's training according to metrics.jsonl. memory: name → peak bytes."""
+    """One phase's training according to metrics.jsonl. memory: name → peak bytes.
+
+    best_step: of dev, where the training ended early because dev did not improve.
+    """
 
     step: int = 0
     steps: int = 0
@@ -50,6 +53,7 @@ class Training:
     skipped: int = 0
     memory: dict[str, int] = field(factory=dict)
     alarms: int = 0
+    best_step: int | None = None
 
     @property
     def per_second(self) -> float | None:
@@ -199,6 +203,9 @@ def _training(run: Path, notes: list[str]) -> dict[str, Training]:
             _add(found.setdefault(str(event.get("phase")), Training()), event)
         elif event.get("event") == "alarm":
             found.setdefault(str(event.get("phase")), Training()).alarms += 1
+        elif event.get("event") == "early_stop":
+            training = found.setdefault(str(event.get("phase")), Training())
+            training.best_step = int(event["best_step"])
     return found
 
 

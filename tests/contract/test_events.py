@@ -46,7 +46,7 @@ def test_a_run_sends_what_the_table_lists(tmp_path):
 def test_what_metrics_jsonl_keeps_is_in_the_table():
     """The names that were kept before there was a table, and no other."""
     assert set(KEPT) == {
-        "step", "evaluation", "phase", "merge", "gate", "alarm", "drift", "time", "dev",
+        "step", "evaluation", "phase", "merge", "gate", "alarm", "drift", "time", "dev", "early_stop",
     }  # fmt: skip
 
 
