@@ -20,7 +20,7 @@ COMMANDS = {
     "show": "Show a run, or compare several.",
     "verify": "Check every file of a run against its ledger.",
     "rebuild": "Rebuild the model of a run up to a phase, or without one.",
-    "export": "Export the phases of a run as one adapter.",
+    "export": "Export the model of a run: whole, as one adapter, or as GGUF.",
     "ask": "Ask the base and the final model of a run the same question.",
     "chat": "Chat with the model of a run.",
     "config": "Print the resolved configuration and where each value comes from.",

@@ -15,6 +15,7 @@ PIPELINES = "mgk.pipelines"
 PHASES = "mgk.phases"
 COMMANDS = "mgk.commands"
 PICTURES = "mgk.pictures"
+FORMATS = "mgk.formats"
 
 
 @frozen

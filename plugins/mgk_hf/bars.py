@@ -1,7 +1,8 @@
-"""Progress bars of other libraries, counted by mgk instead of drawn by them."""
+"""Progress bars and messages of other libraries: counted by mgk, or left out where no user can act on them."""
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,20 @@ def silence() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def quiet_bitsandbytes() -> None:
+    """Leave out the warning, printed at import, that an optional kernel from the hub is missing."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Leave out what PEFT's own use of bitsandbytes and transformers makes them print."""
+    quiet_bitsandbytes()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        yield
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mgk_core.contract.errors import EnvironmentFault
+from mgk_hf.bars import quiet_bitsandbytes
 
 
 def settings(kind: str) -> dict[str, Any]:
@@ -23,6 +24,8 @@ def settings(kind: str) -> dict[str, Any]:
             f"base.quantize = {kind!r} needs bitsandbytes: pip install 'mgk[quantized]'"
         )
     from transformers import BitsAndBytesConfig
+
+    quiet_bitsandbytes()
 
     if kind == "int8":
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}

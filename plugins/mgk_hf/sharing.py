@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mgk_hf.bars import quiet_peft
 from mgk_hf.batch import IGNORED, TokenBatch, unpack
 
 CAUSAL = "CAUSAL_LM"
@@ -55,15 +56,13 @@ def exported_outputs(
     :param model: for its device and dtype
     :param most: positions of each batch
     """
-    from peft import AutoPeftModel, AutoPeftModelForCausalLM
-
     device = model.get_input_embeddings().weight.device
-    loader = (
-        AutoPeftModelForCausalLM
-        if "task_type" in adapter_keys(model)
-        else AutoPeftModel
-    )
-    loaded = loader.from_pretrained(str(directory), dtype=_dtype(model, device))
+    with quiet_peft():
+        from peft import AutoPeftModel, AutoPeftModelForCausalLM
+
+        causal = "task_type" in adapter_keys(model)
+        loader = AutoPeftModelForCausalLM if causal else AutoPeftModel
+        loaded = loader.from_pretrained(str(directory), dtype=_dtype(model, device))
     loaded = loaded.to(device).eval()
     return [_outputs(loaded, batch, most, device) for batch in batches]
 

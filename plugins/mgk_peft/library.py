@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from importlib.util import find_spec
 from typing import Any
 
@@ -54,6 +55,8 @@ def find_tuner(type_: str) -> Tuner:
         raise EnvironmentFault(
             f"adapter type {type_!r} needs the PEFT library: pip install 'mgk[peft]'"
         )
+    # PEFT imports bitsandbytes, which warns that an optional kernel from the hub is missing.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
     from peft.tuners.tuners_utils import BaseTuner
 

@@ -1,0 +1,1 @@
+"""Writing a model directory of transformers as one GGUF file."""
