@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mgk_cli import formatting as fmt
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from mgk_core.tools.plan import PhasePlan, Plan
+    from mgk_core.tools.plan import PhasePlan, Plan, ProbePlan
 
 
 def drawn(plan: Plan, width: int, *, hooks: bool = False) -> Iterator[RenderableType]:
@@ -28,6 +28,9 @@ def drawn(plan: Plan, width: int, *, hooks: bool = False) -> Iterator[Renderable
     for phase in plan.phases:
         yield text("")
         yield from _details(phase)
+    if plan.probes:
+        yield text("")
+        yield _pair("probes of the pipeline", _listed(plan.probes))
     yield text("")
     yield from _totals(plan)
     if hooks:
@@ -60,12 +63,15 @@ def _details(phase: PhasePlan) -> Iterator[Text]:
     yield _pair(
         "uses", ", ".join(f"{slot} {what}" for slot, what in phase.plugins.items())
     )
-    probes = [f"{p.name} ({p.metric}, n {p.items}, {p.split})" for p in phase.probes]
-    yield _pair("probes", ", ".join(probes) or "none")
+    yield _pair("probes", _listed(phase.probes) or "none")
     yield _pair("memory", _sizes(phase.memory))
     yield _pair("disk", _sizes(phase.disk))
     for note in phase.notes:
         yield _pair("data", note)
+
+
+def _listed(probes: Sequence[ProbePlan]) -> str:
+    return ", ".join(f"{p.name} ({p.metric}, n {p.items}, {p.split})" for p in probes)
 
 
 def _pair(label: str, content: str) -> Text:
@@ -95,6 +101,7 @@ def _totals(plan: Plan) -> Iterator[Text]:
         f"disk: about {fmt.size(plan.disk)}, of which model/ takes {fmt.size(plan.base_bytes)}"
     )
     taught = {p.phase for phase in plan.phases for p in phase.probes}
+    taught |= {p.phase for p in plan.probes}
     if "base" not in taught:
         yield text(
             "base UNMEASURED: no probe measures what the original base can do",

@@ -16,14 +16,16 @@ from mgk_core.contract.specs import Spec
 
 def as_table(config: RunConfig) -> dict[str, Any]:
     """Return the configuration as plain tables, as a file would hold them; None is left out."""
-    return {
+    table = {
         "name": config.name,
         "title": config.title,
         "base": _plain(config.base),
         "run": _plain(config.run),
         "plugins": _plain(config.plugins),
-        "phases": {p.name: _phase(p) for p in config.phases},
     }
+    if config.probes:
+        table["probes"] = _plain(config.probes)
+    return table | {"phases": {p.name: _phase(p) for p in config.phases}}
 
 
 def _phase(phase: PhaseConfig) -> dict[str, Any]:

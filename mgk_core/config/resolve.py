@@ -18,7 +18,7 @@ from mgk_core.config.structure import read_table
 from mgk_core.config.tree import Source, Tree, parse_set, read_toml
 from mgk_core.config.unused import unused_defaults
 from mgk_core.contract.errors import ConfigError, InputError, Problem, closest, nearest
-from mgk_core.contract.pipeline import Phase, Pipeline, check_name, order
+from mgk_core.contract.pipeline import NAME, Phase, Pipeline, check_name, order
 from mgk_core.contract.settings import (
     MANY,
     ONE,
@@ -29,9 +29,11 @@ from mgk_core.contract.settings import (
     RunSettings,
     TrainSettings,
 )
-from mgk_core.contract.specs import Slot, Spec, SpecRegistry
+from mgk_core.contract.specs import ProbeSpec, Slot, Spec, SpecRegistry
 
-_TOP = ("name", "title", "extends", "base", "defaults", "phases", "run", "plugins")
+_TOP = (
+    "name", "title", "extends", "base", "defaults", "phases", "probes", "run", "plugins",
+)  # fmt: skip
 _PHASE_KEYS = tuple(a.name for a in attrs.fields(Phase) if a.name != "name")
 _DEFAULT_TYPES: dict[Slot, str] = {
     "step": "standard",
@@ -97,6 +99,8 @@ def _overlay_pipeline(tree: Tree, pipeline: Pipeline) -> None:
     tree.overlay(
         {"defaults": pipeline.defaults, "run": pipeline.run, "phases": phases}, source
     )
+    if pipeline.probes:
+        tree.overlay({"probes": pipeline.probes}, source)
 
 
 def _phase_table(phase: Phase) -> dict[str, Any]:
@@ -156,6 +160,7 @@ def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
     ]
     base = _spec(tree, registry, "base", values.get("base"), ("base",), problems)
     phases = _phases(tree, registry, problems)
+    probes = _probes(tree, registry, problems)
     run = read_table(tree, RunSettings, values.get("run", {}), ("run",), problems)
     plugins = read_table(
         tree, PluginSettings, values.get("plugins", {}), ("plugins",), problems
@@ -173,6 +178,7 @@ def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
         phases=tuple(phases),
         run=run,
         plugins=plugins,
+        probes=probes,
     )
     return Resolved(config, tree, tuple(unused_defaults(tree)))
 
@@ -354,6 +360,43 @@ def _check_keys(
             else nearest(key, known)
         )
         problems.append(tree.problem((*path, key), f"unknown key{hint}"))
+
+
+def _probes(
+    tree: Tree, registry: SpecRegistry, problems: list[Problem]
+) -> dict[str, ProbeSpec]:
+    """Read the table ``probes``: name → a table with a type."""
+    tables = tree.values.get("probes", {})
+    if not isinstance(tables, Mapping):
+        problems.append(tree.problem(("probes",), "expected tables: [probes.NAME]"))
+        return {}
+    phases = [n for n, t in tree.values.get("phases", {}).items() if t is not False]
+    made: dict[str, ProbeSpec] = {}
+    for name, table in tables.items():
+        path = ("probes", name)
+        if table is False:
+            if path not in tree.tables:
+                hint = nearest(name, (n for n in tables if n != name))
+                problems.append(tree.problem(path, f"no such probe to leave out{hint}"))
+            continue
+        if not NAME.fullmatch(name):
+            problems.append(
+                tree.problem(path, "expected a name of letters, digits, '_' and '-'")
+            )
+            continue
+        spec = _spec(tree, registry, "probe", table, path, problems)
+        if not isinstance(spec, ProbeSpec):
+            continue
+        if spec.phase not in ("base", *phases):
+            problems.append(
+                tree.problem(
+                    (*path, "phase"),
+                    f"expected base or one of {', '.join(phases)}, got {spec.phase!r}"
+                    f"{nearest(spec.phase, ('base', *phases))}",
+                )
+            )
+        made[name] = spec
+    return made
 
 
 def _many(

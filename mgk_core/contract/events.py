@@ -23,8 +23,8 @@ _STEP = {**_PHASE, "step": "optimizer steps of the phase so far"}
 
 EVENTS: dict[str, Event] = {
     "load": Event(
-        "The base or a phase's data is being loaded, or the model is being saved.",
-        {**_PHASE, "what": "`base`, `data` or `save`", "type": "type in the configuration",
+        "The base, a phase's data or a probe is being loaded, or the model is being saved.",
+        {**_PHASE, "what": "`base`, `data`, `probe` or `save`", "type": "type in the configuration",
          "device": "device of the base"},
     ),
     "part": Event(

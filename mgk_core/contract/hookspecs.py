@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         Refusal,
         Verdict,
     )
-    from mgk_core.contract.specs import Slot, Spec, SpecRegistry
+    from mgk_core.contract.specs import ProbeSpec, Slot, Spec, SpecRegistry
 
 PROJECT = "mgk"
 HOOK_API_VERSION = 1
@@ -104,6 +104,24 @@ def mgk_load_data(spec: Spec, bundle: Bundle) -> PhaseData | None:
     :param spec: the phase's ``data``
     :param bundle: for its tokenizer, template and device
     :return: training set and probes; a `DataError` carries every bad row with file and line
+
+    .. versionadded:: 0.1
+    """
+
+
+@_owner_only("probe")
+def mgk_load_probes(
+    spec: ProbeSpec, name: str, bundle: Bundle
+) -> Sequence[Probe] | None:
+    """Make the probes of one entry of the table ``probes``.
+
+    Called for every entry after the data of all phases were read, by ``mgk plan`` too. The core
+    binds them to ``spec.phase`` and sets their ``when``.
+
+    :param spec: the entry
+    :param name: its name, which the probes' names begin with
+    :param bundle: for its tokenizer, template and device
+    :return: one probe or several, each with a metric that a plugin registered
 
     .. versionadded:: 0.1
     """

@@ -66,7 +66,8 @@ class Pipeline:
     """A base model, an ordered tuple of phases, and what all phases share.
 
     defaults: a phase's slots, merged below each phase's own. run: seed, threads, and the other
-    settings of `mgk_core.config.resolve.RunSettings`.
+    settings of `mgk_core.config.resolve.RunSettings`. probes: name → table of a probe that comes
+    with no phase's data.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Pipeline:
     defaults: Options = field(factory=dict)
     run: Options = field(factory=dict)
     title: str = ""
+    probes: Options = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         check_name(self.name, "pipeline name")

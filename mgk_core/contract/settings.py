@@ -5,6 +5,7 @@ What a plugin's hooks read. `mgk_core.config.resolve` makes these from declarati
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TypeVar, cast
 
@@ -12,6 +13,7 @@ from attrs import field, fields, frozen
 
 from mgk_core.contract.specs import (
     LossSpec,
+    ProbeSpec,
     Slot,
     Spec,
     above,
@@ -276,7 +278,7 @@ ONE = _slots_with("Spec")
 """Slots of a phase that hold one type."""
 MANY = _slots_with("tuple[Spec, ...]")
 """Slots of a phase that hold any number of types, in order."""
-SLOTS: tuple[Slot, ...] = ("base", *ONE, *MANY)
+SLOTS: tuple[Slot, ...] = ("base", *ONE, *MANY, "probe")
 """Every slot that a configuration has a table for."""
 
 
@@ -292,7 +294,10 @@ class PluginSettings:
 
 @frozen(kw_only=True)
 class RunConfig:
-    """A pipeline, resolved: what runs, and what run.toml records."""
+    """A pipeline, resolved: what runs, and what run.toml records.
+
+    probes: those of the table ``probes``, by name; each phase's data bring further ones.
+    """
 
     name: str
     title: str = ""
@@ -300,6 +305,7 @@ class RunConfig:
     phases: tuple[PhaseConfig, ...]
     run: RunSettings = RunSettings()
     plugins: PluginSettings = field(factory=PluginSettings)
+    probes: Mapping[str, ProbeSpec] = field(factory=dict)
 
 
 __all__ = [

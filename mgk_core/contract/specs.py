@@ -35,6 +35,7 @@ Slot = Literal[
     "observe",
     "metric",
     "transform",
+    "probe",
 ]
 """What a plugin is chosen for: a table of the configuration, or (``metric``) a probe's metric."""
 
@@ -243,10 +244,27 @@ def option(default: Any, *checks: Check, help: str = "") -> Any:  # noqa: A002 -
     return field(default=default, validator=list(checks) or None, metadata=metadata)
 
 
+@frozen(kw_only=True)
+class ProbeSpec(Spec):
+    """What every entry of the table ``probes`` shares; a plugin derives its own class from it."""
+
+    phase: str = option(
+        "base",
+        help="the phase that teaches what is measured; base: what the original base knows",
+    )
+    limit: int | None = option(None, at_least(1), help="measure the first N items only")
+    when: str = option(
+        "always",
+        one_of("always", "ends"),
+        help="always: in every row of the retention matrix; ends: in the first and the last",
+    )
+
+
 __all__ = [
     "Check",
     "DeltaSpec",
     "LossSpec",
+    "ProbeSpec",
     "Registered",
     "Slot",
     "Spec",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import evolve
 from torch import nn
 
 from mgk_core.config.resolve import structure_spec
@@ -28,7 +29,7 @@ from mgk_core.contract.outcome import (
     Verdict,
 )
 from mgk_core.contract.peers import answering
-from mgk_core.contract.specs import DeltaSpec, Slot, Spec
+from mgk_core.contract.specs import DeltaSpec, ProbeSpec, Slot, Spec
 from mgk_core.host.manager import Plugins, load_plugins
 
 ENGINE = "exact"
@@ -59,14 +60,27 @@ class Hooks:
         found: PhaseData = self._owner(
             "mgk_load_data", spec.type, spec=spec, bundle=bundle
         )
-        for probe in found.probes:
+        self._check_metrics(found.probes, f"data type {spec.type!r}")
+        return found
+
+    def load_probes(
+        self, spec: ProbeSpec, name: str, bundle: Bundle
+    ) -> tuple[Probe, ...]:
+        """Make the probes of one entry of ``probes``, bound to its phase."""
+        found: Sequence[Probe] = self._owner(
+            "mgk_load_probes", spec.type, spec=spec, name=name, bundle=bundle
+        )
+        self._check_metrics(found, f"probe type {spec.type!r}")
+        when: Any = spec.when
+        return tuple(evolve(p, phase=spec.phase, when=when) for p in found)
+
+    def _check_metrics(self, probes: Sequence[Probe], origin: str) -> None:
+        """Raise `InputError` for a probe whose metric no plugin registered."""
+        for probe in probes:
             try:
                 self.plugins.owner("metric", probe.metric)
             except InputError as error:
-                raise InputError(
-                    f"probe {probe.name!r} of data type {spec.type!r}: {error}"
-                ) from None
-        return found
+                raise InputError(f"probe {probe.name!r} of {origin}: {error}") from None
 
     def attach_adapter(self, model: nn.Module, spec: Spec, name: str) -> Adapter:
         """Attach a new adapter to the model."""

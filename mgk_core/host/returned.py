@@ -48,7 +48,8 @@ def expected_type(hook: str) -> type:
     known |= {"Mapping": Mapping, "Sequence": Sequence}
     for module in (adapter, bundle, context, objective, outcome):
         known |= {name: getattr(module, name) for name in module.__all__}
-    known |= {"Spec": object, "SpecRegistry": object, "Path": Path}
+    known |= {"Spec": object, "SpecRegistry": object, "ProbeSpec": object}
+    known |= {"Path": Path}
     hint = typing.get_type_hints(getattr(hookspecs, hook), known)["return"]
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     found = next((option for option in options if option is not type(None)), object)
@@ -96,6 +97,19 @@ def _data(answer: Any, _: Arguments) -> Iterator[str]:
     for note in answer.notes:
         if not isinstance(note, str):
             yield f"PhaseData with {_kind(note)} among its notes; expected text"
+
+
+def _probes(answer: Any, arguments: Arguments) -> Iterator[str]:
+    if len(answer) == 0:
+        yield f"no probe for {arguments['name']!r}; expected at least one"
+    for probe in answer:
+        if not isinstance(probe, bundle.Probe):
+            yield f"{_kind(probe)} among the probes; expected Probe objects"
+        if not probe.name.startswith(arguments["name"]):
+            yield (
+                f"a probe named {probe.name!r}; expected a name that begins with"
+                f" {arguments['name']!r}"
+            )
 
 
 def _adapter(answer: Any, arguments: Arguments) -> Iterator[str]:
@@ -234,6 +248,7 @@ def _recovery(answer: Any, arguments: Arguments) -> Iterator[str]:
 _CHECKS: dict[str, Check] = {
     "mgk_build_model": _bundle,
     "mgk_load_data": _data,
+    "mgk_load_probes": _probes,
     "mgk_attach_adapter": _adapter,
     "mgk_loss_terms": _terms,
     "mgk_observers": _observers,

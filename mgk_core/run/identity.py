@@ -26,8 +26,8 @@ def identity_of(session: Session) -> dict[str, str]:
     found |= {f"config.{k}": v for k, v in _flat(as_table(session.config)).items()}
     for phase, data in zip(session.config.phases, session.data, strict=True):
         found[f"data.{phase.name}"] = data.train.digest
-        for probe in data.probes:
-            found[f"probe.{probe.name}.{probe.split}"] = probe.digest
+    for probe in session.probes:
+        found[f"probe.{probe.name}.{probe.split}"] = probe.digest
     found["tokenizer"] = tokenizer_digest(session.bundle.tokenizer)
     environment = session.ledger.environment
     found |= {
@@ -51,7 +51,8 @@ def identity_of(session: Session) -> dict[str, str]:
 
 def _names(config: RunConfig, claim: Registered) -> bool:
     """Whether a configuration uses a type that a plugin registered."""
-    specs = [config.base, *(spec for phase in config.phases for spec in phase.specs)]
+    specs = [config.base, *config.probes.values()]
+    specs += [spec for phase in config.phases for spec in phase.specs]
     return any(type(spec) is claim.cls for spec in specs)
 
 

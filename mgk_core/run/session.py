@@ -37,7 +37,7 @@ class PhaseSession:
     """What the phases of one process share, wherever their record is kept.
 
     rows: (row name, scores), the baseline first. marks: row name → why its scores are special.
-    checkpoint: where the next phase continues, taken once. changed: this process accepted a change.
+    own_probes: of the table ``probes``. checkpoint: where the next phase continues, taken once. changed: this process accepted a change.
     auto_batch: whether a step that does not fit is tried in smaller parts.
     """
 
@@ -49,6 +49,7 @@ class PhaseSession:
     ledger: Ledger
     weights: FrozenWeights
     data: list[PhaseData] = field(factory=list)
+    own_probes: list[Probe] = field(factory=list)
     rows: list[tuple[str, Mapping[str, Score]]] = field(factory=list)
     marks: dict[str, str] = field(factory=dict)
     targets: tuple[str, ...] = ()
@@ -60,8 +61,8 @@ class PhaseSession:
 
     @property
     def probes(self) -> tuple[Probe, ...]:
-        """Probes of all phases, in order."""
-        return tuple(p for d in self.data for p in d.probes)
+        """Probes of all phases in order, then those of the pipeline itself."""
+        return (*(p for d in self.data for p in d.probes), *self.own_probes)
 
     def record(self, index: int) -> PhaseRecord:
         """Return where one phase keeps what it does and makes."""

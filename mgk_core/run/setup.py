@@ -165,6 +165,9 @@ def open_session(
         )
         for note in session.data[-1].notes:
             events("note", phase=phase.name, text=note)
+    for name, spec in config.probes.items():
+        events("load", what="probe", phase=spec.phase, type=spec.type)
+        session.own_probes += prepared.hooks.load_probes(spec, name, bundle)
     _check_dev(session)
     _check_losses(session)
     check_probes(session.probes, [p.name for p in config.phases])

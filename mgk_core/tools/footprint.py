@@ -18,7 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mgk_core.contract.adapter import Adapter, base_state_dict, trainable
-from mgk_core.contract.bundle import Batch, ComputesTogether, PhaseData
+from mgk_core.contract.bundle import (
+    Batch,
+    Choice,
+    ComputesTogether,
+    PhaseData,
+    Tokens,
+)
 from mgk_core.contract.context import PhaseContext
 from mgk_core.model.activation_meter import counted
 from mgk_core.model.statistics import visit_layers
@@ -158,11 +164,10 @@ def scoring(session: Session) -> int:
 
 
 def _together(bundle: object, items: Sequence[Any]) -> Sequence[Any]:
-    return (
-        bundle.together(items)
-        if isinstance(bundle, ComputesTogether)
-        else items[:TRIED]
-    )
+    known = isinstance(items[0], (Choice, Tokens))
+    if known and isinstance(bundle, ComputesTogether):
+        return bundle.together(items)
+    return items[:TRIED]
 
 
 def _verifying(session: Session, data: PhaseData) -> tuple[int, int]:

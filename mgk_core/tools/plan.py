@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +17,7 @@ from attrs import frozen
 from torch import Tensor
 
 from mgk_core.contract.adapter import Adapter, Saves, base_state_dict
-from mgk_core.contract.bundle import PhaseData
+from mgk_core.contract.bundle import PhaseData, Probe
 from mgk_core.contract.hookspecs import spec_names
 from mgk_core.contract.sampling import steps_of
 from mgk_core.contract.settings import MANY, ONE, PhaseConfig
@@ -93,6 +93,7 @@ class Plan:
     runtime: int
     tried: int
     phases: tuple[PhasePlan, ...]
+    probes: tuple[ProbePlan, ...]
     hooks: Mapping[str, tuple[str, ...]]
     conflicts: tuple[str, ...]
     warnings: tuple[str, ...] = ()
@@ -147,6 +148,7 @@ def _plan(prepared: Prepared, store: Store, sink: Sink) -> Plan:
         runtime=runtime,
         tried=tried,
         phases=phases,
+        probes=_probes(session, config.phases[-1], session.own_probes),
         hooks=_hooks(session),
         conflicts=tuple(conflicts(session)),
         warnings=(*session.hooks.plugins.warnings(), *prepared.resolved.notes),
@@ -198,17 +200,19 @@ def _attached(
             collects=_statistics(session, data) > 0,
         ),
         disk=_disk(session, phase, data, adapter, optimizer),
-        probes=tuple(
-            ProbePlan(
-                p.name,
-                p.phase,
-                p.metric,
-                p.split,
-                phase.evaluate.count(p.name, len(p.items)),
-            )
-            for p in data.probes
-        ),
+        probes=_probes(session, phase, data.probes),
         notes=(*data.notes, *_recoveries(session, phase)),
+    )
+
+
+def _probes(
+    session: Session, phase: PhaseConfig, probes: Sequence[Probe]
+) -> tuple[ProbePlan, ...]:
+    """Return what will be scored of probes, by a phase's limits."""
+    count = phase.evaluate.count
+    return tuple(
+        ProbePlan(p.name, p.phase, p.metric, p.split, count(p.name, len(p.items)))
+        for p in probes
     )
 
 
