@@ -76,8 +76,8 @@ class BundleModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     def tok_encode(
         self,
         string: str,
-        add_special_tokens: bool | None = None,
-        **_: Any,  # noqa: FBT001 - the harness's own signature
+        add_special_tokens: bool | None = None,  # noqa: FBT001 - the harness's own
+        **_: Any,
     ) -> list[int]:
         """Return a text's ids; BOS is never put before one that begins with it."""
         options = {}
