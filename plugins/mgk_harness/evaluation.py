@@ -93,7 +93,7 @@ def _others(own: dict[str, Any], key: str) -> dict[str, float]:
 
 
 def _drawn(task: Any, harness: Harness, values: Sequence[Any]) -> float:
-    """Standard error of a figure that is no mean: its standard deviation over resampled documents."""
+    """Standard error of a figure that is not a mean: its standard deviation over resampled documents."""
     figure = task.aggregation()[harness.metric]
     draw = random.Random(harness.seed)  # noqa: S311 - a bootstrap, not a secret
     draws = [float(figure(draw.choices(values, k=len(values)))) for _ in range(DRAWS)]

@@ -40,7 +40,7 @@ class Asked:
 
 
 class BundleModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
-    """What the harness asks. greedy: whether it is told which continuations are the likeliest.
+    """What the harness asks. greedy: whether to report which continuations are the likeliest.
 
     That takes a pass of its own for each, and only few tasks read it.
     """
@@ -58,7 +58,7 @@ class BundleModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context."""
+        """What comes before a text without context."""
         begin = self.tokenizer.bos_token_id
         return self.eot_token_id if begin is None else int(begin)
 
