@@ -29,12 +29,28 @@ with atheris.instrument_imports(include=["mgk_core", "mgk_text"]):
     from mgk_text.readers import read
     from mgk_text.rows import Reader
     from mgk_text.sources import FileSource
-    from mgk_text.specs import DictionarySpec, McqSpec, PlainTextSpec
+    from mgk_text.specs import (
+        AutoSpec,
+        ChatSpec,
+        DictionarySpec,
+        InstructionSpec,
+        McqSpec,
+        PlainTextSpec,
+        PreferenceSpec,
+    )
     from mgk_text.splits import load
 
 FOLDER = Path(tempfile.mkdtemp(prefix="mgk-fuzz-"))
 REGISTRY = load_plugins().registry
-KINDS = {"text": PlainTextSpec, "dictionary": DictionarySpec, "mcq": McqSpec}
+KINDS = {
+    "text": PlainTextSpec,
+    "dictionary": DictionarySpec,
+    "mcq": McqSpec,
+    "auto": AutoSpec,
+    "chat": ChatSpec,
+    "instruction": InstructionSpec,
+    "preference": PreferenceSpec,
+}
 Read = Callable[[Path], object]
 
 
@@ -67,6 +83,11 @@ READERS: tuple[tuple[str, Read], ...] = (
     ("text.jsonl", rows("text")),
     ("dictionary.jsonl", rows("dictionary")),
     ("mcq.jsonl", rows("mcq")),
+    ("auto.json", rows("auto")),
+    ("auto.csv", rows("auto")),
+    ("chat.jsonl", rows("chat")),
+    ("instruction.jsonl", rows("instruction")),
+    ("preference.jsonl", rows("preference")),
 )
 """(the file's name, what reads it): the first byte of an input chooses."""
 
@@ -91,6 +112,12 @@ def seeds(folder: Path) -> Path:
         "text.jsonl": b'{"text": "one"}\n{"text": "two"}\n',
         "dictionary.jsonl": b'{"ko": "a", "en": "b", "definition": "c", "specialty": "d"}\n',
         "mcq.jsonl": b'{"question": "q", "options": ["a", "b"], "answer": "A"}\n',
+        "auto.json": b'{"data": [{"question": "q", "A": "a", "B": "b", "answer": 1}]}',
+        "auto.csv": b"question,A,B,C,answer\nq,a,b,c,C\n",
+        "chat.jsonl": b'{"messages": [{"role": "user", "content": "q"},'
+        b' {"role": "assistant", "content": "a"}]}\n',
+        "instruction.jsonl": b'{"instruction": "i", "input": "", "output": "o"}\n',
+        "preference.jsonl": b'{"prompt": "p", "chosen": "c", "rejected": "r"}\n',
     }
     corpus = folder / "corpus"
     corpus.mkdir()
