@@ -63,14 +63,18 @@ def following(*, quiet: bool, as_json: bool) -> Iterator[Sink]:
 def waiting(what: str, *, silent: bool = False) -> Iterator[None]:
     """Show the progress of a command on standard error, so that its result stays clean.
 
-    what: its name until a loop inside names itself. silent: show nothing.
+    what: its name wherever no loop inside names itself. silent: show nothing.
     """
     if silent:
         yield
         return
-    from mgk_core.contract.progress import reporting_to
+    from mgk_core.contract.progress import activity, reporting_to
 
-    with _drawing(console.make(sys.stderr), what) as sink, reporting_to(_guarded(sink)):
+    with (
+        _drawing(console.make(sys.stderr), what) as sink,
+        reporting_to(_guarded(sink)),
+        activity(what),
+    ):
         yield
 
 
@@ -146,8 +150,8 @@ def print_line(to: Console, line: Line) -> None:
 class Lines:
     """Plain lines for logs and pipes, with a progress line now and then."""
 
-    def __init__(self, to: Console, what: str, every: float = HEARTBEAT) -> None:
-        self.console, self.every = to, every
+    def __init__(self, to: Console, what: str, every: float | None = None) -> None:
+        self.console, self.every = to, every or HEARTBEAT
         self.lines, self.status = EventLines(to.width), Status(what)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)

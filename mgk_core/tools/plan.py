@@ -19,6 +19,7 @@ from torch import Tensor
 from mgk_core.contract.adapter import Adapter, Saves, base_state_dict
 from mgk_core.contract.bundle import PhaseData, Probe
 from mgk_core.contract.hookspecs import spec_names
+from mgk_core.contract.progress import activity, track
 from mgk_core.contract.sampling import steps_of
 from mgk_core.contract.settings import MANY, ONE, PhaseConfig
 from mgk_core.model.device import process_peak, reset_process_peak, resident
@@ -132,7 +133,11 @@ def _plan(prepared: Prepared, store: Store, sink: Sink) -> Plan:
     weights = base_state_dict(session.bundle.model)
     weights_on_cpu = size_of(t for t in weights.values() if t.device.type == "cpu")
     config, evaluation = session.config, scoring(session)
-    phases = tuple(_phase(session, i, evaluation) for i in range(len(config.phases)))
+    with activity("measuring memory"):
+        phases = tuple(
+            _phase(session, index, evaluation)
+            for index in track(range(len(config.phases)), "phases")
+        )
     # Now every library is loaded, and whatever is made of the weights at their first use is there.
     runtime = max(before, resident() - weights_on_cpu)
     tried = process_peak()

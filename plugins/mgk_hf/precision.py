@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mgk_core.contract.progress import activity, track
 from mgk_hf.cpu.lean import make_lean
 
 Compute = Literal["float32", "bfloat16"]
@@ -90,13 +91,15 @@ def apply_policy(
 
 
 def _convert(model: nn.Module, dtype: torch.dtype, keep: set[int]) -> None:
-    for tensor in (*model.parameters(), *model.buffers()):
-        if not tensor.is_floating_point():
-            continue
-        # What keeps its dtype is copied: one tensor left in the mapped file keeps all of it resident.
-        tensor.data = (
-            tensor.data.clone() if id(tensor) in keep else tensor.data.to(dtype)
-        )
+    tensors = [
+        t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()
+    ]
+    with activity("converting weights"):
+        for tensor in track(tensors, "tensors"):
+            # What keeps its dtype is copied: one tensor left in the mapped file keeps all of it resident.
+            tensor.data = (
+                tensor.data.clone() if id(tensor) in keep else tensor.data.to(dtype)
+            )
 
 
 def _tables(model: nn.Module) -> list[Any]:

@@ -10,11 +10,13 @@ import time
 import pytest
 from rich.cells import cell_len
 
+from mgk_cli import progress
 from mgk_cli.console import make
 from mgk_cli.formatting import shorten
 from mgk_cli.progress import Lines
 from mgk_cli.score_lines import score_lines
 from mgk_cli.status import Status
+from mgk_core.contract.progress import activity
 
 LOAD = {"event": "part", "part": "load"}
 SCORING = {
@@ -122,3 +124,16 @@ def test_shortening_keeps_both_ends_and_counts_wide_characters():
     assert shorten("korean-medical-generated", 12) == "korean…rated"
     assert shorten("short", 12) == "short"
     assert cell_len(shorten("한국어의학객관식문제", 9)) <= 9
+
+
+def test_a_wait_has_its_name_between_two_loops(capsys, monkeypatch):
+    """After a loop that named itself has ended, the command's own name is shown again."""
+    monkeypatch.setattr(progress, "HEARTBEAT", 0.05)
+    with progress.waiting("planning"):
+        with activity("loading a base"):
+            time.sleep(0.15)
+        time.sleep(0.15)
+    lines = capsys.readouterr().err
+    assert "loading a base" in lines
+    assert "planning" in lines
+    assert "working" not in lines

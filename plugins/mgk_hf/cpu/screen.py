@@ -23,6 +23,8 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor
 
+from mgk_core.contract.progress import activity, track
+
 EXACT = 1e-4
 KEPT = 3e-6
 BLOCK = 4096
@@ -65,12 +67,14 @@ class Screen:
     def follow(self, weight: Tensor) -> None:
         """Rebuild the image where the table has changed since (a merge into the vocabulary)."""
         state = (weight.data_ptr(), weight._version)  # noqa: SLF001 - torch has no public name for it
-        if self.state != state:
+        if self.state == state:
+            return
+        with activity("quantizing the vocabulary"):
             self.blocks = [
                 _image(part.detach().float() * self.equal)
-                for part in torch.split(weight, BLOCK)
+                for part in track(torch.split(weight, BLOCK), "blocks")
             ]
-            self.state = state
+        self.state = state
 
     def logits(self, h: Tensor) -> Iterator[Tensor]:
         """Yield approximate logits block by block. h: (N, D) fp32   yields (N, b) fp32."""
