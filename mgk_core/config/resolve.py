@@ -14,6 +14,7 @@ import attrs
 from attrs import frozen
 
 from mgk_core.config.catalog import find_phase, find_pipeline
+from mgk_core.config.repeated import merged
 from mgk_core.config.structure import read_table
 from mgk_core.config.tree import Source, Tree, parse_set, read_toml
 from mgk_core.config.unused import unused_defaults
@@ -58,8 +59,17 @@ def load_tree(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> Tree:
-    """Lay all sources over each other; nothing is checked yet but the form of each source."""
+    """Lay all sources over each other; nothing is checked yet but the form of each source.
+
+    pipeline: an installed one, its name, or a TOML file in place of ``file``.
+    """
     tree = Tree()
+    if isinstance(pipeline, str) and pipeline.endswith(".toml"):
+        if file is not None:
+            raise InputError(
+                f"two configuration files, {pipeline} and {file}; let one extend the other"
+            )
+        pipeline, file = None, pipeline
     table, text = read_toml(Path(file)) if file is not None else ({}, "")
     if pipeline is None and "extends" not in table and file is None:
         raise InputError(
@@ -168,7 +178,7 @@ def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
     if not problems and not phases:
         problems.append(Problem("phases", "expected at least one phase"))
     if problems or base is None or run is None or plugins is None:
-        raise ConfigError(problems)
+        raise ConfigError(merged(problems, values))
     name = str(values.get("name", "run"))
     check_name(name, "pipeline name")
     config = RunConfig(
@@ -285,58 +295,49 @@ def _phase(
 ) -> PhaseConfig | None:
     path = ("phases", name)
     tree.copy_sources(("defaults",), path)
-    merged = Tree()
-    merged.overlay(defaults, Source("defaults"))
-    merged.overlay(table, Source("phase"))
-    values = merged.values
-    others = (
-        n
-        for n, t in tree.values["phases"].items()
-        if n != name and isinstance(t, dict) and _says_type(t)
-    )
-    untyped = isinstance(values.get("data", {}), Mapping) and not _says_type(values)
-    if untyped and (meant := closest(name, others)) is not None:
-        problems.append(
-            tree.problem(
-                path,
-                f"no phase of this name is declared; did you mean {meant!r}? (a new one needs data.train)",
-            )
-        )
+    whole = Tree()
+    whole.overlay(defaults, Source("defaults"))
+    whole.overlay(table, Source("phase"))
+    values = whole.values
+    if (meant := _meant(tree, name, values)) is not None:
+        message = f"no phase of this name is declared; did you mean {meant!r}? (a new one needs data.train)"
+        problems.append(tree.problem(path, message))
         return None
     _check_keys(tree, values, _PHASE_KEYS, path, problems)
     made: dict[str, Any] = {}
     for slot in ONE:
-        made[slot] = _spec(
-            tree, registry, slot, values.get(slot), (*path, slot), problems
-        )
+        place = (*path, slot)
+        made[slot] = _spec(tree, registry, slot, values.get(slot), place, problems)
     for slot in MANY:
-        made[slot] = _many(
-            tree, registry, slot, values.get(slot, {}), (*path, slot), problems
-        )
-    made["train"] = read_table(
+        place = (*path, slot)
+        made[slot] = _many(tree, registry, slot, values.get(slot, {}), place, problems)
+    train = read_table(
         tree, TrainSettings, values.get("train", {}), (*path, "train"), problems
     )
+    evaluate = values.get("evaluate", {})
     made["evaluate"] = read_table(
-        tree,
-        EvaluateSettings,
-        values.get("evaluate", {}),
-        (*path, "evaluate"),
-        problems,
+        tree, EvaluateSettings, evaluate, (*path, "evaluate"), problems
     )
-    train = made["train"]
-    if (
-        train is not None
-        and train.micro_batch is not None
-        and train.micro_batch > train.batch_size
-    ):
-        problems.append(
-            tree.problem(
-                (*path, "train", "micro_batch"), "expected at most train.batch_size"
-            )
-        )
+    made["train"] = train
+    if train is not None and (train.micro_batch or 0) > train.batch_size:
+        place = (*path, "train", "micro_batch")
+        problems.append(tree.problem(place, "expected at most train.batch_size"))
     if any(v is None for v in made.values()):
         return None
     return PhaseConfig(name=name, title=str(values.get("title", "")), **made)
+
+
+def _meant(tree: Tree, name: str, values: Mapping[str, Any]) -> str | None:
+    """Return the phase that a table without any data is a misspelt name of."""
+    if not isinstance(values.get("data", {}), Mapping) or _says_type(values):
+        return None
+    phases: Mapping[str, Any] = tree.values["phases"]
+    others = (
+        other
+        for other, table in phases.items()
+        if other != name and isinstance(table, dict) and _says_type(table)
+    )
+    return closest(name, others)
 
 
 def _says_type(phase: Mapping[str, Any]) -> bool:

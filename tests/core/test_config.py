@@ -18,6 +18,10 @@ from mgk_core.contract.specs import (
 )
 
 
+from mgk_core.contract.specs import Spec, SpecRegistry, above, at_least, option
+from mgk_core.host.manager import load_plugins
+
+
 @frozen(kw_only=True)
 class Low(Spec):
     """An adapter."""
@@ -284,3 +288,28 @@ def test_set_takes_toml_values_and_bare_words():
     assert parse_set("a=plain") == {"a": "plain"}
     with pytest.raises(ConfigError, match="KEY=VALUE"):
         parse_set("nothing")
+
+
+def test_a_mistake_in_defaults_is_one_problem(tmp_path):
+    """Every phase takes the value; the place that has to be changed is named, and only once."""
+    registry = load_plugins().registry
+    file = tmp_path / "c.toml"
+    file.write_text(
+        'extends = "textmodel"\n[defaults.adapter]\nrnk = 3\n[phases.mcq.adapter]\nrank = "y"\n'
+    )
+    with pytest.raises(ConfigError) as raised:
+        resolve(load_tree(file=file), registry)
+    places = [(p.where, p.line) for p in raised.value.problems]
+    assert places == [("defaults.adapter.rnk", 3), ("phases.mcq.adapter.rank", 5)]
+    with pytest.raises(ConfigError) as raised:
+        resolve(load_tree("textmodel", overrides=["defaults.adapter.rnk=3"]), registry)
+    assert [p.where for p in raised.value.problems] == ["--set: defaults.adapter.rnk"]
+
+
+def test_a_file_may_be_given_in_the_place_of_a_pipeline(tmp_path):
+    """``mgk run my.toml`` means what ``mgk run --config my.toml`` means; two files are one too many."""
+    file = tmp_path / "c.toml"
+    file.write_text('extends = "textmodel"\n[run]\nseed = 5\n')
+    assert load_tree(str(file)).values == load_tree(file=file).values
+    with pytest.raises(InputError, match="two configuration files"):
+        load_tree(str(file), file)

@@ -40,6 +40,8 @@ def command(
 ) -> None:  # fmt: skip
     """Run PIPELINE (default: korean-medical) into a new run directory.
 
+    PIPELINE is the name of an installed pipeline, or a TOML file.
+
     Each phase trains an adapter on the frozen base, merges it, scores every probe (evaluation set),
     and keeps the merge only if all gates (acceptance tests) pass. The run ends with a summary of
     what each phase gained and what it cost the others.
@@ -48,7 +50,7 @@ def command(
     from mgk_core.run.runner import run_pipeline
 
     named = pipeline if pipeline is not None or config is not None else DEFAULT
-    target = out or free_name(named or (config.stem if config else "run"))
+    target = out or free_name(Path(named or config or "run").name.removesuffix(".toml"))
     flags = {"device": device, "seed": seed, "auto_batch": auto_batch or None}
     work(
         lambda sink: run_pipeline(
