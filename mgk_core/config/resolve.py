@@ -320,8 +320,8 @@ def _phase(
     )
     made["train"] = train
     if train is not None and (train.micro_batch or 0) > train.batch_size:
-        place = (*path, "train", "micro_batch")
-        problems.append(tree.problem(place, "expected at most train.batch_size"))
+        at_most = "expected at most train.batch_size"
+        problems.append(tree.problem((*path, "train", "micro_batch"), at_most))
     if any(v is None for v in made.values()):
         return None
     return PhaseConfig(name=name, title=str(values.get("title", "")), **made)

@@ -173,7 +173,15 @@ class ModelState:
 
 
 def state_of(model: nn.Module) -> ModelState:
-    """Return the model's `ModelState`, made at the first call."""
+    """Return the model's `ModelState`, made at the first call.
+
+    :raises InputError: what is given is no model
+    """
+    if not isinstance(model, nn.Module):
+        inner = "; give its .model" if hasattr(model, "model") else ""
+        raise InputError(
+            f"expected a model (torch.nn.Module), got {type(model).__name__}{inner}"
+        )
     state = model.__dict__.get("mgk_state")
     if not isinstance(state, ModelState):
         state = ModelState()

@@ -112,12 +112,19 @@ class Problem:
         return ": ".join(parts)
 
 
+LISTED = 20
+"""Names that an error lists where none is near what was given."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or what is known where nothing is near."""
     options = sorted(known)
     if (meant := closest(name, options)) is not None:
         return f"; did you mean '{meant}'?"
-    return f"; known: {', '.join(options)}" if options else ""
+    if not options:
+        return ""
+    more = f" and {len(options) - LISTED} more" if len(options) > LISTED else ""
+    return f"; known: {', '.join(options[:LISTED])}{more}"
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

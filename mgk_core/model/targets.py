@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from mgk_core.contract.adapter import aliases_of, base_name, may_adapt
-from mgk_core.contract.errors import InputError, nearest
+from mgk_core.contract.errors import InputError, closest, nearest
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ def matches(pattern: str, name: str, *, linear: bool) -> bool:
 
 
 def no_match(pattern: str, known: Iterable[str], what: str = "module") -> InputError:
-    """Return the error for a pattern that means nothing: the nearest name, or every name that there is.
+    """Return the error for a pattern that means nothing: the nearest name, or the last parts of all names.
 
     :param known: names of what can be adapted
     :param what: the word for it
@@ -121,10 +121,13 @@ def no_match(pattern: str, known: Iterable[str], what: str = "module") -> InputE
         return InputError(
             f"target pattern '{ALL_LINEAR}' matches nothing: there is no linear module but an output head"
         )
-    names = {n for name in known for n in (name, name.rpartition(".")[2]) if n}
-    return InputError(
-        f"target pattern {pattern!r} matches no {what}{nearest(pattern.strip('*.'), names)}"
-    )
+    names = {name for name in known if name}
+    # Hundreds of layers have a handful of names between them: q_proj, k_proj, …
+    short = {name.rpartition(".")[2] for name in names}
+    wanted = pattern.strip("*.")
+    near = closest(wanted, names | short)
+    hint = nearest(wanted, short) if near is None else f"; did you mean '{near}'?"
+    return InputError(f"target pattern {pattern!r} matches no {what}{hint}")
 
 
 def output_head(model: nn.Module) -> nn.Module | None:

@@ -157,7 +157,7 @@ def claim(
             p.name != LOCK and not p.name.startswith(TEMPORARY) for p in out.iterdir()
         ):
             raise InputError(
-                f"{out}: is not empty and holds no run; choose another {option}"
+                f"{out}: is not empty, and what it contains is not a run; choose another {option}"
             )
         make_folder(out, disk or Disk())
     except OSError as error:

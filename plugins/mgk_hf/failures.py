@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from mgk_core.contract.errors import EnvironmentFault, InputError, MgkError
 
@@ -64,7 +65,7 @@ def _of_the_hub(
     ):
         return EnvironmentFault(
             f"base.id: {name} is not in the local cache and the hub cannot be reached;"
-            " connect once, or give the path of a local directory"
+            f" connect once, or give the path of a local directory ({Path.cwd()} contains none of this name)"
         )
     return None
 

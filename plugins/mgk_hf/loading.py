@@ -239,10 +239,17 @@ def _local(name: str) -> Path | None:
         return path
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise InputError(
-            f"base.id: {name!r}: no such directory, and no hub id (expected owner/name);"
+            f"base.id: {name!r}: no such directory{_from(path)}, and no hub id (expected owner/name);"
             f" shipped: {gemma_q4.MODEL_ID}, {tiny.MODEL_ID}"
         )
     return None
+
+
+def _from(path: Path) -> str:
+    """Say what a relative path is relative to: a run may be resumed in another directory."""
+    if path.is_absolute():
+        return ""
+    return f" in {Path.cwd()}, where this command was started (the whole path works anywhere)"
 
 
 def _pretrained(spec: HfSpec, where: str, device: torch.device) -> _Loaded:

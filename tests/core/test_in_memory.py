@@ -137,3 +137,11 @@ def test_a_phase_that_fails_can_be_run_again(bundle):
     with pytest.raises(MgkError):
         mgk.run_phase(bundle, data, broken)
     assert mgk.run_phase(bundle, data, PHASE).outcome.result == "committed"
+
+
+def test_what_is_no_model_is_refused_by_name():
+    """A string, or a bundle where its model was meant, is an input error that says what to give."""
+    with pytest.raises(InputError, match=r"torch\.nn\.Module.*got str"):
+        mgk.attach("gemma")
+    with pytest.raises(InputError, match=r"give its \.model"):
+        mgk.attach(mgk.load_base("reference"))

@@ -71,7 +71,7 @@ def test_a_new_run_takes_only_an_empty_place(tmp_path):
     )
     assert claim(tmp_path / "a/b/new") == ()
     for name, said in (
-        ("notes.txt", "is not empty and holds no run"),
+        ("notes.txt", "is not empty"),
         ("journal.jsonl", "mgk resume"),
         ("run.toml", "mgk resume"),
     ):

@@ -177,7 +177,7 @@ def test_a_tied_weight_is_refused_and_both_names_are_told():
         (
             ("*", "xyz"),
             (),
-            "'xyz' matches no linear module; known: .*head.*layers.0.q_proj",
+            "'xyz' matches no linear module; known: .*head.*q_proj",
         ),
         (("*",), ("heda",), "'heda' matches no linear module; did you mean 'head'"),
         (("out_proj",), (), "'out_proj' matches no linear module"),
@@ -232,3 +232,10 @@ def test_only_what_is_inside_a_named_module_may_be_adapted(module, name):
     state_of(model).adaptable[:] = [module]
     parts = module.split(".")
     assert may_adapt(model, name) == (name.split(".")[: len(parts)] == parts)
+
+
+def test_a_pattern_far_from_all_names_gets_the_short_ones():
+    """Of hundreds of layers' modules the error lists the few last parts."""
+    known = [f"layers.{n}.{part}" for n in range(40) for part in ("q_proj", "k_proj")]
+    assert str(no_match("zzzz", known)).endswith("known: k_proj, q_proj")
+    assert str(no_match("q_prj", known)).endswith("did you mean 'q_proj'?")
