@@ -158,7 +158,7 @@ def test_arguments(answered, name):
     ("files", "out", "said"),
     [
         ({"out": "text"}, "out", "exists and is not a directory"),
-        ({"out/notes.txt": "mine"}, "out", "is not empty and holds no run"),
+        ({"out/notes.txt": "mine"}, "out", "is not empty"),
         ({"out/journal.jsonl": ""}, "out", "mgk resume out"),
         ({"out/ledger.json": "{}"}, "out", "mgk resume out"),
         (
