@@ -16,9 +16,6 @@ from mgk_core.contract.specs import (
     at_least,
     option,
 )
-
-
-from mgk_core.contract.specs import Spec, SpecRegistry, above, at_least, option
 from mgk_core.host.manager import load_plugins
 
 
