@@ -10,6 +10,7 @@ import click
 
 from mgk_cli.console import terminal_may_go
 from mgk_cli.formatting import clean, several
+from mgk_core.contract.world import place
 
 INPUT, ENVIRONMENT, INTERRUPTED = 2, 3, 130
 
@@ -19,6 +20,8 @@ def report(error: BaseException, *, debug: bool = False) -> int:
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     lines, code = describe(error)
+    if place().rank != 0 and getattr(error, "rank", None) != 0 and not debug:
+        return code  # the leader has the same error and prints it, unless it is the one that is gone
     with terminal_may_go():
         for text in lines:
             print(text, file=sys.stderr, flush=True)

@@ -55,7 +55,7 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
     console.tolerate_foreign_text()
     args = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = cli.main(args, prog_name="mgk", standalone_mode=False)
+        code = cli.main(args, prog_name="mgk", standalone_mode=False, obj=args)
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code

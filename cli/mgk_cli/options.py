@@ -106,6 +106,18 @@ def limit_options(function: F) -> F:
     )
 
 
+def nproc_option(function: F) -> F:
+    """``--nproc N``: how many processes of this machine work on the run."""
+    return click.option(
+        "--nproc",
+        type=click.IntRange(min=1),
+        default=1,
+        metavar="N",
+        help="Work in N processes, one per GPU where there are any; the result has the same bits."
+        "  [default: 1]",
+    )(function)
+
+
 def base_option(function: F) -> F:
     """``--base DIR``: where a run's base is now."""
     return click.option(

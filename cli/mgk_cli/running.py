@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mgk_cli import progress
+from mgk_cli import processes, progress
 from mgk_cli.console import line, make, show
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ def work(
     """
     from mgk_core.contract.errors import GateRefused, Interrupted, MgkError
 
+    if processes.silent():
+        run(lambda _: None)
+        return
     try:
         with progress.following(quiet=quiet, as_json=as_json) as sink:
             result = run(sink)

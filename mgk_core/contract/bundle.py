@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mgk_core.contract.adapter import Adapter
 from mgk_core.contract.conversation import Conversation
 from mgk_core.contract.errors import InputError
+from mgk_core.contract.world import World
 
 Batch = Any
 """One micro-batch, made by a `TrainSet`; opaque to the core. Tensors in it live on the device."""
@@ -241,6 +242,14 @@ class ComputesTogether(Protocol):
 
 
 @runtime_checkable
+class SharesOut(Protocol):
+    """Optional: a bundle whose ``score`` has the ranks of a run compute a part each; all get the whole."""
+
+    world: World
+    """Set by the run before the bundle is used; `ALONE` until then."""
+
+
+@runtime_checkable
 class TrainSet(Protocol):
     """Examples that can be asked for by row, so that the data position is just a step number."""
 
@@ -349,6 +358,7 @@ __all__ = [
     "Score",
     "ScoresOptions",
     "Shareable",
+    "SharesOut",
     "Speaks",
     "Tokens",
     "TrainSet",

@@ -16,6 +16,7 @@ from mgk_core.contract.bundle import Batch, Bundle, PhaseData, Probe, Score
 from mgk_core.contract.objective import Objective
 from mgk_core.contract.outcome import Proposal
 from mgk_core.contract.settings import PhaseConfig, RunConfig
+from mgk_core.contract.world import ALONE, World
 
 FILES = "files"
 """Name of the folder for plugins' own files, below a phase's folder."""
@@ -42,7 +43,9 @@ class PhaseContext:
     the phase minimises, None for the base's own loss; `batch` and `loss` ask it. history:
     statistics of the base and of the phases before, in order. scores: rows of the retention
     matrix so far, the baseline (row 0 of the matrix) first. proposal: what the transition last proposed, for recoveries that
-    change a part of it. directory: the phase's folder, where mgk records every file at the commit.
+    change a part of it. directory: the phase's folder, where mgk records every file at the commit; on ranks
+    other than the leader a temporary folder, so that what each plugin writes is written once. world: the
+    processes of the run.
     `tell`: sends an event, `tell(name, **data)`; those that
     `mgk_core.record.events.KEPT` names are kept in metrics.jsonl.
     """
@@ -67,6 +70,7 @@ class PhaseContext:
     base_phase: bool = False
     tell: Callable[..., None] = _tell_nobody
     proposal: Proposal | None = None
+    world: World = ALONE
     _figures: list[Mapping[str, Tensor]] = field(factory=list, init=False)
 
     @property

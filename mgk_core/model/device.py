@@ -16,6 +16,7 @@ import psutil
 import torch
 
 from mgk_core.contract.errors import EnvironmentFault, InputError
+from mgk_core.contract.world import World
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -41,6 +42,29 @@ def pick_device(wanted: str) -> torch.device:
     elif device.type != "cpu":
         raise InputError(f"device {wanted!r}: expected auto, cpu, cuda, cuda:N or mps")
     return device
+
+
+def of_rank(device: torch.device, world: World) -> torch.device:
+    """Return a rank's own device: CUDA devices are given out by the rank's number on its machine.
+
+    :raises InputError: all ranks would use one device
+    :raises EnvironmentFault: there are fewer devices than ranks on this machine
+    """
+    if world.size == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda" or device.index is not None:
+        raise InputError(
+            f"device {str(device)!r}: the {world.size} processes of this run need a device each; expected run.device"
+            " 'cuda' or 'cpu'"
+        )
+    if world.local >= torch.cuda.device_count():
+        raise EnvironmentFault(
+            f"rank {world.rank} of {world.size} is number {world.local} (from 0) on its machine, which has"
+            f" {torch.cuda.device_count()} CUDA devices; start as many processes there as it has devices"
+        )
+    own = torch.device("cuda", world.local)
+    torch.cuda.set_device(own)
+    return own
 
 
 def _need_cuda(device: torch.device, wanted: str) -> None:

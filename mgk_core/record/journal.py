@@ -32,6 +32,11 @@ class Journal:
 
     def add(self, event: str, **data: Any) -> dict[str, Any]:
         """Append one event; on return it is on the device."""
+        entry = self.store.world.lead(lambda: self._append(event, data))
+        self.events.append(entry)
+        return entry
+
+    def _append(self, event: str, data: dict[str, Any]) -> dict[str, Any]:
         entry = {
             "n": len(self.events),
             "event": event,
@@ -42,7 +47,6 @@ class Journal:
         self.store.append(
             JOURNAL, json.dumps(entry, ensure_ascii=False, allow_nan=False)
         )
-        self.events.append(entry)
         return entry
 
     @property
@@ -79,10 +83,19 @@ def open_journal(store: Store, *, repair: bool = True) -> Journal:
 
     :raises StoreError: a line is damaged; names it
     """
-    path = store.path(JOURNAL)
     journal = Journal(store)
+    journal.events, journal.torn = store.world.lead(
+        lambda: _read(Journal(store), repair=repair)
+    )
+    return journal
+
+
+def _read(journal: Journal, *, repair: bool) -> tuple[list[dict[str, Any]], int]:
+    """Return all events, and how many bytes of a torn last line stay in the file."""
+    store = journal.store
+    path = store.path(JOURNAL)
     if not os.path.lexists(path):
-        return journal
+        return [], 0
     data = read_bytes(path)
     good = 0
     for number, line in enumerate(data.splitlines(keepends=True), 1):
@@ -104,7 +117,7 @@ def open_journal(store: Store, *, repair: bool = True) -> Journal:
     if repair and journal.torn:
         store.truncate(JOURNAL, good)
         journal.torn = 0
-    return journal
+    return journal.events, journal.torn
 
 
 def _torn(line: bytes) -> bool:

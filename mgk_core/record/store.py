@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mgk_core.contract.errors import StoreError
 from mgk_core.contract.json_numbers import finite
+from mgk_core.contract.world import ALONE, World
 from mgk_core.record.disk import Disk, told
 
 TEMPORARY = ".tmp-"
@@ -26,12 +27,14 @@ TEMPORARY = ".tmp-"
 class Store:
     """Writes below one root, each file whole or not at all.
 
-    `stands`: the root exists already; where it is gone, it is not made again.
+    `stands`: the root exists already; where it is gone, it is not made again. world: its leader alone
+    writes, while the other ranks wait; a write that fails raises on all of them.
     """
 
     root: Path
     disk: Disk = field(factory=Disk)
     stands: bool = False
+    world: World = ALONE
 
     def path(self, name: str) -> Path:
         """Return the path of a name; one that leaves the root, also through a link, is refused."""
@@ -69,7 +72,9 @@ class Store:
 
     def make_folder(self, name: str) -> Path:
         """Make a folder, and those above it down from the root."""
-        path = self.path(name)
+        return self.world.lead(lambda: self._make_folder(self.path(name)))
+
+    def _make_folder(self, path: Path) -> Path:
         with told(path):
             if self.stands:
                 self.root.stat()
@@ -80,6 +85,11 @@ class Store:
         self, name: str, produce: Callable[[Path], None], *, folder: bool
     ) -> Path:
         final = self.path(name)
+        return self.world.lead(lambda: self._replace(final, produce, folder=folder))
+
+    def _replace(
+        self, final: Path, produce: Callable[[Path], None], *, folder: bool
+    ) -> Path:
         temporary = final.with_name(TEMPORARY + final.name)
         with told(final):
             if self.stands:
@@ -126,7 +136,9 @@ class Store:
 
     def append(self, name: str, line: str) -> None:
         """Append one line and flush it."""
-        path = self.path(name)
+        self.world.lead(lambda: self._append(self.path(name), line))
+
+    def _append(self, path: Path, line: str) -> None:
         with told(path):
             new = not path.exists()
             self.disk.append(path, line.encode() + b"\n")
@@ -135,13 +147,17 @@ class Store:
 
     def truncate(self, name: str, size: int) -> None:
         """Cut a file to ``size`` bytes."""
-        path = self.path(name)
+        self.world.lead(lambda: self._truncate(self.path(name), size))
+
+    def _truncate(self, path: Path, size: int) -> None:
         with told(path):
             self.disk.truncate(path, size)
 
     def remove(self, name: str) -> None:
         """Remove a file or folder; a folder is gone at once, never in part."""
-        path = self.path(name)
+        self.world.lead(lambda: self._remove(self.path(name)))
+
+    def _remove(self, path: Path) -> None:
         with told(path):
             if path.is_dir() and not path.is_symlink():
                 self._put_aside(path)
@@ -150,6 +166,9 @@ class Store:
 
     def sweep(self) -> list[str]:
         """Remove what an interrupted write left under a temporary name; return the files it was."""
+        return self.world.lead(self._sweep)
+
+    def _sweep(self) -> list[str]:
         left = sorted(p for p in self.root.rglob(TEMPORARY + "*"))
         files = [
             p

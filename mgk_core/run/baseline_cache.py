@@ -97,13 +97,14 @@ class CachedEvaluation:
 
     def evaluate(self, ctx: PhaseContext, probe: Probe) -> Score:
         """Return a probe's score, kept or measured."""
-        kept = self.cache.get(probe)
+        kept = ctx.world.same(self.cache.get(probe))
         if kept is not None:
             self.reused += 1
             return kept
         began = time.perf_counter()
         score = self.hooks.evaluate(ctx, probe)
-        self.cache.put(probe, score, time.perf_counter() - began)
+        if ctx.world.leader:
+            self.cache.put(probe, score, time.perf_counter() - began)
         return score
 
 

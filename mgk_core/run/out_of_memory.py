@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import re
 from collections.abc import Callable, Sequence
+from typing import overload
 
 import torch
-from attrs import define, field
+from attrs import define, field, frozen
 from torch import Tensor
 
+from mgk_core.contract.bundle import Batch
 from mgk_core.contract.context import PhaseContext, StepFn, StepOut
 from mgk_core.contract.errors import EnvironmentFault
 from mgk_core.model.device import is_out_of_memory
@@ -51,6 +53,32 @@ def told_of(error: BaseException, part: str, phase: str | None) -> OutOfMemory:
     return OutOfMemory(
         f"out of memory ({where}): {what_was_asked(error)}; {hint}, then continue with 'mgk resume'"
     )
+
+
+@frozen(eq=False)
+class MicroBatches(Sequence[Batch]):
+    """The micro-batches of a step, each made when it is asked for: a rank computes a part of them."""
+
+    batch: Callable[[Sequence[int]], Batch]
+    rows: Sequence[int]
+    micro: int
+
+    def __len__(self) -> int:
+        """Return the number of micro-batches."""
+        return len(range(0, len(self.rows), self.micro))
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        """Make one micro-batch, or some."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        start = range(0, len(self.rows), self.micro)[index]
+        return self.batch(self.rows[start : start + self.micro])
 
 
 @define(eq=False)
@@ -99,10 +127,7 @@ class FittingStep:
             if len(rows) <= micro:
                 out = self.step([batch(rows)], number)
             else:
-                out = self.step(
-                    [batch(rows[i : i + micro]) for i in range(0, len(rows), micro)],
-                    number,
-                )
+                out = self.step(MicroBatches(batch, rows, micro), number)
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise self._fault(error, number, min(micro, len(rows))) from error

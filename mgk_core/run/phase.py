@@ -26,6 +26,7 @@ from mgk_core.contract.outcome import Outcome, Recovery, Result
 from mgk_core.contract.sampling import steps_of
 from mgk_core.contract.specs import Spec
 from mgk_core.model.device import reset_peak
+from mgk_core.model.digest import tensors_digest
 from mgk_core.record.checkpoint import (
     Loaded,
     Progress,
@@ -242,6 +243,9 @@ class PhaseRun:
                 o.state_dict() if hasattr(o, "state_dict") else None
                 for o in self.observers
             ]
+            if session.world.size > 1:
+                state = tensors_digest(self.ctx.adapter.state_dict())
+                session.world.agree("the adapter", state)
             parts = CheckpointParts(
                 self.progress, self.ctx.adapter, trainer.step, trainer.best
             )

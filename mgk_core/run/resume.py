@@ -141,11 +141,20 @@ def begin(session: Session, stand: ResumePoint, accept: Iterable[str]) -> None:
         journal.add("damaged", text=message)
         session.events("note", phase="", text=message)
     session.checkpoint = stand.checkpoint
-    session.events.log = MetricsLog(session.store, stand.mark.length)
+    _open_metrics(session, stand)
     with session.timed("load"):
         rebuild_base(session, session.ledger.phases, each=False)
     _base_row(session)
     _earlier_rows(session)
+
+
+def _open_metrics(session: Session, stand: ResumePoint) -> None:
+    """Cut metrics.jsonl to what is on record; the leader alone writes on."""
+
+    def work() -> None:
+        session.events.log = MetricsLog(session.store, stand.mark.length)
+
+    session.world.lead(work)
 
 
 def _adopt(session: Session, ledger: Ledger) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 from attrs import frozen
 
-from mgk_core.config.render import to_toml
+from mgk_core.config.render import as_table, to_toml
 from mgk_core.config.resolve import load_tree
 from mgk_core.contract.errors import (
     InputError,
@@ -25,6 +25,7 @@ from mgk_core.contract.files import read_json
 from mgk_core.contract.json_numbers import numbers
 from mgk_core.contract.pipeline import Pipeline
 from mgk_core.contract.progress import activity, reporting_to
+from mgk_core.contract.world import World
 from mgk_core.host.hooks import Hooks
 from mgk_core.model.device import is_out_of_memory
 from mgk_core.record.disk import Disk, environment_told
@@ -50,6 +51,7 @@ from mgk_core.record.store import Store, folder_digests, json_text, text_digest
 from mgk_core.run.card import write_card
 from mgk_core.run.fork import finish as finish_fork
 from mgk_core.run.fork import fork
+from mgk_core.run.join import joined
 from mgk_core.run.out_of_memory import told_of
 from mgk_core.run.phase import PhaseRun
 from mgk_core.run.resume import begin, check_finished, find
@@ -84,10 +86,14 @@ def run_pipeline(
     minutes: float | None = None,
     sink: Sink = ignore,
     disk: Disk | None = None,
+    resume: bool = False,
 ) -> RunResult:
     """Run a pipeline into a new run directory. If the input is invalid, nothing is left behind.
 
+    Where a launcher such as torchrun has started several processes, each of them calls this.
+
     :param minutes: stop as on a signal after this process has worked for so many minutes
+    :param resume: continue the run in ``out`` where there is one, as a restarted job does
     :param disk: what performs the writes; tests let it fail
     :raises GateRefused: a phase was refused and rolled back
     :raises Interrupted: a signal was received; the run can be resumed
@@ -95,9 +101,14 @@ def run_pipeline(
     with environment_told():
         prepared = prepare(load_tree(pipeline, config, overrides, flags), without)
     _check_until(prepared, until)
-    with _new_directory(out, disk) as store:
-        store.write_text(CONFIG, to_toml(prepared.resolved))
-        return _go(prepared, store, until, sink, minutes=minutes)
+    with joined() as world:
+        if resume and world.same((out / CONFIG).exists()):
+            _check_config(prepared, out)
+            found = prepare_run(out, without)
+            return _resumed(found, out, world, until, sink, disk, minutes=minutes)
+        with _new_directory(out, disk, world) as store:
+            store.write_text(CONFIG, to_toml(prepared.resolved))
+            return _go(prepared, store, until, sink, minutes=minutes)
 
 
 def resume_run(
@@ -123,36 +134,69 @@ def resume_run(
     with environment_told():
         prepared = prepare_run(run, without, base)
     _check_until(prepared, until)
-    lock = Lock(run)
-    try:
-        if lock.stale:
-            sink(
-                {
-                    "event": "note",
-                    "phase": "",
-                    "text": f"{lock.stale} left a stale lock; resuming the run",
-                }
-            )
-        store = Store(run, disk or Disk(), stands=True)
+    with joined() as world:
+        return _resumed(
+            prepared, run, world, until, sink, disk,
+            accept=accept, minutes=minutes, auto_batch=auto_batch,
+        )  # fmt: skip
+
+
+def _resumed(
+    prepared: Prepared, run: Path, world: World, until: str | None, sink: Sink, disk: Disk | None, *,
+    accept: Iterable[str] = (), minutes: float | None = None, auto_batch: bool = False,
+) -> RunResult:  # fmt: skip
+    """Lock a run, tidy up what a crash has left, and continue it."""
+
+    def note(text: str) -> None:
+        if world.leader:
+            sink({"event": "note", "phase": "", "text": text})
+
+    with _locked(run, world) as stale:
+        if stale:
+            note(f"{stale} left a stale lock; resuming the run")
+        store = Store(run, disk or Disk(), stands=True, world=world)
         for name in store.sweep():
-            sink(
-                {
-                    "event": "note",
-                    "phase": "",
-                    "text": f"removed {name}, which an interrupted write had left",
-                }
-            )
+            note(f"removed {name}, which an interrupted write had left")
         return _go(
-            prepared,
-            store,
-            until,
-            sink,
-            accept=accept,
-            minutes=minutes,
-            auto_batch=auto_batch,
-        )
+            prepared, store, until, sink,
+            accept=accept, minutes=minutes, auto_batch=auto_batch,
+        )  # fmt: skip
+
+
+@contextmanager
+def _locked(run: Path, world: World) -> Iterator[str | None]:
+    """Hold a run directory's lock, on the leader; give who left a stale one."""
+    locks: list[Lock] = []
+    world.lead(lambda: locks.append(Lock(run)))
+    try:
+        yield locks[0].stale if locks else None
     finally:
-        lock.release()
+        for lock in locks:
+            lock.release()
+
+
+def _check_config(prepared: Prepared, out: Path) -> None:
+    """Check that a run which is continued with ``mgk run --resume`` was started with the same settings.
+
+    :raises InputError: names a setting that differs
+    """
+    stored, given = (
+        _flat(as_table(p.resolved.config)) for p in (prepare_run(out), prepared)
+    )
+    for key in sorted({*stored, *given}):
+        if stored.get(key) != given.get(key):
+            raise InputError(
+                f"--resume: {out} was started with {key} = {stored.get(key)!r}, and now it is {given.get(key)!r};"
+                f" give the same options, choose another --out, or continue with 'mgk resume {out}'"
+            )
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat
 
 
 def run_phase(
@@ -183,28 +227,29 @@ def run_phase(
         )
     if out is None and not overrides and len(ledger.phases) == index:
         return resume_run(run, until=phase, without=without, sink=sink, disk=disk)
-    with _new_directory(out or run.with_name(f"{run.name}-{phase}"), disk) as store:
+    target = out or run.with_name(f"{run.name}-{phase}")
+    with joined() as world, _new_directory(target, disk, world) as store:
         store.write_text(CONFIG, to_toml(prepared.resolved))
         fork(store, open_journal(store), run, index)
         return _go(prepared, store, phase, sink)
 
 
 @contextmanager
-def _new_directory(out: Path, disk: Disk | None) -> Iterator[Store]:
+def _new_directory(out: Path, disk: Disk | None, world: World) -> Iterator[Store]:
     """Hold a new run directory; where the run ends before it has begun nothing of it is left."""
-    made = claim(out, disk)
-    lock = Lock(out)
-    try:
-        claim(out)  # again, now that nobody else can have begun in between
-        store = Store(out, disk or Disk(), stands=True)
+    made = world.lead(lambda: claim(out, disk))
+    with _locked(out, world):
+        # Again, now that nobody else can have begun in between.
+        world.lead(lambda: claim(out))
+        store = Store(out, disk or Disk(), stands=True, world=world)
         store.sweep()
         try:
             yield store
-        except BaseException:
-            _leave_nothing(store, made)
+        except BaseException as error:
+            world.leave(error)
+            if world.leader:
+                _leave_nothing(store, made)
             raise
-    finally:
-        lock.release()
 
 
 def _leave_nothing(store: Store, made: Sequence[Path]) -> None:
@@ -240,7 +285,8 @@ def _go(
         stand = find(store, journal, [p.name for p in prepared.resolved.config.phases])
         if journal.last("finished") is not None and stand.ledger is not None:
             check_finished(store, journal, stand)
-            prepared.hooks.recorded(store.root, "")  # a crash may have come before it
+            # A crash may have come before it.
+            store.world.lead(lambda: prepared.hooks.recorded(store.root, ""))
             return RunResult(
                 store.root,
                 stand.ledger,
@@ -248,17 +294,27 @@ def _go(
                 {},
                 finished=True,
             )
-        events = Events(sink)
-        stop = StopFlag(lambda why: sink({"event": "stopping", "why": why}), minutes)
+        events = Events(sink if store.world.leader else ignore)
+        stop = StopFlag(
+            lambda why: events.sink({"event": "stopping", "why": why}), minutes
+        )
         began = time.perf_counter()
         try:
             told = _told_plainly(prepared.hooks, journal, events)
-            with stop.listening(), told, reporting_to(sink), activity("load"):
+            with (
+                stop.listening(),
+                told,
+                reporting_to(events.sink),
+                activity("load"),
+                _one_error(store.world),
+            ):
                 session = open_session(prepared, store, journal, events)
-                session.stop, session.times["load"] = stop, time.perf_counter() - began
+                session.stop = lambda: store.world.any(stop())
+                session.times["load"] = time.perf_counter() - began
                 session.auto_batch = auto_batch or session.config.run.auto_batch
-                begin(session, stand, accept)
-                result = _phases(session, until)
+                with closing(session):
+                    begin(session, stand, accept)
+                    result = _phases(session, until)
             if events.log is not None:
                 events.log.close()
             return result
@@ -268,6 +324,16 @@ def _go(
                     StoreError
                 ):  # only after a failure, which is the one to report
                     events.log.close()
+
+
+@contextmanager
+def _one_error(world: World) -> Iterator[None]:
+    """Let an error on one rank end the others too, before anything is cleaned up."""
+    try:
+        yield
+    except BaseException as error:
+        world.leave(error)
+        raise
 
 
 @contextmanager
@@ -355,7 +421,7 @@ def _leave(session: Session, index: int, result: str) -> None:
         retention=digest,
         **session.account(),
     )
-    session.hooks.recorded(session.run, phase)
+    session.world.lead(lambda: session.hooks.recorded(session.run, phase))
 
 
 def _write_retention(session: Session) -> str:
@@ -382,22 +448,14 @@ def _finish(session: Session) -> None:
     digest = _write_retention(session)
     session.events("time", **{k: round(v, 3) for k, v in session.times.items()})
     session.commit("finished", retention=digest, **session.account())
-    session.hooks.recorded(session.run, "")
+    session.world.lead(lambda: session.hooks.recorded(session.run, ""))
 
 
 def _save_model(session: Session) -> None:
     """Write model/ and read it back: what is in it must be the weights of the ledger's head."""
     session.weights.check("the last phase")
-    found: list[SavedModel] = []
-
-    def save(where: Path) -> None:
-        session.bundle.save(where)
-        write_card(where, session)
-        found.append(compare_saved(where, session.bundle.model, session.weights.base))
-        found[0].check(session.store.path(MODEL))
-
-    folder = session.store.write_folder(MODEL, save)
-    saved = found[0]
+    saved = session.world.lead(lambda: _written(session))
+    folder = session.store.path(MODEL)
     if saved.compared < len(saved.digests):
         text = (
             f"{saved.compared} of {len(saved.digests)} tensors in {MODEL}/ could be compared with the"
@@ -406,6 +464,19 @@ def _save_model(session: Session) -> None:
         session.events("note", phase="", text=text)
     session.ledger.files |= folder_digests(session.run, folder)
     session.ledger.model, session.ledger.saved = session.ledger.head, saved.digest
+
+
+def _written(session: Session) -> SavedModel:
+    found: list[SavedModel] = []
+
+    def save(where: Path) -> None:
+        session.bundle.save(where)
+        write_card(where, session)
+        found.append(compare_saved(where, session.bundle.model, session.weights.base))
+        found[0].check(session.store.path(MODEL))
+
+    session.store.write_folder(MODEL, save)
+    return found[0]
 
 
 def _result(session: Session, *, finished: bool) -> RunResult:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mgk_core.contract.errors import Interrupted
 from mgk_core.contract.files import read_tensors
 from mgk_core.contract.progress import activity
 from mgk_core.contract.settings import RunConfig
+from mgk_core.contract.world import ALONE, World
 from mgk_core.host.hooks import Hooks
 from mgk_core.model.device import memory
 from mgk_core.record.checkpoint import Loaded
@@ -58,6 +60,7 @@ class PhaseSession:
     checkpoint: Loaded | None = None
     changed: bool = False
     auto_batch: bool = False
+    world: World = ALONE
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -91,6 +94,7 @@ class PhaseSession:
             scores=tuple(row for _, row in self.rows),
             probes=self.probes,
             tell=self.events,
+            world=self.world,
         )
 
     def mark(self) -> Mark:
@@ -129,6 +133,7 @@ class Session(PhaseSession):
     store: Store
     journal: Journal
     _accounted: dict[str, float] = field(factory=dict)
+    _aside: ExitStack = field(factory=ExitStack)
 
     @property
     def run(self) -> Path:
@@ -140,6 +145,18 @@ class Session(PhaseSession):
         folder = phase_folder(index, self.config.phases[index].name)
         self.store.make_folder(folder)
         return DirectoryRecord(self.store, self.journal, folder, self._finish)
+
+    def context(self, index: int) -> PhaseContext:
+        """See `PhaseSession`; ranks other than the leader get a temporary folder of their own."""
+        ctx = super().context(index)
+        if not self.world.leader:
+            folder = tempfile.TemporaryDirectory(prefix="mgk-rank-")
+            ctx.directory = Path(self._aside.enter_context(folder))
+        return ctx
+
+    def close(self) -> None:
+        """Remove temporary folders."""
+        self._aside.close()
 
     def _finish(self, entry: PhaseEntry) -> None:
         self.ledger.phases.append(entry)

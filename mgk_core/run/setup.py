@@ -13,13 +13,13 @@ from mgk_core.config.render import as_table
 from mgk_core.config.resolve import Resolved, load_tree, plugin_settings, resolve
 from mgk_core.config.tree import Tree
 from mgk_core.contract.adapter import Adapter, HasNotes
-from mgk_core.contract.bundle import Bundle, PhaseData
+from mgk_core.contract.bundle import Bundle, PhaseData, SharesOut
 from mgk_core.contract.errors import ConfigError, InputError, Problem
 from mgk_core.contract.settings import PhaseConfig
 from mgk_core.contract.specs import LossSpec, Spec
 from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import load_plugins
-from mgk_core.model.device import pick_device, set_up
+from mgk_core.model.device import of_rank, pick_device, set_up
 from mgk_core.record.checkpoint import seed_all
 from mgk_core.record.events import Events
 from mgk_core.record.journal import Journal
@@ -129,11 +129,15 @@ def open_session(
 ) -> Session:
     """Build the model and read all data; nothing is written but the metrics."""
     config = prepared.resolved.config
-    device = pick_device(config.run.device)
+    world = store.world
+    device = of_rank(pick_device(config.run.device), world)
     set_up(device, threads=config.run.threads, deterministic=config.run.deterministic)
     seed_all(config.run.seed)
     events("load", what="base", type=config.base.type, device=str(device))
     bundle, weights = frozen_base(prepared, device)
+    world.agree("the base", weights.digest)
+    if isinstance(bundle, SharesOut):
+        bundle.world = world
     restore_markup(bundle, store)
     ledger = Ledger(
         base=weights.digest,
@@ -157,6 +161,7 @@ def open_session(
         bundle=bundle,
         ledger=ledger,
         weights=weights,
+        world=world,
     )
     for phase in config.phases:
         events("load", what="data", phase=phase.name, type=phase.data.type)

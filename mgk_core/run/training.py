@@ -151,7 +151,9 @@ class Trainer:
         ):
             return True
         minutes = settings.checkpoint_minutes
-        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        if minutes is None:
+            return False
+        return self.ctx.world.same(time.monotonic() - self._saved_at >= 60 * minutes)
 
     def _read_pending(self) -> None:
         """Move the steps' figures from the device into `Progress`: one transfer for all of them."""

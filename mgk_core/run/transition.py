@@ -154,18 +154,23 @@ class Transition:
             self.proposal, self.kept = materialise(
                 self.adapter, self.proposal, base_state_dict(ctx.model)
             )
-            self.report = self.session.hooks.merge(
-                ctx.model, self.adapter, self.proposal, ctx.phase.merge
-            )
+            report = self.session.world.together(self._merge)
             self._off.enter_context(self.adapter.disabled())
             self.digest = self.session.weights.accept_merge(self.adapter, "the merge")
-        report = self.report
+            self.session.world.agree("the merged base", self.digest)
         self.session.events(
             "merge", phase=ctx.phase.name, rule=report.rule, scale=self.proposal.scale, kept=report.kept,
             kept_total=report.kept_total, max_error=report.max_error, relative=report.relative,
             warnings=list(report.warnings),
         )  # fmt: skip
         return State.MERGED
+
+    def _merge(self) -> MergeReport:
+        """Merge on this rank; kept at once, so that it is undone where another rank fails."""
+        self.report = self.session.hooks.merge(
+            self.ctx.model, self.adapter, self.proposal, self.ctx.phase.merge
+        )
+        return self.report
 
     def _merged(self) -> State:
         """Verify merged against unmerged outputs, unless the merge rule already did; score the row."""
@@ -233,7 +238,11 @@ class Transition:
         """Ask the gates; one refusal refuses."""
         ctx = self.ctx
         self._tell_row(ctx.phase.name, self.row)
-        verdicts = self.session.hooks.gate(ctx, list(ctx.scores), self.row)
+        verdicts = _strictest(
+            self.session.world.gather(
+                self.session.hooks.gate(ctx, list(ctx.scores), self.row)
+            )
+        )
         self._tell_verdicts(verdicts)
         self.refusals = tuple(r for v in verdicts if not v.accept for r in v.refusals)
         refused = any(not v.accept for v in verdicts)
@@ -409,6 +418,12 @@ class Transition:
         self.session.check_stop(
             "between two steps of a transition; nothing of it is committed"
         )
+
+
+def _strictest(ranks: list[list[Verdict]]) -> list[Verdict]:
+    """Return the verdicts of the first rank on which a gate refuses; the leader's where none does."""
+    refused = (found for found in ranks if not all(v.accept for v in found))
+    return next(refused, ranks[0])
 
 
 def _too_many(limit: int) -> Refusal:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mgk_core.contract.bundle import OptionScores, Tokens
 from mgk_core.contract.errors import InputError
 from mgk_core.contract.progress import Advance, counting
+from mgk_core.contract.world import ALONE, World
 from mgk_hf.batch import PADDING, TokenBatch, pack, pad, predictors, split, unpack
 from mgk_hf.chat_template import Settings
 from mgk_hf.conversation import HfConversation
@@ -46,6 +47,7 @@ class HfBundle:
     preparation: dict[str, Any] = field(factory=dict)
     adaptable: tuple[str, ...] = ()
     settings: Settings = field(factory=Settings)
+    world: World = ALONE
     model: nn.Module = field(init=False)
     limits: Limits = field(init=False)
     conversation: HfConversation = field(init=False)
@@ -98,20 +100,26 @@ class HfBundle:
     def score(self, items: Sequence[Item]) -> list[OptionScores]:
         """Score each item's options: the log-likelihood of their tokens after the prompt."""
         self.limits.check(items)
-        found: dict[int, OptionScores] = {}
+        parts = list(groups(items, self.budget))
         with evaluating(self.model), counting(len(items)) as advance:
-            for group in groups(items, self.budget):
-                chosen = [items[i] for i in group]
+
+            def scored(number: int) -> list[OptionScores]:
+                chosen = [items[i] for i in parts[number]]
                 sums = (
                     self._branched(chosen)
                     if self.network.packs
                     else self._separate(chosen)
                 )
-                found |= dict(
-                    zip(group, collect(chosen, iter(sums), self.tokenizer), strict=True)
-                )
-                advance(len(group))
-        return [found[i] for i in range(len(items))]
+                advance(len(chosen))
+                return collect(chosen, iter(sums), self.tokenizer)
+
+            found = self.world.deal(len(parts), scored)
+        place = {
+            i: s
+            for p, f in zip(parts, found, strict=True)
+            for i, s in zip(p, f, strict=True)
+        }
+        return [place[i] for i in range(len(items))]
 
     def check_items(self, items: Sequence[Any]) -> tuple[str, ...]:
         """Refuse what the base cannot read; return notes on what it was not made for."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mgk_core.contract.bundle import Batch
 from mgk_core.contract.context import StepContext, StepOut
+from mgk_sgd.draws import TERMS, Draws
 from mgk_sgd.gradients import choose
 from mgk_sgd.schedule import Schedule
 from mgk_sgd.state import flatten, restore
@@ -48,6 +49,8 @@ class StandardStep:
             self.parameters,
             own=getattr(phase.phase.step, "gradients", "auto") == "auto",
         )
+        self.world = phase.world
+        self.draws = Draws(phase.seed, phase.device)
         self.update = make_update(self.optimizer, on_device=not self.wait)
         # schedulefree's optimizers have a mode in which the parameters are what is to be evaluated.
         self.averages = hasattr(self.optimizer, "eval")
@@ -58,7 +61,7 @@ class StandardStep:
         """Perform step ``step`` (0-based) on the examples of all micro-batches together."""
         if self.averages:
             self.optimizer.train()  # type: ignore[attr-defined]
-        total, count, gradients = self._accumulate(micro_batches)
+        total, count, gradients = self._accumulate(micro_batches, step)
         loss = total / count
         gradients, whole = self._divided(gradients, count)
         terms = self._add_terms(gradients, step)
@@ -109,16 +112,26 @@ class StandardStep:
             self.optimizer.eval()  # type: ignore[attr-defined]
 
     def _accumulate(
-        self, micro_batches: Sequence[Batch]
+        self, micro_batches: Sequence[Batch], step: int
     ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        total, count, first = self.gradient_of(micro_batches[0])
+        def at(i: int) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+            return self.draws.seeded(
+                step, i, lambda: self.gradient_of(micro_batches[i])
+            )
+
+        if len(micro_batches) > 1 and self.world.size > 1:
+            total, count, *summed = self.world.sum(
+                len(micro_batches), lambda i: _flat(at(i))
+            )
+            return total, count, summed
+        total, count, first = at(0)
         if len(micro_batches) == 1:
             return total, count, first
         gradients = [
             g.clone() for g in first
         ]  # the next call may overwrite what this one returned
-        for batch in micro_batches[1:]:
-            more, further, added = self.gradient_of(batch)
+        for i in range(1, len(micro_batches)):
+            more, further, added = at(i)
             total, count = total + more, count + further
             torch._foreach_add_(gradients, list(added))
         return total, count, gradients
@@ -138,7 +151,9 @@ class StandardStep:
         """Add the loss terms' gradients; return the terms' sum."""
         if not self.terms:
             return None
-        value = torch.stack([term(step) for term in self.terms]).sum()
+        value = self.draws.seeded(
+            step, TERMS, lambda: torch.stack([t(step) for t in self.terms]).sum()
+        )
         if value.requires_grad:
             added = torch.autograd.grad(value, self.parameters, materialize_grads=True)
             torch._foreach_add_(list(gradients), list(added))
@@ -149,6 +164,11 @@ class StandardStep:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         return self.rates[0] * factor
+
+
+def _flat(found: tuple[Tensor, Tensor, Sequence[Tensor]]) -> list[Tensor]:
+    total, count, gradients = found
+    return [total, count, *gradients]
 
 
 def buffer_of(gradients: Sequence[Tensor]) -> Tensor | None:

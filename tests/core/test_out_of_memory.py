@@ -103,7 +103,7 @@ class Step:
             if self.touch is not None:
                 self.touch.add_(1)
             raise OUT
-        self.seen.append(batches)
+        self.seen.append(list(batches))
         return StepOut(0.0, None, None, len(batches), None, 0.1)
 
 

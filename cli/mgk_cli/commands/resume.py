@@ -25,12 +25,13 @@ from mgk_cli.lazy import Command
     metavar="KEY",
     help="Resume although this input has changed, and record the change. May be repeated.",
 )
+@options.nproc_option
 @options.limit_options
 @options.base_option
 @options.without_option
 @options.output_options
 def command(
-    *, run: Path, until: str | None, accept: tuple[str, ...], minutes: float | None, auto_batch: bool,
+    *, run: Path, until: str | None, accept: tuple[str, ...], nproc: int, minutes: float | None, auto_batch: bool,
     base: Path | None, without: tuple[str, ...], quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Resume RUN where it stopped; the result is the same as if it had never been interrupted.
@@ -38,6 +39,10 @@ def command(
     Configuration, data, tokenizer, base, plugin code, libraries and thread count must not have
     changed; each change is reported with both values.
     """
+    if nproc > 1:
+        from mgk_cli import processes
+
+        processes.start(click.get_current_context(), nproc)
     from mgk_cli.running import work
     from mgk_core.run.runner import resume_run
 

@@ -8,6 +8,7 @@ import click
 
 from mgk_cli import options
 from mgk_cli.lazy import Command
+from mgk_core.contract.world import place
 
 DEFAULT = "korean-medical"
 
@@ -29,13 +30,19 @@ DEFAULT = "korean-medical"
     metavar="DIR",
     help="New run directory.  [default: runs/PIPELINE-N]",
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Continue the run in --out if there is one, as a job that is restarted does.",
+)
 @options.machine_options
+@options.nproc_option
 @options.limit_options
 @options.without_option
 @options.output_options
 def command(
     *, pipeline: str | None, config: Path | None, overrides: tuple[str, ...], until: str | None, out: Path | None,
-    device: str | None, seed: int | None, minutes: float | None, auto_batch: bool, without: tuple[str, ...], quiet: bool,
+    resume: bool, device: str | None, seed: int | None, nproc: int, minutes: float | None, auto_batch: bool, without: tuple[str, ...], quiet: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Run PIPELINE (default: korean-medical) into a new run directory.
@@ -46,16 +53,26 @@ def command(
     and keeps the merge only if all gates (acceptance tests) pass. The run ends with a summary of
     what each phase gained and what it cost the others.
     """
+    from mgk_cli import processes
+
+    named = pipeline if pipeline is not None or config is not None else DEFAULT
+    if out is None and (resume or place().size > 1):
+        raise click.UsageError(
+            "--out is missing: with --resume, and with a launcher that starts several processes, the run"
+            " directory has to be named"
+        )
+    target = out or free_name(Path(named or config or "run").name.removesuffix(".toml"))
+    if nproc > 1:
+        ctx = click.get_current_context()
+        processes.start(ctx, nproc, out=None if out else target)
     from mgk_cli.running import work
     from mgk_core.run.runner import run_pipeline
 
-    named = pipeline if pipeline is not None or config is not None else DEFAULT
-    target = out or free_name(Path(named or config or "run").name.removesuffix(".toml"))
     flags = {"device": device, "seed": seed, "auto_batch": auto_batch or None}
     work(
         lambda sink: run_pipeline(
             named, out=target, config=config, overrides=overrides, flags=flags, until=until, without=without,
-            minutes=minutes, sink=sink,
+            minutes=minutes, sink=sink, resume=resume,
         ),
         target, quiet=quiet, as_json=as_json,
     )  # fmt: skip
