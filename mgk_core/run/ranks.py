@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from attrs import define, field, frozen
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from mgk_core.contract.errors import (
@@ -392,7 +393,7 @@ def join(here: Place) -> Ranks:
     try:
         found, _, _ = next(iter(rendezvous("env://")))
         # A process may do several runs, and the store keeps the addresses of earlier ones.
-        store = dist.PrefixStore(f"mgk/{len(_JOINED)}", found)
+        store = PrefixStore(f"mgk/{len(_JOINED)}", found)
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
         )
