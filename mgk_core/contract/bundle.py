@@ -234,6 +234,65 @@ class ScoresOptions(Protocol):
 
 
 @runtime_checkable
+class Predictions(Protocol):
+    """What a model predicts where a batch has labels: N positions, example by example.
+
+    tokens: (N,) the labels themselves. example: (N,) which example of the batch each belongs to.
+    """
+
+    tokens: Tensor
+    example: Tensor
+
+    def logprobs(self) -> Tensor:
+        """Return the log-likelihood of each label, (N,) fp32, with its gradient."""
+
+    def logits(self, part: slice) -> Tensor:
+        """Return the logits at some of the positions, (n, V) fp32, with their gradient."""
+
+
+@runtime_checkable
+class PredictsTokens(Protocol):
+    """Optional promise of a language bundle: what losses of their own are computed from."""
+
+    def predictions(self, batch: Batch, *, embedding_noise: float = 0.0) -> Predictions:
+        """Run the model over a packed batch.
+
+        :param embedding_noise: NEFTune's α (Jain et al. 2023, arXiv 2310.05914): uniform noise up to
+            α / √(L · D) on each embedding of an example of L tokens, while the model is training
+        """
+
+
+@frozen
+class PreferencePair:
+    """One prompt with two answers, both with their ends; of each only the answer is learned."""
+
+    chosen: Tokens
+    rejected: Tokens
+
+
+@frozen
+class LabelledAnswer:
+    """One prompt with one answer that is wanted or not; only the answer has labels."""
+
+    answer: Tokens
+    desirable: bool
+
+
+@runtime_checkable
+class HasPairs(Protocol):
+    """Optional promise of a training set: each row is a pair of a chosen and a rejected answer."""
+
+    pairs: Sequence[PreferencePair]
+
+
+@runtime_checkable
+class HasLabelledAnswers(Protocol):
+    """Optional promise of a training set: each row is an answer labelled as wanted or not."""
+
+    answers: Sequence[LabelledAnswer]
+
+
+@runtime_checkable
 class ComputesTogether(Protocol):
     """Optional promise of a bundle that scores many items at once: which of them take most room."""
 
@@ -349,11 +408,17 @@ __all__ = [
     "ComputesTogether",
     "GradientFn",
     "HasCard",
+    "HasLabelledAnswers",
+    "HasPairs",
+    "LabelledAnswer",
     "LanguageBundle",
     "LossPerItem",
     "OptionScores",
     "OwnGradients",
     "PhaseData",
+    "Predictions",
+    "PredictsTokens",
+    "PreferencePair",
     "Probe",
     "Score",
     "ScoresOptions",

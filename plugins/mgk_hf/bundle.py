@@ -21,6 +21,7 @@ from mgk_hf.conversation import HfConversation
 from mgk_hf.limits import Limits
 from mgk_hf.network import Network
 from mgk_hf.precision import exact
+from mgk_hf.predictions import HeadPredictions, noisy_embeddings
 from mgk_hf.scoring import Item, collect, groups, pack_items, separate_items, size_of
 
 OUTPUTS = 64
@@ -77,6 +78,17 @@ class HfBundle:
         hidden = self.network(batch)
         total = self.network.head.nll(hidden[where], labels)
         return total, torch.full((), float(labels.numel()), device=total.device)
+
+    def predictions(
+        self, batch: TokenBatch, *, embedding_noise: float = 0.0
+    ) -> HeadPredictions:
+        """Run the model over a batch; return what it predicts where labels are."""
+        batch = self._fit(batch)
+        where, labels = predictors(batch)
+        with noisy_embeddings(self.model, batch, embedding_noise):
+            hidden = self.network(batch)
+        example = batch.segment_ids.flatten()[where]
+        return HeadPredictions(self.network.head, hidden[where], labels, example)
 
     def outputs(self, batch: TokenBatch, positions: Tensor | None = None) -> Tensor:
         """Return fp32 logits at flat positions, (positions, V), from the masters themselves.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from mgk_core.contract.bundle import Choice, Probe, Tokens
-from mgk_core.contract.errors import InputError, Problem
+from mgk_core.contract.errors import Problem
 from mgk_text import generation, lengths, probes
 from mgk_text.cache import IGNORED, Chats, Learnt, TokenCache
 from mgk_text.encode import Encoder
@@ -98,7 +98,10 @@ class DialogueTask:
 
 @frozen
 class PreferenceTask:
-    """Prefer the chosen answer. Without a preference loss, the chosen answers are learnt."""
+    """Prefer the chosen answer, or good answers to bad ones. A likelihood learns the chosen ones.
+
+    Records are all pairs, or all single answers with a label (`alike`).
+    """
 
     spec: PreferenceSpec
     length: int | None = None
@@ -111,15 +114,16 @@ class PreferenceTask:
     def learnt(
         self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
     ) -> Learnt:
-        """Return the chosen answers with their prompts."""
-        pairs = self._paired(records)
-        return self._answers(encoder, pairs, [p.chosen for p in pairs], cache)
+        """Return the chosen answers with their prompts; of a single answer, whichever it is."""
+        pairs = cast("Sequence[Preference]", records)
+        answers = [p.chosen or p.rejected for p in pairs]
+        return self._answers(encoder, pairs, answers, cache)
 
     def rejected(
         self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
     ) -> list[Tokens]:
         """Return the rejected answers with their prompts, as `learnt` returns the chosen ones."""
-        pairs = self._paired(records)
+        pairs = cast("Sequence[Preference]", records)
         made = self._answers(encoder, pairs, [p.rejected for p in pairs], cache)
         return [lengths.truncated(e, self.spec.max_length) for e in made.examples]
 
@@ -156,16 +160,15 @@ class PreferenceTask:
     def fitting(
         self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
     ) -> Sequence[Record]:
-        """Return the pairs of which both answers fit into max_length, as ``overflow`` decides.
+        """Return the rows of which every answer fits into max_length, as ``overflow`` decides.
 
         :raises DataError: overflow is ``error`` and an answer is too long
         """
         limit = self.spec.max_length
         chosen = self.learnt(encoder, records, cache)
-        pairs = self._paired(records)
-        rejected = self._answers(
-            encoder, pairs, [p.rejected for p in pairs], cache
-        ).examples
+        pairs = cast("Sequence[Preference]", records)
+        others = [p.rejected or p.chosen for p in pairs]
+        rejected = self._answers(encoder, pairs, others, cache).examples
         kept = list[Record]()
         longer = list[Tokens]()
         for record, one, other in zip(records, chosen.examples, rejected, strict=True):
@@ -180,15 +183,6 @@ class PreferenceTask:
             lengths.fit(longer, limit, "error", what="train", places=chosen.places)
         return kept
 
-    def _paired(self, records: Sequence[Record]) -> list[Preference]:
-        pairs = [cast("Preference", r) for r in records]
-        if single := next((p for p in pairs if not p.paired), None):
-            raise InputError(
-                f"{single.place}: has one answer with a label; labelled answers need a loss for"
-                " unpaired preferences. Give pairs of a chosen and a rejected answer"
-            )
-        return pairs
-
     def probes(
         self,
         encoder: Encoder,
@@ -196,8 +190,13 @@ class PreferenceTask:
         other: Sequence[Record],
         split: str,
     ) -> list[Probe]:
-        """Return how much likelier the chosen answer is, and how often it is the likelier one."""
-        pairs = self._paired(records)
+        """Return how often the chosen answer is the likelier one, and by how much.
+
+        Of single answers: the perplexity of the good ones.
+        """
+        pairs = cast("Sequence[Preference]", records)
+        if not all(pair.paired for pair in pairs):
+            return self._of_good(encoder, pairs, split)
         chats: Chats = [as_chat(p.prompt) for p in pairs]
         answers = [(p.chosen, p.rejected) for p in pairs]
         choices = []
@@ -206,11 +205,36 @@ class PreferenceTask:
         ):
             sizes = (len(pair.chosen.encode()), len(pair.rejected.encode()))
             choices.append(Choice(made.prompt, made.answers, 0, sizes, pair.specialty))
-        return probes.options(of_choices(choices), self.spec.probe_name, split)
+        return probes.pairs(of_choices(choices), self.spec.probe_name, split)
+
+    def _of_good(
+        self, encoder: Encoder, records: Sequence[Preference], split: str
+    ) -> list[Probe]:
+        good = [record for record in records if record.chosen]
+        if not good:
+            return []
+        chats = [as_chat((*r.prompt, Message("assistant", r.chosen))) for r in good]
+        made = [e[-1] for e in encoder.conversation.exchanges(chats)]
+        limit = self.spec.max_length
+        fitting = [lengths.truncated(_last_answer(e), limit) for e in made]
+        return [probes.learnt_perplexity(fitting, self.spec.probe_name, split)]
 
     def problems(self, records: Sequence[Record]) -> list[Problem]:
         """Return nothing: the reader has checked the pairs."""
         return []
+
+
+def alike(records: Sequence[Record], *, single: bool) -> tuple[Record, ...]:
+    """Return preferences as they are, or each pair as two single answers."""
+    if not single:
+        return tuple(records)
+    found: list[Record] = []
+    for record in cast("Sequence[Preference]", records):
+        if record.chosen:
+            found.append(evolve(record, rejected=""))
+        if record.rejected:
+            found.append(evolve(record, chosen=""))
+    return tuple(found)
 
 
 def _last_answer(example: Tokens) -> Tokens:

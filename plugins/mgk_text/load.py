@@ -7,15 +7,22 @@ from typing import Any, cast
 
 from attrs import evolve, field, fields, frozen
 
-from mgk_core.contract.bundle import ChecksItems, PhaseData, Probe, Speaks, Tokens
+from mgk_core.contract.bundle import (
+    ChecksItems,
+    LabelledAnswer,
+    PhaseData,
+    Probe,
+    Speaks,
+    Tokens,
+)
 from mgk_core.contract.conversation import Style
 from mgk_core.contract.errors import InputError
 from mgk_text import lengths, packing, probes
 from mgk_text.cache import TokenCache, tokenised
-from mgk_text.dialogue_tasks import PreferenceTask
+from mgk_text.dialogue_tasks import PreferenceTask, alike
 from mgk_text.encode import Encoder, Pair
 from mgk_text.items import LazyChoices
-from mgk_text.records import Question, Record, Text
+from mgk_text.records import Preference, Question, Record, Text
 from mgk_text.rows import Reader
 from mgk_text.specs import (
     SPECS,
@@ -28,7 +35,12 @@ from mgk_text.specs import (
 from mgk_text.splits import Splits, check_named
 from mgk_text.splits import load as load_splits
 from mgk_text.tasks import McqTask, Task, task_for
-from mgk_text.trainset import PreferenceRows, QuestionRows, TokenRows
+from mgk_text.trainset import (
+    LabelledRows,
+    PreferenceRows,
+    QuestionRows,
+    TokenRows,
+)
 
 _DEV_TOKENS = 1024  # of one dev batch
 _VERIFY = (
@@ -38,7 +50,6 @@ _VERIFY = (
 )  # batches, examples and tokens each: some hundred rows of logits tell merged from live
 _CALIBRATION_TOKENS = 512
 _CHECKED = 8  # of the longest items of a probe
-PREFERRED = "preferences: the likelihood loss learns the chosen answers only"
 
 
 @frozen(eq=False)
@@ -117,6 +128,7 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
             (dev.examples or train.examples)[: count * most], tokens, most
         )[:count],
         calibration=maker.batches(known, _CALIBRATION_TOKENS),
+        held_out=_held_out(maker, dev, splits.dev),
         notes=(
             *splits.notes,
             *maker.encoder.conversation.notes,
@@ -132,17 +144,22 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
 
 
 def _fitting(maker: Maker, task: PreferenceTask, splits: Splits) -> Splits:
-    """Return the splits without pairs that are too long, and a note on how many were left out."""
+    """Return the splits without rows that are too long, and a note on how many were left out.
+
+    Where any row is a single answer, all are: a pair becomes a good and a bad one.
+    """
+    whole = (splits.train, splits.dev, splits.test)
+    single = not all(_paired(records) for records in whole)
+    parts = [alike(records, single=single) for records in whole]
     kept = [
-        tuple(task.fitting(maker.encoder, records, maker.cache))
-        for records in (splits.train, splits.dev, splits.test)
+        tuple(task.fitting(maker.encoder, records, maker.cache)) for records in parts
     ]
-    gone = len(splits.train) + len(splits.dev) + len(splits.test) - sum(map(len, kept))
-    notes = (*splits.notes, PREFERRED)
+    gone = sum(map(len, parts)) - sum(map(len, kept))
+    notes = splits.notes
     if gone:
         notes = (
             *notes,
-            f"{gone:,} pairs over max_length {task.spec.max_length} left out",
+            f"{gone:,} rows over max_length {task.spec.max_length} left out",
         )
     train, dev, test = kept
     return Splits(train, dev, test, notes)
@@ -188,12 +205,39 @@ def _train_set(
     """Return the training rows, with their options where those are contrasted."""
     made = TokenRows.of(maker.bundle, rows)
     if isinstance(maker.task, PreferenceTask):
+        if not _paired(records):
+            return _labelled(maker, rows, records)
         rejected = maker.task.rejected(maker.encoder, records, maker.cache)
         return PreferenceRows.with_rejected(made, rejected)
     if not isinstance(maker.spec, McqSpec) or not maker.spec.contrast:
         return made
     items = McqTask(maker.spec).items(cast("Sequence[Question]", records))
     return QuestionRows.with_choices(made, maker.encoder.choices(items))
+
+
+def _paired(records: Sequence[Record]) -> bool:
+    """Whether every preference has both answers."""
+    return all(cast("Preference", record).paired for record in records)
+
+
+def _labelled(
+    maker: Maker, rows: Sequence[packing.Row], records: Sequence[Record]
+) -> LabelledRows:
+    """Return rows of single answers with their labels."""
+    answers: list[LabelledAnswer] = []
+    for row, record in zip(rows, records, strict=True):
+        good = bool(cast("Preference", record).chosen)
+        answers.append(LabelledAnswer(row[0], desirable=good))
+    return LabelledRows.of_answers(maker.bundle, answers)
+
+
+def _held_out(
+    maker: Maker, dev: lengths.Fitted, records: Sequence[Record]
+) -> TokenRows | None:
+    """Return dev as rows, where a loss needs both answers of each."""
+    if not isinstance(maker.task, PreferenceTask) or not dev.examples:
+        return None
+    return _train_set(maker, _rows(maker, dev), records)
 
 
 def maker_of(spec: TextDataSpec, bundle: object) -> Maker:

@@ -77,6 +77,23 @@ def options(asked: ChoiceSet, name: str, split: str) -> list[Probe]:
     ]
 
 
+def pairs(asked: ChoiceSet, name: str, split: str) -> list[Probe]:
+    """Return three probes of pairs: how often the chosen answer is likelier, its margin, its likelihood."""
+    shared: dict[str, Any] = {
+        "phase": "",
+        "items": asked.items,
+        "higher_is_better": True,
+        "split": split,
+        "digest": asked.digest,
+    }
+    logprob = _name(f"{name}-logprob", split)
+    return [
+        Probe(name=_name(name, split), metric="preference", chance=0.5, **shared),
+        Probe(name=_name(f"{name}-margin", split), metric="option_margin", **shared),
+        Probe(name=logprob, metric="option_logprob", **shared),
+    ]
+
+
 def terms(
     encoder: Encoder,
     template: DictionaryTemplate,

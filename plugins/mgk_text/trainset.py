@@ -6,9 +6,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from attrs import define, field, frozen
+from attrs import define, field
 
-from mgk_core.contract.bundle import Batch, Choice, LanguageBundle, Tokens
+from mgk_core.contract.bundle import (
+    Batch,
+    Choice,
+    LabelledAnswer,
+    LanguageBundle,
+    PreferencePair,
+    Tokens,
+)
 from mgk_text.packing import Row
 
 
@@ -50,14 +57,6 @@ class QuestionRows(TokenRows):
         return cls(rows.bundle, rows.rows, state.hexdigest(), tuple(choices))
 
 
-@frozen
-class PreferencePair:
-    """One prompt with two answers, both with their ends; of each only the answer is learnt."""
-
-    chosen: Tokens
-    rejected: Tokens
-
-
 @define(eq=False)
 class PreferenceRows(TokenRows):
     """Rows of chosen answers, with the rejected ones beside them: what preference losses need.
@@ -77,6 +76,34 @@ class PreferenceRows(TokenRows):
         state = hashlib.blake2b(rows.digest.encode(), digest_size=32)
         state.update(digest(rejected).encode())
         return cls(rows.bundle, rows.rows, state.hexdigest(), tuple(pairs))
+
+
+@define(eq=False)
+class LabelledRows(TokenRows):
+    """Rows of one answer each, labelled as wanted or not.
+
+    In `batch` unwanted answers have no labels: their likelihood must never be learned.
+    """
+
+    answers: tuple[LabelledAnswer, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of_answers(
+        cls, bundle: LanguageBundle, answers: Sequence[LabelledAnswer]
+    ) -> LabelledRows:
+        """Return a training set; the digest covers the labels of unwanted answers too."""
+        rows = tuple((_shown(answer),) for answer in answers)
+        state = hashlib.blake2b(digest_size=32)
+        state.update(digest([answer.answer for answer in answers]).encode())
+        state.update(bytes(answer.desirable for answer in answers))
+        return cls(bundle, rows, state.hexdigest(), tuple(answers))
+
+
+def _shown(answer: LabelledAnswer) -> Tokens:
+    example = answer.answer
+    if answer.desirable:
+        return example
+    return Tokens(example.ids, (-100,) * len(example.ids))
 
 
 def digest(examples: Sequence[Tokens]) -> str:

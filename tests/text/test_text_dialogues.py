@@ -14,6 +14,7 @@ from mgk_core.contract.errors import DataError, InputError
 from mgk_hf.conversation import HfConversation
 from mgk_hf.loading import build
 from mgk_hf.specs import HfSpec
+from mgk_preference.metric import evaluate as preference
 from mgk_text import lengths
 from mgk_text.cache import TokenCache
 from mgk_text.dialogue_tasks import DialogueTask, as_chat
@@ -125,7 +126,7 @@ def test_a_template_without_tools_refuses_them(chat_tokenizer):
         (
             PREFERENCES,
             "preference",
-            {f"preference{m}" for m in ("", "-margin", "-accuracy")},
+            {f"preference{m}" for m in ("", "-margin", "-logprob")},
         ),
     ],
 )
@@ -143,6 +144,8 @@ def test_each_type_is_recognised_trained_and_measured(bundle, write, rows, kind,
             score = perplexity(bundle, few)
         elif probe.metric == "generation":
             score = evaluate(bundle, few)
+        elif probe.metric == "preference":
+            score = preference(bundle, few)
         else:
             score = option_metric(bundle, few)
         assert score.n == 2
@@ -227,19 +230,37 @@ def test_pairs_that_are_too_long_stay_together(bundle, write):
     )
     data = load(spec, bundle)
     assert len(data.train.pairs) == len(data.train) == 11
-    assert any("1 pairs over max_length 100 left out" in n for n in data.notes)
+    assert any("1 rows over max_length 100 left out" in n for n in data.notes)
     with pytest.raises(DataError, match=r"a\.jsonl:6"):
         load(attrs.evolve(spec, overflow="error"), bundle)
 
 
-def test_labelled_answers_wait_for_a_loss_that_uses_them(bundle, write):
-    """Unpaired answers are read, and training on them is refused with what is missing."""
+def test_labelled_answers_keep_their_labels(bundle, write):
+    """Each row is one answer that is good or bad; a batch has labels of the good ones only."""
     rows = [
         {"prompt": q, "completion": a, "label": i % 2 == 0}
         for i, (q, a) in enumerate(PAIRS)
     ]
-    with pytest.raises(InputError, match=r"a\.jsonl:1: has one answer with a label"):
-        load(PreferenceSpec(type="preference", train=write("a.jsonl", rows)), bundle)
+    spec = PreferenceSpec(type="preference", train=write("a.jsonl", rows))
+    train = load(spec, bundle).train
+    assert [answer.desirable for answer in train.answers] == [r["label"] for r in rows]
+    assert all(lengths.learnt_in(answer.answer) for answer in train.answers)
+    good = lengths.learnt_in(train.answers[0].answer)
+    assert int((train.batch([0, 1]).labels != -100).sum()) == good
+    flipped = [row | {"label": not row["label"]} for row in rows]
+    other = load(attrs.evolve(spec, train=write("b.jsonl", flipped)), bundle).train
+    assert other.digest != train.digest
+
+
+def test_a_single_labelled_answer_makes_all_rows_single(bundle, write):
+    """Pairs among labelled answers become a good and a bad one; a probe measures the good ones."""
+    rows = [*PREFERENCES, {"prompt": "가", "completion": "나", "label": False}]
+    spec = PreferenceSpec(type="preference", train=write("a.jsonl", rows))
+    answers = load(spec, bundle).train.answers
+    assert [a.desirable for a in answers] == [True, False] * len(PREFERENCES) + [False]
+    data = load(attrs.evolve(spec, test_share=0.4, dev_share=0.4), bundle)
+    assert [p.metric for p in data.probes if p.split == "test"] == ["perplexity"]
+    assert len(data.held_out.answers) == len(data.held_out) > 0
 
 
 def test_multi_turn_examples_survive_the_cache(encoders, monkeypatch):
