@@ -13,6 +13,7 @@ from attrs import NOTHING
 
 from mgk_core.config.tree import Tree
 from mgk_core.contract.errors import InputError, Problem, nearest
+from mgk_core.contract.specs import Spec
 
 T = TypeVar("T")
 
@@ -25,22 +26,8 @@ def read_table(
         problems.append(tree.problem(path, "expected a table"))
         return None
     fields = {a.name: a for a in attrs.fields(cls)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
-    found: dict[str, Any] = {}
     before = len(problems)
-    for key, value in table.items():
-        if key not in fields:
-            problems.append(
-                tree.problem((*path, key), f"unknown key{nearest(key, fields)}")
-            )
-            continue
-        try:
-            found[key] = _value(hints[key], value)
-            validator = fields[key].validator
-            if validator is not None:
-                validator(None, fields[key], found[key])
-        except (ValueError, TypeError, cattrs.BaseValidationError) as error:
-            problems.append(tree.problem((*path, key), _say(error, hints[key], value)))
+    found = _values(tree, cls, table, path, problems)
     for name, attribute in fields.items():
         if attribute.default is NOTHING and name not in table:
             problems.append(tree.problem((*path, name), "missing"))
@@ -51,6 +38,44 @@ def read_table(
     except (ValueError, InputError) as error:
         problems.append(tree.problem(path, str(error)))
         return None
+
+
+def _values(
+    tree: Tree,
+    cls: type,
+    table: Mapping[str, Any],
+    path: tuple[str, ...],
+    problems: list[Problem],
+) -> dict[str, Any]:
+    """Return the table's values, structured and validated, of the keys that the class has."""
+    fields: dict[str, Any] = {a.name: a for a in attrs.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in fields:
+            if (problem := _unknown(cls, key, value, fields)) is not None:
+                problems.append(tree.problem((*path, key), problem))
+            continue
+        try:
+            found[key] = _value(hints[key], value)
+            validator = fields[key].validator
+            if validator is not None:
+                validator(None, fields[key], found[key])
+        except (ValueError, TypeError, cattrs.BaseValidationError) as error:
+            problems.append(tree.problem((*path, key), _say(error, hints[key], value)))
+    return found
+
+
+def _unknown(
+    cls: type, key: str, value: object, fields: Mapping[str, object]
+) -> str | None:
+    """Return what is wrong with a key that the class does not have; None where an earlier version's default is."""
+    retired = cls.retired.get(key) if issubclass(cls, Spec) else None
+    if retired is None:
+        return f"unknown key{nearest(key, fields)}"
+    if value == retired.default:
+        return None
+    return f"this key was removed; {retired.instead}"
 
 
 def _say(error: BaseException, hint: Any, value: Any) -> str:

@@ -110,6 +110,34 @@ class LowRank(Protocol):
 
 
 @runtime_checkable
+class Additive(Protocol):
+    """Optional promise of an adapter: its delta is added to the weight and does not depend on it.
+
+    Such a weight merges as W + ΔW, with one rounding, and several such adapters merge in any order.
+    """
+
+    def delta(self, name: str, rows: slice | None = None) -> Tensor | None:
+        """Return what is added to a weight, or to its block ``rows``, in stored orientation; no gradient.
+
+        None: not additive there; `Adapter.merged_weight` is used.
+        """
+
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """The tokens of a language model, for adapters that train chosen rows of its table."""
+
+    added: range
+    """Ids of the tokens that this run added to the base."""
+
+    def id_of(self, text: str) -> int | None:
+        """Return the id of the one token that this text is; None where it is none or several."""
+
+    def texts(self) -> Sequence[str]:
+        """Return the text of every token, by id."""
+
+
+@runtime_checkable
 class Saves(Protocol):
     """Optional: an adapter with a file format of its own (such as PEFT's). Without it the core writes
     ``state_dict()`` as one safetensors file. safetensors and JSON only.
@@ -161,8 +189,8 @@ class ModelState:
     residuals: weight name → fp32 part of the weight that its dtype cannot hold. merged: adapters
     that are folded in and still attached (switched off); undoing their merge takes them out.
     adaptable: names of the modules that adapters may change, with all that is inside them; empty:
-    all of the model. untied: weights that adapters have untied. Kept on the module itself, so that
-    a deepcopy of a model is a whole copy.
+    all of the model. untied: weights that adapters have untied. vocabulary: of a language model
+    whose bundle has one, else empty. Kept on the module itself, so that a deepcopy of a model is a whole copy.
     """
 
     adapters: list[Adapter] = field(factory=list)
@@ -170,6 +198,7 @@ class ModelState:
     merged: list[Adapter] = field(factory=list)
     adaptable: list[str] = field(factory=list)
     untied: list[Untied] = field(factory=list)
+    vocabulary: list[Vocabulary] = field(factory=list)
 
 
 def state_of(model: nn.Module) -> ModelState:
@@ -303,6 +332,7 @@ def trainable(model: nn.Module) -> list[tuple[str, Any]]:
 __all__ = [
     "SLOT",
     "Adapter",
+    "Additive",
     "Factors",
     "HasNotes",
     "Identity",
@@ -311,6 +341,7 @@ __all__ = [
     "Saves",
     "Target",
     "Untied",
+    "Vocabulary",
     "aliases_of",
     "all_disabled",
     "base_name",

@@ -14,7 +14,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor, nn
 
-from mgk_core.contract.adapter import Adapter
+from mgk_core.contract.adapter import Adapter, Vocabulary
 from mgk_core.contract.conversation import Conversation
 from mgk_core.contract.errors import InputError
 from mgk_core.contract.world import World
@@ -82,6 +82,14 @@ class Adaptable(Protocol):
 
     adaptable: Sequence[str]
     """Names of the modules that adapters may change, with all that is inside them; empty: all."""
+
+
+@runtime_checkable
+class HasVocabulary(Protocol):
+    """Optional: a bundle that knows its model's tokens, so that adapters can name rows of its table."""
+
+    vocabulary: Vocabulary
+    """The tokens; a deepcopy of the model shares it."""
 
 
 @runtime_checkable
@@ -410,6 +418,7 @@ __all__ = [
     "HasCard",
     "HasLabelledAnswers",
     "HasPairs",
+    "HasVocabulary",
     "LabelledAnswer",
     "LanguageBundle",
     "LossPerItem",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import builtins
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from attrs import Attribute, asdict, field, frozen
 
@@ -40,9 +40,23 @@ Slot = Literal[
 """What a plugin is chosen for: a table of the configuration, or (``metric``) a probe's metric."""
 
 
+@frozen
+class Retired:
+    """A key that a class no longer has. default: what earlier versions wrote for it; instead: what to do now."""
+
+    default: Any
+    instead: str
+
+
 @frozen(kw_only=True)
 class Spec:
-    """Base of every slot's class. ``type`` is what the user wrote, and what hooks are chosen by."""
+    """Base of every slot's class. ``type`` is what the user wrote, and what hooks are chosen by.
+
+    retired: keys of earlier versions, which their run directories still name. At its default such a
+    key is skipped; at any other value it is an error.
+    """
+
+    retired: ClassVar[Mapping[str, Retired]] = {}
 
     type: str
 
@@ -266,6 +280,7 @@ __all__ = [
     "LossSpec",
     "ProbeSpec",
     "Registered",
+    "Retired",
     "Slot",
     "Spec",
     "SpecRegistry",

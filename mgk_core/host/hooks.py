@@ -14,7 +14,14 @@ from torch import nn
 
 from mgk_core.config.resolve import structure_spec
 from mgk_core.contract.adapter import Adapter, may_adapt, state_of
-from mgk_core.contract.bundle import Adaptable, Bundle, PhaseData, Probe, Score
+from mgk_core.contract.bundle import (
+    Adaptable,
+    Bundle,
+    HasVocabulary,
+    PhaseData,
+    Probe,
+    Score,
+)
 from mgk_core.contract.context import Observer, PhaseContext, StepContext, StepFn
 from mgk_core.contract.errors import InputError, PluginError
 from mgk_core.contract.hookspecs import slot_of
@@ -53,6 +60,8 @@ class Hooks:
         )
         if isinstance(found, Adaptable):
             state_of(found.model).adaptable[:] = found.adaptable
+        if isinstance(found, HasVocabulary):
+            state_of(found.model).vocabulary[:] = [found.vocabulary]
         return found
 
     def load_data(self, spec: Spec, bundle: Bundle) -> PhaseData:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mgk_core.contract.adapter import (
     Adapter,
+    Additive,
     LowRank,
     aliases_of,
     base_state_dict,
@@ -165,7 +166,7 @@ def many_phases(subject: Subject) -> None:
 
 @law("additive deltas add up")
 def additive(subject: Subject) -> None:
-    """Where an adapter promises factors, two of them attached and trained together merge to the base plus the sum of their deltas."""
+    """Where an adapter promises factors or a delta, two of them attached and trained together merge to the base plus the sum of their deltas."""
     case = subject.make()
     case.model.double()
     start = {n: t.detach().clone() for n, t in base_state_dict(case.model).items()}
@@ -194,12 +195,15 @@ def additive(subject: Subject) -> None:
 
 
 def _deltas(adapter: Adapter) -> dict[str, Tensor]:
-    """Return every target's dense delta from its factors; `NotApplicable` where there is none."""
+    """Return every target's dense delta; `NotApplicable` where there is none."""
     found = {}
     for name, target in adapter.targets().items():
+        if isinstance(adapter, Additive) and (own := adapter.delta(name)) is not None:
+            found[name] = own.double()
+            continue
         factors = adapter.factors(name) if isinstance(adapter, LowRank) else None
         if factors is None:
-            raise NotApplicable("it promises no additive delta (factors)")
+            raise NotApplicable("it promises no additive delta (factors or delta)")
         delta = stored_delta(factors, transposed=target.transposed, dtype=torch.float64)
         found[name] = delta.dense().reshape(target.parameter.shape)
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mgk_core.contract.adapter import Adapter, LowRank, Target
+from mgk_core.contract.adapter import Adapter, Additive, LowRank, Target
 from mgk_core.model.inject import effective_weights, is_adapted, parts_of
 from mgk_core.model.lowrank import stored_delta
 from mgk_core.testing.history import shake
@@ -79,7 +79,7 @@ def _in_float64(fresh: Case, case: Case, adapter: Adapter) -> Tensor:
 
 @law("weights and factors equal merged_weight")
 def formulas(subject: Subject) -> None:
-    """What later adapters and retention methods read (`Part.weights`, `factors`) is what is merged."""
+    """What later adapters and retention methods read (`Part.weights`, `factors`, `delta`) is what is merged."""
     _, adapter = subject.trained(dtype=torch.float64)
     asked = 0
     for name, target in adapter.targets().items():
@@ -90,6 +90,7 @@ def formulas(subject: Subject) -> None:
         found = {
             "weights": _by_weights(target),
             "factors": _by_factors(adapter, name, target),
+            "delta": _by_delta(adapter, name, target),
         }
         for how, value in found.items():
             if value is None:
@@ -119,3 +120,8 @@ def _by_factors(adapter: object, name: str, target: Target) -> Tensor | None:
     delta = stored_delta(factors, transposed=target.transposed, dtype=torch.float64)
     weight = target.parameter.detach()
     return weight + delta.dense().reshape(weight.shape)
+
+
+def _by_delta(adapter: object, name: str, target: Target) -> Tensor | None:
+    delta = adapter.delta(name) if isinstance(adapter, Additive) else None
+    return None if delta is None else target.parameter.detach() + delta

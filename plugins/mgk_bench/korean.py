@@ -140,11 +140,9 @@ def pipeline_of(method: Method, cut: Cut) -> Pipeline:
     usual = float(found.defaults["optimizer"]["lr"])
     rate = usual if method.lr is None else method.lr
     defaults["optimizer"] = {**found.defaults["optimizer"], "lr": rate}
-    if method.kind == "full":
-        defaults["adapter"] = {
-            "type": "dense",
-            "targets": found.defaults["adapter"]["targets"],
-        }
+    if method.adapter:
+        targets = found.defaults["adapter"]["targets"]
+        defaults["adapter"] = {"targets": targets, **method.adapter}
     phases = tuple(_cut(phase, cut, rate / usual) for phase in found.phases)
     if method.kind == "joint":
         phases = (_joint(phases),)

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
-Kind = Literal["lora", "full", "joint", "joint-full"]
+Kind = Literal["lora", "joint"]
 
 
 @frozen
 class Method:
-    """One row. kind: an adapter a task, all weights task after task, or either on all tasks at once.
+    """One row. kind: an adapter for each task, or one for all tasks at once.
 
     lr: learning rate where it is not the suite's own. adapter: its table where it is not the suite's LoRA.
     """
@@ -27,7 +27,7 @@ class Method:
     @property
     def joint(self) -> bool:
         """Whether all tasks are learnt at once."""
-        return self.kind in ("joint", "joint-full")
+        return self.kind == "joint"
 
     @property
     def needs_old_data(self) -> bool:
@@ -36,6 +36,7 @@ class Method:
         return self.joint or "replay" in self.retention or kept
 
 
+_ALL = {"type": "full", "targets": ["*"]}
 _WHOLE = {"sketch": 0, "max_tokens": 1_000_000}
 _KEPT = {"share": 0.05, "calibration_share": 0.05}
 
@@ -45,14 +46,19 @@ METHODS = (
         "plain progressive merging: no protection against forgetting",
         {"naive": {}},
     ),
-    Method("full-ft", "all weights trained, task after task", kind="full"),
+    Method("full-ft", "all weights trained, task after task", adapter=_ALL),
     Method(
         "joint",
         "one adapter trained on all tasks at once (approximate bound)",
         {"naive": {}},
         "joint",
     ),
-    Method("joint-full", "all weights trained on all tasks at once", kind="joint-full"),
+    Method(
+        "joint-full",
+        "all weights trained on all tasks at once",
+        kind="joint",
+        adapter=_ALL,
+    ),
     Method("o-lora", "orthogonal A", {"o-lora": {}}),
     Method("ewc", "diagonal Fisher penalty", {"ewc": {"max_tokens": 1_000_000}}),
     Method(
@@ -91,8 +97,8 @@ KOREAN = (
         "full-ft",
         "all linear weights trained, phase after phase",
         {"naive": {}},
-        "full",
         lr=2e-5,
+        adapter={"type": "full"},
     ),
     Method(
         "joint",

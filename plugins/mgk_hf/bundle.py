@@ -23,6 +23,7 @@ from mgk_hf.network import Network
 from mgk_hf.precision import exact
 from mgk_hf.predictions import HeadPredictions, noisy_embeddings
 from mgk_hf.scoring import Item, collect, groups, pack_items, separate_items, size_of
+from mgk_hf.vocabulary import HfVocabulary
 
 OUTPUTS = 64
 """How many positions `HfBundle.outputs` shows of its own choice: 64 rows of Gemma's logits are 67 MB."""
@@ -52,6 +53,7 @@ class HfBundle:
     model: nn.Module = field(init=False)
     limits: Limits = field(init=False)
     conversation: HfConversation = field(init=False)
+    vocabulary: HfVocabulary = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.model = self.network.whole
@@ -59,6 +61,9 @@ class HfBundle:
         self.conversation = HfConversation(
             self.tokenizer, self.settings, ends_of(self.model)
         )
+        start = self.preparation.get("first_id", 0)
+        added = range(start, start + self.preparation.get("tokens", 0))
+        self.vocabulary = HfVocabulary(self.tokenizer, added)
 
     def pack(self, examples: Sequence[Tokens]) -> TokenBatch:
         """Make one micro-batch of examples: one packed row, or padded rows for models that cannot pack."""

@@ -2,8 +2,8 @@
 
 Korean words that a tokenizer cuts into many pieces become tokens of their own. Their rows of the
 vocabulary's table begin as the mean of the rows of the pieces that they replace, on both ends
-where these are not tied, so that the base stays close to what it was; `mgk_hf.rows` then trains
-those rows alone.
+where these are not tied, so that the base stays close to what it was; a phase with an adapter of
+type ``rows`` then trains those rows alone.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor
 from mgk_core.contract.errors import InputError
 
 _WORD = re.compile(r" ?[^\W\d_]{2,}")
-_MOST = 20_000  # candidates that are looked at closely
-_FEWEST = 3  # times that a new token must stand in the corpus
+_MOST = 20_000  # candidates that are compared
+_FEWEST = 3  # times that a new token must occur in the corpus
 
 
 @frozen
@@ -40,10 +40,10 @@ class Extension:
         return 1 - self.after / self.before if self.before else 0.0
 
     def __str__(self) -> str:
-        told = f"{len(self.tokens)} tokens added to the vocabulary"
+        text = f"{len(self.tokens)} tokens added to the vocabulary"
         if not self.before:
-            return told
-        return f"{told}; the corpus takes {self.after:,} tokens instead of {self.before:,}, {self.saved:.1%} fewer"
+            return text
+        return f"{text}; the corpus takes {self.after:,} tokens instead of {self.before:,}, {self.saved:.1%} fewer"
 
 
 def extend(
@@ -158,7 +158,7 @@ def _savings(
 def _greedy(
     saves: dict[str, dict[str, int]], words: Counter[str], count: int
 ) -> list[str]:
-    """Pick by gain, looked at again only when it comes up: gains can only fall as more is chosen."""
+    """Pick by gain, recomputed only when a candidate comes up: gains can only fall as more is chosen."""
     best: dict[str, int] = defaultdict(int)  # word → tokens saved in it so far
 
     def gain(candidate: str) -> int:

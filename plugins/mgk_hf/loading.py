@@ -16,7 +16,7 @@ from mgk_core.contract.adapter import base_state_dict
 from mgk_core.contract.errors import InputError, MgkError
 from mgk_core.contract.files import check_header
 from mgk_core.model.device import is_out_of_memory
-from mgk_hf import gemma_q4, prepare, quantized, tiny
+from mgk_hf import gemma_q4, quantized, tiny
 from mgk_hf.adapted_base import CONFIG as ADAPTER_CONFIG
 from mgk_hf.adapted_base import AdapterDirectory, merged
 from mgk_hf.bars import loading, silence
@@ -29,6 +29,7 @@ from mgk_hf.failures import explain
 from mgk_hf.licence import notice_of
 from mgk_hf.network import take_apart
 from mgk_hf.precision import apply_policy, best_compute, give_back_memory
+from mgk_hf.prepare import add_tokens
 from mgk_hf.specs import HfSpec
 
 _TOKENIZERS = (
@@ -75,12 +76,12 @@ def _build(spec: HfSpec, device: torch.device) -> HfBundle:
     loaded = _load(spec, device)
     model, tokenizer = loaded.model, loaded.tokenizer
     notes = [*loaded.notes, *check_vocabulary(model, tokenizer)]
-    added = prepare.tokens(model, tokenizer, spec, _texts)
+    added = add_tokens(model, tokenizer, spec, _texts)
     _make_ready(model, spec, device)
     network = take_apart(model)
     preparation = dict(loaded.preparation)
     if added is not None:
-        preparation |= prepare.train(network, tokenizer, spec, added)
+        preparation |= added.entry(model)
         notes.append(str(added.extension))
     network = with_screen(network, tokenizer, spec.head)
     give_back_memory()

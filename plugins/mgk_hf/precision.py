@@ -198,11 +198,13 @@ class MixedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """(..., in) fp32 → (..., out) fp32."""
-        if _exact.get() or self.weight.requires_grad:
-            return nn.functional.linear(input, self.weight, self.bias)
-        out = nn.functional.linear(input.to(torch.bfloat16), self.narrow()).to(
-            input.dtype
-        )
+        weight = self.weight
+        own = isinstance(weight, nn.Parameter)
+        if _exact.get() or (own and weight.requires_grad):
+            return nn.functional.linear(input, weight, self.bias)
+        # An adapter may put a tensor in the weight's place for one call: never cached.
+        narrow = self.narrow() if own else weight.to(torch.bfloat16)
+        out = nn.functional.linear(input.to(torch.bfloat16), narrow).to(input.dtype)
         return out if self.bias is None else out + self.bias
 
     def narrow(self) -> Tensor:

@@ -1,19 +1,19 @@
-"""Prepare a base before the baseline: extend its tokenizer, train the new rows, record both in the ledger."""
+"""New tokens for a base, before anything else is done with it: chosen, added, recorded in the ledger."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from attrs import frozen
+from torch import nn
 
+from mgk_core.contract.errors import InputError
 from mgk_core.model.digest import base_digest
 from mgk_hf.extend import Extension, choose, extend
-from mgk_hf.network import Network
-from mgk_hf.rows import train_rows
 from mgk_hf.specs import HfSpec
-from mgk_hf.turns import begin_of
 
 Read = Callable[[str], Iterable[str]]
 """Name of a file → its texts, or its lines."""
@@ -21,65 +21,49 @@ Read = Callable[[str], Iterable[str]]
 
 @frozen
 class Added:
-    """What was added, to which base, and the texts that it is trained on."""
+    """What was added, and the digest of the base before."""
 
     extension: Extension
     base: str
-    texts: tuple[str, ...]
+
+    def entry(self, model: nn.Module) -> dict[str, Any]:
+        """Return the ledger's entry: from which base to which."""
+        made = self.extension
+        tokens = "\n".join(made.tokens).encode()
+        return {
+            "what": "new tokens",
+            "base": self.base,
+            "prepared": base_digest(model),
+            "tokens": len(made.tokens),
+            "first_id": made.start,
+            "list": hashlib.blake2b(tokens, digest_size=32).hexdigest(),
+            "corpus_tokens": {"before": made.before, "after": made.after},
+        }
 
 
-def tokens(model: Any, tokenizer: Any, spec: HfSpec, read: Read) -> Added | None:
-    """Add the tokens that the spec names or has chosen; None where it asks for none."""
+def add_tokens(model: Any, tokenizer: Any, spec: HfSpec, read: Read) -> Added | None:
+    """Add the tokens that the spec names or has chosen; None where it asks for none.
+
+    :raises InputError: nothing is left to add, a token is empty, or a list of tokens names a file
+    """
     if not spec.new_tokens and not spec.new_tokens_from:
         return None
-    texts = tuple(
-        text
-        for name in _several(spec.new_tokens_from)
-        for text in read(name)
-        if text.strip()
-    )
-    named = [
-        line.strip()
-        for name in _several(spec.new_tokens)
-        for line in read(name)
-        if line.strip()
-    ]
+    corpus = spec.new_tokens_from
+    files = (corpus,) if isinstance(corpus, str) else corpus
+    texts = [text for name in files for text in read(name) if text.strip()]
+    named = _named(spec.new_tokens, read)
     chosen = choose(texts, tokenizer, spec.new_tokens_count) if texts else []
     before = base_digest(model)
-    return Added(extend(model, tokenizer, [*named, *chosen], texts), before, texts)
+    return Added(extend(model, tokenizer, [*named, *chosen], texts), before)
 
 
-def train(
-    network: Network, tokenizer: Any, spec: HfSpec, added: Added
-) -> dict[str, Any]:
-    """Train the new rows on the texts and return the ledger's entry: from which base to which."""
-    made, loss = added.extension, None
-    if spec.new_tokens_steps and added.texts:
-        begin = begin_of(tokenizer)
-        ids = tokenizer(list(added.texts), add_special_tokens=False)["input_ids"]
-        loss = train_rows(
-            network,
-            [[*begin, *i] for i in ids],
-            start=made.start,
-            count=len(made.tokens),
-            steps=spec.new_tokens_steps,
-            lr=spec.new_tokens_lr,
-            seed=spec.seed,
-        )
-    return {
-        "what": "new tokens",
-        "base": added.base,
-        "prepared": base_digest(network.whole),
-        "tokens": len(made.tokens),
-        "first_id": made.start,
-        "list": hashlib.blake2b(
-            "\n".join(made.tokens).encode(), digest_size=32
-        ).hexdigest(),
-        "corpus_tokens": {"before": made.before, "after": made.after},
-        "steps": spec.new_tokens_steps if loss is not None else 0,
-        "loss": loss,
-    }
-
-
-def _several(setting: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (setting,) if isinstance(setting, str) else setting
+def _named(setting: str | tuple[str, ...], read: Read) -> list[str]:
+    if isinstance(setting, str):
+        return [line.strip() for line in read(setting) if line.strip()]
+    for token in setting:
+        if Path(token).is_file():
+            raise InputError(
+                f"base.new_tokens: {token} is a file; a list holds the tokens themselves: give a file of them"
+                f" as new_tokens = {token!r}"
+            )
+    return list(setting)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from attrs import frozen
 
-from mgk_core.contract.specs import Spec, above, at_least, one_of, option
+from mgk_core.contract.specs import Retired, Spec, at_least, one_of, option
+
+_TRAIN_ROWS = "train the new tokens in a phase of their own, with adapter = {type = 'rows', new = true}"
 
 
 @frozen(kw_only=True)
@@ -20,6 +25,11 @@ class UnpackSpec(Spec):
 @frozen(kw_only=True)
 class HfSpec(Spec):
     """A causal language model of transformers: a shipped one, a directory, or a hub id."""
+
+    retired: ClassVar[Mapping[str, Retired]] = {
+        "new_tokens_steps": Retired(30, _TRAIN_ROWS),
+        "new_tokens_lr": Retired(1e-3, _TRAIN_ROWS),
+    }
 
     id: str = option(
         "gemma-3-270m-q4",
@@ -80,20 +90,16 @@ class HfSpec(Spec):
     )
     new_tokens: str | tuple[str, ...] = option(
         (),
-        help="files of tokens, one a line, to add to the vocabulary before the baseline",
+        help="tokens to add to the vocabulary, or a file of them, one a line; an adapter of type 'rows' trains them",
     )
     new_tokens_from: str | tuple[str, ...] = option(
-        (), help="texts from which tokens are chosen and their rows trained"
+        (), help="files of texts from which tokens to add are chosen"
     )
     new_tokens_count: int = option(
         256,
         at_least(1),
         help="how many are chosen from the texts: those that save most",
     )
-    new_tokens_steps: int = option(
-        30, at_least(0), help="steps in which their rows alone are trained on the texts"
-    )
-    new_tokens_lr: float = option(1e-3, above(0), help="learning rate of those steps")
     token_budget: int = option(
         1024, at_least(64), help="positions computed together when options are scored"
     )

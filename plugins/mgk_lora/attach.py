@@ -17,6 +17,7 @@ from mgk_core.contract.adapter import (
 )
 from mgk_core.contract.errors import InputError
 from mgk_core.model.inject import effective_weights, parts_of, put, take
+from mgk_core.model.ties import check_ties, untie
 from mgk_lora.adapter import AnyPart, LoraAdapter
 from mgk_lora.dora import DoraConvPart, DoraEmbeddingPart, DoraLinearPart
 from mgk_lora.init import start
@@ -26,7 +27,6 @@ from mgk_lora.pair import Pair
 from mgk_lora.parts import ConvPart, EmbeddingPart, LinearPart, LoraPart, WeightPart
 from mgk_lora.spec import DoraSpec, LoraSpec
 from mgk_lora.targets import candidates, choose, first_match
-from mgk_lora.ties import check_ties, untie
 
 _PARTS: dict[str, tuple[type[LoraPart], type[LoraPart]]] = {
     "linear": (LinearPart, DoraLinearPart),

@@ -8,6 +8,8 @@ from typing import Literal
 from attrs import frozen
 from torch import Tensor, nn
 
+from mgk_core.model.forwards import is_scaled_embedding, plain_forward, type_named
+
 Kind = Literal["linear", "embedding", "conv", "weight"]
 """How the live delta is computed: from the module's input, or (``weight``) on the weight itself."""
 
@@ -64,19 +66,6 @@ class Candidate:
         return self.module.get_parameter(self.attribute)
 
 
-def plain_forward(module: nn.Module, cls: type[nn.Module]) -> bool:
-    """Return whether the module computes what ``cls`` computes, apart from rounding.
-
-    A class whose forward does the same in another precision declares ``computes = nn.Linear``.
-    """
-    own = next(
-        c
-        for c in type(module).__mro__
-        if "forward" in c.__dict__ and not c.__name__.startswith("_Adapted")
-    )
-    return own.__dict__.get("computes", own) is cls
-
-
 def module_kind(module: nn.Module) -> tuple[Kind, Layout, bool] | None:
     """Return (kind, layout, is linear) of a module with one weight, or None where it has none.
 
@@ -123,16 +112,6 @@ def parameter_layout(parameter: Tensor) -> Layout | None:
     if parameter.dim() == 3:
         return Layout(shape, shape[1], shape[2], shape[0], batched=True, norm_dims=(2,))
     return None
-
-
-def type_named(module: nn.Module, name: str) -> bool:
-    """Recognise a class by its name, so that its library need not be imported."""
-    return any(c.__name__ == name for c in type(module).__mro__)
-
-
-def is_scaled_embedding(module: nn.Module) -> bool:
-    """Recognise transformers' ``…ScaledWordEmbedding``: the embedding times ``embed_scale``."""
-    return any(c.__name__.endswith("ScaledWordEmbedding") for c in type(module).__mro__)
 
 
 def weight_is_dense(weight: object) -> bool:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
+from mgk_core.model.forwards import embed_scale, is_scaled_embedding
 from mgk_core.model.inject import Part
 from mgk_lora import product
-from mgk_lora.kinds import is_scaled_embedding
 from mgk_lora.pair import Pair
 
 
@@ -162,12 +162,6 @@ def match_dtype(x: Tensor, a: Tensor) -> Tensor:
     if x.dtype == a.dtype or torch.is_autocast_enabled(x.device.type):
         return x
     return x.to(a.dtype)
-
-
-def embed_scale(module: nn.Module, output: Tensor) -> Tensor:
-    """Return what a scaled embedding multiplies by, in the output's dtype."""
-    scale = module.embed_scale
-    return (scale if isinstance(scale, Tensor) else torch.tensor(scale)).to(output)
 
 
 def add(output: Tensor, delta: Tensor, scale: float) -> Tensor:

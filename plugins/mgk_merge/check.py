@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mgk_core.contract.adapter import Adapter, LowRank, ModelState, Target
+from mgk_core.contract.adapter import Adapter, Additive, LowRank, ModelState, Target
 from mgk_core.contract.errors import MergeError
 from mgk_core.contract.outcome import Proposal
 
@@ -71,4 +71,8 @@ def _check_order(
 
 
 def _additive(adapter: Adapter, name: str) -> bool:
-    return isinstance(adapter, LowRank) and adapter.factors(name) is not None
+    if isinstance(adapter, LowRank) and adapter.factors(name) is not None:
+        return True
+    return (
+        isinstance(adapter, Additive) and adapter.delta(name, slice(0, 0)) is not None
+    )

@@ -8,7 +8,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from mgk_core.contract.adapter import Adapter, Factors, LowRank, Target
+from mgk_core.contract.adapter import Adapter, Additive, Factors, LowRank, Target
 from mgk_core.contract.errors import MergeError
 from mgk_core.contract.outcome import FactorTransform, Proposal, Transform
 from mgk_core.model.lowrank import as_matrix, folded, stored_delta
@@ -35,6 +35,8 @@ def delta_of(
     if factors is not None:
         source = _from_factors(factors, target, 1.0, dtype)
         whole = False
+    elif isinstance(adapter, Additive) and adapter.delta(name, slice(0, 0)) is not None:
+        source, whole = _from_delta(adapter, name), False
     else:
         source = _from_merged(adapter, name)
         whole = not adapter.row_separable
@@ -70,6 +72,19 @@ def _from_factors(
     def rows(weight: Tensor, start: int, out: Tensor) -> None:
         del weight
         stored.write_(out.view(-1, stored.right.shape[-1]), start * per_row)
+
+    return rows
+
+
+def _from_delta(adapter: Additive, name: str) -> DeltaOf:
+    def rows(weight: Tensor, start: int, out: Tensor) -> None:
+        delta = adapter.delta(name, slice(start, start + weight.shape[0]))
+        if delta is None or delta.shape != weight.shape:
+            shape = None if delta is None else tuple(delta.shape)
+            raise MergeError(
+                f"{name}: delta returned shape {shape}, expected {tuple(weight.shape)}"
+            )
+        out.copy_(delta)
 
     return rows
 

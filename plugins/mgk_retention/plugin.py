@@ -9,7 +9,7 @@ from mgk_core.contract.hookspecs import hookimpl
 from mgk_retention import specs
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from mgk_core.contract.adapter import Adapter
     from mgk_core.contract.bundle import Bundle, PhaseData
@@ -20,23 +20,12 @@ if TYPE_CHECKING:
 
 @hookimpl
 def mgk_register_specs(registry: SpecRegistry) -> None:
-    """Answer for the retention methods, the recovery ``covariance``, the observer ``alarm``, and what
-    methods are compared with: the adapter ``dense`` and the data ``mixed``.
-    """
+    """Claim the retention methods, the recovery ``covariance``, the observer ``alarm`` and the data ``mixed``."""
     for name, cls in specs.RETENTION.items():
         registry.add("retention", name, cls)
     registry.add("recover", "covariance", specs.CovarianceRecoverySpec)
     registry.add("observe", "alarm", specs.AlarmSpec)
-    registry.add("adapter", "dense", specs.DenseSpec)
     registry.add("data", "mixed", specs.MixedSpec)
-
-
-@hookimpl
-def mgk_attach_adapter(model: nn.Module, spec: specs.DenseSpec, name: str) -> Adapter:
-    """Attach ``dense``."""
-    from mgk_retention.dense import attach
-
-    return attach(model, spec, name)
 
 
 @hookimpl

@@ -236,16 +236,6 @@ _PART = {"data", "batch_size", "batches"}
 
 
 @frozen(kw_only=True)
-class DenseSpec(Spec):
-    """dense: W + D with every number of D trained; what adapters of low rank are compared with."""
-
-    targets: tuple[str, ...] = option(
-        ("all-linear",),
-        help="linear modules: globs, names or their last parts, 're:' regular expressions, 'all-linear'",
-    )
-
-
-@frozen(kw_only=True)
 class MixedSpec(Spec):
     """mixed: whole batches of several kinds of data in one order; train with batch_size = 1."""
 

@@ -1,5 +1,6 @@
-"""New tokens: chosen where they save most, begun as their pieces' mean, trained alone."""
+"""New tokens: chosen where they save most, initialised to the mean of their pieces."""
 
+import copy
 import re
 from collections import Counter
 
@@ -7,15 +8,15 @@ import pytest
 import torch
 from attrs import evolve
 
-from mgk_core.contract.errors import InputError
-from mgk_core.model.digest import base_digest, tensor_digest
+from mgk_core.config.resolve import structure_spec
+from mgk_core.contract.errors import ConfigError, InputError
+from mgk_core.host.manager import load_plugins
+from mgk_core.model.digest import base_digest
 from mgk_hf.extend import choose, extend
 from mgk_hf.loading import build
-from mgk_hf.network import take_apart
-from mgk_hf.precision import apply_policy
-from mgk_hf.rows import train_rows
 from mgk_hf.specs import HfSpec
 from mgk_hf.tiny import tiny_config, tiny_model, tiny_tokenizer
+from mgk_hf.vocabulary import HfVocabulary
 
 CORPUS = [
     "당뇨병은 혈당이 높은 병이고 당뇨병에는 인슐린을 쓴다.",
@@ -136,80 +137,6 @@ def test_what_the_vocabulary_has_is_left_out(base):
         extend(model, tokenizer, [" "])
 
 
-@pytest.mark.parametrize("policy", ["float32", "table in bfloat16", "untied"])
-def test_only_the_new_rows_are_trained(base, policy):
-    """Training lowers the loss on texts with new tokens; every other number keeps its bits, also in bf16."""
-    model, tokenizer = base
-    model = untied(len(tokenizer)) if policy == "untied" else model
-    made = extend(model, tokenizer, ["당뇨병", "인슐린", "고혈압"], CORPUS)
-    if policy == "table in bfloat16":
-        model.to(torch.bfloat16)
-        apply_policy(model, "float32", masters=torch.float32)
-    model.requires_grad_(False).eval()
-    network = take_apart(model)
-    before = {n: t.detach().clone() for n, t in model.state_dict().items()}
-    sequences = [
-        [tokenizer.bos_token_id, *tokenizer(t, add_special_tokens=False)["input_ids"]]
-        for t in CORPUS
-    ]
-    first = train_rows(
-        network, sequences, start=made.start, count=3, steps=1, lr=1e-12, seed=0
-    )
-    last = train_rows(
-        network, sequences, start=made.start, count=3, steps=30, lr=2e-2, seed=0
-    )
-    assert last < first - 0.05
-    for name, tensor in model.state_dict().items():
-        table = tensor.shape[0] == made.start + 3
-        kept = tensor[: made.start] if table else tensor
-        assert torch.equal(
-            kept, before[name][: made.start] if table else before[name]
-        ), name
-    assert not any(p.requires_grad for p in model.parameters())
-    assert type(model.get_input_embeddings()).__name__.startswith("Adapted") is False
-
-
-def test_training_is_the_same_twice(base):
-    """The same seed trains the same rows, bit for bit, and torch's own generator is left as it was."""
-    digests = []
-    for _ in range(2):
-        tokenizer = tiny_tokenizer(["가나다라 마바사", "the heart pumps"], SIZE)
-        model = tiny_model(len(tokenizer)).requires_grad_(requires_grad=False).eval()
-        made = extend(model, tokenizer, ["당뇨병"])
-        sequences = [
-            [2, *tokenizer(t, add_special_tokens=False)["input_ids"]] for t in CORPUS
-        ]
-        state = torch.get_rng_state()
-        train_rows(
-            take_apart(model),
-            sequences,
-            start=made.start,
-            count=1,
-            steps=3,
-            lr=1e-2,
-            seed=1,
-        )
-        assert torch.equal(torch.get_rng_state(), state)
-        digests.append(tensor_digest(model.get_input_embeddings().weight))
-    assert digests[0] == digests[1]
-
-
-def test_texts_without_a_new_token_teach_nothing(base):
-    """Rows cannot be trained on texts that never use them."""
-    model, tokenizer = base
-    made = extend(model, tokenizer, ["당뇨병"])
-    with pytest.raises(InputError, match="no text holds a new token"):
-        train_rows(
-            take_apart(model),
-            [[2, 5, 6]],
-            start=made.start,
-            count=1,
-            steps=1,
-            lr=1e-2,
-            seed=0,
-        )
-
-
 def test_a_base_is_prepared_before_its_first_use(tmp_path):
     """The settings extend the shipped tiny base; its preparation says from which base to which, and what it saves."""
     words, texts = tmp_path / "words.txt", tmp_path / "texts.txt"
@@ -223,18 +150,15 @@ def test_a_base_is_prepared_before_its_first_use(tmp_path):
         new_tokens_from=(str(texts),),
         new_tokens_count=2,
     )
-    bundle = build(evolve(spec, new_tokens_steps=2), torch.device("cpu"))
+    bundle = build(spec, torch.device("cpu"))
     entry = bundle.preparation
     assert plain.preparation == {}
     assert (entry["base"], entry["prepared"]) == (
         base_digest(plain.model),
         base_digest(bundle.model),
     )
-    assert (entry["tokens"], entry["first_id"], entry["steps"]) == (
-        3,
-        len(plain.tokenizer),
-        2,
-    )
+    assert (entry["tokens"], entry["first_id"]) == (3, len(plain.tokenizer))
+    assert bundle.vocabulary.added == range(len(plain.tokenizer), len(bundle.tokenizer))
     assert entry["corpus_tokens"]["after"] < entry["corpus_tokens"]["before"]
     assert bundle.notes[0].startswith(
         "3 tokens added to the vocabulary; the corpus takes"
@@ -245,7 +169,36 @@ def test_a_base_is_prepared_before_its_first_use(tmp_path):
         entry["first_id"]
     ]
     assert base_digest(again.model) == entry["prepared"]
-    other = build(
-        evolve(spec, new_tokens_steps=2, new_tokens_lr=1e-2), torch.device("cpu")
-    )
-    assert other.preparation["prepared"] != entry["prepared"]
+
+
+def test_new_tokens_are_listed_or_in_a_file(tmp_path):
+    """A list holds the tokens themselves, and gives the same base as a file of them; a file in a list is an error."""
+    words = tmp_path / "words.txt"
+    words.write_text("심근경색\n부정맥\n", encoding="utf-8")
+    spec, device = HfSpec(type="hf", id="tiny-gemma"), torch.device("cpu")
+    listed = build(evolve(spec, new_tokens=("심근경색", "부정맥")), device)
+    read = build(evolve(spec, new_tokens=str(words)), device)
+    assert base_digest(listed.model) == base_digest(read.model)
+    with pytest.raises(InputError, match="is a file"):
+        build(evolve(spec, new_tokens=(str(words),)), device)
+
+
+def test_the_vocabulary_knows_each_token():
+    """Ids by text, texts by id; what is no single token has no id."""
+    tokenizer = tiny_tokenizer(["가나다라 마바사", "the heart pumps"], SIZE)
+    vocabulary = HfVocabulary(tokenizer)
+    texts = vocabulary.texts()
+    assert len(texts) == len(tokenizer)
+    assert texts[vocabulary.id_of("the")].strip() == "the"
+    assert texts[tokenizer.bos_token_id] == ""
+    assert vocabulary.id_of("the heart pumps") is None
+    assert copy.deepcopy(vocabulary) is vocabulary
+
+
+def test_settings_of_earlier_versions_are_skipped_at_their_defaults():
+    """A run directory of a version that trained new tokens itself is read, unless it changed those settings."""
+    registry = load_plugins().registry
+    table = {"type": "hf", "new_tokens_steps": 30, "new_tokens_lr": 1e-3}
+    assert structure_spec(registry, "base", table) == HfSpec(type="hf")
+    with pytest.raises(ConfigError, match=r"new_tokens_steps.*removed.*'rows'"):
+        structure_spec(registry, "base", {**table, "new_tokens_steps": 9})

@@ -6,9 +6,9 @@ from torch import nn
 
 from mgk_core.contract.adapter import base_state_dict
 from mgk_core.contract.errors import InputError
+from mgk_core.model.ties import check_ties
 from mgk_core.testing.history import shake
 from mgk_lora.targets import choose
-from mgk_lora.ties import check_ties
 
 
 class Config:

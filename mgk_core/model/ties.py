@@ -7,18 +7,36 @@ model would not be the trained one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
 from mgk_core.contract.adapter import ModelState, Untied, base_name, state_of
 from mgk_core.contract.errors import InputError
-from mgk_lora.kinds import Candidate
 
 
-def tied_names(
-    at: Mapping[int, Sequence[str]], candidate: Candidate
-) -> tuple[str, ...]:
+class Chosen(Protocol):
+    """A weight that an adapter has chosen.
+
+    name: what patterns match. weight: its name in the base. attribute: relative to ``module``.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - see the class
+    @property
+    def weight(self) -> str: ...  # noqa: D102
+    @property
+    def module(self) -> nn.Module: ...  # noqa: D102
+    @property
+    def attribute(self) -> str: ...  # noqa: D102
+    @property
+    def parameter(self) -> nn.Parameter: ...  # noqa: D102
+
+
+C = TypeVar("C", bound=Chosen)
+
+
+def tied_names(at: Mapping[int, Sequence[str]], candidate: Chosen) -> tuple[str, ...]:
     """Return the other base names of a candidate's weight, and names that share its memory; at: `by_memory`."""
     return tuple(
         n for n in at.get(_memory(candidate.parameter), ()) if n != candidate.weight
@@ -34,9 +52,7 @@ def by_memory(model: nn.Module) -> dict[int, list[str]]:
     return found
 
 
-def check_ties(
-    model: nn.Module, chosen: Iterable[Candidate], *, untie: bool
-) -> list[Candidate]:
+def check_ties(model: nn.Module, chosen: Iterable[C], *, untie: bool) -> list[C]:
     """Return the candidates that have to be untied; raise where that was not asked for.
 
     Usable when a run is planned: nothing is changed.
@@ -55,7 +71,7 @@ def check_ties(
     return [candidate for candidate, _ in tied]
 
 
-def untie(model: nn.Module, tied: Sequence[Candidate]) -> ModelState | None:
+def untie(model: nn.Module, tied: Sequence[Chosen]) -> ModelState | None:
     """Give each candidate a copy of its weight, and update the model's configuration to match.
 
     :return: the model's state where anything was untied: `retie` undoes it
@@ -91,3 +107,6 @@ def _memory(parameter: nn.Parameter) -> int:
     if parameter.numel() == 0 or parameter.device.type == "meta":
         return -id(parameter)
     return parameter.untyped_storage().data_ptr()
+
+
+__all__ = ["Chosen", "by_memory", "check_ties", "tied_names", "untie"]

@@ -1,63 +1,15 @@
-"""What methods are compared with: the adapter ``dense`` and the data ``mixed``."""
+"""What methods are compared with: the data ``mixed``."""
 
 import pytest
 import torch
-from torch import nn
 
-import mgk
 from mgk_core.contract.bundle import PhaseData
-from mgk_core.contract.errors import ConfigError, InputError
+from mgk_core.contract.errors import ConfigError
 from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import load_plugins
-from mgk_core.testing.check import check_loaded
-from mgk_core.testing.laws import assert_hold
 from mgk_retention import mixed
 from mgk_retention.mixed import MixedRows
 from mgk_retention.specs import MixedSpec
-
-
-def test_dense_holds_to_every_law_of_adapters(hooks):
-    """Identity at attach, merged equals live, detach, copies, ties and all the rest."""
-    found = [
-        r
-        for r in check_loaded(hooks.plugins, "retention")
-        if r.subject == "adapter dense"
-    ]
-    assert len(found) > 10
-    assert_hold(found)
-
-
-def test_dense_trains_whole_weights(small):
-    """The delta that gradient steps make has full rank, which no adapter of rank 3 has."""
-    bundle = small.Bundle(small.network())
-    adapter = mgk.attach(bundle.model, "dense")
-    assert set(adapter.targets()) == {"0.weight", "2.weight", "4.weight"}
-    before = bundle.model(small.rows(40).inputs)
-    optimizer = torch.optim.SGD(adapter.parameters(), lr=0.01)
-    for _ in range(3):
-        total, _ = bundle.loss(small.rows(40).batch(range(40)))
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-    delta = adapter.merged_weight("2.weight", torch.zeros(10, 10))
-    assert torch.linalg.matrix_rank(delta) > 3
-    assert not torch.equal(bundle.model(small.rows(40).inputs), before)
-
-
-def test_dense_targets_by_name():
-    """Names and regular expressions choose; what matches nothing, and no target at all, is an error."""
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    assert list(mgk.attach(model, "dense", targets=["1"]).targets()) == ["1.weight"]
-    assert list(
-        mgk.attach(model, "dense", name="second", targets=["re:[0-1]"]).targets()
-    ) == [
-        "0.weight",
-        "1.weight",
-    ]
-    with pytest.raises(InputError, match=r"adapter\.targets is empty"):
-        mgk.attach(nn.Linear(3, 4), "dense", targets=[])
-    with pytest.raises(InputError, match="matches no linear module"):
-        mgk.attach(nn.Linear(3, 4), "dense", targets=["q_proj"])
 
 
 def test_a_mixed_row_is_a_whole_batch(small):

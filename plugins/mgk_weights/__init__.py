@@ -1,0 +1,1 @@
+"""Training a base's own weights: whole modules (``full``), or chosen rows of its token table (``rows``)."""
