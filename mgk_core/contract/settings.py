@@ -61,6 +61,10 @@ class RunSettings:
         True,
         help="read the untouched base's scores from the cache where an earlier run measured them",
     )
+    base_probe: bool = option(
+        True,
+        help="measure a few texts of mgk where no probe measures what a language model knew before",
+    )
 
 
 @frozen(kw_only=True)

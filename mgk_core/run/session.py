@@ -39,7 +39,7 @@ class PhaseSession:
     """What the phases of one process share, wherever their record is kept.
 
     rows: (row name, scores), the baseline first. marks: row name → why its scores are special.
-    own_probes: of the table ``probes``. checkpoint: where the next phase continues, taken once. changed: this process accepted a change.
+    own_probes: of the table ``probes``. notes: what was decided for the user while opening. checkpoint: where the next phase continues, taken once. changed: this process accepted a change.
     auto_batch: whether a step that does not fit is tried in smaller parts.
     """
 
@@ -52,6 +52,7 @@ class PhaseSession:
     weights: FrozenWeights
     data: list[PhaseData] = field(factory=list)
     own_probes: list[Probe] = field(factory=list)
+    notes: list[str] = field(factory=list)
     rows: list[tuple[str, Mapping[str, Score]]] = field(factory=list)
     marks: dict[str, str] = field(factory=dict)
     targets: tuple[str, ...] = ()

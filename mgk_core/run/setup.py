@@ -27,6 +27,7 @@ from mgk_core.record.ledger import Ledger, environment
 from mgk_core.record.run_directory import CONFIG
 from mgk_core.record.store import Store
 from mgk_core.run.attached import attached
+from mgk_core.run.base_probe import measure_base
 from mgk_core.run.frozen_weights import FrozenWeights
 from mgk_core.run.markup import restore_markup
 from mgk_core.run.scores import check_probes, unmatched_limits
@@ -173,6 +174,7 @@ def open_session(
     for name, spec in config.probes.items():
         events("load", what="probe", phase=spec.phase, type=spec.type)
         session.own_probes += prepared.hooks.load_probes(spec, name, bundle)
+    measure_base(session)
     _check_dev(session)
     _check_losses(session)
     check_probes(session.probes, [p.name for p in config.phases])

@@ -156,7 +156,11 @@ def _plan(prepared: Prepared, store: Store, sink: Sink) -> Plan:
         probes=_probes(session, config.phases[-1], session.own_probes),
         hooks=_hooks(session),
         conflicts=tuple(conflicts(session)),
-        warnings=(*session.hooks.plugins.warnings(), *prepared.resolved.notes),
+        warnings=(
+            *session.hooks.plugins.warnings(),
+            *prepared.resolved.notes,
+            *session.notes,
+        ),
     )
 
 

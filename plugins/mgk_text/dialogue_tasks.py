@@ -89,7 +89,8 @@ class DialogueTask:
             [as_chat(d.prompt, d.tools) for d in asked]
         )
         judges = [generation.answer_judge(d.answer) for d in asked]
-        return [probes.generated(encoder, prompts, judges, spec, chance=None)]
+        wanted = [d.answer for d in asked]
+        return probes.generated(encoder, prompts, judges, wanted, spec)
 
     def problems(self, records: Sequence[Record]) -> list[Problem]:
         """Return nothing: the reader has checked the turns."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from attrs import field, frozen
+from attrs import define, evolve, field, frozen
+from torch import nn
 
 from mgk_core.contract.bundle import Answer, LanguageBundle, Probe, Score
+from mgk_core.model.versions import version_of
+from mgk_text import similarity
 from mgk_text.encode import Encoder
 from mgk_text.records import Entry, Question
 from mgk_text.templates import DictionaryTemplate, McqTemplate
@@ -23,25 +27,38 @@ Judged = Mapping[str, float]
 
 @frozen(eq=False)
 class Asked:
-    """One item: a prompt, and how its answer is judged."""
+    """One item: a prompt, how its answer is judged, and the answer that is wanted.
+
+    read: takes the answer out of what the model wrote.
+    """
 
     prompt: tuple[int, ...]
     judge: Callable[[str], Judged]
     encoder: Encoder = field(repr=False)
     new_tokens: int
+    wanted: str = ""
+    read: Callable[[str], str] = str.strip
 
 
 def evaluate(bundle: LanguageBundle, probe: Probe) -> Score:
-    """Generate an answer to every item (greedily) and return the mean of their ``value``.
+    """Generate an answer to every item (greedily) and return the mean of their figures.
 
-    extra: the mean of each further figure. stderr: of the mean, over items.
+    extra: the mean of each further figure, or the figure over all. stderr: of the mean, over items.
     """
     items: Sequence[Asked] = probe.items
-    first = items[0]
-    written = bundle.generate(
-        [i.prompt for i in items], max_new_tokens=first.new_tokens
-    )
-    texts = [item.encoder.decode(ids) for item, ids in zip(items, written, strict=True)]
+    texts = _KEPT.setdefault(bundle.model, Texts()).written(bundle, probe)
+    if probe.metric == METRIC:
+        return _judged(probe, texts)
+    compare = similarity.comparison(probe.metric)
+    answers = [item.read(text) for item, text in zip(items, texts, strict=True)]
+    wanted = [item.wanted for item in items]
+    values = tuple(map(compare, answers, wanted))
+    extra = similarity.over_all(probe.metric, answers, wanted)
+    return _score(probe, values, extra)
+
+
+def _judged(probe: Probe, texts: Sequence[str]) -> Score:
+    items: Sequence[Asked] = probe.items
     judged = [item.judge(text) for item, text in zip(items, texts, strict=True)]
     shown = tuple(
         Answer(item.encoder.decode(item.prompt), text)
@@ -53,10 +70,49 @@ def evaluate(bundle: LanguageBundle, probe: Probe) -> Score:
         for name in judged[0]
         if name != "value"
     }
+    return evolve(_score(probe, values, extra), answers=shown)
+
+
+@define(eq=False)
+class Texts:
+    """What the model wrote to each set of prompts, for the other metrics of the same row.
+
+    It is used once per probe, and only while no weight and no adapter's switch has changed.
+    """
+
+    version: tuple[int, ...] = ()
+    kept: dict[int, list[str]] = field(factory=dict)
+    users: set[str] = field(factory=set)
+
+    def written(self, bundle: LanguageBundle, probe: Probe) -> list[str]:
+        """Return the answers to a probe's prompts."""
+        items: Sequence[Asked] = probe.items
+        version = version_of(bundle.model)
+        if version != self.version or probe.name in self.users:
+            self.version, self.kept, self.users = version, {}, set()
+        self.users.add(probe.name)
+        prompts = tuple(item.prompt for item in items)
+        key = hash((prompts, items[0].new_tokens))
+        if key not in self.kept:
+            written = bundle.generate(prompts, max_new_tokens=items[0].new_tokens)
+            self.kept[key] = [
+                item.encoder.decode(ids)
+                for item, ids in zip(items, written, strict=True)
+            ]
+        return self.kept[key]
+
+
+_KEPT: weakref.WeakKeyDictionary[nn.Module, Texts] = weakref.WeakKeyDictionary()
+
+
+def _score(
+    probe: Probe, values: tuple[float, ...], extra: Mapping[str, float]
+) -> Score:
+    """Return a probe's score: the mean of its items' values."""
     mean = sum(values) / len(values)
     return Score(
         probe=probe.name,
-        metric=METRIC,
+        metric=probe.metric,
         value=mean,
         n=len(values),
         stderr=_stderr(values, mean),
@@ -64,7 +120,6 @@ def evaluate(bundle: LanguageBundle, probe: Probe) -> Score:
         chance=probe.chance,
         per_item=values,
         extra=extra,
-        answers=shown,
     )
 
 

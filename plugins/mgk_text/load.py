@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, cast
 
 from attrs import evolve, field, fields, frozen
@@ -17,13 +18,14 @@ from mgk_core.contract.bundle import (
 )
 from mgk_core.contract.conversation import Style
 from mgk_core.contract.errors import InputError
-from mgk_text import lengths, packing, probes
+from mgk_text import divergence, lengths, packing, probes
 from mgk_text.cache import TokenCache, tokenised
 from mgk_text.dialogue_tasks import PreferenceTask, alike
 from mgk_text.encode import Encoder, Pair
 from mgk_text.items import LazyChoices
 from mgk_text.records import Preference, Question, Record, Text
 from mgk_text.rows import Reader
+from mgk_text.sources import as_tuple
 from mgk_text.specs import (
     SPECS,
     AutoSpec,
@@ -31,6 +33,7 @@ from mgk_text.specs import (
     PlainTextSpec,
     StyledSpec,
     TextDataSpec,
+    TextProbeSpec,
 )
 from mgk_text.splits import Splits, check_named
 from mgk_text.splits import load as load_splits
@@ -118,7 +121,11 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
     rows = _rows(maker, train)
     known, cut = _calibration(maker, calibration)
     count, most, tokens = _VERIFY
-    found = (*_own_probes(maker, splits), *_base_probes(maker, texts, questions))
+    found = (
+        *_own_probes(maker, splits),
+        *_base_probes(maker, texts, questions),
+        *_divergence(maker, splits.test),
+    )
     unread = _readable(maker.bundle, [*train.examples, *dev.examples, *known], found)
     return PhaseData(
         train=_train_set(maker, rows, splits.train),
@@ -141,6 +148,24 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
             *_unmeasured(splits, base),
         ),
     )
+
+
+def text_probe(spec: TextProbeSpec, name: str, bundle: object) -> Probe:
+    """Return the perplexity of texts that come with no phase's data; sources take turns.
+
+    :raises InputError: nothing can be read, or the base is not a language model
+    """
+    plain = PlainTextSpec(type="text", train=spec.source)
+    maker = maker_of(plain, bundle)
+    reader = Reader(plain)
+    parts = [reader.foreign(source, "text").records for source in as_tuple(spec.source)]
+    reader.check()
+    rows = [r for turn in zip_longest(*parts) for r in turn if r is not None]
+    texts = [cast("Text", row).text for row in rows[: spec.limit]]
+    found = probes.perplexity(
+        maker.encoder, texts, name, split="test", limit=spec.max_length
+    )
+    return evolve(found, items=found.items[: spec.limit])
 
 
 def _fitting(maker: Maker, task: PreferenceTask, splits: Splits) -> Splits:
@@ -293,6 +318,23 @@ def _base_probes(
             maker.encoder, cast("Sequence[Question]", records), name, "test"
         )
     return [evolve(probe, phase="base") for probe in made]
+
+
+def _divergence(maker: Maker, records: Sequence[Record]) -> list[Probe]:
+    """Return the probe of the divergence from the base; it counts as the base's own."""
+    count = maker.spec.kl_items
+    if not count:
+        return []
+    if not records:
+        raise InputError(
+            f"data {maker.spec.type!r}: kl_items needs test data; name test, or set test_share"
+        )
+    chosen = probes.spread(records, count)
+    limit = maker.spec.max_length
+    made = maker.task.learnt(maker.encoder, chosen, maker.cache)
+    short = [lengths.truncated(example, limit) for example in made.examples]
+    name = f"{maker.spec.probe_name}-kl"
+    return [divergence.probe(maker.bundle, short[:count], name)]
 
 
 def _calibration(

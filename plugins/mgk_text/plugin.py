@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from mgk_core.contract.hookspecs import hookimpl
-from mgk_text.specs import SPECS, AutoSpec, McqSpec, TextDataSpec
+from mgk_text.similarity import SUMMARIES
+from mgk_text.specs import SPECS, AutoSpec, McqSpec, TextDataSpec, TextProbeSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,12 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
     registry.add_metric(
         "generation", "answers that the model generates, judged one by one"
     )
+    registry.add("probe", "text", TextProbeSpec)
+    for name, summary in SUMMARIES.items():
+        registry.add_metric(name, summary)
+    registry.add_metric(
+        "kl_to_base", "KL divergence from the untouched base, nats per token"
+    )
 
 
 @hookimpl
@@ -33,6 +40,14 @@ def mgk_load_data(spec: TextDataSpec, bundle: Bundle) -> PhaseData:
     from mgk_text.load import load
 
     return load(spec, bundle)
+
+
+@hookimpl
+def mgk_load_probes(spec: TextProbeSpec, name: str, bundle: Bundle) -> list[Probe]:
+    """Read texts whose perplexity is measured."""
+    from mgk_text.load import text_probe
+
+    return [text_probe(spec, name, bundle)]
 
 
 @hookimpl
@@ -48,7 +63,11 @@ def mgk_loss_terms(ctx: PhaseContext) -> Mapping[str, LossTerm] | None:
 
 @hookimpl
 def mgk_evaluate(ctx: PhaseContext, probe: Probe) -> Score:
-    """Judge answers that the model generates."""
+    """Judge answers that the model generates, or measure how far it is from the base."""
+    if probe.metric == "kl_to_base":
+        from mgk_text.divergence import divergence
+
+        return divergence(cast("LanguageBundle", ctx.bundle), probe)
     from mgk_text.generation import evaluate
 
     return evaluate(cast("LanguageBundle", ctx.bundle), probe)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from attrs import evolve
 
 from mgk_core.contract.bundle import Probe, Tokens
 from mgk_core.contract.errors import InputError
-from mgk_text import generation
+from mgk_text import generation, similarity
 from mgk_text.encode import Encoder
 from mgk_text.items import ChoiceSet
 from mgk_text.lengths import split as split_long
 from mgk_text.records import Entry, Question
-from mgk_text.specs import PromptedSpec
+from mgk_text.specs import CALIBRATION, PromptedSpec
 from mgk_text.templates import DictionaryTemplate, McqTemplate
 
 T = TypeVar("T")
@@ -60,8 +60,13 @@ def learnt_perplexity(examples: Sequence[Tokens], name: str, split: str) -> Prob
     )
 
 
-def options(asked: ChoiceSet, name: str, split: str) -> list[Probe]:
-    """Return three probes of one set: the right option's log-likelihood, its margin, the accuracy."""
+def options(
+    asked: ChoiceSet, name: str, split: str, metrics: Sequence[str] = ()
+) -> list[Probe]:
+    """Return three probes of one set: the right option's log-likelihood, its margin, the accuracy.
+
+    metrics: those of a spec; ``option_calibration`` is a fourth.
+    """
     shared: dict[str, Any] = {
         "phase": "",
         "items": asked.items,
@@ -70,11 +75,16 @@ def options(asked: ChoiceSet, name: str, split: str) -> list[Probe]:
         "digest": asked.digest,
     }
     accuracy = _name(f"{name}-accuracy", split)
-    return [
+    made = [
         Probe(name=_name(name, split), metric="option_logprob", **shared),
         Probe(name=_name(f"{name}-margin", split), metric="option_margin", **shared),
         Probe(name=accuracy, metric="option_accuracy", chance=asked.chance, **shared),
     ]
+    if CALIBRATION in metrics:
+        shared["higher_is_better"] = False
+        calibration = _name(f"{name}-calibration", split)
+        made.append(Probe(name=calibration, metric=CALIBRATION, **shared))
+    return made
 
 
 def pairs(asked: ChoiceSet, name: str, split: str) -> list[Probe]:
@@ -99,11 +109,12 @@ def terms(
     template: DictionaryTemplate,
     entries: Sequence[Entry],
     spec: PromptedSpec,
-) -> Probe:
+) -> list[Probe]:
     """Return generated terms."""
     prompts = encoder.prompts([template.ask(e) for e in entries])
     judges = [generation.term_judge(template, e) for e in entries]
-    return generated(encoder, prompts, judges, spec, chance=None)
+    wanted = [template.answer(e) for e in entries]
+    return generated(encoder, prompts, judges, wanted, spec, read=template.read)
 
 
 def answers(
@@ -111,12 +122,13 @@ def answers(
     template: McqTemplate,
     questions: Sequence[Question],
     spec: PromptedSpec,
-) -> Probe:
+) -> list[Probe]:
     """Return generated answers to questions."""
     prompts = encoder.prompts([template.ask(q) for q in questions])
     judges = [generation.choice_judge(template, q) for q in questions]
     chance = math.fsum(1 / len(q.options) for q in questions) / len(questions)
-    return generated(encoder, prompts, judges, spec, chance=chance)
+    wanted = [template.answer(q) for q in questions]
+    return generated(encoder, prompts, judges, wanted, spec, chance=chance)
 
 
 def spread(records: Sequence[T], count: int) -> list[T]:
@@ -129,15 +141,19 @@ def generated(
     encoder: Encoder,
     prompts: Sequence[Any],
     judges: Sequence[Any],
+    wanted: Sequence[str],
     spec: PromptedSpec,
-    chance: float | None,
-) -> Probe:
-    """Return answers that the model generates, judged one by one."""
+    *,
+    read: Callable[[str], str] = str.strip,
+    chance: float | None = None,
+) -> list[Probe]:
+    """Return answers that the model generates: judged one by one, and by each metric of the spec."""
     items = tuple(
-        generation.Asked(tuple(p), judge, encoder, spec.new_tokens)
-        for p, judge in zip(prompts, judges, strict=True)
+        generation.Asked(tuple(p), judge, encoder, spec.new_tokens, answer, read)
+        for p, judge, answer in zip(prompts, judges, wanted, strict=True)
     )
-    return Probe(
+    content = [[i.prompt for i in items], encoder.conversation.stops]
+    first = Probe(
         name=f"{spec.probe_name}-generated",
         phase="",
         metric=generation.METRIC,
@@ -145,9 +161,19 @@ def generated(
         higher_is_better=True,
         chance=chance,
         split="test",
-        digest=_digest([[i.prompt for i in items], encoder.conversation.stops]),
+        digest=_digest(content),
         when="ends",
     )
+    made = [first]
+    for metric in spec.metrics:
+        if metric in similarity.NAMES:
+            similarity.require(metric)
+            name = f"{spec.probe_name}-{metric.replace('_', '-')}"
+            digest = _digest([*content, wanted])
+            made.append(
+                evolve(first, name=name, metric=metric, chance=None, digest=digest)
+            )
+    return made
 
 
 def _name(name: str, split: str) -> str:

@@ -6,11 +6,16 @@ from typing import Any, ClassVar
 
 from attrs import frozen
 
-from mgk_core.contract.specs import Spec, at_least, between, one_of, option
+from mgk_core.contract.errors import nearest
+from mgk_core.contract.specs import ProbeSpec, Spec, at_least, between, one_of, option
 from mgk_text.layouts import AUTO, NAMES
+from mgk_text.similarity import NAMES as NAMES_OF_METRICS
 
 Source = str | tuple[str, ...]
 """A file, folder or glob, ``package:PACKAGE/PATH``, ``hub:OWNER/NAME?config=…&split=…``, or several."""
+
+CALIBRATION = "option_calibration"
+"""Metric of mgk_validation over the options of questions."""
 
 DIRECTIONS = ("en-ko", "ko-en", "ko-definition", "definition-ko")
 
@@ -86,6 +91,11 @@ class TextDataSpec(Spec):
         0, at_least(0), help="of what is drawn: held-out shares, distractors"
     )
     probe: str = option("", help="name of the probe; default: the data's type")
+    kl_items: int = option(
+        0,
+        at_least(0),
+        help="test examples on which the KL divergence from the untouched base is measured",
+    )
     cache: bool = option(
         True,
         help="keep tokenised data on disk ($MGK_CACHE, or the user's cache directory)",
@@ -124,6 +134,23 @@ class TextDataSpec(Spec):
             raise ValueError(
                 f"weights: expected numbers above 0, got {list(self.weights)}"
             )
+
+
+SHIPPED = tuple(
+    f"package:mgk_phases/data/korean_medical/base/probe_{language}.jsonl"
+    for language in ("ko", "en")
+)
+
+
+@frozen(kw_only=True)
+class TextProbeSpec(ProbeSpec):
+    """Perplexity of texts that no phase trains on, in pieces of at most ``max_length`` tokens."""
+
+    source: Source = option(
+        SHIPPED,
+        help="texts, as data.train takes them; default: Korean and English ones of mgk",
+    )
+    max_length: int = option(128, at_least(8), help="most tokens of a piece")
 
 
 @frozen(kw_only=True)
@@ -166,7 +193,9 @@ class StyledSpec(TextDataSpec):
 
 @frozen(kw_only=True)
 class PromptedSpec(StyledSpec):
-    """What data whose answers can also be generated share."""
+    """What data whose answers can also be generated share. has_options: whether options are scored."""
+
+    has_options: ClassVar[bool] = True
 
     generate: int = option(
         40,
@@ -174,6 +203,31 @@ class PromptedSpec(StyledSpec):
         help="test items whose answer is also generated, in the first and last row",
     )
     new_tokens: int = option(24, at_least(1), help="most tokens of a generated answer")
+    metrics: tuple[str, ...] = option(
+        (),
+        help="further probes of generated answers: "
+        + ", ".join(NAMES_OF_METRICS)
+        + f"; of options: {CALIBRATION}",
+    )
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        known = (*NAMES_OF_METRICS, CALIBRATION)
+        for metric in self.metrics:
+            if metric not in known:
+                raise ValueError(
+                    f"metrics: expected some of {', '.join(known)},"
+                    f" got {metric!r}{nearest(metric, known)}"
+                )
+        if CALIBRATION in self.metrics and not self.has_options:
+            raise ValueError(
+                f"metrics: {CALIBRATION} needs options, and data of type {self.type!r} have none"
+            )
+        generated = [m for m in self.metrics if m != CALIBRATION]
+        if generated and not self.generate:
+            raise ValueError(
+                f"metrics: {generated[0]} needs generated answers; set generate above 0"
+            )
 
 
 @frozen(kw_only=True)
@@ -263,6 +317,7 @@ class ChatSpec(PromptedSpec):
     """Chat logs: messages of system, user, assistant and tools; the assistant's turns are learnt."""
 
     kind: ClassVar[str] = "chat"
+    has_options: ClassVar[bool] = False
 
     style: str = _chat_style()
     overflow: str = _overflow()

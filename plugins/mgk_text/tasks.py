@@ -141,11 +141,11 @@ class DictionaryTask:
         spec, template = self.spec, DictionaryTemplate(self.spec.probe_direction)
         draws = Distractors.of(template, entries, others, spec.distractors, spec.seed)
         made = probes.options(
-            of_entries(encoder, entries, draws), spec.probe_name, split
+            of_entries(encoder, entries, draws), spec.probe_name, split, spec.metrics
         )
         if split == "test" and spec.generate:
             asked = probes.spread(entries, spec.generate)
-            made.append(probes.terms(encoder, template, asked, spec))
+            made += probes.terms(encoder, template, asked, spec)
         return made
 
     def problems(self, records: Sequence[Record]) -> list[Problem]:
@@ -191,7 +191,7 @@ class McqTask:
         made = self.options(encoder, questions, self.spec.probe_name, split)
         if split == "test" and self.spec.generate:
             asked = probes.spread(questions, self.spec.generate)
-            made.append(probes.answers(encoder, template, asked, self.spec))
+            made += probes.answers(encoder, template, asked, self.spec)
         return made
 
     def options(
@@ -199,7 +199,10 @@ class McqTask:
     ) -> list[Probe]:
         """Return the probes of the options' log-likelihoods."""
         return probes.options(
-            of_questions(encoder, questions, self.template), name, split
+            of_questions(encoder, questions, self.template),
+            name,
+            split,
+            self.spec.metrics,
         )
 
     def items(

@@ -25,6 +25,8 @@ from mgk_validation.specs import (
 )
 
 Row = Mapping[str, Score]
+DIVERGENCE = "kl_to_base"
+"""A metric that is 0 on the base and can only grow: no drop from 0 is expected of it."""
 
 
 @frozen
@@ -53,6 +55,7 @@ def _ask(
         return [
             max_drop(spec, Change(_reference(spec, ctx, before, p), after[p.name]))
             for p in _taught(spec, ctx, after)
+            if p.metric != DIVERGENCE or p.name in spec.probes
         ]
     if isinstance(spec, KeepBaseSpec):
         return [
@@ -118,9 +121,12 @@ def share_kept(change: Change) -> float:
     """Return how much of a score is left: 1 is all of it, above 1 is a gain.
 
     Log-likelihoods (negative, higher is better): exp of the difference, the ratio of geometric mean
-    probabilities, which for perplexities is before / after. Otherwise the ratio of the two scores.
+    probabilities, which for perplexities is before / after. A divergence from the base: exp of
+    minus what it grew by. Otherwise the ratio of the two scores.
     """
     before, after = change.before.value, change.after.value
+    if change.after.metric == DIVERGENCE:
+        return math.exp(before - after)
     if not change.after.higher_is_better:
         before, after = after, before
     if before < 0 or after < 0:

@@ -12,12 +12,13 @@ import math
 import weakref
 from collections.abc import Sequence
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from torch import nn
 
 from mgk_core.contract.bundle import Bundle, Choice, OptionScores, Probe, Score
 from mgk_core.contract.errors import InputError
-from mgk_core.model.inject import parts_of
+from mgk_core.model.versions import version_of
+from mgk_validation.calibration import calibration_error, confidence
 from mgk_validation.losses import score
 
 
@@ -51,6 +52,8 @@ def option_metric(bundle: Bundle, probe: Probe) -> Score:
     """Score the probe's items, or reuse the scoring of a sibling metric."""
     check_items(probe)
     items = _SEEN.setdefault(bundle.model, Cache()).scored(bundle, probe)
+    if probe.metric == "option_calibration":
+        return _calibration(probe, items)
     right = tuple(item.right(item.per_token) for item in items)
     own = tuple(item.per_token[item.answer] for item in items)
     margins = tuple(item.margin for item in items)
@@ -72,6 +75,17 @@ def option_metric(bundle: Bundle, probe: Probe) -> Score:
     return score(probe, _mean(values), _stderr(values), values, extra)
 
 
+def _calibration(probe: Probe, items: Sequence[Scored]) -> Score:
+    """Return the expected calibration error of the probabilities that an item's options have."""
+    sure = [confidence(item.whole, item.answer) for item in items]
+    error, stderr = calibration_error(sure)
+    extra = {
+        "confidence": _mean([one.probability for one in sure]),
+        "accuracy": _mean([float(one.right) for one in sure]),
+    }
+    return evolve(score(probe, error, stderr, (0.0,) * len(sure), extra), per_item=())
+
+
 @define(eq=False)
 class Cache:
     """The last scoring of each set of items, for the other metrics of the same row.
@@ -86,7 +100,7 @@ class Cache:
 
     def scored(self, bundle: Bundle, probe: Probe) -> tuple[Scored, ...]:
         """Return the scored items of a probe."""
-        key, state = hash(tuple(probe.items)), _state(bundle.model)
+        key, state = hash(tuple(probe.items)), version_of(bundle.model)
         before, items, users = self.kept.get(key, ((), (), set()))
         if before != state or probe.name in users:
             items, users = score_items(bundle, probe), set()
@@ -129,15 +143,6 @@ def _scored(item: Choice, scores: OptionScores) -> Scored:
         tuple(s / n for s, n in zip(scores.logprob, tokens, strict=True)),
         tuple(s / n for s, n in zip(scores.logprob, nbytes, strict=True)),
     )
-
-
-def _state(model: nn.Module) -> tuple[int, ...]:
-    """Each weight's address and version, and which adapters are enabled."""
-    weights = [n for p in model.parameters() for n in (p.data_ptr(), p._version)]  # noqa: SLF001 - torch has no other
-    switches = [
-        int(part.enabled) for module in model.modules() for part in parts_of(module)
-    ]
-    return (*weights, *switches)
 
 
 def _mean(values: Sequence[float]) -> float:

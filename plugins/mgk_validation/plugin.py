@@ -23,6 +23,7 @@ METRICS = {
     "option_logprob": "log-likelihood of the right option, per token",
     "option_margin": "the right option's log-likelihood per token minus that of the best wrong one",
     "option_accuracy": "share of items whose right option is the likeliest",
+    "option_calibration": "expected calibration error of the options' probabilities",
 }
 
 

@@ -137,6 +137,7 @@ def changes(kind, s):
         "max_length": ({"dev": s[kind]}, {"max_length": 10}),
         "seed": (both, {"seed": 1}),
         "probe": (both, {"probe": "mine"}),
+        "kl_items": ({"test": s[kind]}, {"kl_items": 2}),
         "cache": ({}, {"cache": False}),
         "base_probes": ({}, {"base_probes": {"base": s["text"]}}),
         "base_questions": ({}, {"base_questions": {"exam": s["mmlu"]}}),
@@ -153,6 +154,7 @@ def changes(kind, s):
         "overflow": ({"max_length": 12}, {"overflow": "drop"}),
         "generate": ({"test": s[kind]}, {"generate": 2}),
         "new_tokens": ({"test": s[kind]}, {"new_tokens": 3}),
+        "metrics": ({"test": s[kind]}, {"metrics": ("token_f1",)}),
     }
     own = {
         "text": {
