@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
-
-SUITES = ("permuted", "rotated", "split", "characters", "korean")
-DIGITS = SUITES[:3]
-KOREAN = "korean"
 
 
 @click.group(epilog="Example: mgk bench forgetting --quick")
@@ -17,20 +14,21 @@ def bench() -> None:
 
 
 @bench.command(
-    epilog="Example: mgk bench forgetting --suite split --method drift-guard --seeds 2 --out bench"
+    epilog="Example: mgk bench forgetting --suite superni --method drift-guard --results results"
 )
 @click.option(
     "--suite",
     "suites",
     multiple=True,
-    type=click.Choice(SUITES),
-    help="Suites; default: the three on digits. korean, the shipped pipeline on its real base, goes alone.",
+    help="permuted, rotated, split (digits; the default), characters; korean, the shipped pipeline on its real"
+    " base; superni, long (found in $MGK_REALDATA) or a folder of tasks. The last four go alone.",
 )
 @click.option(
     "--method",
     "methods",
     multiple=True,
-    help="Methods; default: all. naive, full-ft and joint are always there.",
+    help="Methods; default: all. naive and joint are always there. For tasks of texts NAME@RATE is a method at"
+    " another learning rate.",
 )
 @click.option(
     "--seeds",
@@ -52,11 +50,11 @@ def bench() -> None:
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Processes; default: one per CPU, for korean one.",
+    help="Processes; default: one per CPU, for korean and tasks of texts one.",
 )
 @click.option(
     "--base",
-    help="For korean: another base than the pipeline's, as base.id (tiny-gemma, a directory).",
+    help="For korean and tasks of texts: another base than the pipeline's, as base.id (tiny-gemma, a directory).",
 )
 @click.option(
     "--steps",
@@ -69,86 +67,56 @@ def bench() -> None:
     help="For korean: items of each probe; default: all.",
 )
 @click.option(
+    "--order", help="For tasks of texts: an order of orders.json; default: the first."
+)
+@click.option(
+    "--train",
+    type=click.IntRange(1),
+    help="For tasks of texts: most training rows of a task (160).",
+)
+@click.option(
+    "--test",
+    type=click.IntRange(2),
+    help="For tasks of texts: most test rows of a task (60).",
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(16),
+    help="For tasks of texts: most tokens of an example (192).",
+)
+@click.option(
+    "--epochs",
+    type=click.FloatRange(0, min_open=True),
+    help="For tasks of texts: epochs of each task (1).",
+)
+@click.option(
+    "--generate",
+    type=click.IntRange(0),
+    help="For tasks of texts: test rows of a task whose answers are generated and scored by Rouge-L (20).",
+)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="For tasks of texts: folder with one JSON a cell; cells that are there are not run again.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for table.md, cells.jsonl, picture.svg.",
+    help="Folder for the table (Markdown, LaTeX, CSV), cells.jsonl, picture.svg.",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per cell, no table."
 )
-def forgetting(
-    suites: tuple[str, ...],
-    methods: tuple[str, ...],
-    seeds: int,
-    seed_from: int,
-    quick: bool,  # noqa: FBT001 - click passes options by name
-    workers: int | None,
-    base: str | None,
-    steps: int | None,
-    items: int | None,
-    out: Path | None,
-    as_json: bool,  # noqa: FBT001 - as above
-) -> None:
+def forgetting(**options: Any) -> None:
     """Measure what each method forgets and what it still learns.
 
-    A base task and the phases that follow it, on tasks that ship: no network, CPU. Rows naive, full-ft
-    and joint are always there. With --out, also every cell as JSON, and a picture (needs matplotlib).
+    Tasks one after the other, each a phase that is merged. The suites on digits and characters ship and need no
+    network. Plain merging (naive) and joint training are always there, as the closed gap is relative to them.
+    With --out, also files in each format and a picture (needs matplotlib).
     """
-    from mgk_bench.methods import QUICK, QUICK_KOREAN
+    from mgk_bench.forgetting import Options, run
 
-    chosen_seeds = range(seed_from, seed_from + (2 if quick else seeds))
-    cut = (base, steps, items)
-    if KOREAN in suites:
-        methods = methods or (QUICK_KOREAN if quick else ())
-        _refuse("--suite korean goes alone", wrong=len(set(suites)) > 1)
-        _korean(methods, chosen_seeds, cut, workers or 1, out, as_json=as_json)
-        return
-    methods = methods or (QUICK if quick else ())
-    _refuse(
-        "--base, --steps and --items are for --suite korean",
-        wrong=any(c is not None for c in cut),
-    )
-    from mgk_bench.grid import records, run_grid, write
-    from mgk_bench.table import as_text
-
-    chosen = suites or DIGITS
-    cells, lines = run_grid(chosen, methods, chosen_seeds, workers, tell=_tell)
-    shown = "\n".join(records(cells, chosen)) if as_json else as_text(lines)
-    _show(shown, [] if out is None else write(out, cells, lines, chosen))
-
-
-def _korean(
-    methods: tuple[str, ...],
-    seeds: range,
-    cut: tuple[str | None, int | None, int | None],
-    workers: int,
-    out: Path | None,
-    *,
-    as_json: bool,
-) -> None:
-    from mgk_bench.korean import Cut, run_suite
-    from mgk_bench.korean_table import as_text, records, write
-
-    cells = run_suite(methods, seeds, _tell, Cut(*cut), workers)
-    shown = "\n".join(records(cells, cut)) if as_json else as_text(cells)
-    _show(shown, [] if out is None else write(out, cells, cut))
-
-
-def _tell(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _show(table: str, written: list[Path]) -> None:
-    click.echo(table)
-    for path in written:
-        _tell(f"wrote {path}")
-
-
-def _refuse(message: str, *, wrong: bool) -> None:
-    from mgk_core.contract.errors import InputError
-
-    if wrong:
-        raise InputError(message)
+    run(Options(**options))
 
 
 @bench.command(epilog="Example: mgk bench heatmap runs/korean --out retention.svg")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
+
+from mgk_core.contract.errors import InputError, nearest
 
 Kind = Literal["lora", "joint"]
 
@@ -129,15 +131,93 @@ KOREAN = (
 QUICK_KOREAN = ("default",)
 
 
+_GUARD = {"sketch": 48, "max_tokens": 2048}
+TEXTS = (
+    Method(
+        "naive",
+        "plain progressive merging: no protection against forgetting",
+        {"naive": {}},
+    ),
+    Method(
+        "joint",
+        "one adapter trained on all tasks at once (approximate bound)",
+        {"naive": {}},
+        "joint",
+    ),
+    Method(
+        "full-ft",
+        "all linear weights trained, task after task",
+        {"naive": {}},
+        lr=2e-5,
+        adapter={"type": "dense"},
+    ),
+    Method(
+        "drift-guard", "C and G as 48 eigenvectors and a tail", {"drift-guard": _GUARD}
+    ),
+    Method(
+        "covariance-merge",
+        "the transition alone",
+        {"covariance-merge": {**_GUARD, "strength": 0.3}},
+    ),
+    Method("o-lora", "orthogonal A", {"o-lora": {}}),
+    Method("ewc", "diagonal Fisher penalty", {"ewc": {"max_tokens": 2048}}),
+    Method(
+        "designed-a", "InfLoRA-style: A designed and frozen", {"designed-a": _GUARD}
+    ),
+    Method(
+        "self-distillation",
+        "the base as teacher on new data",
+        {"self-distillation": {}},
+    ),
+    Method(
+        "replay",
+        "1 % of earlier data, two examples a step",
+        {"replay": {"share": 0.01, "calibration_share": 0.5, "batch": 2}},
+    ),
+    Method(
+        "drift-guard+replay",
+        "both",
+        {
+            "drift-guard": _GUARD,
+            "replay": {"share": 0.01, "calibration_share": 0.5, "batch": 2},
+        },
+    ),
+)
+"""The rows of suites of texts."""
+
+
 def chosen(
-    names: tuple[str, ...], methods: tuple[Method, ...] = METHODS
+    names: tuple[str, ...],
+    methods: tuple[Method, ...] = METHODS,
+    references: tuple[str, ...] = REFERENCES,
 ) -> list[Method]:
     """Return the methods asked for (all where none is named), the reference rows always with them."""
-    from mgk_core.contract.errors import InputError, nearest
-
     known = [m.name for m in methods]
     for name in names:
         if name not in known:
             raise InputError(f"--method {name}: no such method{nearest(name, known)}")
-    wanted = {*REFERENCES, *(names or known)}
+    wanted = {*references, *(names or known)}
     return [m for m in methods if m.name in wanted]
+
+
+def chosen_texts(names: tuple[str, ...]) -> list[Method]:
+    """Return methods for a suite of texts. ``NAME@RATE`` is a method at another learning rate."""
+    plain = tuple(name for name in names if "@" not in name)
+    slower = [_at_rate(name) for name in names if "@" in name]
+    listed = chosen(plain, TEXTS, ("naive", "joint")) if plain or not slower else []
+    references = chosen(("naive",), TEXTS, ("naive", "joint"))
+    return [*(listed or references), *slower]
+
+
+def _at_rate(text: str) -> Method:
+    name, _, rate = text.partition("@")
+    (found,) = chosen((name,), TEXTS, (name,))
+    try:
+        lr = float(rate)
+    except ValueError:
+        lr = -1.0
+    if not 0 < lr < 1:
+        raise InputError(
+            f"--method {text}: expected NAME@RATE with a learning rate, such as naive@2e-4"
+        )
+    return evolve(found, name=text, lr=lr)
