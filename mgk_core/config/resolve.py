@@ -478,7 +478,11 @@ def _spec(
     except InputError as error:
         problems.append(tree.problem((*path, "type"), str(error)))
         return None
-    return read_table(tree, claim.cls, {**table, "type": type_}, path, problems)
+    found = read_table(tree, claim.cls, {**table, "type": type_}, path, problems)
+    inner = getattr(found, "adapters", {}) if slot == "adapter" else {}
+    for name, own in inner.items():  # several adapters in one: each is checked now
+        _spec(tree, registry, slot, own, (*path, "adapters", name), problems)
+    return found
 
 
 def structure_spec(
@@ -487,6 +491,6 @@ def structure_spec(
     """Read one table given in Python; `ConfigError` with every problem."""
     problems: list[Problem] = []
     spec = _spec(Tree(), registry, slot, table, (slot,), problems)
-    if spec is None:
+    if spec is None or problems:
         raise ConfigError(problems)
     return spec

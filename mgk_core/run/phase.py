@@ -169,9 +169,15 @@ class PhaseRun:
             session.hooks.init_adapter(adapter, ctx)
             session.weights.check("initialising the adapter")
             _check_identity(ctx, adapter, base, self._blamed("mgk_init_adapter"))
+            parameters = adapter.parameters()
             self.progress.frozen = [
-                i for i, p in enumerate(adapter.parameters()) if not p.requires_grad
+                i for i, p in enumerate(parameters) if not p.requires_grad
             ]
+            if len(self.progress.frozen) == len(parameters):
+                raise InputError(
+                    f"phase {ctx.phase.name!r}: nothing is trained, as all parameters of its adapter are frozen;"
+                    " set train = true on a loaded adapter, or add one that is trained"
+                )
         else:
             session.weights.check("attaching the adapter")
             for i in checkpoint.progress.frozen:

@@ -17,6 +17,7 @@ from mgk_core.contract.adapter import (
     load_in_place,
     retie,
 )
+from mgk_core.contract.errors import InputError
 from mgk_core.model.inject import switched_off, take
 from mgk_lora.kinds import Candidate
 from mgk_lora.pair import Pair
@@ -97,6 +98,18 @@ class LoraAdapter:
             delta = pair.bias.detach().to(weight.dtype) * pair.scale
             return weight + (delta if rows is None else delta[rows])
         return self.pair(name).merged(weight, rows)
+
+    def rescale(self, weight: float) -> None:
+        """Multiply every delta by ``weight``.
+
+        :raises InputError: DoRA, whose weight is not a base plus a delta
+        """
+        if any(pair.magnitude is not None for pair, _ in self._pairs.values()):
+            raise InputError(
+                f"adapter {self.name!r}: DoRA's weights are not a base plus a delta, so weight must be 1"
+            )
+        for pair, _ in self._pairs.values():
+            pair.scale *= weight
 
     def disabled(self) -> AbstractContextManager[None]:
         """Run without this adapter inside the block."""

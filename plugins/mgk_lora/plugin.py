@@ -1,11 +1,12 @@
-"""The hooks of mgk_lora: adapter types ``lora`` and ``dora``."""
+"""The hooks of mgk_lora: adapter types ``lora``, ``dora`` and ``lora-directory``."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgk_core.contract.hookspecs import hookimpl
-from mgk_lora.spec import DoraSpec, LoraSpec
+from mgk_lora.spec import DirectorySpec, DoraSpec, LoraSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,14 +17,23 @@ if TYPE_CHECKING:
 
 @hookimpl
 def mgk_register_specs(registry: SpecRegistry) -> None:
-    """Claim the types ``lora`` and ``dora``."""
+    """Claim the types ``lora``, ``dora`` and ``lora-directory``."""
     registry.add("adapter", "lora", LoraSpec)
     registry.add("adapter", "dora", DoraSpec)
+    registry.add("adapter", "lora-directory", DirectorySpec)
 
 
 @hookimpl
-def mgk_attach_adapter(model: nn.Module, spec: LoraSpec, name: str) -> Adapter:
-    """Attach LoRA or DoRA."""
+def mgk_attach_adapter(
+    model: nn.Module, spec: LoraSpec | DirectorySpec, name: str
+) -> Adapter:
+    """Attach LoRA or DoRA, new or from PEFT's files."""
+    if isinstance(spec, DirectorySpec):
+        from mgk_lora.peft_format import attach_peft
+
+        adapter = attach_peft(model, Path(spec.path).expanduser(), name)
+        adapter.identity = "none"
+        return adapter
     from mgk_lora.attach import attach
 
     return attach(model, spec, name)

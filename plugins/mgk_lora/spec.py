@@ -60,3 +60,16 @@ class LoraSpec(Spec):
 @frozen(kw_only=True)
 class DoraSpec(LoraSpec):
     """DoRA: the norm of each row of W + ΔW is trained apart from its direction."""
+
+
+@frozen(kw_only=True)
+class DirectorySpec(Spec):
+    """A LoRA or DoRA as PEFT wrote it: targets, ranks and scales are those of its files."""
+
+    path: str = option(
+        "", help="directory with adapter_config.json and adapter_model.safetensors"
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("path: expected a directory")

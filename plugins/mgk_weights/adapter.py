@@ -96,6 +96,12 @@ class WeightsAdapter:
         """Return W + D, or a block ``rows`` of it."""
         return weight + self.delta(name, rows).to(weight.dtype)
 
+    @torch.no_grad()
+    def rescale(self, weight: float) -> None:
+        """Multiply every delta by ``weight``."""
+        for found in self.deltas.values():
+            found.values.mul_(weight)
+
     def disabled(self) -> AbstractContextManager[None]:
         """Run without this adapter inside the block."""
         return switched_off([part for _, part in self._placed])
