@@ -110,6 +110,7 @@ def look(run: Path) -> RunSummary:
     except DigestError as error:
         notes.append(str(error))
     training = _training(run, notes)
+    _resumes_at(journal, training)
     phases = tuple(_phases(run, config, ledger, journal, training))
     owner = owner_of(run)
     model = run / MODEL
@@ -207,6 +208,17 @@ def _training(run: Path, notes: list[str]) -> dict[str, Training]:
             training = found.setdefault(str(event.get("phase")), Training())
             training.best_step = int(event["best_step"])
     return found
+
+
+def _resumes_at(journal: Journal, training: dict[str, Training]) -> None:
+    """Set the step of an interrupted phase to its checkpoint's: metrics have one step of ten, or go beyond."""
+    for entry in reversed(journal.events):
+        if entry["event"] not in {"checkpoint", "phase_enter", "resumed"}:
+            return
+        if entry["event"] == "checkpoint":
+            found = training.setdefault(str(entry["phase"]), Training())
+            found.step = int(entry["step"])
+            return
 
 
 def _add(training: Training, event: Mapping[str, Any]) -> None:

@@ -408,9 +408,11 @@ def test_a_signal_finishes_the_step_and_says_how_to_resume(mgk, tmp_path, number
     assert "Traceback" not in err.decode()
     assert all(json.loads(line) for line in rest.splitlines())
     assert list(out.glob("phases/0-plain_text/checkpoint/step-*"))
+    kept = re.search(r"stopped after step (\d+) of 400000", err.decode())
     shown = " ".join(mgk("show", out).out.split())
-    assert re.search(
-        r"interrupted in plain_text at step \d+ of 400000: 0 of 3 phases merged", shown
+    assert (
+        f"interrupted in plain_text at step {kept[1]} of 400000: 0 of 3 phases merged"
+        in shown
     )
     assert shown.rstrip().endswith(f"next: mgk resume {out}")
 
