@@ -228,7 +228,9 @@ def ending(run: RunSummary) -> Iterator[Text]:
 def _next(run: RunSummary, reported: bool) -> Iterator[str]:  # noqa: FBT001 - one caller
     """Yield commands; the report has all that `mgk show --all` prints."""
     where = run.directory
-    if run.status == "finished":
+    if run.damaged:
+        yield f"mgk verify {where}"
+    elif run.status == "finished":
         if (where / "model" / "tokenizer_config.json").exists():
             yield f"mgk ask {where} QUESTION"
         if not reported:

@@ -58,7 +58,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: is damaged: {error}") from None
+        raise StoreError(
+            f"{path}: is damaged: {error}; restore the file from a copy"
+        ) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -125,8 +125,10 @@ def read_ledger(run: Path) -> Ledger:
     try:
         return cattrs.structure(raw, Ledger)
     except (cattrs.BaseValidationError, TypeError, ValueError, KeyError) as error:
+        known = isinstance(error, cattrs.BaseValidationError)
+        reason = "; ".join(cattrs.transform_error(error)) if known else error
         raise StoreError(
-            f"{path}: is damaged: {cattrs.transform_error(error) if isinstance(error, cattrs.BaseValidationError) else error}"
+            f"{path}: is damaged: {reason}; restore the file from a copy"
         ) from None
 
 

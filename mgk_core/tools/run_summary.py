@@ -76,7 +76,10 @@ class PhaseSummary:
 
 @frozen
 class RunSummary:
-    """A run as read from its directory. notes: what could not be read, and why."""
+    """A run as read from its directory.
+
+    notes: what could not be read, and why. damaged: whether journal and ledger contradict each other.
+    """
 
     directory: Path
     name: str
@@ -92,6 +95,7 @@ class RunSummary:
     model: Path | None = None
     owner: str | None = None
     notes: tuple[str, ...] = ()
+    damaged: bool = False
 
 
 def look(run: Path) -> RunSummary:
@@ -105,10 +109,12 @@ def look(run: Path) -> RunSummary:
     journal = open_journal(Store(run), repair=False)
     ledger = read_ledger(run) if (run / LEDGER).exists() else None
     notes: list[str] = []
+    damaged = False
     try:
         standing(Store(run), journal)
     except DigestError as error:
         notes.append(str(error))
+        damaged = True
     training = _training(run, notes)
     _resumes_at(journal, training)
     phases = tuple(_phases(run, config, ledger, journal, training))
@@ -130,6 +136,7 @@ def look(run: Path) -> RunSummary:
         model=model if model.is_dir() else None,
         owner=owner,
         notes=tuple(notes),
+        damaged=damaged,
     )
 
 

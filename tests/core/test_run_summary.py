@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from mgk_cli.outcome import ending
 from mgk_core.contract.errors import InputError, StoreError
 from mgk_core.record.ledger import read_ledger
 from mgk_core.tools.run_summary import look
@@ -85,8 +86,11 @@ def test_a_ledger_that_the_journal_does_not_know_is_told(finished_run, tmp_path)
     shutil.copytree(finished_run, tmp_path / "run")
     file = tmp_path / "run/journal.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
-    (note,) = (n for n in look(tmp_path / "run").notes if "ledger.json" in n)
+    summary = look(tmp_path / "run")
+    (note,) = (n for n in summary.notes if "ledger.json" in n)
     assert "journal.jsonl" in note
+    lines = [line.plain for line in ending(summary)]
+    assert f"next: mgk verify {tmp_path / 'run'}" in lines
 
 
 def test_a_foreign_directory_is_no_run(tmp_path):
