@@ -15,7 +15,7 @@ from attrs import field, frozen
 from torch import Tensor, nn
 
 from mgk_core.contract.adapter import Adapter, Vocabulary
-from mgk_core.contract.conversation import Conversation
+from mgk_core.contract.conversation import Conversation, Message
 from mgk_core.contract.errors import InputError
 from mgk_core.contract.world import World
 
@@ -154,6 +154,30 @@ class Tokens:
     nbytes: int = 0
 
 
+PICTURE = "\ue002"
+"""What a picture is in a message's text: a private-use character."""
+
+
+@frozen
+class Picture:
+    """One picture: a file, or the bytes of one. digest: of the bytes, so that a change is noticed."""
+
+    path: str
+    data: bytes = field(default=b"", repr=False)
+    digest: str = ""
+
+    def read(self) -> bytes:
+        """Return the picture's file as bytes."""
+        return self.data or Path(self.path).read_bytes()
+
+
+@frozen
+class Pictured(Tokens):
+    """One training example, or one prompt, that shows pictures; they are read when it is packed."""
+
+    pictures: tuple[Picture, ...] = ()
+
+
 @frozen
 class Choice:
     """One item to score: a prompt and options that follow it. answer: index of the right one."""
@@ -191,6 +215,28 @@ class Speaks(LanguageBundle, Protocol):
     """A language bundle that knows how its base is spoken to; text data and ``mgk ask`` need it."""
 
     conversation: Conversation
+
+
+@runtime_checkable
+class SeesPictures(Speaks, Protocol):
+    """Optional promise of a language bundle: its chats may show pictures (the mark `PICTURE`)."""
+
+    def see(
+        self,
+        chats: Sequence[Sequence[Message]],
+        pictures: Sequence[Sequence[Picture]],
+    ) -> list[list[Pictured]]:
+        """Return each chat as training examples, as `Conversation.exchanges` does.
+
+        :raises InputError: the base sees no pictures
+        """
+
+    def see_prompts(
+        self,
+        chats: Sequence[Sequence[Message]],
+        pictures: Sequence[Sequence[Picture]],
+    ) -> list[Pictured]:
+        """Return prompts; `LanguageBundle.generate` takes them as they are."""
 
 
 @runtime_checkable
@@ -407,6 +453,7 @@ class PhaseData:
 
 
 __all__ = [
+    "PICTURE",
     "Adaptable",
     "Answer",
     "Batch",
@@ -425,12 +472,15 @@ __all__ = [
     "OptionScores",
     "OwnGradients",
     "PhaseData",
+    "Picture",
+    "Pictured",
     "Predictions",
     "PredictsTokens",
     "PreferencePair",
     "Probe",
     "Score",
     "ScoresOptions",
+    "SeesPictures",
     "Shareable",
     "SharesOut",
     "Speaks",

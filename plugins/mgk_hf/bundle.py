@@ -11,7 +11,8 @@ import torch
 from attrs import define, field
 from torch import Tensor, nn
 
-from mgk_core.contract.bundle import OptionScores, Tokens
+from mgk_core.contract.bundle import OptionScores, Picture, Pictured, Tokens
+from mgk_core.contract.conversation import Message
 from mgk_core.contract.errors import InputError
 from mgk_core.contract.progress import Advance, counting
 from mgk_core.contract.world import ALONE, World
@@ -20,9 +21,11 @@ from mgk_hf.chat_template import Settings
 from mgk_hf.conversation import HfConversation
 from mgk_hf.limits import Limits
 from mgk_hf.network import Network
+from mgk_hf.pictures import Eyes, PictureBatch
 from mgk_hf.precision import exact
 from mgk_hf.predictions import HeadPredictions, noisy_embeddings
 from mgk_hf.scoring import Item, collect, groups, pack_items, separate_items, size_of
+from mgk_hf.turns import ChatTurns
 from mgk_hf.vocabulary import HfVocabulary
 
 OUTPUTS = 64
@@ -53,6 +56,7 @@ class HfBundle:
     model: nn.Module = field(init=False)
     limits: Limits = field(init=False)
     conversation: HfConversation = field(init=False)
+    _eyes: Eyes | None = field(init=False, default=None)
     vocabulary: HfVocabulary = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -68,13 +72,48 @@ class HfBundle:
     def pack(self, examples: Sequence[Tokens]) -> TokenBatch:
         """Make one micro-batch of examples: one packed row, or padded rows for models that cannot pack."""
         self.limits.check(examples)
+        if any(isinstance(e, Pictured) and e.pictures for e in examples):
+            return self.eyes.pack(examples, self._pad_id).to(self.device)
         sequences = [(e.ids, e.labels) for e in examples]
         batch = pack(sequences) if self.network.packs else pad(sequences, self._pad_id)
         return batch.to(self.device)
 
     def unpack(self, batch: TokenBatch) -> list[Tokens]:
         """Return a batch's examples; of a first token, which is never learnt, the label is lost."""
+        if isinstance(batch, PictureBatch):
+            raise InputError(
+                "examples with pictures cannot be kept for later phases (replay);"
+                " leave that retention method out of phases with image-chat data"
+            )
         return [Tokens(tuple(ids), tuple(labels)) for ids, labels in unpack(batch)]
+
+    def see(
+        self,
+        chats: Sequence[Sequence[Message]],
+        pictures: Sequence[Sequence[Picture]],
+    ) -> list[list[Pictured]]:
+        """Return chats that show pictures as training examples."""
+        return self.eyes.exchanges(self._chat_turns(), chats, pictures)
+
+    def see_prompts(
+        self,
+        chats: Sequence[Sequence[Message]],
+        pictures: Sequence[Sequence[Picture]],
+    ) -> list[Pictured]:
+        """Return prompts that show pictures."""
+        return self.eyes.prompts(self._chat_turns(), chats, pictures)
+
+    @property
+    def eyes(self) -> Eyes:
+        """The base's processor of pictures, loaded when it is first needed."""
+        if self._eyes is None:
+            self._eyes = Eyes.of(self.source, self.tokenizer)
+        return self._eyes
+
+    def _chat_turns(self) -> ChatTurns:
+        turns = self.conversation.styled("chat").turns
+        assert isinstance(turns, ChatTurns)  # noqa: S101 - the style is "chat"
+        return turns
 
     def loss(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Return (summed negative log-likelihood of the labels, their number), 0-dim fp32."""
@@ -206,16 +245,18 @@ class HfBundle:
     @torch.no_grad()
     def generate(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[int] | Pictured],
         *,
         max_new_tokens: int,
         stop: Sequence[int] = (),
     ) -> list[list[int]]:
         """Continue each prompt with the most likely token each time, up to the end of its turn."""
-        width = max(len(p) for p in prompts)
+        seen = self._seen(prompts)
+        ids_of = [p.ids if isinstance(p, Pictured) else p for p in prompts]
+        width = max(len(p) for p in ids_of)
         self.limits.check_length(width + max_new_tokens)
-        rows = [[self._pad_id] * (width - len(p)) + list(p) for p in prompts]
-        shown = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+        rows = [[self._pad_id] * (width - len(p)) + list(p) for p in ids_of]
+        shown = [[0] * (width - len(p)) + [1] * len(p) for p in ids_of]
         ends = list(dict.fromkeys([*stop, *self.conversation.stops]))
         whole: Any = self.model
         with (
@@ -223,13 +264,24 @@ class HfBundle:
             greedy(whole, ends, self._pad_id),
             counting(max_new_tokens, "tokens") as advance,
         ):
+            ids = torch.tensor(rows, device=self.device)
+            if seen:
+                seen["token_type_ids"] = (ids == self.eyes.token).long()
             made = whole.generate(
                 streamer=_Counter(advance),
-                input_ids=torch.tensor(rows, device=self.device),
+                input_ids=ids,
+                **seen,
                 attention_mask=torch.tensor(shown, device=self.device),
                 max_new_tokens=max_new_tokens,
             )
         return [_until(row, {*ends, self._pad_id}) for row in made[:, width:].tolist()]
+
+    def _seen(self, prompts: Sequence[Any]) -> dict[str, Tensor]:
+        """Return the pictures of prompts; empty where none shows any."""
+        shown = [p for p in prompts if isinstance(p, Pictured) and p.pictures]
+        if not shown:
+            return {}
+        return {"pixel_values": self.eyes.pixels(shown).to(self.device)}
 
     def save(self, directory: Path) -> None:
         """Write the whole model as transformers loads it, with the base's files that are still true."""

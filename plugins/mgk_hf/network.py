@@ -14,6 +14,7 @@ from mgk_hf.batch import PADDING, TokenBatch
 from mgk_hf.cpu.lean import kept_narrow
 from mgk_hf.head import Head
 from mgk_hf.layout import layout_of
+from mgk_hf.pictures import PictureBatch
 from mgk_hf.precision import MixedLinear
 
 _RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "chunked_attention")
@@ -50,6 +51,13 @@ class Network:
         states: Tensor = out.last_hidden_state
         return states.flatten(0, 1)
 
+    def _seeing(self, batch: PictureBatch) -> Tensor:
+        """Return the last hidden states of rows with pictures; the whole model embeds these."""
+        whole: Any = self.whole
+        out = whole.base_model(**batch.inputs, use_cache=False)
+        states: Tensor = out.last_hidden_state
+        return states.flatten(0, 1)
+
     def _attention(self, batch: TokenBatch) -> dict[str, Any]:
         if self.packs:
             return {ARGUMENT: layout_of(batch), "attention_mask": None}
@@ -60,6 +68,9 @@ class Network:
         keeping = (
             kept_narrow() if self.narrow and torch.is_grad_enabled() else nullcontext()
         )
+        if isinstance(batch, PictureBatch):
+            with keeping:
+                return self._seeing(batch)
         masks = without_masks() if self.packs else nullcontext()
         with keeping, masks:
             return self.hidden(batch)

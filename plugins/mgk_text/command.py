@@ -10,7 +10,16 @@ import click
 if TYPE_CHECKING:
     from mgk_text.inspection import Inspection
 
-TYPES = ("auto", "text", "dictionary", "mcq", "chat", "instruction", "preference")
+TYPES = (
+    "auto",
+    "text",
+    "dictionary",
+    "mcq",
+    "chat",
+    "image-chat",
+    "instruction",
+    "preference",
+)
 TINY = "tiny-gemma"
 
 

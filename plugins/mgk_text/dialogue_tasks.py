@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from attrs import evolve, frozen
 
-from mgk_core.contract.bundle import Choice, Probe, Tokens
-from mgk_core.contract.errors import Problem
+from mgk_core.contract.bundle import Choice, Probe, SeesPictures, Tokens
+from mgk_core.contract.errors import InputError, Problem
 from mgk_text import generation, lengths, probes
 from mgk_text.cache import IGNORED, Chats, Learnt, TokenCache
 from mgk_text.encode import Encoder
 from mgk_text.items import of_choices
-from mgk_text.records import Dialogue, Message, Preference, Record
+from mgk_text.records import (
+    Dialogue,
+    Message,
+    PictureDialogue,
+    Preference,
+    Record,
+)
 from mgk_text.specs import ChatSpec, PreferenceSpec
 
 
@@ -85,16 +91,67 @@ class DialogueTask:
         if not short:
             return []
         asked = probes.spread(short, spec.generate)
-        prompts = encoder.conversation.prompts(
-            [as_chat(d.prompt, d.tools) for d in asked]
-        )
+        prompts = self._prompts(encoder, asked)
         judges = [generation.answer_judge(d.answer) for d in asked]
         wanted = [d.answer for d in asked]
         return probes.generated(encoder, prompts, judges, wanted, spec)
 
+    def _prompts(self, encoder: Encoder, asked: Sequence[Dialogue]) -> Sequence[Any]:
+        """Return the prompts of dialogues, up to where the last answer begins."""
+        return encoder.conversation.prompts([as_chat(d.prompt, d.tools) for d in asked])
+
     def problems(self, records: Sequence[Record]) -> list[Problem]:
         """Return nothing: the reader has checked the turns."""
         return []
+
+
+@frozen
+class PictureTask(DialogueTask):
+    """Learn every turn of the assistant in chats that show pictures."""
+
+    def learnt(
+        self, encoder: Encoder, records: Sequence[Record], cache: TokenCache
+    ) -> Learnt:
+        """Return the training examples of each dialogue, with its pictures."""
+        dialogues = cast("Sequence[PictureDialogue]", records)
+        groups = self._bundle(encoder).see(
+            [as_chat(d.messages, d.tools) for d in dialogues],
+            [d.pictures for d in dialogues],
+        )
+        found = Learnt([], [])
+        for dialogue, examples in zip(dialogues, groups, strict=True):
+            found.examples.extend(examples)
+            found.places.extend([dialogue.place] * len(examples))
+        return found
+
+    def probes(
+        self,
+        encoder: Encoder,
+        records: Sequence[Record],
+        other: Sequence[Record],
+        split: str,
+    ) -> list[Probe]:
+        """Return the perplexity of the answers, and generated answers where short ones are asked."""
+        spec = self.spec
+        whole = self.learnt(encoder, records, TokenCache(on_disk=False)).examples
+        fitting = [e for e in whole if len(e.ids) <= spec.max_length]
+        made = [probes.learnt_perplexity(fitting, spec.probe_name, split)]
+        if split == "test" and spec.generate:
+            made += self._generated(encoder, cast("Sequence[Dialogue]", records))
+        return made
+
+    def _prompts(self, encoder: Encoder, asked: Sequence[Dialogue]) -> Sequence[Any]:
+        dialogues = cast("Sequence[PictureDialogue]", asked)
+        return self._bundle(encoder).see_prompts(
+            [as_chat(d.prompt, d.tools) for d in dialogues],
+            [d.pictures for d in dialogues],
+        )
+
+    def _bundle(self, encoder: Encoder) -> SeesPictures:
+        bundle = encoder.bundle
+        if not isinstance(bundle, SeesPictures):
+            raise InputError("data type 'image-chat' needs a base that sees pictures")
+        return bundle
 
 
 @frozen

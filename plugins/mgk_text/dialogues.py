@@ -191,7 +191,12 @@ def _parts(parts: Sequence[Any], where: str) -> str:
     found = list[str]()
     for part in parts:
         if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
-            raise BadRowError(where, f"expected text parts only, got {part!r:.60}")
+            hint = ""
+            if isinstance(part, Mapping) and part.get("type") in ("image", "image_url"):
+                hint = "; chats with pictures are data of type 'image-chat'"
+            raise BadRowError(
+                where, f"expected text parts only, got {part!r:.60}{hint}"
+            )
         found.append(part["text"])
     return "\n".join(found)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attrs import field, frozen
 
-from mgk_core.contract.bundle import Choice, Tokens
+from mgk_core.contract.bundle import Choice, Speaks, Tokens
 from mgk_core.contract.conversation import Conversation, Message
 
 Pair = tuple[str, str]
@@ -17,11 +17,12 @@ Pair = tuple[str, str]
 class Encoder:
     """A base's conversation, put to prompts and answers.
 
-    ends: whether plain texts end with EOS.
+    ends: whether plain texts end with EOS. bundle: the base itself, for chats that show pictures.
     """
 
     conversation: Conversation = field(repr=False)
     ends: bool = False
+    bundle: Speaks | None = field(default=None, repr=False)
 
     @property
     def head(self) -> int:

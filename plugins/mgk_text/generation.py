@@ -6,11 +6,12 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from attrs import define, evolve, field, frozen
 from torch import nn
 
-from mgk_core.contract.bundle import Answer, LanguageBundle, Probe, Score
+from mgk_core.contract.bundle import Answer, LanguageBundle, Pictured, Probe, Score
 from mgk_core.model.versions import version_of
 from mgk_text import similarity
 from mgk_text.encode import Encoder
@@ -32,12 +33,17 @@ class Asked:
     read: takes the answer out of what the model wrote.
     """
 
-    prompt: tuple[int, ...]
+    prompt: tuple[int, ...] | Pictured
     judge: Callable[[str], Judged]
     encoder: Encoder = field(repr=False)
     new_tokens: int
     wanted: str = ""
     read: Callable[[str], str] = str.strip
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The prompt's tokens."""
+        return self.prompt.ids if isinstance(self.prompt, Pictured) else self.prompt
 
 
 def evaluate(bundle: LanguageBundle, probe: Probe) -> Score:
@@ -61,7 +67,7 @@ def _judged(probe: Probe, texts: Sequence[str]) -> Score:
     items: Sequence[Asked] = probe.items
     judged = [item.judge(text) for item, text in zip(items, texts, strict=True)]
     shown = tuple(
-        Answer(item.encoder.decode(item.prompt), text)
+        Answer(item.encoder.decode(item.ids), text)
         for item, text in zip(items[:SHOWN], texts, strict=False)
     )
     values = tuple(j["value"] for j in judged)
@@ -94,7 +100,8 @@ class Texts:
         prompts = tuple(item.prompt for item in items)
         key = hash((prompts, items[0].new_tokens))
         if key not in self.kept:
-            written = bundle.generate(prompts, max_new_tokens=items[0].new_tokens)
+            asked: Any = prompts
+            written = bundle.generate(asked, max_new_tokens=items[0].new_tokens)
             self.kept[key] = [
                 item.encoder.decode(ids)
                 for item, ids in zip(items, written, strict=True)

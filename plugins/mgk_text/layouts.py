@@ -132,6 +132,11 @@ LAYOUTS: tuple[Layout, ...] = (
         "unpaired", "labelled answers", "preference",
         ("|".join(_PROMPT), "completion|response|output", "label"), _PREFERENCE,
     ),
+    Layout(
+        "images", "chats with pictures", "image-chat",
+        ("messages|conversations", "images|image|pictures|picture"),
+        {**_CHAT, "images": ("images", "image", "pictures", "picture")},
+    ),
     Layout("messages", "chat messages", "chat", ("messages",), _CHAT),
     Layout(
         "sharegpt", "ShareGPT", "chat", ("conversations|conversation|dialogue|dialog",), _CHAT,

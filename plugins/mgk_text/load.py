@@ -279,7 +279,7 @@ def maker_of(spec: TextDataSpec, bundle: object) -> Maker:
     if isinstance(spec, StyledSpec):
         style = cast("Style", spec.style)
     ends = isinstance(spec, PlainTextSpec) and spec.end_documents
-    encoder = Encoder(bundle.conversation.styled(style), ends)
+    encoder = Encoder(bundle.conversation.styled(style), ends, bundle)
     return Maker(spec, bundle, encoder, task_for(spec), TokenCache(on_disk=spec.cache))
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from attrs import evolve
 
-from mgk_core.contract.bundle import Probe, Tokens
+from mgk_core.contract.bundle import Pictured, Probe, Tokens
 from mgk_core.contract.errors import InputError
 from mgk_text import generation, similarity
 from mgk_text.encode import Encoder
@@ -56,7 +56,7 @@ def learnt_perplexity(examples: Sequence[Tokens], name: str, split: str) -> Prob
         items=items,
         higher_is_better=False,
         split=split,
-        digest=_digest([[e.ids, e.labels] for e in items]),
+        digest=_digest([[e.ids, e.labels, *_seen(e)] for e in items]),
     )
 
 
@@ -148,11 +148,12 @@ def generated(
     chance: float | None = None,
 ) -> list[Probe]:
     """Return answers that the model generates: judged one by one, and by each metric of the spec."""
+    asked = [p if isinstance(p, Pictured) else tuple(p) for p in prompts]
     items = tuple(
-        generation.Asked(tuple(p), judge, encoder, spec.new_tokens, answer, read)
-        for p, judge, answer in zip(prompts, judges, wanted, strict=True)
+        generation.Asked(p, judge, encoder, spec.new_tokens, answer, read)
+        for p, judge, answer in zip(asked, judges, wanted, strict=True)
     )
-    content = [[i.prompt for i in items], encoder.conversation.stops]
+    content = [[(*i.ids, *_seen(i.prompt)) for i in items], encoder.conversation.stops]
     first = Probe(
         name=f"{spec.probe_name}-generated",
         phase="",
@@ -174,6 +175,12 @@ def generated(
                 evolve(first, name=name, metric=metric, chance=None, digest=digest)
             )
     return made
+
+
+def _seen(example: Any) -> list[str]:
+    """Return the digests of the pictures that an example or a prompt shows."""
+    pictures = example.pictures if isinstance(example, Pictured) else ()
+    return [picture.digest for picture in pictures]
 
 
 def _name(name: str, split: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
+from mgk_core.contract.bundle import Picture
 from mgk_text.layouts import LETTERS
 
 __all__ = [
@@ -142,6 +143,24 @@ class Dialogue:
     def words(self) -> str:
         """What the model reads and learns, for comparing rows; many rows share a system text."""
         return _joined(_without_system(self.messages))
+
+
+@frozen
+class PictureDialogue(Dialogue):
+    """A conversation that shows pictures; in a message's text each is a mark."""
+
+    pictures: tuple[Picture, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What keeps rows of one kind in one split: all rows of the same pictures."""
+        return self.group or " ".join(p.digest for p in self.pictures) or super().key
+
+    @property
+    def words(self) -> str:
+        """The pictures and the answer: one question is asked of many pictures."""
+        shown = " ".join(p.digest for p in self.pictures)
+        return f"{shown} {self.answer}" if shown else super().words
 
 
 @frozen

@@ -9,7 +9,7 @@ from typing import Any
 from attrs import define, field, frozen
 
 from mgk_core.contract.errors import DataError, InputError, Problem
-from mgk_text import answers, dialogues, layouts
+from mgk_text import answers, dialogues, layouts, pictures
 from mgk_text.fields import BadRowError, Fields
 from mgk_text.layouts import Columns, Layout
 from mgk_text.problems import summary
@@ -182,6 +182,8 @@ class Reader:
         if kind == "mcq":
             counting = self._counting(table, fields)
             return lambda raw: fields.question(raw, counting)
+        if kind == "image-chat":
+            return lambda raw: pictures.image_chat(fields, raw)
         make: Any = getattr(dialogues, kind)
         return lambda raw: make(fields, raw)
 

@@ -332,6 +332,28 @@ class ChatSpec(PromptedSpec):
 
 
 @frozen(kw_only=True)
+class ImageChatSpec(ChatSpec):
+    """Chats that show pictures, for a base with a vision tower; the assistant's turns are learnt."""
+
+    kind: ClassVar[str] = "image-chat"
+
+    style: str = option(
+        "chat", one_of("chat"), help="chat: pictures are shown in turns"
+    )
+    overflow: str = option(
+        "error", one_of("error", "drop"), help="examples longer than max_length"
+    )
+    max_length: int = option(
+        1024, at_least(8), help="most tokens of one example, with those of its pictures"
+    )
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """Chats with pictures; a row without any is one too."""
+        return (self.kind,)
+
+
+@frozen(kw_only=True)
 class InstructionSpec(ChatSpec):
     """Instructions with an answer each, such as Alpaca's; the answer is learnt."""
 
@@ -354,6 +376,7 @@ SPECS: dict[str, type[TextDataSpec]] = {
     "mcq": McqSpec,
     "chat": ChatSpec,
     "instruction": InstructionSpec,
+    "image-chat": ImageChatSpec,
     "preference": PreferenceSpec,
 }
 """Type → the class that reads its table."""

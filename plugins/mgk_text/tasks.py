@@ -11,7 +11,7 @@ from mgk_core.contract.bundle import Probe
 from mgk_core.contract.errors import Problem
 from mgk_text import probes
 from mgk_text.cache import Learnt, TokenCache, tokenised
-from mgk_text.dialogue_tasks import DialogueTask, PreferenceTask
+from mgk_text.dialogue_tasks import DialogueTask, PictureTask, PreferenceTask
 from mgk_text.encode import Encoder, Pair
 from mgk_text.items import of_entries, of_questions
 from mgk_text.options import Distractors
@@ -19,6 +19,7 @@ from mgk_text.records import Entry, Question, Record, Text
 from mgk_text.specs import (
     ChatSpec,
     DictionarySpec,
+    ImageChatSpec,
     McqSpec,
     PlainTextSpec,
     PreferenceSpec,
@@ -237,6 +238,8 @@ def task_for(spec: TextDataSpec) -> Task:
         return DictionaryTask(spec)
     if isinstance(spec, PreferenceSpec):
         return PreferenceTask(spec)
+    if isinstance(spec, ImageChatSpec):
+        return PictureTask(spec)
     if isinstance(spec, ChatSpec):
         return DialogueTask(spec)
     assert isinstance(spec, PlainTextSpec)  # noqa: S101 - the plugin registers only these

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import define, field
 
@@ -13,6 +14,7 @@ from mgk_core.contract.bundle import (
     Choice,
     LabelledAnswer,
     LanguageBundle,
+    Pictured,
     PreferencePair,
     Tokens,
 )
@@ -110,5 +112,8 @@ def digest(examples: Sequence[Tokens]) -> str:
     """Digest of examples: ids and what of them is learnt."""
     state = hashlib.blake2b(digest_size=32)
     for example in examples:
-        state.update(json.dumps([example.ids, example.labels]).encode())
+        content: list[Any] = [example.ids, example.labels]
+        if isinstance(example, Pictured):
+            content.append([picture.digest for picture in example.pictures])
+        state.update(json.dumps(content).encode())
     return state.hexdigest()

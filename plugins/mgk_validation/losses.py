@@ -147,7 +147,7 @@ def _together(bundle: Bundle, items: Sequence[Any]) -> Pairs | None:
 
 def _continuation(item: Any) -> Choice | None:
     """Return an example as a prompt and what follows it, or None if its labels have gaps."""
-    if not isinstance(item, Tokens):
+    if type(item) is not Tokens:  # pictures belong to a prompt as a whole
         return None
     learnt = [i for i, label in enumerate(item.labels) if label != IGNORED]
     if not learnt or learnt[0] == 0 or len(item.ids) - learnt[0] != len(learnt):
