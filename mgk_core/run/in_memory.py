@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,28 +141,59 @@ def run_phase(
         _begin(hooks, bundle, seed) if after is None else _continued(after, bundle)
     )
     index = len(session.config.phases)
-    given = phase
-    if not isinstance(given, PhaseConfig):
-        given = phase_of(hooks, name or f"phase_{index + 1}", given)
-    if any(p.name == given.name for p in session.config.phases):
-        raise InputError(
-            f"there is a phase {given.name!r} already; give this one another name"
-        )
-    before, rows, random = session.config, list(session.rows), rng_state(session.device)
-    later = [
-        p if isinstance(p, PhaseConfig) else phase_of(hooks, f"phase_{index + n}", p)
-        for n, p in enumerate(then, 2)
-    ]
+    given = _named(hooks, session, phase, name)
     session.events = Events(sink)
-    session.config = attrs.evolve(before, phases=(*before.phases, given, *later))
-    session.data.append(_bound(data, given.name))
-    try:
+    later = [_tables(hooks, p, index + n) for n, p in enumerate(then, 2)]
+    with _added(session, given, later, data):
         check_loss(session, given, data)
         session.targets = targets_of(session)
         _score_new(session, index)
         if after is None:
             _base_statistics(session)
         outcome = PhaseRun(session, index).run()
+    return _ended(session, index, outcome)
+
+
+def _tables(
+    hooks: Hooks, phase: PhaseConfig | Mapping[str, Any], number: int
+) -> PhaseConfig:
+    if isinstance(phase, PhaseConfig):
+        return phase
+    return phase_of(hooks, f"phase_{number}", phase)
+
+
+def _named(
+    hooks: Hooks,
+    session: MemorySession,
+    phase: PhaseConfig | Mapping[str, Any],
+    name: str | None,
+) -> PhaseConfig:
+    """Read the phase's tables; its name must be new."""
+    phases = session.config.phases
+    given = _tables(hooks, phase, len(phases) + 1)
+    if name is not None and not isinstance(phase, PhaseConfig):
+        given = attrs.evolve(given, name=name)
+    if any(p.name == given.name for p in phases):
+        raise InputError(
+            f"there is a phase {given.name!r} already; give this one another name"
+        )
+    return given
+
+
+@contextmanager
+def _added(
+    session: MemorySession,
+    phase: PhaseConfig,
+    later: Sequence[PhaseConfig],
+    data: PhaseData,
+) -> Iterator[None]:
+    """Give the session one phase more. After an error it is what it was; torch's random state is in any case."""
+    before, rows, random = session.config, list(session.rows), rng_state(session.device)
+    index = len(before.phases)
+    session.config = attrs.evolve(before, phases=(*before.phases, phase, *later))
+    session.data.append(_bound(data, phase.name))
+    try:
+        yield
     except BaseException:
         session.config, session.rows = before, rows
         session.data.pop()
@@ -171,8 +203,7 @@ def run_phase(
     finally:
         set_rng_state(random, session.device)
     session.record(index).close()
-    session.config = attrs.evolve(before, phases=(*before.phases, given))
-    return _ended(session, index, outcome)
+    session.config = attrs.evolve(before, phases=(*before.phases, phase))
 
 
 def _continued(after: PhaseResult, bundle: Bundle) -> MemorySession:
