@@ -123,6 +123,7 @@ def phase_table(method: Method, recipe: Recipe) -> dict[str, Any]:
             "checkpoint_minutes": None,
         },
         "retention": dict(method.retention),
+        "transform": dict(method.transform),
     }
 
 

@@ -17,6 +17,7 @@ class Method:
     """One row. kind: an adapter for each task, or one for all tasks at once.
 
     lr: learning rate where it is not the suite's own. adapter: its table where it is not the suite's LoRA.
+    transform: what is done to each phase's delta.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Method:
     kind: Kind = "lora"
     lr: float | None = None
     adapter: Mapping[str, Any] = field(factory=dict)
+    transform: Mapping[str, Any] = field(factory=dict)
 
     @property
     def joint(self) -> bool:
@@ -72,6 +74,17 @@ METHODS = (
         {"self-distillation": {}},
     ),
     Method("covariance-merge", "the transition alone", {"covariance-merge": _WHOLE}),
+    Method("task-arithmetic", "half the sum of all deltas", {"task-arithmetic": {}}),
+    Method("magmax", "task vectors of largest magnitude", {"magmax": {}}),
+    Method("ties", "trimmed deltas of one sign, averaged", {"ties": {}}),
+    Method("opcm", "orthogonal projection at each merge", {"opcm": {}}),
+    Method(
+        "dare",
+        "half of each delta dropped, the rest doubled",
+        {"naive": {}},
+        transform={"dare": {"drop": 0.5}},
+    ),
+    Method("wise-ft", "half of each delta", {"naive": {}}, transform={"wise-ft": {}}),
     Method("replay", "5 % of earlier data", {"replay": _KEPT}),
     Method("drift-guard", "whole C and G", {"drift-guard": _WHOLE}),
     Method(
@@ -149,7 +162,7 @@ TEXTS = (
         "all linear weights trained, task after task",
         {"naive": {}},
         lr=2e-5,
-        adapter={"type": "dense"},
+        adapter={"type": "full", "targets": ["all-linear"]},
     ),
     Method(
         "drift-guard", "C and G as 48 eigenvectors and a tail", {"drift-guard": _GUARD}
@@ -169,6 +182,22 @@ TEXTS = (
         "the base as teacher on new data",
         {"self-distillation": {}},
     ),
+    Method(
+        "kl-to-base",
+        "KL from the model before the phase, on calibration text",
+        {"self-distillation": {"on": "base", "batch": 2}},
+    ),
+    Method("task-arithmetic", "half the sum of all deltas", {"task-arithmetic": {}}),
+    Method("magmax", "task vectors of largest magnitude", {"magmax": {}}),
+    Method("ties", "trimmed deltas of one sign, averaged", {"ties": {}}),
+    Method("opcm", "orthogonal projection at each merge", {"opcm": {}}),
+    Method(
+        "dare",
+        "half of each delta dropped, the rest doubled",
+        {"naive": {}},
+        transform={"dare": {"drop": 0.5}},
+    ),
+    Method("wise-ft", "half of each delta", {"naive": {}}, transform={"wise-ft": {}}),
     Method(
         "replay",
         "1 % of earlier data, two examples a step",

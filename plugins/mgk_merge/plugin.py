@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mgk_core.contract.hookspecs import hookimpl
 from mgk_core.contract.specs import DeltaSpec
+from mgk_merge.rules import DareSpec, WiseSpec
 from mgk_merge.spec import MergeSpec
 
 if TYPE_CHECKING:
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
 @hookimpl
 def mgk_register_specs(registry: SpecRegistry) -> None:
-    """Claim the rule ``exact``."""
+    """Claim the rule ``exact`` and the transforms ``dare`` and ``wise-ft``."""
     registry.add("merge", "exact", MergeSpec)
+    registry.add("transform", "dare", DareSpec)
+    registry.add("transform", "wise-ft", WiseSpec)
 
 
 @hookimpl

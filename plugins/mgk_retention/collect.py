@@ -17,8 +17,10 @@ from mgk_core.model.statistics import visit_layers
 from mgk_retention.accumulate import Accumulator, Counts, make_accumulator
 from mgk_retention.examples import keep_examples
 from mgk_retention.kept import FACTORS, FISHER, INPUTS, OUTPUTS, alias, packed
+from mgk_retention.ledger_merge import kept_deltas
 from mgk_retention.moments import Moment
 from mgk_retention.needs import Form, Needs, needs_after
+from mgk_retention.opcm import kept_state
 
 
 @define(eq=False)
@@ -174,4 +176,8 @@ def collect(ctx: PhaseContext) -> dict[str, Tensor]:
             factors = ctx.adapter.factors(name)
             if factors is not None:
                 kept[FACTORS + name] = factors.a.detach().float().cpu().clone()
+    if needs.deltas and not ctx.base_phase:
+        kept |= kept_deltas(ctx)
+    if needs.opcm and not ctx.base_phase:
+        kept |= kept_state(ctx)
     return kept

@@ -91,6 +91,8 @@ def keep_examples(ctx: PhaseContext, spec: ReplaySpec) -> dict[str, Tensor]:
 
 
 def _choose(n: int, share: float, generator: torch.Generator) -> list[int]:
+    if share == 0:
+        return []
     count = min(n, max(LEAST, round(share * n)))
     return torch.randperm(n, generator=generator)[:count].tolist()
 

@@ -7,6 +7,9 @@ retention/outputs/<weight>/…                 the same of the gradients at the 
 retention/fisher/<weight>                    fp32 (out, in)
 retention/factors/<weight>                   fp32 (rank, in): A of the merged adapter
 retention/replay/<field>                     examples, see mgk_retention.examples
+retention/deltas/<weight>/a, b               fp32 (rank, in), (out, rank): what the phase merged
+retention/origin/<weight>                    fp32 (out, in): the weight before the first phase
+retention/opcm                               float64 (2,): λ and the norm of the task vector
 """
 
 from __future__ import annotations
@@ -20,10 +23,19 @@ from torch import Tensor
 from mgk_core.contract.context import Remembered
 from mgk_retention.moments import Dense, Moment, Sketch, sketched, total
 
-INPUTS, OUTPUTS, FISHER, FACTORS, REPLAY = (
+INPUTS, OUTPUTS, FISHER, FACTORS, REPLAY, DELTAS, ORIGIN = (
     f"retention/{part}/"
-    for part in ("inputs", "outputs", "fisher", "factors", "replay")
+    for part in (
+        "inputs",
+        "outputs",
+        "fisher",
+        "factors",
+        "replay",
+        "deltas",
+        "origin",
+    )
 )
+OPCM = "retention/opcm"
 
 
 def packed(part: str, weight: str, moment: Moment) -> dict[str, Tensor]:

@@ -14,9 +14,11 @@ from mgk_retention.specs import (
     DistilSpec,
     DriftGuardSpec,
     EwcSpec,
+    LedgerMergeSpec,
     MethodSpec,
     MomentsSpec,
     OloraSpec,
+    OpcmSpec,
     ReplaySpec,
 )
 
@@ -39,6 +41,8 @@ class Needs:
     factors: bool
     replay: ReplaySpec | None
     max_tokens: int
+    deltas: bool = False
+    opcm: bool = False
 
     @property
     def gradients(self) -> bool:
@@ -78,6 +82,8 @@ def needs_of(methods: list[MethodSpec]) -> Needs:
         factors=any(isinstance(m, OloraSpec) for m in methods),
         replay=_replay(methods),
         max_tokens=max((m.max_tokens for m in methods), default=0),
+        deltas=any(isinstance(m, LedgerMergeSpec) for m in methods),
+        opcm=any(isinstance(m, OpcmSpec) for m in methods),
     )
 
 
@@ -97,8 +103,8 @@ def _replay(methods: list[MethodSpec]) -> ReplaySpec | None:
     """Return the replay that keeps most; self-distillation on kept examples counts as one."""
     wanted = [m for m in methods if isinstance(m, ReplaySpec)]
     wanted += [
-        ReplaySpec(type="replay", share=m.share)
+        ReplaySpec(type="replay", share=m.kept_share)
         for m in methods
-        if isinstance(m, DistilSpec) and m.on == "kept"
+        if isinstance(m, DistilSpec) and m.kept_share is not None
     ]
     return max(wanted, key=lambda m: m.share, default=None)

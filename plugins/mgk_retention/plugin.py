@@ -83,16 +83,27 @@ def mgk_collect_statistics(ctx: PhaseContext) -> Mapping[str, Tensor]:
 def mgk_propose_merge(
     ctx: PhaseContext,
 ) -> Generator[None, list[Proposal], list[Proposal]]:
-    """Add the covariance-aware transform to whatever is proposed."""
+    """Add the covariance-aware transform, or that of a method that merges all deltas, to what is proposed."""
+    from mgk_core.contract.outcome import Proposal
+
     proposals = yield
     for spec in ctx.specs(specs.CovarianceSpec):
         if isinstance(spec, specs.CovarianceRecoverySpec):
             continue
-        from mgk_core.contract.outcome import Proposal
         from mgk_retention.covariance import with_transform
 
         last = proposals[-1] if proposals else Proposal()
         proposals = [*proposals[:-1], with_transform(ctx, last, spec)]
+    for merge in ctx.specs(specs.LedgerMergeSpec):
+        from mgk_retention.ledger_merge import with_ledger_merge
+
+        last = proposals[-1] if proposals else Proposal()
+        proposals = [*proposals[:-1], with_ledger_merge(ctx, last, merge)]
+    for projection in ctx.specs(specs.OpcmSpec):
+        from mgk_retention.opcm import with_opcm
+
+        last = proposals[-1] if proposals else Proposal()
+        proposals = [*proposals[:-1], with_opcm(ctx, last, projection)]
     return proposals
 
 

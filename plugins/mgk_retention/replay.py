@@ -138,7 +138,7 @@ def _batches(ctx: PhaseContext, past: Past, spec: DistilSpec) -> BatchAt | None:
         return calibration_batches(ctx)
     return (
         kept_batches(ctx, past, size, spec.type)
-        if spec.on == "kept"
+        if spec.on in ("kept", "base")
         else new_batches(ctx, size)
     )
 

@@ -95,7 +95,9 @@ class ReplaySpec(MethodSpec):
     """replay: a part of what earlier phases learnt from, trained on again."""
 
     share: float = option(
-        0.05, between(0, 1), help="share of each earlier phase's examples that is kept"
+        0.05,
+        between(0, 1),
+        help="share of each earlier phase's examples that is kept; 0: none",
     )
     calibration_share: float = option(
         1.0, between(0, 1), help="share of the base's calibration text that is kept"
@@ -170,8 +172,8 @@ class DistilSpec(MethodSpec):
     strength: float = option(1.0, above(0), help="weight of the distance")
     on: str = option(
         "new",
-        one_of("new", "calibration", "kept"),
-        help="what teacher and student look at",
+        one_of("new", "calibration", "kept", "base"),
+        help="what teacher and student look at; base: the first phase's calibration text, kept",
     )
     level: str = option(
         "outputs",
@@ -195,6 +197,62 @@ class DistilSpec(MethodSpec):
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
         """Return the bytes of ids and labels, for examples of 128 tokens."""
         return round(self.share * examples) * 128 * 8 if self.on == "kept" else 0
+
+    @property
+    def kept_share(self) -> float | None:
+        """Share of each phase's examples that is kept, None for nothing; the base's calibration text is kept whole."""
+        return {"kept": self.share, "base": 0.0}.get(self.on)
+
+
+@frozen(kw_only=True)
+class LedgerMergeSpec(MethodSpec):
+    """A method that merges the deltas of all phases anew, in the last phase."""
+
+    scale: float = option(1.0, above(0), help="λ, the factor of the merged delta")
+    rank: int = option(8, at_least(1), help="rank that `mgk plan` reckons with")
+
+    def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
+        """Return the bytes of both factors of every delta."""
+        sides = sum(out + inside for out, inside in shapes.values())
+        return FLOAT * self.rank * sides
+
+
+@frozen(kw_only=True)
+class TaskArithmeticSpec(LedgerMergeSpec):
+    """task-arithmetic: the sum of all phases' deltas, scaled once at the end."""
+
+    scale: float = option(0.5, above(0), help="λ, the factor of the merged delta")
+
+
+@frozen(kw_only=True)
+class MagMaxSpec(LedgerMergeSpec):
+    """magmax: of all phases' task vectors, in each place the one of largest magnitude."""
+
+    scale: float = option(1.0, above(0), help="λ, the factor of the merged delta")
+
+
+@frozen(kw_only=True)
+class TiesSpec(LedgerMergeSpec):
+    """ties: trim each phase's delta, elect a sign in each place, average those that have it."""
+
+    keep: float = option(
+        0.2, above(0), between(0, 1), help="share of each delta's numbers that is kept"
+    )
+
+
+@frozen(kw_only=True)
+class OpcmSpec(MethodSpec):
+    """opcm: at each transition, of the delta what is orthogonal to all that was merged before."""
+
+    alpha: float = option(
+        0.5,
+        between(0, 1),
+        help="share of the merged delta's singular values whose directions are protected",
+    )
+
+    def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
+        """Return the bytes of the untouched weights, which are kept once, and of two numbers a phase."""
+        return sum(FLOAT * out * inside for out, inside in shapes.values())
 
 
 @frozen(kw_only=True)
@@ -263,5 +321,9 @@ RETENTION: dict[str, type[MethodSpec]] = {
     "o-lora": OloraSpec,
     "ewc": EwcSpec,
     "self-distillation": DistilSpec,
+    "task-arithmetic": TaskArithmeticSpec,
+    "magmax": MagMaxSpec,
+    "ties": TiesSpec,
+    "opcm": OpcmSpec,
     "naive": NaiveSpec,
 }

@@ -20,7 +20,7 @@ from mgk_core.testing.retention import check_retention
 SPEC = Spec(type="mine")
 
 
-@pytest.mark.parametrize("plugin", ["retention", "validation", "textmodel"])
+@pytest.mark.parametrize("plugin", ["retention", "validation", "textmodel", "merge"])
 def test_shipped_plugins_hold(plugin):
     """Every type that can be tested with its defaults; nothing is broken."""
     assert not [r for r in check_loaded(load_plugins(), plugin) if r.ok is False]

@@ -33,7 +33,7 @@ def test_examples_come_back_as_they_were(small):
 
 
 def test_share_and_seed_decide_what_is_kept(small, context):
-    """A share of the rows, at least sixteen, each row once, the same at every call, others in another phase."""
+    """A share of the rows, at least sixteen (of 0 none), each row once, the same at every call, others in another phase."""
     data = small.rows(400)
     ctx = context(small.network(), {"replay": {}}, data=data)
 
@@ -44,7 +44,8 @@ def test_share_and_seed_decide_what_is_kept(small, context):
         return [int((data.inputs == row).all(1).nonzero()) for row in found]
 
     assert len(kept(0.25)) == len(set(kept(0.25))) == 100
-    assert len(kept(0.0)) == 16
+    assert len(kept(0.01)) == 16
+    assert not keep_examples(ctx, ReplaySpec(type="replay", share=0.0))
     first = kept(0.25)
     assert kept(0.25) == first
     ctx.index = 1
