@@ -25,7 +25,7 @@ from mgk_lora.kinds import Candidate
 from mgk_lora.notes import cut_ranks, largest_rank, left_out
 from mgk_lora.pair import Pair
 from mgk_lora.parts import ConvPart, EmbeddingPart, LinearPart, LoraPart, WeightPart
-from mgk_lora.spec import DoraSpec, LoraSpec
+from mgk_lora.spec import RESIDUAL, DoraSpec, LoraSpec
 from mgk_lora.targets import candidates, choose, first_match
 
 _PARTS: dict[str, tuple[type[LoraPart], type[LoraPart]]] = {
@@ -165,7 +165,7 @@ def _module_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def _identity(model: nn.Module, spec: LoraSpec) -> Identity:
-    """Exact, but for PiSSA's SVD and for torch's fused attention.
+    """Exact, but where B is not zero, and for torch's fused attention.
 
     The bare base may run ``nn.MultiheadAttention`` through a fused kernel in evaluation mode; with
     an adapter inside it cannot, and the two kernels round differently.
@@ -173,7 +173,7 @@ def _identity(model: nn.Module, spec: LoraSpec) -> Identity:
     fused = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
     return (
         "close"
-        if spec.init == "pissa" or any(isinstance(m, fused) for m in model.modules())
+        if spec.init in RESIDUAL or any(isinstance(m, fused) for m in model.modules())
         else "exact"
     )
 

@@ -1,7 +1,7 @@
 """PEFT's adapter directory: ``adapter_config.json`` and ``adapter_model.safetensors``, without PEFT.
 
-PiSSA is written as the plain LoRA of twice the rank that acts the same on the untouched base:
-A' = [A; A₀], B' = [B, −B₀].
+Where B does not begin at zero (PiSSA, MiLoRA, CorDA, LoRA-Null), the plain LoRA of twice the rank is
+written that acts the same on the untouched base: A' = [A; A₀], B' = [B, −B₀].
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mgk_lora.adapter import LoraAdapter
 from mgk_lora.attach import attach
 from mgk_lora.kinds import Candidate
 from mgk_lora.pair import Pair
-from mgk_lora.spec import DoraSpec, LoraSpec
+from mgk_lora.spec import RESIDUAL, DoraSpec, LoraSpec
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -221,7 +221,7 @@ def _alpha(config: Mapping[str, Any], module: str) -> float:
 
 def _config(adapter: LoraAdapter) -> dict[str, Any]:
     spec = adapter.spec
-    twice = 2 if spec.init == "pissa" else 1
+    twice = 2 if spec.init in RESIDUAL else 1
     rank = spec.rank * twice
     modules = {c.module_name: adapter.pair(c.weight) for c in adapter.chosen}
     ranks = {m: p.a.shape[0] * twice for m, p in modules.items()}

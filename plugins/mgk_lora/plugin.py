@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mgk_core.contract.hookspecs import hookimpl
-from mgk_lora.spec import DirectorySpec, DoraSpec, LoraSpec
+from mgk_lora.spec import OF_INPUTS, DirectorySpec, DoraSpec, LoraSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mgk_core.contract.adapter import Adapter
+    from mgk_core.contract.context import PhaseContext
     from mgk_core.contract.specs import SpecRegistry
 
 
@@ -37,3 +38,14 @@ def mgk_attach_adapter(
     from mgk_lora.attach import attach
 
     return attach(model, spec, name)
+
+
+@hookimpl
+def mgk_init_adapter(adapter: Adapter, ctx: PhaseContext) -> None:
+    """Decompose each weight's inputs where ``init`` asks for it."""
+    from mgk_lora.adapter import LoraAdapter
+    from mgk_lora.informed import initialise
+
+    for own in (adapter, *getattr(adapter, "members", {}).values()):
+        if isinstance(own, LoraAdapter) and own.spec.init in OF_INPUTS:
+            ctx.notes.append(initialise(own, ctx))

@@ -7,7 +7,15 @@ from attrs import frozen
 from mgk_core.contract.specs import Spec, above, at_least, between, one_of, option
 
 DTYPES = ("auto", "float32", "float64", "bfloat16", "float16")
-INITS = ("gaussian", "kaiming", "orthogonal", "pissa")
+PLAIN = ("gaussian", "kaiming", "orthogonal")
+"""Initialisations that need nothing."""
+OF_WEIGHTS = ("pissa", "milora")
+"""Those that decompose the weight."""
+OF_INPUTS = ("corda", "lora-null", "eva")
+"""Those that first run texts through the base and decompose what each weight gets."""
+RESIDUAL = ("pissa", "milora", "corda", "lora-null")
+"""Those whose B is not zero: the delta is scale · (BA − B₀A₀), so that the base stays untouched."""
+INITS = (*PLAIN, *OF_WEIGHTS, *OF_INPUTS)
 
 
 @frozen(kw_only=True)
@@ -36,7 +44,12 @@ class LoraSpec(Spec):
         help="on the input of A while training; not for plain weights",
     )
     init: str = option(
-        "gaussian", one_of(*INITS), help="A at the start; B is zero, but for pissa"
+        "gaussian",
+        one_of(*INITS),
+        help="A and B at the start; corda and lora-null use data.calibration, eva the training data",
+    )
+    init_rows: int = option(
+        256, at_least(1), help="training examples that init = eva uses, at most"
     )
     init_std: float = option(
         0.01, above(0), help="standard deviation of A with init = gaussian"
