@@ -44,7 +44,7 @@ EVENTS: dict[str, Event] = {
             " None where no step was finite", "terms": "mean sum of the loss terms; None likewise",
             "grad_norm": "2-norm of the last good gradient before clipping, or None", "lr": "learning rate of the last step",
             "skipped": "steps left out because something was not finite", "count": "tokens or samples seen",
-            "unit": "`tokens` or `samples`", "seconds": "since the last event", "per_second": "count per second, or None",
+            "unit": "`tokens`, `samples`, or what the objective counts: `pairs`, `answers`", "seconds": "since the last event", "per_second": "count per second, or None",
             "rss": "memory of the process now, bytes", "rss_peak": "its peak, bytes",
             "cuda_allocated": "on CUDA: bytes in tensors", "cuda_reserved": "bytes held by the allocator",
             "cuda_peak": "largest bytes in tensors",

@@ -32,6 +32,11 @@ class Objective:
     micro-batches of a step and divides once.
     """
 
+    @property
+    def unit(self) -> str:
+        """What `ObjectiveLoss.count` counts, for the log."""
+        return "examples"
+
     def prepare(self) -> None:
         """Do what takes long, such as running a reference model over the training set.
 

@@ -188,6 +188,11 @@ class GuardedObjective(Objective):
     call: Call
     objective: Objective
 
+    @property
+    def unit(self) -> str:
+        """What the count counts."""
+        return self.objective.unit
+
     def prepare(self) -> None:
         """Prepare the objective."""
         with self.call:

@@ -186,13 +186,19 @@ class Trainer:
             lr=rows[-1][5],
             skipped=len(rows) - len(good),
             count=int(seen),
-            unit="samples" if self.ctx.bundle.tokenizer is None else "tokens",
+            unit=self._unit(),
             seconds=seconds,
             per_second=seen / seconds if seconds > 0 else None,
             **_means(figures),
             **memory(self.ctx.device),
         )
         self._watch(rows if len(good) < len(rows) else ())
+
+    def _unit(self) -> str:
+        """Return what a step's count counts."""
+        if self.ctx.objective is not None:
+            return self.ctx.objective.unit
+        return "samples" if self.ctx.bundle.tokenizer is None else "tokens"
 
     def _watch(self, rows: Sequence[Sequence[float]]) -> None:
         """Stop after too many bad steps in a row, and report the first one. rows: empty if all were good."""

@@ -34,6 +34,11 @@ class Distill(Objective):
     spec: DistillSpec
     teacher: Bundle | None = None
 
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "tokens"
+
     def batch(self, rows: Sequence[int]) -> Batch:
         """Collate rows."""
         assert self.ctx.data is not None  # noqa: S101 - the runner loads data first

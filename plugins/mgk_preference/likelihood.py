@@ -40,6 +40,11 @@ class Likelihood(Objective):
     ctx: PhaseContext
     spec: LikelihoodSpec
 
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "tokens"
+
     def batch(self, rows: Sequence[int]) -> Batch:
         """Collate rows; with weights where prompts are learned too."""
         assert self.ctx.data is not None  # noqa: S101 - the runner loads data first

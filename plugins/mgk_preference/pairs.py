@@ -63,6 +63,11 @@ class Pairwise(Objective):
         held_out = self.ctx.data.held_out
         self.held_out = held_out.pairs if isinstance(held_out, HasPairs) else ()
 
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "pairs"
+
     def batch(self, rows: Sequence[int]) -> PairBatch:
         """Collate pairs."""
         return self._batch(self.pairs, rows)

@@ -120,6 +120,11 @@ class Kto(Objective):
         held_out = rows_of(data.held_out)
         self.held_out = AnswerSet(self.ctx, "reference-dev", held_out, estimates)
 
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "answers"
+
     def prepare(self) -> None:
         """Run the base over all answers, once."""
         self.train.prepare()
