@@ -140,18 +140,20 @@ def test_what_cannot_be_learned_is_refused_before_training(
     assert "phases.p.loss" in str(caught.value)
 
 
-def test_a_gate_stands_on_the_probe(tmp_path):
+def test_a_gate_refuses_by_the_probe(tmp_path):
     """A share of the pairs that is out of reach refuses the merge; what was scored is on record."""
     config = written(tmp_path, PAIRS, '{ type = "simpo" }', steps=2)
     gate = ["phases.p.gate.threshold.probes=['preference']"]
     gate += ["phases.p.gate.threshold.limit=1.01", "phases.p.train.eval_every=2"]
     with pytest.raises(GateRefused, match="preference"):
         run_pipeline(None, config=config, out=tmp_path / "run", overrides=gate)
-    retention = json.loads((tmp_path / "run" / "retention.json").read_text())
+    scores = json.loads((tmp_path / "run" / "retention.json").read_text())
     names = {"preference", "preference-margin", "preference-logprob"}
-    assert names <= set(retention["probes"])
-    (score,) = [row["preference"] for row in retention["rows"][:1]]
-    assert score
+    assert names <= {probe["name"] for probe in scores["probes"]}
+    step, dev = (e for e in losses(tmp_path / "run") if e["loss"] is not None)
+    assert step["unit"] == "pairs"
+    assert 0 <= step["figures"]["rewards/accuracies"] <= 1
+    assert dev["event"] == "dev"
 
 
 def test_the_plan_counts_both_answers(tmp_path):
