@@ -6,12 +6,12 @@ found and reported at once, with file, line and key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs import frozen
+from attrs import evolve, frozen
 
 from mgk_core.config.catalog import find_phase, find_pipeline
 from mgk_core.config.repeated import merged
@@ -175,6 +175,8 @@ def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
     plugins = read_table(
         tree, PluginSettings, values.get("plugins", {}), ("plugins",), problems
     )
+    if run is not None:
+        phases = _tracked(tree, registry, phases, run.track, problems)
     if not problems and not phases:
         problems.append(Problem("phases", "expected at least one phase"))
     if problems or base is None or run is None or plugins is None:
@@ -191,6 +193,26 @@ def resolve(tree: Tree, registry: SpecRegistry) -> Resolved:
         probes=probes,
     )
     return Resolved(config, tree, tuple(unused_defaults(tree)))
+
+
+def _tracked(
+    tree: Tree,
+    registry: SpecRegistry,
+    phases: list[PhaseConfig],
+    names: Iterable[str],
+    problems: list[Problem],
+) -> list[PhaseConfig]:
+    """Add the observers of ``run.track`` to each phase that does not set their options itself."""
+    path = ("run", "track")
+    added = [
+        _spec(tree, registry, "observe", {"type": n}, path, problems) for n in names
+    ]
+    found = []
+    for phase in phases:
+        own = {spec.type for spec in phase.observe}
+        new = [spec for spec in added if spec is not None and spec.type not in own]
+        found.append(evolve(phase, observe=(*phase.observe, *new)))
+    return found
 
 
 def plugin_settings(tree: Tree) -> PluginSettings:

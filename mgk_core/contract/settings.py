@@ -61,6 +61,10 @@ class RunSettings:
         True,
         help="read the untouched base's scores from the cache where an earlier run measured them",
     )
+    track: tuple[str, ...] = option(
+        (),
+        help="observers to add to every phase: tensorboard, wandb, trackio, mlflow, or any other",
+    )
     base_probe: bool = option(
         True,
         help="measure a few texts of mgk where no probe measures what a language model knew before",

@@ -60,6 +60,13 @@ class Spec:
 
     type: str
 
+    def missing(self) -> str:
+        """Return what has to be installed before a run can use this; empty where nothing has.
+
+        Asked before anything is loaded. A run that is only opened (`mgk show`, `mgk ask`) does not ask.
+        """
+        return ""
+
 
 @frozen
 class Registered:

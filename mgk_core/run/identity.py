@@ -24,6 +24,7 @@ def identity_of(session: Session) -> dict[str, str]:
     """Return key → value of everything that resume compares; flat, so that each can be named."""
     found: dict[str, str] = {"base": session.ledger.base}
     found |= {f"config.{k}": v for k, v in _flat(as_table(session.config)).items()}
+    found.pop("config.run.track")  # the observers that it adds are in each phase
     for phase, data in zip(session.config.phases, session.data, strict=True):
         found[f"data.{phase.name}"] = data.train.digest
     for probe in session.probes:

@@ -14,8 +14,8 @@ from mgk_core.config.resolve import Resolved, load_tree, plugin_settings, resolv
 from mgk_core.config.tree import Tree
 from mgk_core.contract.adapter import Adapter, HasNotes
 from mgk_core.contract.bundle import Bundle, PhaseData, SharesOut
-from mgk_core.contract.errors import ConfigError, InputError, Problem
-from mgk_core.contract.settings import PhaseConfig
+from mgk_core.contract.errors import ConfigError, EnvironmentFault, InputError, Problem
+from mgk_core.contract.settings import PhaseConfig, RunConfig
 from mgk_core.contract.specs import LossSpec, Spec
 from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import load_plugins
@@ -130,6 +130,7 @@ def open_session(
 ) -> Session:
     """Build the model and read all data; nothing is written but the metrics."""
     config = prepared.resolved.config
+    _check_installed(config)
     world = store.world
     device = of_rank(pick_device(config.run.device), world)
     set_up(device, threads=config.run.threads, deterministic=config.run.deterministic)
@@ -186,6 +187,17 @@ def open_session(
         )
     session.targets = targets_of(session)
     return session
+
+
+def _check_installed(config: RunConfig) -> None:
+    """Refuse before the base is loaded what needs a library that is not installed.
+
+    :raises EnvironmentFault: names every one of them
+    """
+    specs = [config.base, *(spec for phase in config.phases for spec in phase.specs)]
+    missing = [text for text in dict.fromkeys(spec.missing() for spec in specs) if text]
+    if missing:
+        raise EnvironmentFault("; ".join(missing))
 
 
 def _check_dev(session: Session) -> None:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TOP = {
     "mgk", "mgk_core", "mgk_cli", "mgk_phases", "mgk_bench", "mgk_harness", "mgk_hf", "mgk_lora", "mgk_merge", "mgk_peft", "mgk_preference", "mgk_report", "mgk_retention", "mgk_sgd", "mgk_share",
-    "mgk_stack", "mgk_text", "mgk_textmodel", "mgk_validation", "mgk_weights",
+    "mgk_stack", "mgk_text", "mgk_textmodel", "mgk_trackers", "mgk_validation", "mgk_weights",
 }  # fmt: skip
 
 

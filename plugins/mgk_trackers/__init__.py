@@ -1,0 +1,1 @@
+"""Trackers: a run's scalars, retention matrix and report in TensorBoard, W&B, trackio or MLflow."""
