@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from attrs import field, frozen
@@ -23,7 +24,9 @@ class TokenBatch:
     segment's first token has nothing before it and is never learnt. position_ids: count from 0
     within a segment. segment_ids: which sequence a token belongs to, unique over the whole batch;
     -1 for padding. branch_ids: 0 for what a whole segment shares, k > 0 for its k-th continuation,
-    which sees the shared part and itself but no other branch; None: no branches.
+    which sees the shared part and itself but no other branch; None: no branches. where, wanted,
+    layout: what `predictors` and `mgk_hf.layout.layout_of` find, where that was worked out before the
+    batch went to its device: a step then never waits for the device (`mgk_hf.layout.on_device`).
     """
 
     input_ids: Tensor
@@ -31,6 +34,9 @@ class TokenBatch:
     position_ids: Tensor
     segment_ids: Tensor
     branch_ids: Tensor | None = field(default=None)
+    where: Tensor | None = field(default=None, kw_only=True)
+    wanted: Tensor | None = field(default=None, kw_only=True)
+    layout: Any = field(default=None, kw_only=True)
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """Return the batch on a device."""
@@ -125,6 +131,8 @@ def predictors(batch: TokenBatch) -> tuple[Tensor, Tensor]:
     The predictor is the position before in the same row. A label whose predecessor belongs to
     another segment, or to padding, is dropped: nothing there may predict it.
     """
+    if batch.where is not None and batch.wanted is not None:
+        return batch.where, batch.wanted
     wanted = batch.labels[:, 1:] != IGNORED
     same = (batch.segment_ids[:, 1:] == batch.segment_ids[:, :-1]) & (
         batch.segment_ids[:, 1:] != PADDING

@@ -19,6 +19,7 @@ from mgk_core.contract.world import ALONE, World
 from mgk_hf.batch import PADDING, TokenBatch, pack, pad, predictors, split, unpack
 from mgk_hf.chat_template import Settings
 from mgk_hf.conversation import HfConversation
+from mgk_hf.layout import on_device
 from mgk_hf.limits import Limits
 from mgk_hf.network import Network
 from mgk_hf.pictures import Eyes, PictureBatch
@@ -76,7 +77,7 @@ class HfBundle:
             return self.eyes.pack(examples, self._pad_id).to(self.device)
         sequences = [(e.ids, e.labels) for e in examples]
         batch = pack(sequences) if self.network.packs else pad(sequences, self._pad_id)
-        return batch.to(self.device)
+        return on_device(batch, self.device)
 
     def unpack(self, batch: TokenBatch) -> list[Tokens]:
         """Return a batch's examples; of a first token, which is never learnt, the label is lost."""
@@ -358,8 +359,11 @@ class HfBundle:
 
     def _fit(self, batch: TokenBatch) -> TokenBatch:
         """Unpack a batch that was packed by hand for a model that cannot pack."""
-        if self.network.packs or bool(
-            (batch.segment_ids[:, 0] == batch.segment_ids.amax(1)).all()
+        made_here = batch.where is not None  # by `pack`, for this network
+        if (
+            self.network.packs
+            or made_here
+            or bool((batch.segment_ids[:, 0] == batch.segment_ids.amax(1)).all())
         ):
             return batch
         return split(batch, self._pad_id)

@@ -24,6 +24,9 @@ from mgk_hf.precision import WideLinear
 BLOCK_BYTES = 8 << 20
 """Size of one block of logits on the CPU: small enough for the caches, large enough for the products."""
 
+DEVICE_BLOCK_BYTES = 256 << 20
+"""The same elsewhere: few large products, and an eighth of what all logits of 2,048 positions of Gemma need."""
+
 PLAIN_CHUNK = 128
 """Positions per chunk on the plain path; 16 to 32 are much slower, since W is read for each chunk."""
 
@@ -137,6 +140,20 @@ class Table:
     softcap: float | None = None
     screen: Screen | None = None
 
+    @property
+    def products(self) -> torch.dtype:
+        """What the products multiply: fp32 on a CPU; elsewhere the weight's 16 bits, summed in fp32.
+
+        Tensor cores multiply 16 bits at ten times the pace, and transformers multiplies them too. Its
+        logits are rounded to 16 bits besides; here they are not.
+        """
+        narrow = self.weight.dtype in (torch.bfloat16, torch.float16)
+        return (
+            self.weight.dtype
+            if narrow and self.weight.device.type == "cuda"
+            else torch.float32
+        )
+
     def normaliser(
         self, h: Tensor, own: Tensor | None, *, gradient: bool
     ) -> tuple[Tensor, Tensor | None]:
@@ -187,30 +204,99 @@ def vocabulary_pass(
 ) -> tuple[Tensor, Tensor | None]:
     """Run over the vocabulary once; see `Table.normaliser`. h: (N, D) fp32."""
     weight, bias, softcap = table.weight, table.bias, table.softcap
-    count, vocabulary = h.shape[0], weight.shape[0]
-    block = min(vocabulary, max(512, BLOCK_BYTES // (4 * count)))
-    logits = h.new_empty(count * block)
-    rows = None if weight.dtype == torch.float32 else h.new_empty(block, h.shape[1])
+    products = _products(h, table)
+    count = h.shape[0]
     top = h.new_full((count, 1), -torch.inf)
     total = h.new_zeros(count, 1)
     pull = torch.zeros_like(h) if gradient else None
-    for start in range(0, vocabulary, block):
-        part = weight[start : start + block]
-        w = part if rows is None else rows[: part.shape[0]].copy_(part)  # (b, D)
-        z = torch.mm(
-            h, w.t(), out=logits[: count * w.shape[0]].view(count, -1)
-        )  # (N, b)
+    for start in range(0, weight.shape[0], products.block):
+        w = products.rows(start)  # (b, D)
+        z = products.logits(w)  # (N, b)
         if bias is not None:
-            z += bias[start : start + block]
+            z += bias[start : start + len(w)]
         slope = _cap_(z, softcap, slope=gradient)
         peak = torch.maximum(top, z.amax(1, keepdim=True))
         shrink = top.sub_(peak).exp_()
         z.sub_(peak).exp_()
         total.mul_(shrink).add_(z.sum(1, keepdim=True))
         if pull is not None:
-            pull.mul_(shrink).addmm_(z if slope is None else z.mul_(slope), w)
+            products.add(pull.mul_(shrink), z if slope is None else z.mul_(slope), w)
         top = peak
     return top + total.log(), None if pull is None else pull.div_(total)
+
+
+def _products(h: Tensor, table: Table) -> WideProducts | NarrowProducts:
+    """Return the products of one pass. h: (N, D) fp32."""
+    narrow = table.products != torch.float32
+    room = DEVICE_BLOCK_BYTES if h.device.type == "cuda" else BLOCK_BYTES
+    block = min(table.weight.shape[0], max(512, room // (4 * h.shape[0])))
+    if narrow:
+        return NarrowProducts(h.to(table.products), table.weight, block)
+    return WideProducts.of(h, table.weight, block)
+
+
+@frozen(eq=False)
+class WideProducts:
+    """fp32 products with the rows of a table, widened where it is stored in fewer bits.
+
+    buffer: (N · block,) for the logits of one block. wide: (block, D) for its rows, None where they are fp32.
+    """
+
+    h: Tensor
+    weight: Tensor
+    block: int
+    buffer: Tensor
+    wide: Tensor | None
+
+    @staticmethod
+    def of(h: Tensor, weight: Tensor, block: int) -> WideProducts:
+        """Make the buffers."""
+        wide = weight.dtype != torch.float32
+        rows = h.new_empty(block, h.shape[1]) if wide else None
+        return WideProducts(h, weight, block, h.new_empty(h.shape[0] * block), rows)
+
+    def rows(self, start: int) -> Tensor:
+        """Return the rows of one block, (b, D) fp32."""
+        part = self.weight[start : start + self.block]
+        return part if self.wide is None else self.wide[: len(part)].copy_(part)
+
+    def logits(self, w: Tensor) -> Tensor:
+        """h wᵀ, (N, b) fp32, until the next call."""
+        out = self.buffer[: len(self.h) * len(w)].view(len(self.h), -1)
+        return torch.mm(self.h, w.t(), out=out)
+
+    def add(self, total: Tensor, p: Tensor, w: Tensor) -> None:
+        """Add p w to ``total`` (N, D). p: (N, b)."""
+        total.addmm_(p, w)
+
+
+@frozen(eq=False)
+class NarrowProducts:
+    """Products of 16-bit numbers summed in fp32. h: (N, D) in the weight's dtype."""
+
+    h: Tensor
+    weight: Tensor
+    block: int
+
+    def rows(self, start: int) -> Tensor:
+        """Return the rows of one block as they are stored, (b, D)."""
+        return self.weight[start : start + self.block]
+
+    def logits(self, w: Tensor) -> Tensor:
+        """h wᵀ, (N, b) fp32."""
+        return mm_wide(self.h, w.t())
+
+    def add(self, total: Tensor, p: Tensor, w: Tensor) -> None:
+        """Add p w to ``total`` (N, D). p: (N, b) fp32, rounded to the weight's dtype."""
+        total.add_(mm_wide(p.to(w.dtype), w))
+
+
+def mm_wide(a: Tensor, b: Tensor) -> Tensor:
+    """a b in fp32 of 16-bit matrices; the CPU, which has no such product, widens them first."""
+    if a.device.type == "cuda" and hasattr(torch.ops.aten.mm, "dtype"):
+        wide: Tensor = torch.ops.aten.mm.dtype(a, b, torch.float32)
+        return wide
+    return a.float() @ b.float()
 
 
 def own_logits(h: Tensor, table: Table, labels: Tensor) -> tuple[Tensor, Tensor]:

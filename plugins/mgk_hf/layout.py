@@ -6,13 +6,14 @@ sequences: there the row is rearranged to (sequences, longest), attended causall
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from mgk_hf.batch import PADDING, TokenBatch
+from mgk_hf.batch import PADDING, TokenBatch, predictors
 
 
 @frozen(eq=False)
@@ -32,6 +33,13 @@ class Layout:
     branches: Tensor | None
     empty: Tensor | None = None
     _masks: dict[int | None, Tensor] = field(factory=dict, init=False, repr=False)
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Layout:
+        """Return the layout with every tensor moved."""
+        branches = None if self.branches is None else move(self.branches)
+        empty = None if self.empty is None else move(self.empty)
+        back, positions = move(self.back), move(self.positions)
+        return Layout(move(self.rows), back, self.plain, positions, branches, empty)
 
     def to_sequences(self, x: Tensor) -> Tensor:
         """(N, D) → (S·L, D)."""
@@ -71,8 +79,39 @@ class Layout:
         return allowed[:, None]
 
 
+def on_device(batch: TokenBatch, device: torch.device) -> TokenBatch:
+    """Return a batch on a device, with all that depends on its contents worked out on the CPU first.
+
+    Sizes that only the device knows, such as the number of labels, would make every step wait for it.
+    Copies to CUDA come from pinned memory and run beside what the device is doing.
+    """
+    if device.type == "cpu":
+        return batch
+    where, wanted = predictors(batch)
+
+    def move(tensor: Tensor) -> Tensor:
+        if device.type == "cuda":
+            return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor.to(device)
+
+    branches = None if batch.branch_ids is None else move(batch.branch_ids)
+    return TokenBatch(
+        move(batch.input_ids),
+        move(batch.labels),
+        move(batch.position_ids),
+        move(batch.segment_ids),
+        branches,
+        where=move(where),
+        wanted=move(wanted),
+        layout=layout_of(batch).moved(move),
+    )
+
+
 def layout_of(batch: TokenBatch) -> Layout:
     """Work out the layout of a batch. Segments must be contiguous within their row."""
+    if batch.layout is not None:
+        found: Layout = batch.layout
+        return found
     segments = batch.segment_ids.flatten()
     count = segments.numel()
     if _is_plain(batch.segment_ids):

@@ -60,7 +60,11 @@ class Network:
 
     def _attention(self, batch: TokenBatch) -> dict[str, Any]:
         if self.packs:
-            return {ARGUMENT: layout_of(batch), "attention_mask": None}
+            # Without a mask transformers asks the device whether the row is packed, and waits for the answer.
+            ids, mask = batch.input_ids, None
+            if ids.device.type != "cpu":
+                mask = torch.ones_like(ids, dtype=torch.bool)
+            return {ARGUMENT: layout_of(batch), "attention_mask": mask}
         return {"attention_mask": (batch.segment_ids != PADDING).long()}
 
     def __call__(self, batch: TokenBatch) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mgk_hf import head as module
-from mgk_hf.head import Head
+from mgk_hf.head import Head, Table, head_pass
 from mgk_hf.precision import WideLinear
 
 N, D, V = 77, 32, 3001
@@ -148,3 +148,25 @@ def test_full_logits_never_exist(monkeypatch):
     with Watch():
         Head(linear).nll(hidden, labels)
     assert max(s for s in sizes if s != V * D and s != D * V) <= N * 512
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_products_of_sixteen_bits_are_those_of_fp32_on_the_same_numbers(
+    monkeypatch, softcap
+):
+    """As on CUDA: logits agree up to fp32's rounding, gradients up to the rounding of the probabilities."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(5000, 48, generator=generator).bfloat16()
+    hidden = torch.randn(37, 48, generator=generator).bfloat16().float()
+    labels = torch.randint(5000, (37,), generator=generator)
+    table = Table(weight, torch.randn(5000, generator=generator), softcap)
+    wide = head_pass(hidden, table, labels, gradient=True)
+    monkeypatch.setattr(Table, "products", torch.bfloat16)
+    narrow = head_pass(hidden, table, labels, gradient=True)
+    torch.testing.assert_close(narrow[0], wide[0], rtol=1e-5, atol=1e-5)
+    # Each probability is off by at most 2⁻⁸ of itself: Σ p |W| 2⁻⁸ bounds the whole.
+    logits = hidden @ weight.float().t() + table.bias
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    bound = torch.softmax(logits, 1) @ weight.float().abs() * 2.0**-8 + 1e-5
+    assert bool(((narrow[1] - wide[1]).abs() <= bound).all())
