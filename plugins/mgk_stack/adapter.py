@@ -74,7 +74,7 @@ class Stack:
         return known[0] if len(known) == 1 else _side_by_side(known)
 
     def delta(self, name: str, rows: slice | None = None) -> Tensor | None:
-        """Return the sum of the members' deltas; None where one of them is no addition."""
+        """Return the sum of the members' deltas; None where one of them does not add."""
         total: Tensor | None = None
         for member in self.on(name):
             part = _delta(member, name, rows)

@@ -45,7 +45,7 @@ def attach_full(model: nn.Module, spec: FullSpec, name: str) -> WeightsAdapter:
 def attach_rows(model: nn.Module, spec: RowsSpec, name: str) -> WeightsAdapter:
     """Train the rows that ``spec`` names of a model's token table. Nothing is changed where it fails.
 
-    :raises InputError: no row or an unknown one, a target that is no table, a tie as above
+    :raises InputError: no row or an unknown one, a target that is not a table, a tie as above
     """
     chosen = tables(model, spec)
     count = min(c.parameter.shape[0] for c in chosen)
@@ -148,7 +148,7 @@ def _part(module: nn.Module, own: Mapping[str, Delta]) -> Part:
     part = rows_part(module, only.values, ids)
     if part is None:
         raise InputError(
-            f"target {only.target.weight}: {type(module).__name__} is no table of rows; choose embeddings or linear modules"
+            f"target {only.target.weight}: {type(module).__name__} is not a table of rows; choose embeddings or linear modules"
         )
     return part
 

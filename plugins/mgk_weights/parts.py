@@ -104,7 +104,7 @@ class HeadPart(RowsPart):
 
 
 def rows_part(module: nn.Module, rows: nn.Parameter, ids: Tensor) -> RowsPart | None:
-    """Return the part for rows of this module's ``weight``; None where it is no table."""
+    """Return the part for rows of this module's ``weight``; None where it is not a table."""
     if isinstance(module, nn.Embedding):
         if plain_forward(module, nn.Embedding) or is_scaled_embedding(module):
             return TablePart(rows, ids, module.num_embeddings)

@@ -32,7 +32,7 @@ def tables(model: nn.Module, spec: RowsSpec) -> list[Chosen]:
     found = [c for c in parameters_of(model) if c.module in ends and _is_table(c)]
     if not found:
         raise InputError(
-            "adapter.targets: this model does not say which modules hold its token table; name them"
+            "adapter.targets: the modules that hold this model's token table are unknown; name them"
         )
     for c in found:
         check_trainable(c)

@@ -40,6 +40,10 @@ SMALL = (
     "run.threads=1",
 )
 OWN = {
+    "korean-vocabulary": (
+        "base.new_tokens_count=8",
+        'phases.ends.adapter.targets=["layers.0", "layers.3"]',
+    ),
     "korean-medical": (
         "defaults.gate.min-gain=false",
         *(f"phases.{p}.train.steps=2" for p in ("plain_text", "dictionary", "mcq")),
