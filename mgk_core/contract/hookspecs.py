@@ -96,13 +96,17 @@ def mgk_build_model(spec: Spec, device: torch.device) -> Bundle | None:
 
 
 @_owner_only("data")
-def mgk_load_data(spec: Spec, bundle: Bundle) -> PhaseData | None:
+def mgk_load_data(
+    spec: Spec, bundle: Bundle, others: Sequence[Spec]
+) -> PhaseData | None:
     """Read one phase's data and probes.
 
     Called for every phase before the baseline, since all probes are measured on the untouched base.
 
     :param spec: the phase's ``data``
     :param bundle: for its tokenizer, template and device
+    :param others: the ``data`` of the pipeline's other phases and its own ``probes``, whose held-out
+        rows must not be trained on either; empty where there is no pipeline
     :return: training set and probes; a `DataError` carries every bad row with file and line
 
     .. versionadded:: 0.1

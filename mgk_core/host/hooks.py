@@ -64,10 +64,12 @@ class Hooks:
             state_of(found.model).vocabulary[:] = [found.vocabulary]
         return found
 
-    def load_data(self, spec: Spec, bundle: Bundle) -> PhaseData:
+    def load_data(
+        self, spec: Spec, bundle: Bundle, others: Sequence[Spec] = ()
+    ) -> PhaseData:
         """Read a phase's data; `InputError` for a probe whose metric nobody registered."""
         found: PhaseData = self._owner(
-            "mgk_load_data", spec.type, spec=spec, bundle=bundle
+            "mgk_load_data", spec.type, spec=spec, bundle=bundle, others=others
         )
         self._check_metrics(found.probes, f"data type {spec.type!r}")
         return found

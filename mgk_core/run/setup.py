@@ -168,7 +168,10 @@ def open_session(
     for phase in config.phases:
         events("load", what="data", phase=phase.name, type=phase.data.type)
         session.data.append(
-            _bound(prepared.hooks.load_data(phase.data, bundle), phase.name)
+            _bound(
+                prepared.hooks.load_data(phase.data, bundle, _others(config, phase)),
+                phase.name,
+            )
         )
         for note in session.data[-1].notes:
             events("note", phase=phase.name, text=note)
@@ -198,6 +201,12 @@ def _check_installed(config: RunConfig) -> None:
     missing = [text for text in dict.fromkeys(spec.missing() for spec in specs) if text]
     if missing:
         raise EnvironmentFault("; ".join(missing))
+
+
+def _others(config: RunConfig, phase: PhaseConfig) -> tuple[Spec, ...]:
+    """Return where else a pipeline holds rows out: its other phases' data, and its own probes."""
+    data = (other.data for other in config.phases if other is not phase)
+    return (*data, *config.probes.values())
 
 
 def _check_dev(session: Session) -> None:

@@ -20,6 +20,7 @@ TYPES = (
     "instruction",
     "preference",
 )
+ANSWERS = ("auto", "letter", "0", "1", "text")
 TINY = "tiny-gemma"
 
 
@@ -45,6 +46,16 @@ TINY = "tiny-gemma"
     metavar="FIELD=COLUMN",
     help="As data.columns.",
 )
+@click.option("--layout", default="auto", show_default=True, help="As data.layout.")
+@click.option("--encoding", default="", help="As data.encoding, such as cp949.")
+@click.option("--delimiter", default="", help="As data.delimiter.")
+@click.option(
+    "--answers",
+    type=click.Choice(ANSWERS),
+    default="auto",
+    show_default=True,
+    help="As data.answers, of multiple-choice questions.",
+)
 @click.option(
     "--max-length",
     type=click.IntRange(8),
@@ -67,6 +78,10 @@ def data(
     base: str,
     type_: str,
     columns: tuple[str, ...],
+    layout: str,
+    encoding: str,
+    delimiter: str,
+    answers: str,
     max_length: int,
     examples: int,
     as_json: bool,  # noqa: FBT001 - click passes options by name
@@ -79,7 +94,13 @@ def data(
     from mgk_text.drawing import draw
     from mgk_text.inspection import inspect
 
-    spec = _spec(type_, files, columns, max_length)
+    given = {
+        "layout": layout,
+        "encoding": encoding,
+        "delimiter": delimiter,
+        "max_length": max_length,
+    }
+    spec = _spec(type_, files, columns, answers, given)
     found = inspect(spec, _bundle(base), shown=examples)
     if as_json:
         click.echo(json.dumps(as_table(found, base), ensure_ascii=False))
@@ -90,8 +111,13 @@ def data(
 
 
 def _spec(
-    type_: str, files: tuple[str, ...], columns: tuple[str, ...], max_length: int
+    type_: str,
+    files: tuple[str, ...],
+    columns: tuple[str, ...],
+    answers: str,
+    given: dict[str, Any],
 ) -> Any:
+    """Return the data table that the options make; a wrong value is an error of its option."""
     from mgk_text.specs import SPECS, AutoSpec
 
     mapped = {}
@@ -102,10 +128,21 @@ def _spec(
                 f"expected FIELD=COLUMN, got {pair!r}", param_hint="--column"
             )
         mapped[name] = column
+    if answers != "auto":
+        if type_ not in ("auto", "mcq"):
+            raise click.BadParameter(
+                f"data of type {type_!r} have none", param_hint="--answers"
+            )
+        type_, given = "mcq", {**given, "answers": answers}
     cls = SPECS.get(type_, AutoSpec)
-    return cls(
-        type=type_, train=files, columns=mapped, max_length=max_length, cache=False
-    )
+    try:
+        return cls(type=type_, train=files, columns=mapped, cache=False, **given)
+    except ValueError as error:
+        name, _, reason = str(error).partition(": ")
+        known = name if reason and name in given else "layout"
+        raise click.BadParameter(
+            reason or str(error), param_hint=f"--{known.replace('_', '-')}"
+        ) from None
 
 
 def _bundle(base: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from attrs import frozen
 
 from mgk_core.contract.errors import DataError, Problem
-from mgk_text.problems import summary
+from mgk_text.problems import several, summary, verb
 from mgk_text.records import Record
 
 _WORD = re.compile(r"\w+")
@@ -57,10 +57,11 @@ def _runs(record: Record, count: int) -> Iterator[str]:
 
 def note(found: Sequence[Overlap], *, dropped: bool) -> str:
     """Return how many rows are contaminated, with the first places."""
-    count = f"{len(found):,} train rows share text with held-out rows"
+    share = verb(len(found), "share")
+    count = f"{several(len(found), 'train row')} {share} text with held-out rows"
     shown = "; ".join(map(str, found[:_SHOWN])) + (" …" if len(found) > _SHOWN else "")
     if dropped:
-        return f"contamination: {count} and were dropped: {shown}"
+        return f"contamination: {count}; dropped: {shown}"
     return f"contamination: {count}, so their probes also measure memory: {shown}"
 
 

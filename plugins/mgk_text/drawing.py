@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from mgk_text.inspection import Example, Inspection, Lengths, Part
-from mgk_text.problems import summary
+from mgk_text.problems import several, summary, verb
 
 _BAR = 40  # columns of the longest bar
 _MARKS = ("⟦", "⟧")  # around what is learnt where there are no colours
@@ -21,21 +21,23 @@ def draw(found: Inspection, base: str, *, exact: bool) -> None:
     """Print an inspection. exact: whether ``base`` is the user's own choice."""
     for note in found.notes:
         click.echo(clean(note))
-    click.echo(f"type {found.type}: {found.rows:,} rows")
+    click.echo(f"type {found.type}: {several(found.rows, 'row')}")
     if found.lengths is not None:
         hint = "" if exact else "; give --base for your own"
         click.echo(f"\ntokens of {clean(base)}{hint}")
         _draw_lengths(found.lengths)
     if found.repeated:
         _draw_places(
-            f"{len(found.repeated):,} rows repeat an earlier one", found.repeated
+            f"{several(len(found.repeated), 'row')}"
+            f" {verb(len(found.repeated), 'repeat')} an earlier one",
+            found.repeated,
         )
     if found.examples:
         click.echo(f"\nexamples; {_legend()} is learnt")
         for example in found.examples:
             _draw_example(example)
     if found.problems:
-        click.echo(f"\n{len(found.problems):,} bad rows")
+        click.echo(f"\n{several(len(found.problems), 'bad row')}")
         for problem in summary(found.problems):
             click.echo(f"  {clean(problem)}")
 
@@ -43,7 +45,8 @@ def draw(found: Inspection, base: str, *, exact: bool) -> None:
 def _draw_lengths(lengths: Lengths) -> None:
     share = lengths.learnt / lengths.tokens
     click.echo(
-        f"  {lengths.examples:,} examples, {lengths.tokens:,} tokens, {share:.0%} of them learnt;"
+        f"  {several(lengths.examples, 'example')}, {several(lengths.tokens, 'token')},"
+        f" {share:.0%} of them learnt;"
         f" median {lengths.median}, 95 % up to {lengths.high}, longest {lengths.longest}"
     )
     most = max(one.count for one in lengths.bins)

@@ -14,10 +14,10 @@ from mgk_text import packing
 from mgk_text.cache import IGNORED, Learnt, TokenCache
 from mgk_text.dialogue_tasks import PreferenceTask
 from mgk_text.lengths import learnt_in, truncated
-from mgk_text.load import Maker, maker_of, settled
+from mgk_text.load import Maker, maker_of
 from mgk_text.probes import spread
 from mgk_text.records import Record, fingerprint
-from mgk_text.rows import Reader
+from mgk_text.rows import Reader, settled
 from mgk_text.specs import TextDataSpec
 
 _BINS = 12

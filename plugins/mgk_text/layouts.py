@@ -237,12 +237,14 @@ class Columns:
         for name, options in layout.fields.items():
             names[name] = tuple(spelt.get(o.lower(), o) for o in options)
         for name, column in given.items():
-            if name not in names:
+            meant = name if name in names else _field_of(layout, name)
+            if meant is None:
                 hint = nearest(name, names)
                 raise InputError(
-                    f"columns.{name}: {layout.kind} data have no such field{hint}"
+                    f"columns.{name}: {layout.kind} data have no such field{hint};"
+                    f" they have {', '.join(names)}"
                 )
-            names[name] = (spelt.get(column.lower(), column),)
+            names[meant] = (spelt.get(column.lower(), column),)
         return cls(layout, names, frozenset(table.columns))
 
     def value(self, raw: Raw, name: str) -> Any:
@@ -268,6 +270,12 @@ class Columns:
             if column is not None and (inside := _inside(table, column)) is not None:
                 found.append(column + inside)
         return ", ".join(_letters_together(list(dict.fromkeys(found))))
+
+
+def _field_of(layout: Layout, name: str) -> str | None:
+    """Return the field that a usual column name stands for: ``question`` is an instruction's prompt."""
+    found = [f for f, columns in layout.fields.items() if name.lower() in columns]
+    return found[0] if len(found) == 1 else None
 
 
 def described(table: Table) -> list[str]:

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from mgk_core.contract.bundle import Tokens
 from mgk_core.contract.errors import DataError, Problem
-from mgk_text.problems import summary
+from mgk_text.problems import several, summary
 
 
 @frozen
@@ -122,6 +122,7 @@ def report(examples: Sequence[Tokens], what: str) -> str:
     learnt = sum(learnt_in(e) for e in examples)
     high = lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))]
     return (
-        f"{what}: {len(lengths):,} examples, {sum(lengths):,} tokens, {learnt:,} of them learnt;"
+        f"{what}: {several(len(lengths), 'example')}, {several(sum(lengths), 'token')},"
+        f" {learnt:,} of them learnt;"
         f" tokens each: median {statistics.median(lengths):.0f}, 95 % up to {high}, longest {lengths[-1]}"
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, cast
 
-from attrs import evolve, field, fields, frozen
+from attrs import evolve, field, frozen
 
 from mgk_core.contract.bundle import (
     ChecksItems,
@@ -18,17 +18,17 @@ from mgk_core.contract.bundle import (
 )
 from mgk_core.contract.conversation import Style
 from mgk_core.contract.errors import InputError
+from mgk_core.contract.specs import Spec
 from mgk_text import divergence, lengths, packing, probes
 from mgk_text.cache import TokenCache, tokenised
 from mgk_text.dialogue_tasks import PreferenceTask, alike
 from mgk_text.encode import Encoder, Pair
+from mgk_text.held import held_elsewhere
 from mgk_text.items import LazyChoices
 from mgk_text.records import Preference, Question, Record, Text
-from mgk_text.rows import Reader
+from mgk_text.rows import Reader, settled
 from mgk_text.sources import as_tuple
 from mgk_text.specs import (
-    SPECS,
-    AutoSpec,
     McqSpec,
     PlainTextSpec,
     StyledSpec,
@@ -92,8 +92,11 @@ class Maker:
         )
 
 
-def load(spec: TextDataSpec, bundle: object) -> PhaseData:
-    """Read, check, tokenise and pack a phase's data."""
+def load(spec: TextDataSpec, bundle: object, others: Sequence[Spec] = ()) -> PhaseData:
+    """Read, check, tokenise and pack a phase's data.
+
+    :param others: where else rows are held out, which training must not share
+    """
     check_named(spec)
     reader = Reader(spec)
     spec = reader.spec = settled(spec, reader)
@@ -104,7 +107,7 @@ def load(spec: TextDataSpec, bundle: object) -> PhaseData:
         for n, s in spec.base_questions.items()
     }
     base = [r for records in (*texts.values(), *questions.values()) for r in records]
-    splits = load_splits(spec, reader, base)
+    splits = load_splits(spec, reader, [*base, *held_elsewhere(others)])
     calibration = reader.foreign(spec.calibration, "text").records
     reader.problems += maker.task.problems(splits.train)
     reader.check()
@@ -195,17 +198,6 @@ def _rows(maker: Maker, train: lengths.Fitted) -> list[packing.Row]:
     if maker.task.length:
         return packing.pack(train.examples, maker.task.length)
     return [(example,) for example in train.examples]
-
-
-def settled(spec: TextDataSpec, reader: Reader) -> TextDataSpec:
-    """Return the spec of the type that the data are recognised as, where none is named."""
-    if not isinstance(spec, AutoSpec):
-        return spec
-    kind = reader.recognised()
-    shared = {
-        a.name: getattr(spec, a.name) for a in fields(AutoSpec) if a.name != "type"
-    }
-    return SPECS[kind](type=kind, **shared)
 
 
 def _readable(

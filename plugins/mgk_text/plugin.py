@@ -9,12 +9,12 @@ from mgk_text.similarity import SUMMARIES
 from mgk_text.specs import SPECS, AutoSpec, McqSpec, TextDataSpec, TextProbeSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from mgk_core.contract.bundle import Bundle, LanguageBundle, PhaseData, Probe, Score
     from mgk_core.contract.context import PhaseContext
     from mgk_core.contract.outcome import LossTerm
-    from mgk_core.contract.specs import SpecRegistry
+    from mgk_core.contract.specs import Spec, SpecRegistry
 
 
 @hookimpl
@@ -35,11 +35,13 @@ def mgk_register_specs(registry: SpecRegistry) -> None:
 
 
 @hookimpl
-def mgk_load_data(spec: TextDataSpec, bundle: Bundle) -> PhaseData:
+def mgk_load_data(
+    spec: TextDataSpec, bundle: Bundle, others: Sequence[Spec]
+) -> PhaseData:
     """Read, check, tokenise and pack a phase's data."""
     from mgk_text.load import load
 
-    return load(spec, bundle)
+    return load(spec, bundle, others)
 
 
 @hookimpl

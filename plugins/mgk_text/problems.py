@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from attrs import evolve
+
 from mgk_core.contract.errors import Problem
 
 SHOWN = 10
@@ -22,16 +24,39 @@ class _Kind(NamedTuple):
 
 
 def summary(problems: Iterable[Problem]) -> list[Problem]:
-    """Return the first problems, and one more for each kind of the others with their number."""
+    """Return the first problems, and one more for each kind of the others with their number.
+
+    The one of a kind is its first: with its line, and with what to do about it.
+    """
     found = list(problems)
     if len(found) <= SHOWN + 1:
         return found
     rest = Counter(_kind(p) for p in found[SHOWN:])
-    more = [
-        Problem(kind.where, f"{kind.message}: {count:,} more of this kind", kind.file)
-        for kind, count in rest.most_common()
+    first: dict[_Kind, Problem] = {}
+    for problem in found[SHOWN:]:
+        first.setdefault(_kind(problem), problem)
+    return [
+        *found[:SHOWN],
+        *(_counted(first[kind], count) for kind, count in rest.most_common()),
     ]
-    return [*found[:SHOWN], *more]
+
+
+def several(count: int, what: str) -> str:
+    """Return ``1 row`` or ``1,200 rows``."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def verb(count: int, what: str) -> str:
+    """Return a verb as it follows a count: ``1 row shares``, ``2 rows share``."""
+    return f"{what}s" if count == 1 else what
+
+
+def _counted(problem: Problem, count: int) -> Problem:
+    """Return a problem that stands for all of its kind."""
+    if count == 1:
+        return problem
+    message = f"{problem.message} (and {count - 1:,} more of this kind)"
+    return evolve(problem, message=message)
 
 
 def _kind(problem: Problem) -> _Kind:

@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field, fields, frozen
 
 from mgk_core.contract.errors import DataError, InputError, Problem
 from mgk_text import answers, dialogues, layouts, pictures
 from mgk_text.fields import BadRowError, Fields
 from mgk_text.layouts import Columns, Layout
-from mgk_text.problems import summary
+from mgk_text.problems import several, summary
 from mgk_text.readers import read
 from mgk_text.records import Record
 from mgk_text.sources import Source, as_tuple, find
 from mgk_text.specs import (
+    SPECS,
     AutoSpec,
     DictionarySpec,
     McqSpec,
@@ -199,6 +200,17 @@ class Reader:
         return found
 
 
+def settled(spec: TextDataSpec, reader: Reader) -> TextDataSpec:
+    """Return the spec of the type that the data are recognised as, where none is named."""
+    if not isinstance(spec, AutoSpec):
+        return spec
+    kind = reader.recognised()
+    shared = {
+        a.name: getattr(spec, a.name) for a in fields(AutoSpec) if a.name != "type"
+    }
+    return SPECS[kind](type=kind, **shared)
+
+
 def _given(fields: Fields, raw: Raw) -> answers.Given:
     """Return a row's answer; one without options if they are wrong, which is reported later."""
     try:
@@ -220,7 +232,7 @@ def _note(split: str, group: Sequence[Part]) -> str:
     first = group[0]
     name = first.name if len(group) == 1 else f"{len(group)} files ({first.name} …)"
     what = f"{first.layout.title} ({first.used})" if first.used else first.layout.title
-    rows = f"{sum(len(p.records) for p in group):,} rows"
+    rows = several(sum(len(p.records) for p in group), "row")
     if left := sum(len(p.problems) for p in group):
         rows += f", {left:,} left out"
     return "; ".join([f"{split}: {name} read as {what}", rows, *first.notes])

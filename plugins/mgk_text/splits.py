@@ -10,6 +10,7 @@ from attrs import frozen
 from mgk_core.contract.errors import InputError
 from mgk_text import contamination
 from mgk_text.mixture import distinct, mixed
+from mgk_text.problems import several, verb
 from mgk_text.records import Record, fingerprint
 from mgk_text.rows import Read, Reader
 from mgk_text.specs import TextDataSpec
@@ -49,7 +50,7 @@ def load(spec: TextDataSpec, reader: Reader, base: Sequence[Record] = ()) -> Spl
         train, test = held_out(train, spec.test_share, f"test {spec.seed}")
     notes = [*reader.notes]
     if skipped := sum(r.skipped for r in read.values()):
-        notes.append(f"{skipped:,} bad rows left out")
+        notes.append(f"{several(skipped, 'bad row')} left out")
     train = _mixture(spec, read["train"], train, notes)[: spec.limit]
     for name, held in (("dev", dev), ("test", test)):
         notes += shared(train, held, name)
@@ -70,7 +71,9 @@ def _mixture(
             if spec.deduplicate
             else "kept; set deduplicate to leave them out"
         )
-        notes.append(f"{repeated:,} training rows repeat an earlier one: {what}")
+        notes.append(
+            f"{several(repeated, 'training row')} {verb(repeated, 'repeat')} an earlier one: {what}"
+        )
         if spec.deduplicate:
             first = {id(row) for row in once}
             parts = [[row for row in part if id(row) in first] for part in parts]
@@ -80,7 +83,7 @@ def _mixture(
             f"{len(part):,} × {w:g}"
             for part, w in zip(parts, spec.weights, strict=True)
         )
-        notes.append(f"mixture: {sizes} = {len(made):,} training rows")
+        notes.append(f"mixture: {sizes} = {several(len(made), 'training row')}")
     return made
 
 

@@ -67,9 +67,9 @@ def test_bad_and_repeated_rows_have_their_places(run, write):
     path = write("a.jsonl", [*ROWS, ROWS[3], {"prompt": "가"}])
     result = run(path)
     assert result.exit_code == 2
-    assert "1 rows repeat an earlier one" in result.output
+    assert "1 row repeats an earlier one" in result.output
     assert f"{path}:10 = {path}:4" in result.output
-    assert "1 bad rows" in result.output
+    assert "1 bad row\n" in result.output
     assert f"{path}:11: completion" in result.output
 
 
@@ -113,6 +113,31 @@ def test_type_and_columns_can_be_named(run, write):
     )
     assert (found["type"], found["rows"]) == ("text", 1)
     assert "expected FIELD=COLUMN" in run(path, "--column", "text").output
+
+
+def test_files_are_read_as_the_data_section_reads_them(run, tmp_path):
+    """``--encoding``, ``--delimiter``, ``--layout`` and ``--answers`` are those of the data table."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(
+        "question|A|B|answer\n무엇?|가|나|1\n누구?|다|라|1\n".encode("cp949")
+    )
+    asked = [str(path), "--encoding", "cp949", "--delimiter", "|", "--json"]
+    plain = json.loads(run(*asked, "--answers", "1").output)
+    assert (plain["type"], plain["rows"], plain["problems"]) == ("mcq", 2, [])
+    text = "".join(part["text"] for part in plain["examples"][0]["parts"])
+    assert "무엇?" in text
+    other = json.loads(run(*asked, "--answers", "0").output)
+    assert other["examples"] != plain["examples"]
+    assert "kormedmcqa" in run(*asked, "--layout", "kormed").output
+    assert "--delimiter" in run(str(path), "--delimiter", "||").output
+    assert "--answers" in run(*asked, "--type", "text", "--answers", "1").output
+
+
+def test_one_row_is_a_row(run, write):
+    """Counts of one are in the singular."""
+    result = run(write("a.jsonl", ROWS[:1]))
+    assert "1 row\n" in result.output
+    assert "1 rows" not in result.output
 
 
 @pytest.mark.slow

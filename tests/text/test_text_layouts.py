@@ -475,8 +475,10 @@ def test_many_bad_rows_of_a_kind_are_a_count(write):
     lines = str(caught.value).split("\n")
     assert len(lines) == 12
     assert [line.split(": ")[0][-1] for line in lines[:3]] == ["1", "2", "3"]
-    assert "2,490 more of this kind" in lines[10]
-    assert "500 more of this kind" in lines[11]
+    assert "a.jsonl:11: en" in lines[10]
+    assert "and 2,489 more of this kind" in lines[10]
+    assert "a.jsonl:2001: en" in lines[11]
+    assert "and 499 more of this kind" in lines[11]
 
 
 def test_nested_fields_are_mapped_by_their_path(write):
@@ -492,3 +494,13 @@ def test_every_layout_is_recognised_by_what_shows_it():
     for layout in LAYOUTS:
         ways = product(*(need.split("|") for need in layout.shown_by))
         assert any(recognise(columns, (layout.kind,)) == layout for columns in ways)
+
+
+def test_columns_are_mapped_by_their_usual_names_too(write):
+    """``question`` and ``answer`` stand for an instruction's prompt and completion; others are refused with the names."""
+    path = write("a.jsonl", [{"asked": "무엇인가?", "said": "답이다."}])
+    kind, (record,), _ = read(path, columns={"question": "asked", "answer": "said"})
+    assert kind == "instruction"
+    assert [m.content for m in record.messages] == ["무엇인가?", "답이다."]
+    with pytest.raises(InputError, match=r"reply.*prompt, input, completion"):
+        read(path, columns={"question": "asked", "answer": "said", "reply": "said"})

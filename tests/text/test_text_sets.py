@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from mgk_core.contract.errors import DataError, InputError
 from mgk_text import contamination, mixture
+from mgk_text.load import load as load_data
 from mgk_text.records import Entry, Text
 from mgk_text.rows import Reader
-from mgk_text.specs import DictionarySpec, PlainTextSpec
+from mgk_text.specs import SPECS, DictionarySpec, PlainTextSpec, TextProbeSpec
 from mgk_text.splits import load
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=4)
@@ -91,7 +92,7 @@ def test_repeated_rows_are_counted_and_left_out_if_asked(write, deduplicate):
     )
     splits = load(spec, Reader(spec))
     assert len(splits.train) == (2 if deduplicate else 3)
-    (note,) = [n for n in splits.notes if n.startswith("1 training rows repeat")]
+    (note,) = [n for n in splits.notes if n.startswith("1 training row repeats")]
     assert ("repeat an earlier one: left out" in note) == deduplicate
 
 
@@ -162,3 +163,30 @@ def test_runs_of_words_are_found_wherever_they_are(words, count):
     expected = len(words) + 3 >= count
     assert bool(found) == expected
     assert contamination.overlaps([Entry("k l m", "n o")], held, count) == []
+
+
+def test_probes_of_other_phases_must_not_be_trained_on(write, bundle):
+    """A training row that another phase's test set, base probe or the pipeline's own probe asks is found."""
+    shared = "비장은 왼쪽 위에 있으며 오래된 적혈구를 걸러 내는 기관이다. " * 2
+    train = write(
+        "train.jsonl",
+        [{"text": f"글 {i}. " * 9} for i in range(4)] + [{"text": shared}],
+    )
+    asked = write("asked.jsonl", [{"text": shared}])
+    clean = write("clean.jsonl", [{"text": "아주 다른 글이다."}])
+
+    def spec(**options):
+        return SPECS["text"](type="text", cache=False, **options)
+
+    mine = spec(train=train, contamination="refuse")
+    load_data(mine, bundle, [spec(train=clean, test=clean)])
+    others = [
+        spec(train=clean, test=asked),
+        spec(train=clean, base_probes={"base": asked}),
+        TextProbeSpec(type="text", source=asked),
+    ]
+    for other in others:
+        with pytest.raises(DataError, match=r"train\.jsonl:5.*asked\.jsonl:1"):
+            load_data(mine, bundle, [other])
+        dropped = load_data(spec(train=train, contamination="drop"), bundle, [other])
+        assert any("1 train row shares" in note for note in dropped.notes)
