@@ -10,8 +10,12 @@ import pytest
 
 from mgk_core.config.resolve import load_tree
 from mgk_core.contract.errors import ConfigError, GateRefused
+from mgk_core.record.events import Events
+from mgk_core.record.journal import Journal
+from mgk_core.record.store import Store
 from mgk_core.run.runner import run_pipeline
-from mgk_core.run.setup import prepare
+from mgk_core.run.setup import open_session, prepare
+from mgk_core.tools.footprint import activations
 from mgk_core.tools.plan import make_plan
 
 PROMPTS = [
@@ -160,7 +164,12 @@ def test_the_plan_counts_both_answers(tmp_path):
     """A preference loss holds the activations of two answers where the likelihood holds one."""
     parts = []
     for loss in ('{ type = "likelihood" }', '{ type = "dpo" }'):
-        config = written(tmp_path, PAIRS, loss)
-        plan = make_plan(prepare(load_tree(file=config)))
-        parts.append(plan.phases[0].memory["activations"])
+        prepared = prepare(load_tree(file=written(tmp_path, PAIRS, loss)))
+        store = Store(tmp_path / "none")
+        session = open_session(prepared, store, Journal(store), Events())
+        ctx = session.context(0)
+        ctx.adapter = session.hooks.attach_adapter(
+            session.bundle.model, ctx.phase.adapter, "x"
+        )
+        parts.append(activations(session, ctx, 4))
     assert 1.5 < parts[1] / parts[0] < 4  # the rejected answers are longer
