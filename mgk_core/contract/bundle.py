@@ -347,6 +347,17 @@ class HasLabelledAnswers(Protocol):
 
 
 @runtime_checkable
+class HasWeights(Protocol):
+    """Optional promise of a training set: how much each token counts in the likelihood.
+
+    weights: for each row, one number for each of its labels, in the order of `Predictions.tokens`;
+    the label of an example's first token has none, since nothing predicts it.
+    """
+
+    weights: Sequence[Sequence[float]]
+
+
+@runtime_checkable
 class ComputesTogether(Protocol):
     """Optional promise of a bundle that scores many items at once: which of them take most room."""
 
@@ -466,6 +477,7 @@ __all__ = [
     "HasLabelledAnswers",
     "HasPairs",
     "HasVocabulary",
+    "HasWeights",
     "LabelledAnswer",
     "LanguageBundle",
     "LossPerItem",

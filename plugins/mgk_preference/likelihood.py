@@ -12,6 +12,7 @@ from torch.nn.functional import log_softmax
 
 from mgk_core.contract.bundle import (
     Batch,
+    HasWeights,
     LanguageBundle,
     Predictions,
     PredictsTokens,
@@ -46,14 +47,21 @@ class Likelihood(Objective):
         return "tokens"
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """Collate rows; with weights where prompts are learned too."""
+        """Collate rows; with weights where the data have some, or prompts are learned too."""
         assert self.ctx.data is not None  # noqa: S101 - the runner loads data first
-        return self._weighted(self.ctx.data.train.batch(rows))
+        train = self.ctx.data.train
+        made = train.batch(rows)
+        if not isinstance(train, HasWeights):
+            return self._with_prompts(made)
+        weights: list[float] = []
+        for row in rows:
+            weights += train.weights[row]
+        return WeightedBatch(made, torch.tensor(weights, device=self.ctx.device))
 
     def dev(self) -> Sequence[Batch]:
         """Return the dev batches."""
         assert self.ctx.data is not None  # noqa: S101 - the runner loads data first
-        return [self._weighted(batch) for batch in self.ctx.data.dev]
+        return [self._with_prompts(batch) for batch in self.ctx.data.dev]
 
     def loss(self, batch: Batch) -> ObjectiveLoss:
         """Return the weighted loss of each token, summed, and the sum of the weights."""
@@ -67,8 +75,9 @@ class Likelihood(Objective):
         if weights is None:
             count = torch.full((), float(nll.numel()), device=nll.device)
             return ObjectiveLoss(losses.sum(), count, {"nll": nll.detach()})
-        answers = nll.detach()[weights == 1]
-        return ObjectiveLoss((losses * weights).sum(), weights.sum(), {"nll": answers})
+        return ObjectiveLoss(
+            (losses * weights).sum(), weights.sum(), {"nll": nll.detach()}
+        )
 
     def _losses(self, found: Predictions) -> tuple[Tensor, Tensor]:
         """Return (−log p, loss) of each predicted token, (N,) each."""
@@ -81,7 +90,7 @@ class Likelihood(Objective):
             return nll, nll * (-nll).exp().detach()
         return nll, nll
 
-    def _weighted(self, batch: Batch) -> Batch:
+    def _with_prompts(self, batch: Batch) -> Batch:
         """Make a batch whose prompts are learned too, with ``prompt_weight``."""
         if not self.spec.prompt_weight:
             return batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mgk_core.contract.bundle import HasWeights
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.objective import Objective
 from mgk_core.contract.specs import Spec
@@ -35,6 +36,12 @@ def make_objective(ctx: PhaseContext) -> Objective | None:
     """Return the objective of a phase; None for the base's own loss."""
     spec = ctx.phase.loss
     make = MAKERS.get(type(spec))
-    if make is None or (isinstance(spec, LikelihoodSpec) and spec.plain):
+    if make is None or (isinstance(spec, LikelihoodSpec) and _is_plain(ctx, spec)):
         return None  # a phase made in Python may have the bare default, `LossSpec`
     return make(ctx, spec)
+
+
+def _is_plain(ctx: PhaseContext, spec: LikelihoodSpec) -> bool:
+    """Return whether the base's own loss is what the phase asks for."""
+    weighted = ctx.data is not None and isinstance(ctx.data.train, HasWeights)
+    return spec.plain and not weighted

@@ -8,6 +8,7 @@ from mgk_core.contract.bundle import (
     Bundle,
     HasLabelledAnswers,
     HasPairs,
+    HasWeights,
     PhaseData,
     PredictsTokens,
 )
@@ -67,8 +68,13 @@ class LikelihoodSpec(LossSpec):
 
     def check(self, data: PhaseData, bundle: Bundle) -> tuple[str, ...]:
         """Refuse options that need a language model, and labelled answers."""
-        if not self.plain:
+        weighted = isinstance(data.train, HasWeights)
+        if weighted or not self.plain:
             require_language_model(self.type, bundle)
+        if weighted and self.prompt_weight:
+            raise InputError(
+                "prompt_weight: these data have a weight for each token already; remove the key"
+            )
         if isinstance(data.train, HasLabelledAnswers):
             raise InputError(
                 "these data are answers labelled good or bad, and the likelihood would learn the good"

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from preference_rows import ANSWERS, PAIRS, AnswerRows, PairRows, Rows, small_bundle
+from preference_rows import (
+    ANSWERS,
+    PAIRS,
+    AnswerRows,
+    PairRows,
+    Rows,
+    WeightedRows,
+    small_bundle,
+)
 
 from mgk_core.contract.bundle import Choice, OptionScores, Probe, Tokens
 from mgk_core.contract.errors import InputError
@@ -191,6 +199,24 @@ def test_a_prompt_counts_with_its_weight(bundle, rows, objective):
     for found, i in ((total, 0), (count, 1)):
         expected = 0.7 * answers[i] + 0.3 * everything[i]
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_count_with_the_weights_of_their_data(bundle, context, objective):
+    """The mean is weighted by token; equal weights give the plain likelihood; none may be there twice."""
+    sizes = [sum(label != -100 for label in e.labels[1:]) for e in EXAMPLES]
+    weights = [[0.5 + i + j for j in range(n)] for i, n in enumerate(sizes)]
+    ctx = objective(WeightedRows(bundle, EXAMPLES, weights=weights), type="likelihood")
+    total, count = ctx.loss(ctx.batch([3, 1]))
+    nll = -bundle.predictions(bundle.pack([EXAMPLES[3], EXAMPLES[1]])).logprobs()
+    given = torch.tensor([*weights[3], *weights[1]])
+    torch.testing.assert_close(total, (nll * given).sum())
+    assert float(count) == float(given.sum())
+    with pytest.raises(InputError, match="prompt_weight"):
+        context(
+            WeightedRows(bundle, EXAMPLES, weights=weights),
+            type="likelihood",
+            prompt_weight=0.1,
+        )
 
 
 def test_another_directory_teaches(

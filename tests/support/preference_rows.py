@@ -67,6 +67,11 @@ class AnswerRows(Rows):
     answers: tuple = ANSWERS
 
 
+@attrs.define(eq=False)
+class WeightedRows(Rows):
+    weights: list = attrs.field(kw_only=True)
+
+
 def small_bundle(seed=0):
     """Return a bundle of a small Gemma in fp32 whose predictions are far from uniform."""
     model = tiny_model(VOCABULARY, seed, sliding_window=9)
