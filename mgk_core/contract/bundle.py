@@ -180,7 +180,10 @@ class Pictured(Tokens):
 
 @frozen
 class Choice:
-    """One item to score: a prompt and options that follow it. answer: index of the right one."""
+    """One item to score: a prompt and options that follow it.
+
+    answer: index of the right one; −1 where none is, as of a single answer that is labelled bad.
+    """
 
     prompt: tuple[int, ...]
     options: tuple[tuple[int, ...], ...]

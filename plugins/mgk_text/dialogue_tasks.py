@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, cast
 
 from attrs import evolve, frozen
@@ -250,11 +251,12 @@ class PreferenceTask:
     ) -> list[Probe]:
         """Return how often the chosen answer is the likelier one, and by how much.
 
-        Of single answers: the perplexity of the good ones.
+        Of single answers: how often a good one is likelier than a bad one, and the good ones'
+        perplexity.
         """
         pairs = cast("Sequence[Preference]", records)
         if not all(pair.paired for pair in pairs):
-            return self._of_good(encoder, pairs, split)
+            return self._of_single(encoder, pairs, split)
         chats: Chats = [as_chat(p.prompt) for p in pairs]
         answers = [(p.chosen, p.rejected) for p in pairs]
         choices = []
@@ -265,17 +267,42 @@ class PreferenceTask:
             choices.append(Choice(made.prompt, made.answers, 0, sizes, pair.specialty))
         return probes.pairs(of_choices(choices), self.spec.probe_name, split)
 
-    def _of_good(
+    def _of_single(
         self, encoder: Encoder, records: Sequence[Preference], split: str
     ) -> list[Probe]:
         good = [record for record in records if record.chosen]
-        if not good:
-            return []
-        chats = [as_chat((*r.prompt, Message("assistant", r.chosen))) for r in good]
-        made = [e[-1] for e in encoder.conversation.exchanges(chats)]
-        limit = self.spec.max_length
-        fitting = [lengths.truncated(_last_answer(e), limit) for e in made]
-        return [probes.learnt_perplexity(fitting, self.spec.probe_name, split)]
+        bad = [record for record in records if not record.chosen]
+        name = self.spec.probe_name
+        made: list[Probe] = []
+        if good and bad:
+            # Alternately, so that a limit leaves some of both.
+            mixed = [
+                r for both in zip_longest(good, bad) for r in both if r is not None
+            ]
+            items = self._labelled(encoder, mixed)
+            made.append(probes.labelled(of_choices(items), name, split))
+        if good:
+            chats = [as_chat((*r.prompt, Message("assistant", r.chosen))) for r in good]
+            whole = [e[-1] for e in encoder.conversation.exchanges(chats)]
+            limit = self.spec.max_length
+            fitting = [lengths.truncated(_last_answer(e), limit) for e in whole]
+            made.append(probes.learnt_perplexity(fitting, f"{name}-perplexity", split))
+        return made
+
+    def _labelled(
+        self, encoder: Encoder, records: Sequence[Preference]
+    ) -> list[Choice]:
+        """Return answers as items of one option, which is right (0) or none is (−1)."""
+        chats: Chats = [as_chat(r.prompt) for r in records]
+        answers = [(r.chosen or r.rejected,) for r in records]
+        options = encoder.conversation.options(chats, answers)
+        found = []
+        for made, record in zip(options, records, strict=True):
+            sizes = (len((record.chosen or record.rejected).encode()),)
+            right = 0 if record.chosen else -1
+            item = Choice(made.prompt, made.answers, right, sizes, record.specialty)
+            found.append(item)
+        return found
 
     def problems(self, records: Sequence[Record]) -> list[Problem]:
         """Return nothing: the reader has checked the pairs."""

@@ -104,6 +104,20 @@ def pairs(asked: ChoiceSet, name: str, split: str) -> list[Probe]:
     ]
 
 
+def labelled(asked: ChoiceSet, name: str, split: str) -> Probe:
+    """Return the probe of single answers: how often a good one is likelier than a bad one."""
+    return Probe(
+        name=_name(name, split),
+        phase="",
+        metric="preference",
+        items=asked.items,
+        higher_is_better=True,
+        chance=0.5,
+        split=split,
+        digest=asked.digest,
+    )
+
+
 def terms(
     encoder: Encoder,
     template: DictionaryTemplate,

@@ -1,5 +1,6 @@
 """What losses of pairs and answers promise beside their formulas: memory, splits, reference, noise."""
 
+import attrs
 import pytest
 import torch
 from preference_rows import (
@@ -287,8 +288,39 @@ def test_the_metric_counts_pairs_whose_chosen_answer_is_likelier():
     assert score.extra["margin"] == pytest.approx(0.0)
     assert score.extra["margin_stderr"] == pytest.approx(1 / 3**0.5)
     assert score.extra["margin_whole"] == pytest.approx(1.0)
-    wrong = Probe(
-        "p", "p", "preference", (Choice((1,), ((2,),), 0),), higher_is_better=True
-    )
-    with pytest.raises(InputError, match="pair"):
-        evaluate(Scores(), wrong)
+    wrong = (item, Choice((1,), ((2,), (3,), (4,)), 0))
+    with pytest.raises(InputError, match="item 1: expected a pair"):
+        evaluate(Scores(), attrs.evolve(probe, items=wrong))
+
+
+class SingleScores:
+    """A bundle whose scores of single answers are known, one token each."""
+
+    def score(self, items):
+        return [
+            OptionScores((-float(item.options[0][0]),), (1,), (1,)) for item in items
+        ]
+
+
+def labelled(good, bad):
+    """Return a probe of single answers with these negative log-likelihoods."""
+    items = [Choice((1,), ((n,),), 0) for n in good]
+    items += [Choice((1,), ((n,),), -1) for n in bad]
+    return Probe("p", "p", "preference", tuple(items), higher_is_better=True)
+
+
+def test_the_metric_of_single_answers_is_the_area_under_the_curve():
+    """Equal to scikit-learn's; a tie counts half; the error is of good and bad answers both."""
+    from sklearn.metrics import roc_auc_score
+
+    good, bad = (1, 2, 5, 3), (4, 6, 5)
+    score = evaluate(SingleScores(), labelled(good, bad))
+    labels, scores = [1] * 4 + [0] * 3, [-n for n in (*good, *bad)]
+    assert score.value == pytest.approx(roc_auc_score(labels, scores))
+    assert score.n == len(score.per_item) == 4
+    assert score.per_item[2] == pytest.approx(1.5 / 3)
+    variance = torch.tensor(score.per_item).var() / 4
+    losing = torch.tensor([3 / 4, 4 / 4, 3.5 / 4]).var() / 3
+    assert score.stderr == pytest.approx(float((variance + losing).sqrt()))
+    with pytest.raises(InputError, match="all 2 that are scored are good"):
+        evaluate(SingleScores(), labelled((1, 2), ()))

@@ -259,7 +259,11 @@ def test_a_single_labelled_answer_makes_all_rows_single(bundle, write):
     answers = load(spec, bundle).train.answers
     assert [a.desirable for a in answers] == [True, False] * len(PREFERENCES) + [False]
     data = load(attrs.evolve(spec, test_share=0.4, dev_share=0.4), bundle)
-    assert [p.metric for p in data.probes if p.split == "test"] == ["perplexity"]
+    tested = [p for p in data.probes if p.split == "test"]
+    assert [p.metric for p in tested] == ["preference", "perplexity"]
+    assert {item.answer for item in tested[0].items[:2]} == {0, -1}
+    assert len(tested[1].items) == sum(item.answer == 0 for item in tested[0].items)
+    assert preference(bundle, tested[0]).n == len(tested[1].items)
     assert len(data.held_out.answers) == len(data.held_out) > 0
 
 
