@@ -58,7 +58,8 @@ def objective(context):
     def make(train, held_out=None, **loss):
         ctx = context(train, held_out, **loss)
         ctx.objective = installed_hooks().make_objective(ctx)
-        ctx.objective.prepare()
+        if ctx.objective is not None:
+            ctx.objective.prepare()
         return ctx
 
     return make
