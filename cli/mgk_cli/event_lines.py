@@ -55,6 +55,14 @@ class EventLines:
         yield Line(
             f"trained {fmt.several(last['step'], 'step')}: {loss}, {pace}, peak {memory}"
         )
+        begin, end = first.get("figures", {}), last.get("figures", {})
+        changes = [
+            f"{fmt.clean(name)} {fmt.number(begin[name], 3)} → {fmt.number(end[name], 3)}"
+            for name in end
+            if name in begin
+        ]
+        if changes:
+            yield Line("; ".join(changes), "dim")
         if self.alarms > 1:
             yield Line(f"{self.alarms} alarms in total", "warn")
         self.alarms = 0

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 
 from mgk_cli import progress
 from mgk_cli.console import make
+from mgk_cli.event_lines import EventLines
 from mgk_cli.formatting import shorten
 from mgk_cli.progress import Lines
 from mgk_cli.score_lines import score_lines
@@ -137,3 +138,19 @@ def test_a_wait_has_its_name_between_two_loops(capsys, monkeypatch):
     assert "loading a base" in lines
     assert "planning" in lines
     assert "working" not in lines
+
+
+def test_an_objectives_figures_are_printed_from_first_to_last():
+    """After the line about the training, each figure of the objective with its first and last mean."""
+    step = {
+        "event": "step", "phase": "p", "steps": 20, "per_second": 3.0, "unit": "pairs", "rss_peak": 10**9,
+    }  # fmt: skip
+    lines = EventLines(80)
+    first = {"step": 10, "loss": 0.69, "figures": {"rewards/margins": 0.0}}
+    last = {"step": 20, "loss": 0.5, "figures": {"rewards/margins": 0.25}}
+    for figures in (first, last):
+        assert list(lines(step | figures)) == []
+    told, detail = (line.text for line in lines.trained())
+    assert told.startswith("trained 20 steps: loss 0.6900 → 0.5000")
+    assert "pairs/s" in told
+    assert detail == "rewards/margins 0 → 0.250"
