@@ -55,14 +55,18 @@ def _runs(record: Record, count: int) -> Iterator[str]:
         yield " ".join(words[start : start + count])
 
 
-def note(found: Sequence[Overlap], *, dropped: bool) -> str:
-    """Return how many rows are contaminated, with the first places."""
-    share = verb(len(found), "share")
-    count = f"{several(len(found), 'train row')} {share} text with held-out rows"
-    shown = "; ".join(map(str, found[:_SHOWN])) + (" …" if len(found) > _SHOWN else "")
+def note(found: Sequence[Overlap], *, dropped: bool, count: int | None = None) -> str:
+    """Return how many rows are contaminated, with the first places.
+
+    count: where only some of them are given
+    """
+    total = len(found) if count is None else count
+    rows = several(total, "train row")
+    what = f"{rows} {verb(total, 'share')} text with held-out rows"
+    shown = "; ".join(map(str, found[:_SHOWN])) + (" …" if total > _SHOWN else "")
     if dropped:
-        return f"contamination: {count}; dropped: {shown}"
-    return f"contamination: {count}, so their probes also measure memory: {shown}"
+        return f"contamination: {what}; dropped: {shown}"
+    return f"contamination: {what}, so their probes also measure memory: {shown}"
 
 
 def refusal(found: Sequence[Overlap]) -> DataError:

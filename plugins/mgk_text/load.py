@@ -15,11 +15,12 @@ from mgk_core.contract.bundle import (
     Probe,
     Speaks,
     Tokens,
+    TrainSet,
 )
 from mgk_core.contract.conversation import Style
 from mgk_core.contract.errors import InputError
 from mgk_core.contract.specs import Spec
-from mgk_text import divergence, lengths, packing, probes
+from mgk_text import divergence, lengths, packing, probes, stream
 from mgk_text.cache import TokenCache, tokenised
 from mgk_text.dialogue_tasks import PreferenceTask, alike
 from mgk_text.encode import Encoder, Pair
@@ -100,6 +101,8 @@ def load(spec: TextDataSpec, bundle: object, others: Sequence[Spec] = ()) -> Pha
     check_named(spec)
     reader = Reader(spec)
     spec = reader.spec = settled(spec, reader)
+    if spec.stream:
+        stream.check_streams(spec)
     maker = maker_of(spec, bundle)
     texts = {n: reader.foreign(s, "text").records for n, s in spec.base_probes.items()}
     questions = {
@@ -107,21 +110,15 @@ def load(spec: TextDataSpec, bundle: object, others: Sequence[Spec] = ()) -> Pha
         for n, s in spec.base_questions.items()
     }
     base = [r for records in (*texts.values(), *questions.values()) for r in records]
-    splits = load_splits(spec, reader, [*base, *held_elsewhere(others)])
+    held = [*base, *held_elsewhere(others)]
+    splits = load_splits(spec, reader, held)
     calibration = reader.foreign(spec.calibration, "text").records
     reader.problems += maker.task.problems(splits.train)
     reader.check()
     if isinstance(maker.task, PreferenceTask):
         splits = _fitting(maker, maker.task, splits)
-    train, dev = (
-        maker.examples(splits.train, "train"),
-        maker.examples(splits.dev, "dev"),
-    )
-    if not train.examples:
-        raise InputError(
-            f"data {spec.type!r}: no training examples are left; lower dev_share and test_share, or raise max_length"
-        )
-    rows = _rows(maker, train)
+    dev = maker.examples(splits.dev, "dev")
+    train = _train(maker, reader, splits, held)
     known, cut = _calibration(maker, calibration)
     count, most, tokens = _VERIFY
     found = (
@@ -129,28 +126,54 @@ def load(spec: TextDataSpec, bundle: object, others: Sequence[Spec] = ()) -> Pha
         *_base_probes(maker, texts, questions),
         *_divergence(maker, splits.test),
     )
-    unread = _readable(maker.bundle, [*train.examples, *dev.examples, *known], found)
+    unread = _readable(maker.bundle, [*train.sample, *dev.examples, *known], found)
     return PhaseData(
-        train=_train_set(maker, rows, splits.train),
+        train=train.rows,
         probes=found,
         dev=maker.batches(dev.examples, _DEV_TOKENS),
         verify=maker.batches(
-            (dev.examples or train.examples)[: count * most], tokens, most
+            (dev.examples or train.sample)[: count * most], tokens, most
         )[:count],
         calibration=maker.batches(known, _CALIBRATION_TOKENS),
         held_out=_held_out(maker, dev, splits.dev),
         notes=(
             *splits.notes,
             *maker.encoder.conversation.notes,
-            train.note,
+            *train.notes,
             *unread,
-            *_packed(maker, rows),
             *((dev.note,) if dev.examples else ()),
             *cut,
             *_cached(maker),
             *_unmeasured(splits, base),
         ),
     )
+
+
+@frozen
+class Training:
+    """A training set. sample: examples to verify and to check with; all, where they are in memory."""
+
+    rows: TrainSet
+    sample: Sequence[Tokens]
+    notes: Sequence[str]
+
+
+def _train(
+    maker: Maker, reader: Reader, splits: Splits, held: Sequence[Record]
+) -> Training:
+    """Return the training set, in memory or streamed."""
+    spec = maker.spec
+    if spec.stream:
+        found = stream.stream(maker, reader, [*splits.dev, *splits.test, *held])
+        return Training(found.rows, found.sample, found.notes)
+    train = maker.examples(splits.train, "train")
+    if not train.examples:
+        raise InputError(
+            f"data {spec.type!r}: no training examples are left; lower dev_share and test_share, or raise max_length"
+        )
+    rows = _rows(maker, train)
+    made = _train_set(maker, rows, splits.train)
+    return Training(made, train.examples, (train.note, *_packed(maker, rows)))
 
 
 def text_probe(spec: TextProbeSpec, name: str, bundle: object) -> Probe:

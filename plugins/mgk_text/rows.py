@@ -12,6 +12,7 @@ from mgk_core.contract.errors import DataError, InputError, Problem
 from mgk_text import answers, dialogues, layouts, pictures
 from mgk_text.fields import BadRowError, Fields
 from mgk_text.layouts import Columns, Layout
+from mgk_text.lines import Lines
 from mgk_text.problems import several, summary
 from mgk_text.readers import read
 from mgk_text.records import Record
@@ -27,6 +28,7 @@ from mgk_text.specs import (
 from mgk_text.table import Format, Raw, Table
 
 Make = Callable[[Raw], Record]
+_HEAD = 100  # rows whose columns show what a file is
 
 
 @frozen
@@ -45,6 +47,14 @@ class Read:
         """The records of each entry of the setting: a file, a folder, a glob."""
         ends = list(accumulate(self.sizes))
         return [self.records[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+
+
+@frozen
+class Reading:
+    """How rows are read. make: a record of a row. title: the layout with its columns."""
+
+    make: Make
+    title: str
 
 
 @frozen
@@ -82,13 +92,27 @@ class Reader:
         """Read records of a given kind, whatever the spec's own: the base's texts and questions."""
         return self._read(setting, "test", (kind,), layout, {})
 
+    def sources(self, setting: str | tuple[str, ...], split: str) -> list[Source]:
+        """Return the files that a setting names."""
+        return [source for name in as_tuple(setting) for source in find(name, split)]
+
+    def maker_of(self, table: Table) -> Reading:
+        """Return what makes records of a table's rows, by the columns of those that it has."""
+        spec = self.spec
+        found = self._layout(table, spec.readable, spec.layout, spec.columns)
+        mapped = Columns.of(
+            found or layouts.default(spec.readable[0]), table, spec.columns
+        )
+        title = f"{mapped.layout.title} ({mapped.used(table)})"
+        return Reading(self._maker(table, mapped), title)
+
     def recognised(self) -> str:
         """Return the kind of the first training source, as its columns show it.
 
         :raises InputError: no layout fits; the message names the columns
         """
         source = find(as_tuple(self.spec.train)[0], "train")[0]
-        table = self._table(source)
+        table = self._head(source)
         if not table.rows:
             raise DataError(summary(table.problems))
         found = self._layout(table, layouts.KINDS, self.spec.layout, self.spec.columns)
@@ -132,6 +156,14 @@ class Reader:
             raise DataError(summary(bad))
         skipped = len(bad) if self.spec.skip_bad_rows else 0
         return Read(records, skipped, tuple(sizes))
+
+    def _head(self, source: Source) -> Table:
+        """Return a source's first rows alone where it is too large to be read whole."""
+        if not self.spec.stream:
+            return self._table(source)
+        lines = Lines.of([source])
+        rows = next(lines.chunks(_HEAD), [])
+        return Table(str(source), rows, lines.problems)
 
     def _table(self, source: Source) -> Table:
         if source not in self._tables:

@@ -84,6 +84,10 @@ class TextDataSpec(Spec):
         13, at_least(2), help="how many words in a row count as shared text"
     )
     limit: int | None = option(None, at_least(1), help="train on the first N rows only")
+    stream: bool = option(
+        False,
+        help="read training rows when they are needed: for .jsonl and .parquet files larger than memory",
+    )
     max_length: int = option(
         512, at_least(8), help="most tokens of one example, including its prompt"
     )

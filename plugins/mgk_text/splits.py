@@ -41,7 +41,9 @@ def load(spec: TextDataSpec, reader: Reader, base: Sequence[Record] = ()) -> Spl
     read = {
         name: reader.records(getattr(spec, name), name)
         for name in ("train", "dev", "test")
+        if name != "train" or not spec.stream
     }
+    read.setdefault("train", Read())
     dev, test = read["dev"].records, read["test"].records
     train: Sequence[Record] = read["train"].records
     if not dev and spec.dev_share:

@@ -135,6 +135,7 @@ def changes(kind, s):
             {"contamination_words": 2},
         ),
         "limit": ({}, {"limit": 3}),
+        "stream": ({}, {"stream": True}),
         "max_length": ({"dev": s[kind]}, {"max_length": 10}),
         "seed": (both, {"seed": 1}),
         "probe": (both, {"probe": "mine"}),
