@@ -18,7 +18,23 @@ from pathlib import Path
 import mgk
 from mgk_core.model.device import process_peak, resident
 
-WORDS = ["심장", "간", "폐", "콩팥", "비장", "혈압", "당뇨병", "치료", "증상", "patient", "blood", "pressure", "treatment", "dose", "liver"]
+WORDS = [
+    "심장",
+    "간",
+    "폐",
+    "콩팥",
+    "비장",
+    "혈압",
+    "당뇨병",
+    "치료",
+    "증상",
+    "patient",
+    "blood",
+    "pressure",
+    "treatment",
+    "dose",
+    "liver",
+]
 
 
 def main() -> None:
