@@ -25,6 +25,7 @@ from mgk_core.contract.errors import InputError
 from mgk_retention.kept import REPLAY
 from mgk_retention.specs import ReplaySpec
 
+IGNORED = -100
 LEAST = 16
 """Examples that are kept at least, where there are so many."""
 
@@ -84,10 +85,19 @@ def keep_examples(ctx: PhaseContext, spec: ReplaySpec) -> dict[str, Tensor]:
         ]
     else:
         rows = _choose(len(ctx.data.train), spec.share, generator)
-        chosen = [e for row in rows for e in bundle.unpack(ctx.data.train.batch([row]))]
+        batches = [bundle.unpack(ctx.data.train.batch([row])) for row in rows]
+        # Unwanted answers have no labels: of one alone there is no mean loss to replay.
+        chosen = [e for batch in batches for e in batch if _teaches(e)]
     if spec.source == "generated":
         chosen = generated(ctx.bundle, chosen, spec)
     return {REPLAY + k: v for k, v in as_tensors(chosen).items()} if chosen else {}
+
+
+def _teaches(example: Any) -> bool:
+    """Return whether an example has something to learn; of other kinds than `Tokens`, always."""
+    if not isinstance(example, Tokens):
+        return True
+    return any(label != IGNORED for label in example.labels)
 
 
 def _choose(n: int, share: float, generator: torch.Generator) -> list[int]:

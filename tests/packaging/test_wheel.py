@@ -43,6 +43,7 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(wheel):
     tops = {n.split("/")[0] for n in names}
     assert {t for t in tops if not t.endswith(".dist-info")} == TOP
     assert any(n.startswith("mgk_phases/data/korean_medical/mcq/") for n in names)
+    assert "mgk_phases/data/preference/train.jsonl" in names
     assert {f"{t}/py.typed" for t in TOP} <= set(names)
 
 

@@ -20,6 +20,10 @@ from mgk_core.host.hooks import installed_hooks
 from mgk_preference import chunks
 from mgk_preference.formulas import log1mexp
 from mgk_preference.metric import evaluate
+from mgk_retention.examples import keep_examples
+from mgk_retention.kept import REPLAY
+from mgk_retention.specs import ReplaySpec
+from mgk_text.trainset import LabelledRows
 
 EXAMPLES = (*(p.chosen for p in PAIRS), Tokens((2, 9, 8, 7, 6), (2, 9, 8, 7, 6)))
 CASES = (
@@ -324,3 +328,13 @@ def test_the_metric_of_single_answers_is_the_area_under_the_curve():
     assert score.stderr == pytest.approx(float((variance + losing).sqrt()))
     with pytest.raises(InputError, match="all 2 that are scored are good"):
         evaluate(SingleScores(), labelled((1, 2), ()))
+
+
+def test_what_is_replayed_of_labelled_answers_are_the_good_ones(bundle, context):
+    """A bad answer has no labels in a batch, so no later phase learns it by replay."""
+    rows = LabelledRows.of_answers(bundle, ANSWERS)
+    ctx = context(rows, type="kto")
+    kept = keep_examples(ctx, ReplaySpec(type="replay", share=1.0))
+    good = [a.answer for a in ANSWERS if a.desirable]
+    lengths = kept[f"{REPLAY}ids/shapes"].flatten().tolist()
+    assert sorted(lengths) == sorted(len(e.ids) for e in good)

@@ -75,11 +75,10 @@ def losses(run):
     ("rows", "loss"),
     [
         (PAIRS, '{ type = "dpo", beta = 0.3, neftune_noise_alpha = 5.0 }'),
-        (PAIRS, '{ type = "orpo" }'),
         (LABELLED, '{ type = "kto" }'),
         (PAIRS, '{ type = "distill", likelihood_weight = 1.0, beta = 0.5 }'),
     ],
-    ids=["dpo", "orpo", "kto", "distill"],
+    ids=["dpo", "kto", "distill"],
 )
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, rows, loss):
     """Killed after a checkpoint and resumed: the same digests, losses, figures and reference."""
