@@ -29,12 +29,15 @@ from mgk_phases.recipes import find
 from mgk_preference.chunks import by_rows
 from mgk_preference.formulas import divergence
 
+SHORT = ("phases.sft.data.generate=0", 'defaults.evaluate.limits={"base-*" = 32}')
+"""Nothing is generated, and half of the base's texts are scored: minutes of two cores."""
 SMOKE = (
     "base.id=tiny-gemma", "defaults.train.steps=3", "defaults.train.batch_size=4",
     "defaults.evaluate.limit=12",
 )  # fmt: skip
 DATA = "package:mgk_phases/data/preference/"
 TEXTS = "package:mgk_phases/data/korean_medical/base/"
+KL_TEXTS = 24  # of each kind
 PREFERENCE = ("preference", "preference-margin", "preference-logprob")
 
 
@@ -45,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    overrides = [*(SMOKE if arguments.smoke else ()), *arguments.set]
+    overrides = [*SHORT, *(SMOKE if arguments.smoke else ()), *arguments.set]
     with tempfile.TemporaryDirectory(prefix="mgk-sft-dpo-") as scratch:
         config = Path(scratch) / "sft-then-dpo.toml"
         config.write_text(find("sft-then-dpo").text, encoding="utf-8")
@@ -119,7 +122,7 @@ def divergences(run: Path, base: str) -> dict[str, tuple[float, float]]:
                 else f"base-{probe.name}"
             )
             found[name] = _spread(
-                [_kl(before, after, _example(i)) for i in probe.items]
+                [_kl(before, after, _example(i)) for i in probe.items[:KL_TEXTS]]
             )
     return found
 

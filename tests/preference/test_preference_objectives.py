@@ -338,3 +338,33 @@ def test_what_is_replayed_of_labelled_answers_are_the_good_ones(bundle, context)
     good = [a.answer for a in ANSWERS if a.desirable]
     lengths = kept[f"{REPLAY}ids/shapes"].flatten().tolist()
     assert sorted(lengths) == sorted(len(e.ids) for e in good)
+
+
+@pytest.mark.parametrize("case", CASES[:4], ids=lambda c: c["type"])
+def test_learning_prefers_the_chosen_answers(bundle, adapter, rows, objective, case):
+    """After some steps the margin of every pair has grown, and the loss has fallen."""
+    ctx = objective(data_for(rows, case), **case)
+    batch = ctx.batch(range(len(ctx.data.train)))
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=3e-3)
+    before, losses = margins(bundle), []
+    for _ in range(15):
+        total, count = ctx.loss(batch)
+        losses.append(float((total / count).detach()))
+        optimizer.zero_grad()
+        (total / count).backward()
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(a > b for a, b in zip(margins(bundle), before, strict=True))
+
+
+@torch.no_grad()
+def margins(bundle):
+    """Return how much likelier the chosen answer of each pair is, in nats."""
+    found = []
+    for pair in PAIRS:
+        chosen, rejected = (
+            float(bundle.predictions(bundle.pack([e])).logprobs().sum())
+            for e in (pair.chosen, pair.rejected)
+        )
+        found.append(chosen - rejected)
+    return found
