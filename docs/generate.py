@@ -334,7 +334,7 @@ def events_page(_: Plugins) -> str:
 
 CONFORMANCE = {
     "Adapters": "adapters", "Merge rules": "rules", "Transforms and rules that change deltas": "transforms",
-    "Optimizers": "optimizers", "Gates": "gates", "Recoveries": "recoveries", "Retention methods and loss terms": "retention",
+    "Optimizers": "optimizers", "Gates": "gates", "Recoveries": "recoveries", "Retention methods and loss terms": "retention", "Losses": "objectives",
     "Observers": "observers", "Metrics": "probes", "Data readers": "readers", "Language models": "models",
 }
 

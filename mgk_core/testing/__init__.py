@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         assert_hold,
     )
     from mgk_core.testing.models import check_model
+    from mgk_core.testing.objectives import check_objective
     from mgk_core.testing.observers import check_observer
     from mgk_core.testing.optimizers import check_optimizer
     from mgk_core.testing.probes import check_evaluator
@@ -38,6 +39,7 @@ _HOME = {
     "check_evaluator": "probes",
     "check_rule": "rules",
     "check_model": "models",
+    "check_objective": "objectives",
     "check_observer": "observers",
     "check_reader": "readers",
     "check_recovery": "recoveries",
@@ -53,7 +55,7 @@ _HOME = {
 
 __all__ = [
     "Law", "LawBroken", "LawResult", "NotApplicable", "Subject", "assert_hold", "check_adapter",
-    "check_evaluator", "check_gate", "check_model", "check_observer", "check_optimizer", "check_plugin",
+    "check_evaluator", "check_gate", "check_model", "check_objective", "check_observer", "check_optimizer", "check_plugin",
     "check_reader", "check_recovery", "check_retention", "check_rule", "check_transform",
 ]  # fmt: skip
 

@@ -42,6 +42,7 @@ from mgk_core.testing.adapters import check_adapter
 from mgk_core.testing.gates import Row, check_gate, context
 from mgk_core.testing.laws import LawResult
 from mgk_core.testing.models import check_model
+from mgk_core.testing.objectives import check_objective
 from mgk_core.testing.observers import check_observer
 from mgk_core.testing.optimizers import check_optimizer
 from mgk_core.testing.probes import check_evaluator, standard_probes
@@ -305,6 +306,10 @@ def _retention(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
     return check_retention(collect, terms, spec, subject, keeps_examples=declared)
 
 
+def _loss(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
+    return check_objective(checked.hooks.make_objective, spec, subject)
+
+
 def _data(checked: Checked, spec: Spec, subject: str) -> list[LawResult]:
     claim = checked.plugins.registry.find("data", spec.type)
 
@@ -348,6 +353,7 @@ CHECKS: dict[Slot, Check] = {
     "recover": _recovery,
     "observe": _observer,
     "retention": _retention,
+    "loss": _loss,
     "data": _data,
     "base": _base,
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import define, evolve
+from attrs import define, evolve, frozen
 from torch import Tensor, nn
 
 from mgk_core.contract.adapter import Factors
@@ -45,9 +45,41 @@ class SmallBundle(BigramBundle):
                 nn.Sequential(*layers).eval().requires_grad_(requires_grad=False)
             )
 
+    def predictions(
+        self, batch: list[Tokens], *, embedding_noise: float = 0.0
+    ) -> SmallPredictions:
+        """Return what is predicted where labels are, without noise: the model is evaluated."""
+        del embedding_noise
+        found = [
+            (last, label, number)
+            for number, example in enumerate(batch)
+            for last, label in zip(example.ids, example.labels[1:], strict=False)
+            if label >= 0
+        ]
+        last, tokens, example = torch.tensor(found).unbind(1)
+        return SmallPredictions(self.model(last), tokens, example)
+
     def unpack(self, batch: list[Tokens]) -> list[Tokens]:
         """Return a batch's examples."""
         return list(batch)
+
+
+@frozen(eq=False)
+class SmallPredictions:
+    """Logits (N, words) of the small model, at N positions with a label."""
+
+    rows: Tensor
+    tokens: Tensor
+    example: Tensor
+
+    def logprobs(self) -> Tensor:
+        """Return the log-likelihood of each label, (N,)."""
+        found = self.rows.log_softmax(-1).gather(1, self.tokens[:, None])
+        return found.squeeze(1)
+
+    def logits(self, part: slice) -> Tensor:
+        """Return the logits at some of the positions."""
+        return self.rows[part]
 
 
 @define(eq=False)

@@ -21,6 +21,26 @@ if TYPE_CHECKING:
     from mgk_core.contract.specs import SpecRegistry
 
 
+def _sample() -> Probe:
+    """Return a probe of pairs for the conformance tests."""
+    from mgk_core.contract.bundle import Choice, Probe
+
+    answers = ((1, 2), (3,), (4, 5, 6), (2, 4), (6,), (5, 1))
+    items = tuple(
+        Choice((i % 7,), (answer, answers[i - 1]), i % 2)
+        for i, answer in enumerate(answers)
+    )
+    return Probe("pairs", "base", "preference", items, higher_is_better=True)
+
+
+MGK_CHECK = {
+    "metric:preference": _sample,
+    "loss:likelihood": {"label_smoothing": 0.1, "prompt_weight": 0.2},
+    "loss:distill": {"likelihood_weight": 1.0},
+}
+"""What `mgk check-plugin` tests: options with which each loss is an objective of its own."""
+
+
 @hookimpl
 def mgk_register_specs(registry: SpecRegistry) -> None:
     """Answer for the losses, and for the metric of pairs."""
