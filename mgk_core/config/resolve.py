@@ -393,7 +393,9 @@ def _probes(
     if not isinstance(tables, Mapping):
         problems.append(tree.problem(("probes",), "expected tables: [probes.NAME]"))
         return {}
-    phases = [n for n, t in tree.values.get("phases", {}).items() if t is not False]
+    given = tree.values.get("phases", {})
+    found = given.items() if isinstance(given, Mapping) else ()
+    phases = [name for name, table in found if table is not False]
     made: dict[str, ProbeSpec] = {}
     for name, table in tables.items():
         path = ("probes", name)

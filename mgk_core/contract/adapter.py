@@ -204,7 +204,7 @@ class ModelState:
 def state_of(model: nn.Module) -> ModelState:
     """Return the model's `ModelState`, made at the first call.
 
-    :raises InputError: what is given is no model
+    :raises InputError: what is given is not a model
     """
     if not isinstance(model, nn.Module):
         inner = "; give its .model" if hasattr(model, "model") else ""

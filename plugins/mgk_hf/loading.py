@@ -247,7 +247,7 @@ def _local(name: str) -> Path | None:
 
 
 def _from(path: Path) -> str:
-    """Say what a relative path is relative to: a run may be resumed in another directory."""
+    """Return which directory a relative path starts from: a run may be resumed in another directory."""
     if path.is_absolute():
         return ""
     return f" in {Path.cwd()}, where this command was started (the whole path works anywhere)"
