@@ -18,6 +18,7 @@ from mgk_core.host.hooks import installed_hooks
 from mgk_core.model.digest import base_digest
 from mgk_core.record.events import ignore
 from mgk_core.record.ledger import read_ledger
+from mgk_core.run.base_probe import measure_base
 from mgk_core.run.rebuild import rebuild_base
 from mgk_core.run.reopen import reopen
 from mgk_core.run.runner import run_pipeline
@@ -329,6 +330,7 @@ def test_a_row_is_measured_on_the_packed_weights(ran):
         session.hooks.load_data(p.data, session.bundle) for p in session.config.phases
     ]
     session.targets = ()
+    measure_base(session)
     row = load_row(run / "phases/0-one/scores.json")
 
     def measured():

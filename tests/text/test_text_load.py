@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from mgk_core.contract.bundle import Choice, Tokens
 from mgk_core.contract.errors import DataError, InputError
@@ -275,7 +276,9 @@ def test_a_model_that_answers_rightly_scores_full_marks(shipped, name):
         p for p in data.probes if p.metric == "option_logprob" and p.split == "test"
     )
     right = {c.prompt: list(c.options[c.answer]) for c in options.items}
-    echo = SimpleNamespace(generate=lambda prompts, **_: [right[p] for p in prompts])
+    echo = SimpleNamespace(
+        model=nn.Identity(), generate=lambda prompts, **_: [right[p] for p in prompts]
+    )
     score = evaluate(echo, probe)
     assert (score.value, score.stderr) == (1.0, 0.0)
     assert score.extra.get("f1", 1.0) == 1.0
