@@ -66,7 +66,7 @@ def forgetting_maximum(r: Matrix) -> float | None:
     """Mean over j < T of max_i R[i, j] − R[T, j], 1 ≤ i < T (Chaudhry et al. 2018, arXiv 1801.10112, eq. 3).
 
     The maximum is over all rows between the first phase and the one before the last, those before
-    task j was taught included. A task that the base was made on counts from row 0.
+    task j was taught included. A task that the base was made on counts from the baseline.
     """
     losses = []
     for j in r.earlier:
@@ -81,7 +81,7 @@ def learning_accuracy(r: Matrix) -> float:
 
 
 def gap_closed(ap: float, naive: float, joint: float) -> float | None:
-    """(AP − AP of naive) / (AP of joint − AP of naive): 0 is no method, 1 is as good as all tasks at once.
+    """(AP − AP of naive) / (AP of joint − AP of naive): 0 is as good as no method at all, 1 as good as all tasks at once.
 
     Free of the metric's unit and of the base. None where joint is not better than naive.
     """

@@ -1,7 +1,7 @@
-"""Merging the deltas of all phases anew: task arithmetic, MagMax and TIES, at the last transition.
+"""Merging the deltas of all phases again: task arithmetic, MagMax and TIES, at the last transition.
 
 Phases are trained one after the other, each on the weights that the one before left: θ_t = θ_{t−1} + Δ_t. In the
-last phase W_0 + λ M(Δ_1 … Δ_T) takes the place of W_0 + Σ Δ_t. M stands in each method's function below.
+last phase W_0 + λ M(Δ_1 … Δ_T) takes the place of W_0 + Σ Δ_t. M is defined in each method's function below.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def with_opcm(ctx: PhaseContext, proposal: Proposal, spec: OpcmSpec) -> Proposal
         first = past.tensors(ORIGIN, name)
         if states and not first:
             raise InputError(
-                f"opcm: {name} was no target of the first phase, so that its untouched weight is not known; give all"
+                f"opcm: {name} is not among the targets of the first phase, so its untouched weight is unknown; give all"
                 " phases the same targets"
             )
         if not states:

@@ -206,7 +206,7 @@ class DistilSpec(MethodSpec):
 
 @frozen(kw_only=True)
 class LedgerMergeSpec(MethodSpec):
-    """A method that merges the deltas of all phases anew, in the last phase."""
+    """A method that merges the deltas of all phases again, in the last phase."""
 
     scale: float = option(1.0, above(0), help="λ, the factor of the merged delta")
     rank: int = option(8, at_least(1), help="rank that `mgk plan` reckons with")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 KINDS = ("text", "chat", "instruction")
 MOST_PROBLEMS = 1000
-"""Bad rows after which reading stops: the first ones say enough."""
+"""Bad rows after which reading stops: the first ones are enough to fix a file."""
 SAMPLE = 8
 """Examples that are kept, for the verification batches."""
 

@@ -97,7 +97,7 @@ def test_check_plugin_always_says_why(mgk, monkeypatch, columns):
 def test_check_plugin_holds_the_shipped_merge_rule_to_its_laws(mgk):
     """The real kit over a real plugin; a plugin that is not there is answered with those that are."""
     ran = mgk("check-plugin", "merge")
-    assert (ran.code, ran.out.splitlines()[-1]) == (0, "all 8 tests passed")
+    assert (ran.code, ran.out.splitlines()[-1]) == (0, "all 12 tests passed")
     ran = mgk("check-plugin", "lorra")
     assert ran.code == 2
     assert "did you mean 'lora'?" in ran.err

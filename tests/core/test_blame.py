@@ -41,6 +41,7 @@ MODEL = nn.Linear(2, 2)
 ARGUMENTS = {
     "build_model": (SPEC, torch.device("cpu")),
     "load_data": (SPEC, None),
+    "load_probes": (SPEC, "p", None),
     "attach_adapter": (MODEL, SPEC, "one"),
     "init_adapter": (None, CTX),
     "make_optimizer": (None, SPEC),
@@ -60,7 +61,7 @@ ARGUMENTS = {
 }
 FIRST_ARGUMENT = {
     "build_model": "spec", "load_data": "spec", "attach_adapter": "model", "init_adapter": "adapter",
-    "make_optimizer": "adapter", "merge": "model", "recorded": "run",
+    "make_optimizer": "adapter", "merge": "model", "load_probes": "spec", "recorded": "run",
 }  # fmt: skip
 RETURNING = [h for h in ARGUMENTS if expected_type(f"mgk_{h}") is not object]
 

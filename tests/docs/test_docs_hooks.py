@@ -128,11 +128,12 @@ def test_hook_init_adapter(seen):
 
 
 def test_hook_make_optimizer(seen):
-    """It is called once a phase and returns a torch optimizer over the adapter's parameters."""
+    """It is called once a phase, and before for each distinct pair; its optimizer has the adapter's parameters."""
     for call in seen.of("mgk_make_optimizer"):
         held = [p for g in call["result"].param_groups for p in g["params"]]
         assert [id(p) for p in held] == [id(p) for p in call["adapter"].parameters()]
-    assert len(seen.of("mgk_make_optimizer")) == len(PHASES)
+    names = [c["adapter"].name for c in seen.of("mgk_make_optimizer")]
+    assert names == ["targets"] * len(PHASES) + list(PHASES)
 
 
 def test_hook_make_objective(seen):
