@@ -10,7 +10,6 @@ import click
 
 from mgk_cli.console import terminal_may_go
 from mgk_cli.formatting import clean, several
-from mgk_core.contract.world import place
 
 INPUT, ENVIRONMENT, INTERRUPTED = 2, 3, 130
 
@@ -19,6 +18,8 @@ def report(error: BaseException, *, debug: bool = False) -> int:
     """Print an error to standard error and return its exit code. debug: with the traceback."""
     if debug:
         traceback.print_exception(error, file=sys.stderr)
+    from mgk_core.contract.world import place  # late, for a light 'mgk --help'
+
     lines, code = describe(error)
     if place().rank != 0 and getattr(error, "rank", None) != 0 and not debug:
         return code  # the leader has the same error and prints it, unless it is the one that is gone
