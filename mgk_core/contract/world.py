@@ -24,7 +24,8 @@ class World:
 
     rank: number of this process, from 0. size: how many there are. local: its number on this machine.
     Every method with a meeting (all but the properties) has to be called by all ranks, in the same
-    order.
+    order. Values that travel are plain: None, bool, int, float, str, lists, and dicts with str keys;
+    a tuple arrives as a list. Only `sum` carries tensors.
     """
 
     rank: int = 0

@@ -72,24 +72,26 @@ class Store:
 
     def make_folder(self, name: str) -> Path:
         """Make a folder, and those above it down from the root."""
-        return self.world.lead(lambda: self._make_folder(self.path(name)))
+        path = self.path(name)
+        self.world.lead(lambda: self._make_folder(path))
+        return path
 
-    def _make_folder(self, path: Path) -> Path:
+    def _make_folder(self, path: Path) -> None:
         with told(path):
             if self.stands:
                 self.root.stat()
             make_folder(path, self.disk)
-        return path
 
     def _write(
         self, name: str, produce: Callable[[Path], None], *, folder: bool
     ) -> Path:
         final = self.path(name)
-        return self.world.lead(lambda: self._replace(final, produce, folder=folder))
+        self.world.lead(lambda: self._replace(final, produce, folder=folder))
+        return final
 
     def _replace(
         self, final: Path, produce: Callable[[Path], None], *, folder: bool
-    ) -> Path:
+    ) -> None:
         temporary = final.with_name(TEMPORARY + final.name)
         with told(final):
             if self.stands:
@@ -111,7 +113,6 @@ class Store:
                     self._clear(temporary)
                 raise
             self.disk.sync(final.parent)
-        return final
 
     def _sync_all(self, path: Path) -> None:
         """Bring a file, or a folder with all in it, to the device; contents before the entries that name them."""

@@ -97,10 +97,11 @@ class CachedEvaluation:
 
     def evaluate(self, ctx: PhaseContext, probe: Probe) -> Score:
         """Return a probe's score, kept or measured."""
-        kept = ctx.world.same(self.cache.get(probe))
-        if kept is not None:
+        kept = self.cache.get(probe)
+        table = ctx.world.same(None if kept is None else attrs.asdict(kept))
+        if table is not None:
             self.reused += 1
-            return kept
+            return cattrs.structure(table, Score)
         began = time.perf_counter()
         score = self.hooks.evaluate(ctx, probe)
         if ctx.world.leader:

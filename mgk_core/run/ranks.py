@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from attrs import define, field, frozen
+from attrs import astuple, define, field, frozen
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
@@ -183,8 +182,8 @@ class Ranks(World):
             return found
 
         found: dict[int, T] = {}
-        for part in reversed(self.gather(self.together(own))):
-            found |= part
+        for part in reversed(self.gather(list(self.together(own).items()))):
+            found |= dict(part)
         return [found[i] for i in range(count)]
 
     def sum(self, count: int, work: Callable[[int], Sequence[Tensor]]) -> list[Tensor]:
@@ -223,13 +222,13 @@ class Ranks(World):
         self, tag: str, result: Any, failed: BaseException | None
     ) -> list[Any]:
         """Exchange results or errors; raise where there is an error, each rank its own before another's."""
-        failure = None if failed is None else Failure.of(self.rank, failed)
+        failure = None if failed is None else astuple(Failure.of(self.rank, failed))
         found = self._meet(tag, (result, failure))
         if failed is not None:
             raise failed
         first = next((f for _, f in found if f is not None), None)
         if first is not None:
-            raise first.error()
+            raise Failure(*first).error()
         return [r for r, _ in found]
 
     def _meet(self, tag: str, value: Any = None) -> list[Any]:
@@ -239,8 +238,7 @@ class Ranks(World):
                 "the other processes of this run have been left", self.rank
             )
         with self._calling():
-            data = self._exchanged(pickle.dumps((tag, value)))
-            found = [pickle.loads(d) for d in data]  # noqa: S301 - from this run's own processes
+            found = [json.loads(d) for d in self._exchanged(_message(tag, value))]
         if any(t != tag for t, _ in found):
             self.broken = True
             places = "; ".join(f"rank {r} at {t!r}" for r, (t, _) in enumerate(found))
@@ -314,6 +312,20 @@ class Ranks(World):
 
 
 _SHORT, _HEAD = 256, 8  # bytes of a meeting's only message, and of the length in it
+
+
+def _message(tag: str, value: Any) -> bytes:
+    """Return what a rank sends: JSON, so that nothing which arrives can run code.
+
+    :raises TypeError: the value is not plain
+    """
+    try:
+        return json.dumps([tag, value]).encode()
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{tag}: only plain values travel between ranks (None, bool, int, float, str, lists, and dicts with"
+            f" str keys), got {type(value).__name__}: {error}; convert what your work returns"
+        ) from error
 
 
 def _put(tensor: Tensor, data: bytes) -> None:
@@ -404,7 +416,8 @@ def join(here: Place) -> Ranks:
             " start it with 'mgk run --nproc N' or with torchrun"
         ) from error
     world = Ranks(rank, size, local, control=control, store=store)
-    world.peers = world.gather(Peer(socket.gethostname(), os.getpid()))
+    own: list[Any] = [socket.gethostname(), os.getpid()]
+    world.peers = [Peer(*found) for found in world.gather(own)]
     return world
 
 

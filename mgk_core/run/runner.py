@@ -237,10 +237,10 @@ def run_phase(
 @contextmanager
 def _new_directory(out: Path, disk: Disk | None, world: World) -> Iterator[Store]:
     """Hold a new run directory; where the run ends before it has begun nothing of it is left."""
-    made = world.lead(lambda: claim(out, disk))
+    made = [Path(p) for p in world.lead(lambda: [str(p) for p in claim(out, disk)])]
     with _locked(out, world):
         # Again, now that nobody else can have begun in between.
-        world.lead(lambda: claim(out))
+        world.lead(lambda: bool(claim(out)))
         store = Store(out, disk or Disk(), stands=True, world=world)
         store.sweep()
         try:
@@ -454,7 +454,7 @@ def _finish(session: Session) -> None:
 def _save_model(session: Session) -> None:
     """Write model/ and read it back: what is in it must be the weights of the ledger's head."""
     session.weights.check("the last phase")
-    saved = session.world.lead(lambda: _written(session))
+    saved = SavedModel(**session.world.lead(lambda: attrs.asdict(_written(session))))
     folder = session.store.path(MODEL)
     if saved.compared < len(saved.digests):
         text = (

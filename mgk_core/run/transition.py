@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 import attrs
+import cattrs
 import torch
 from attrs import define, evolve, field
 from torch import Tensor
@@ -32,6 +33,7 @@ from mgk_core.contract.outcome import (
     Verdict,
 )
 from mgk_core.contract.specs import DeltaSpec
+from mgk_core.contract.world import World
 from mgk_core.model.digest import tensors_digest
 from mgk_core.record.ledger import Attempt, PhaseEntry
 from mgk_core.record.run_directory import RESIDUAL, STATISTICS, TRANSFORMED
@@ -239,9 +241,7 @@ class Transition:
         ctx = self.ctx
         self._tell_row(ctx.phase.name, self.row)
         verdicts = _strictest(
-            self.session.world.gather(
-                self.session.hooks.gate(ctx, list(ctx.scores), self.row)
-            )
+            self.session.world, self.session.hooks.gate(ctx, list(ctx.scores), self.row)
         )
         self._tell_verdicts(verdicts)
         self.refusals = tuple(r for v in verdicts if not v.accept for r in v.refusals)
@@ -420,8 +420,12 @@ class Transition:
         )
 
 
-def _strictest(ranks: list[list[Verdict]]) -> list[Verdict]:
+def _strictest(world: World, own: list[Verdict]) -> list[Verdict]:
     """Return the verdicts of the first rank on which a gate refuses; the leader's where none does."""
+    if world.size == 1:
+        return own
+    tables = world.gather([attrs.asdict(v) for v in own])
+    ranks = cattrs.structure(tables, list[list[Verdict]])
     refused = (found for found in ranks if not all(v.accept for v in found))
     return next(refused, ranks[0])
 

@@ -160,7 +160,7 @@ class HfBundle:
         parts = list(groups(items, self.budget))
         with evaluating(self.model), counting(len(items)) as advance:
 
-            def scored(number: int) -> list[OptionScores]:
+            def scored(number: int) -> list[list[Any]]:
                 chosen = [items[i] for i in parts[number]]
                 sums = (
                     self._branched(chosen)
@@ -168,11 +168,12 @@ class HfBundle:
                     else self._separate(chosen)
                 )
                 advance(len(chosen))
-                return collect(chosen, iter(sums), self.tokenizer)
+                found = collect(chosen, iter(sums), self.tokenizer)
+                return [[f.logprob, f.tokens, f.bytes] for f in found]
 
             found = self.world.deal(len(parts), scored)
         place = {
-            i: s
+            i: OptionScores(*map(tuple, s))
             for p, f in zip(parts, found, strict=True)
             for i, s in zip(p, f, strict=True)
         }

@@ -56,6 +56,7 @@ def test_a_sum_over_ranks_has_the_bits_of_one_process(two):
     assert len(found["equal"]) == 35
     assert found["dealt"] == [0, 1, 4, 9, 16]
     assert found["ranks"] == [0, 1]
+    assert found["refused"].startswith("gather: only plain values travel between ranks")
 
 
 def test_an_error_on_one_rank_is_raised_on_all(two):

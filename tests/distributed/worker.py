@@ -68,7 +68,16 @@ def sums(where, world):
         expected = World().sum(count, parts.__getitem__)
         equal += [torch.equal(a, b) for a, b in zip(found, expected, strict=True)]
     dealt = world.deal(5, lambda i: i * i)
-    return {"equal": equal, "dealt": dealt, "ranks": world.gather(world.rank)}
+    try:
+        world.gather(Path("model"))
+    except TypeError as error:
+        refused = str(error)
+    return {
+        "equal": equal,
+        "dealt": dealt,
+        "ranks": world.gather(world.rank),
+        "refused": refused,
+    }
 
 
 def failures(where, world):
