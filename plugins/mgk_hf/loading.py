@@ -200,6 +200,7 @@ def _note_source(model: Any, spec: HfSpec) -> None:
     plain = evolve(
         spec,
         quantize="none",
+        double_quant=False,
         head="exact",
         dtype="float32",
         compute="float32",
@@ -261,7 +262,8 @@ def _pretrained(spec: HfSpec, where: str, device: torch.device) -> _Loaded:
         "trust_remote_code": spec.trust_remote_code,
     }
     options: dict[str, Any] = {
-        "dtype": _dtype(spec, device), "use_safetensors": True, "device_map": spec.device_map, **quantized.settings(spec.quantize)
+        "dtype": _dtype(spec, device), "use_safetensors": True, "device_map": spec.device_map,
+        **quantized.settings(spec.quantize, double=spec.double_quant),
     }  # fmt: skip
     if spec.attention != "auto":
         options["attn_implementation"] = spec.attention

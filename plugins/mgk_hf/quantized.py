@@ -12,8 +12,11 @@ from mgk_core.contract.errors import EnvironmentFault
 from mgk_hf.bars import quiet_bitsandbytes
 
 
-def settings(kind: str) -> dict[str, Any]:
+def settings(kind: str, *, double: bool = False) -> dict[str, Any]:
     """Return what ``from_pretrained`` needs for ``int8`` or ``nf4``; nothing for ``none``.
+
+    double: quantize nf4's scales as well, one of 32 bits for 64 weights (Dettmers et al. 2023, QLoRA,
+    arXiv 2305.14314, section 3).
 
     :raises EnvironmentFault: bitsandbytes is not installed
     """
@@ -33,6 +36,7 @@ def settings(kind: str) -> dict[str, Any]:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=torch.float32,
+        bnb_4bit_use_double_quant=double,
     )
     return {"quantization_config": config}
 

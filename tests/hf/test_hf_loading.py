@@ -6,18 +6,32 @@ import pytest
 import torch
 
 import mgk
+from mgk_core.config.resolve import load_tree
 from mgk_core.contract.bundle import Bundle, Choice, LanguageBundle, Tokens
-from mgk_core.contract.errors import DigestError, EnvironmentFault, InputError
+from mgk_core.contract.errors import (
+    ConfigError,
+    DigestError,
+    EnvironmentFault,
+    InputError,
+)
 from mgk_core.model.activation_meter import counted
 from mgk_core.model.digest import base_digest
+from mgk_core.run.setup import prepare
 from mgk_hf import gemma_q4
 from mgk_hf.cache import whole_directory
 from mgk_hf.failures import explain
 from mgk_hf.loading import build
+from mgk_hf.packed import packed_in
+from mgk_hf.quantized import dequantize
 from mgk_hf.specs import HfSpec
 
 CPU = torch.device("cpu")
 FAMILIES_SAVED = ("gemma3", "llama", "gpt2", "gemma3-multimodal")
+QUANTIZED = {
+    "int8": {"quantize": "int8"},
+    "nf4": {"quantize": "nf4"},
+    "nf4-double": {"quantize": "nf4", "double_quant": True},
+}
 EXAMPLE = [
     Tokens((2, 50, 60, 70, 80), (-100, -100, 60, 70, 80)),
     Tokens((2, 90, 91), (2, 90, 91)),
@@ -110,11 +124,11 @@ def test_multimodal_adapts_the_language_model_only(saved, tmp_path):
     ] == ["Gemma3ForConditionalGeneration"]
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", QUANTIZED)
 def test_quantized_bases(saved, kind):
     """A quantized base scores and back-propagates."""
     pytest.importorskip("bitsandbytes")
-    bundle = build(spec(saved("llama"), quantize=kind), CPU)
+    bundle = build(spec(saved("llama"), **QUANTIZED[kind]), CPU)
     batch = bundle.pack(EXAMPLE)
     hidden = bundle.network.decoder.layers[0].input_layernorm.weight
     hidden.requires_grad_(requires_grad=True)
@@ -123,11 +137,11 @@ def test_quantized_bases(saved, kind):
     assert gradient.any()
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", QUANTIZED)
 def test_a_quantized_base_keeps_its_bits(saved, kind):
     """Scoring, training and scoring again leave every stored number where it was: a frozen base is one base."""
     pytest.importorskip("bitsandbytes")
-    bundle = build(spec(saved("llama"), quantize=kind), CPU)
+    bundle = build(spec(saved("llama"), **QUANTIZED[kind]), CPU)
     before = base_digest(bundle.model)
     batch = bundle.pack(EXAMPLE)
     with torch.no_grad():
@@ -144,17 +158,47 @@ def test_a_quantized_base_keeps_its_bits(saved, kind):
     assert base_digest(bundle.model) == before
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", QUANTIZED)
 def test_a_directory_of_packed_weights_is_loaded_as_it_is(saved, tmp_path, kind):
     """Nothing names its quantizer but its own configuration: the same stored numbers, whatever the CPU's policy."""
     pytest.importorskip("bitsandbytes")
-    bundle = build(spec(saved("gemma3"), quantize=kind), CPU)
+    bundle = build(spec(saved("gemma3"), **QUANTIZED[kind]), CPU)
     bundle.save(tmp_path / "packed")
     again = build(spec(tmp_path / "packed", compute="bfloat16"), CPU)
     assert base_digest(again.model) == base_digest(bundle.model)
     batch = bundle.pack(EXAMPLE)
     with torch.no_grad():
         assert torch.equal(again.outputs(batch), bundle.outputs(batch))
+
+
+def test_double_quantization_packs_the_scales_of_nf4(saved):
+    """The scales of the same packed weights take about a quarter of the bytes, and the numbers hardly change."""
+    pytest.importorskip("bitsandbytes")
+    plain, double = (
+        build(spec(saved("llama"), **QUANTIZED[kind]), CPU)
+        for kind in ("nf4", "nf4-double")
+    )
+    for one, other in zip(packed_in(plain.model), packed_in(double.model), strict=True):
+        assert torch.equal(one.weight.data, other.weight.data)
+        scales, packed = one.weight.quant_state.absmax, other.weight.quant_state
+        assert scales.dtype == torch.float32
+        assert packed.absmax.dtype == torch.uint8
+        assert packed.state2.absmax.numel() == -(-scales.numel() // 256)
+        expected = dequantize(one.module)
+        error = (dequantize(other.module) - expected).norm() / expected.norm()
+        assert 0 < float(error) < 0.02
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+def test_double_quantization_without_nf4_is_refused(quantize):
+    """There are no scales of nf4 to quantize: the error names both keys."""
+    with pytest.raises(ConfigError, match=r"base.*double_quant.*quantize = 'nf4'"):
+        prepare(
+            load_tree(
+                "korean-medical",
+                overrides=[f"base.quantize={quantize}", "base.double_quant=true"],
+            )
+        )
 
 
 def test_scores_of_a_saved_model(saved):

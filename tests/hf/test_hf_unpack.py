@@ -19,7 +19,7 @@ from mgk_hf.specs import HfSpec
 
 pytest.importorskip("bitsandbytes")
 CPU = torch.device("cpu")
-KINDS = pytest.mark.parametrize("kind", ["nf4", "int8"])
+KINDS = pytest.mark.parametrize("kind", ["nf4", "nf4-double", "int8"])
 
 
 @pytest.fixture(params=["float32", "bfloat16"])
@@ -34,7 +34,14 @@ def opened(saved, around):
 
     def make(kind):
         bundle = build(
-            HfSpec(type="hf", id=str(saved("llama")), quantize=kind, dtype=around), CPU
+            HfSpec(
+                type="hf",
+                id=str(saved("llama")),
+                dtype=around,
+                quantize=kind.removesuffix("-double"),
+                double_quant=kind.endswith("-double"),
+            ),
+            CPU,
         )
         adapter = mgk.attach(
             bundle.model, "lora", rank=3, alpha=5.0, targets=["all-linear"]
