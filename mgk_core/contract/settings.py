@@ -39,7 +39,8 @@ class RunSettings:
     threads: int = option(
         0,
         at_least(0),
-        help="CPU threads; 0: OMP_NUM_THREADS where it is set, else as many as this process may use",
+        help="CPU threads; 0: OMP_NUM_THREADS where it is set, else as many as this process may use, or one"
+        " for a base whose products are too small to share out",
     )
     deterministic: bool = option(
         True, help="refuse operations that are not deterministic on the device"

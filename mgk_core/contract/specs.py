@@ -9,7 +9,15 @@ from __future__ import annotations
 import builtins
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    get_args,
+    runtime_checkable,
+)
 
 from attrs import Attribute, asdict, field, frozen
 
@@ -66,6 +74,15 @@ class Spec:
         Asked before anything is loaded. A run that is only opened (`mgk show`, `mgk ask`) does not ask.
         """
         return ""
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """Optional promise of a spec's class: how fast this machine is at what bases of this type compute."""
+
+    @classmethod
+    def speeds(cls) -> Mapping[str, str]:
+        """Return what was measured → its figures in words, for ``mgk doctor``; see `mgk_core.model.speeds.measured`."""
 
 
 @frozen

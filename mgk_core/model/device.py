@@ -100,11 +100,16 @@ def set_up(device: torch.device, *, threads: int, deterministic: bool) -> None:
     _use_deterministic(deterministic)
 
 
+def asked_threads() -> int:
+    """Return OMP_NUM_THREADS; 0 where it is not set, or is no number of threads."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() else 0
+
+
 def _threads() -> int:
     """Return the number of threads that is asked for from outside, or that of the CPUs that the process may use."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
+    if asked := asked_threads():
+        return asked
     return (
         len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")

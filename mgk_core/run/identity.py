@@ -14,6 +14,7 @@ from mgk_core.contract.errors import InputError
 from mgk_core.contract.hookspecs import acts
 from mgk_core.contract.settings import RunConfig
 from mgk_core.contract.specs import Registered
+from mgk_core.record.journal import Journal
 from mgk_core.run.session import Session
 
 _LISTED = 20  # changes in a message
@@ -47,6 +48,15 @@ def identity_of(session: Session) -> dict[str, str]:
         ):
             found[f"plugin.{info.name}"] = code_digest(info.module)
     found["plugin.core"] = code_digest("mgk_core")
+    return found
+
+
+def recorded_threads(journal: Journal) -> int:
+    """Return the threads that a run's journal records; 0 where the run has not started."""
+    found = 0
+    for event in journal.events:
+        threads = event.get("identity", {}).get("environment.threads", "")
+        found = int(threads) if str(threads).isdecimal() else found
     return found
 
 

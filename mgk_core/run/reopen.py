@@ -17,7 +17,7 @@ from mgk_core.record.run_directory import claim, require_run
 from mgk_core.record.store import Store
 from mgk_core.run.markup import restore_markup
 from mgk_core.run.session import Session
-from mgk_core.run.setup import frozen_base, prepare_run
+from mgk_core.run.setup import fit_threads, frozen_base, prepare_run
 
 
 def reopen(
@@ -42,6 +42,7 @@ def reopen(
     events, store = Events(sink), Store(run)
     events("load", what="base", type=config.base.type, device=str(device))
     bundle, weights = frozen_base(prepared, device)
+    fit_threads(config, bundle, device, int(ledger.environment.get("threads", 0)))
     found = weights.digest
     if found != ledger.base:
         raise InputError(

@@ -17,9 +17,11 @@ from mgk_core.contract.bundle import Bundle, PhaseData, SharesOut
 from mgk_core.contract.errors import ConfigError, EnvironmentFault, InputError, Problem
 from mgk_core.contract.settings import PhaseConfig, RunConfig
 from mgk_core.contract.specs import LossSpec, Spec
+from mgk_core.contract.world import ALONE, World
 from mgk_core.host.hooks import Hooks
 from mgk_core.host.manager import load_plugins
-from mgk_core.model.device import of_rank, pick_device, set_up
+from mgk_core.model.device import asked_threads, of_rank, pick_device, set_up
+from mgk_core.model.speeds import threads_for
 from mgk_core.record.checkpoint import seed_all
 from mgk_core.record.events import Events
 from mgk_core.record.journal import Journal
@@ -29,6 +31,7 @@ from mgk_core.record.store import Store
 from mgk_core.run.attached import attached
 from mgk_core.run.base_probe import measure_base
 from mgk_core.run.frozen_weights import FrozenWeights
+from mgk_core.run.identity import recorded_threads
 from mgk_core.run.markup import restore_markup
 from mgk_core.run.scores import check_probes, unmatched_limits
 from mgk_core.run.session import PhaseSession, Session
@@ -125,6 +128,23 @@ def frozen_base(
     return bundle, FrozenWeights(bundle.model, prepared.hooks.plugins)
 
 
+def fit_threads(
+    config: RunConfig,
+    bundle: Bundle,
+    device: torch.device,
+    recorded: int,
+    world: World = ALONE,
+) -> None:
+    """Set the threads of a run that nobody has set: those that it started with, or as many as its base needs.
+
+    recorded: by the run's journal; 0 where it has not started. Every process loads the base with all
+    threads, so that a resumed run has the same one.
+    """
+    if config.run.threads or asked_threads() or device.type != "cpu":
+        return
+    torch.set_num_threads(recorded or world.same(threads_for(bundle.model)))
+
+
 def open_session(
     prepared: Prepared, store: Store, journal: Journal, events: Events
 ) -> Session:
@@ -138,6 +158,7 @@ def open_session(
     events("load", what="base", type=config.base.type, device=str(device))
     bundle, weights = frozen_base(prepared, device)
     world.agree("the base", weights.digest)
+    fit_threads(config, bundle, device, recorded_threads(journal), world)
     if isinstance(bundle, SharesOut):
         bundle.world = world
     restore_markup(bundle, store)

@@ -41,6 +41,8 @@ def examine(directory: Path, *, device: str = "auto") -> Iterator[Check]:
     yield from _guarded("device", lambda: _device(device))
     yield from _guarded("smoke test", lambda: _smoke(device))
     yield from _libraries()
+    yield from _guarded("threads", _threads)
+    yield from _guarded("speeds", _speeds)
     yield from _guarded("plugins", _plugins)
     yield from _guarded("pipelines", _pipelines)
     yield _disk(directory)
@@ -145,6 +147,38 @@ def _smoke(wanted: str) -> Iterator[Check]:
             said,
             "the device computes wrongly: check its driver and torch's build for it",
         )
+
+
+def _threads() -> Iterator[Check]:
+    """Report from which size of a base on all threads are used, as a run with nothing set would."""
+    import torch
+
+    from mgk_core.model.device import asked_threads
+    from mgk_core.model.speeds import has, threads_from
+
+    if asked := asked_threads():
+        yield Check("threads", "ok", f"{asked}, as OMP_NUM_THREADS asks")
+        return
+    count = torch.get_num_threads()
+    if count == 1:
+        yield Check("threads", "ok", "1")
+        return
+    entries = threads_from(count)
+    text = f"{count} for a base with a matrix of {entries:,} numbers or more, 1 for a smaller one"
+    how = "measured" if has(f"threads-{count}") else "not measured: the machine is busy"
+    yield Check("threads", "ok", f"{text} ({how})")
+
+
+def _speeds() -> Iterator[Check]:
+    """Report what the plugins' types measured of this machine."""
+    from mgk_core.contract.progress import track
+    from mgk_core.contract.specs import Measures
+    from mgk_core.host.manager import load_plugins
+
+    types: list[object] = [claim.cls for claim in load_plugins().registry]
+    for cls in track([c for c in types if isinstance(c, Measures)], "measurements"):
+        for name, text in cls.speeds().items():
+            yield Check(name, "ok", text)
 
 
 def requirements() -> Iterator[tuple[str, str, str | None]]:

@@ -117,6 +117,13 @@ class HfSpec(Spec):
         help="of tiny-gemma's weights: the base is part of the declaration",
     )
 
+    @classmethod
+    def speeds(cls) -> Mapping[str, str]:
+        """Return how fast this CPU is at products, the vocabulary head and packed rows."""
+        from mgk_hf.cpu.speeds import speeds
+
+        return speeds()
+
     def __attrs_post_init__(self) -> None:
         if self.double_quant and self.quantize != "nf4":
             raise ValueError(
