@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 import cattrs
+import torch
 from attrs import frozen
 
 from mgk_bench.cell import Cell
@@ -126,8 +127,6 @@ _phases: Any = None
 
 def _begin_worker(queue: Any, threads: int) -> None:
     global _phases  # noqa: PLW0603 - a pool's initializer has no other way
-    import torch
-
     _phases = queue
     torch.set_num_threads(threads)
 
@@ -164,7 +163,8 @@ def run_jobs(
     """
     missing = [job for job in jobs if read_cell(job) is None]
     if missing:
-        threads = max(1, (os.cpu_count() or 1) // workers)
+        # torch's own count, so that OMP_NUM_THREADS and the process's CPUs limit the workers too
+        threads = max(1, torch.get_num_threads() // workers)
         # spawn: a forked child would share torch's threads; one cell a process: its memory is its own
         context = get_context("spawn")
         queue = context.Queue()
