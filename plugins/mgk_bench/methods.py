@@ -85,6 +85,13 @@ METHODS = (
         transform={"dare": {"drop": 0.5}},
     ),
     Method("wise-ft", "half of each delta", {"naive": {}}, transform={"wise-ft": {}}),
+    Method("ella", "penalty where earlier updates are large", {"ella": {}}),
+    Method("clora", "null space held at random directions", {"clora": {}}),
+    Method(
+        "intruder-repair",
+        "new leading directions of each merge scaled down",
+        {"intruder-repair": {}},
+    ),
     Method("replay", "5 % of earlier data", {"replay": _KEPT}),
     Method("drift-guard", "whole C and G", {"drift-guard": _WHOLE}),
     Method(
@@ -198,6 +205,13 @@ TEXTS = (
         transform={"dare": {"drop": 0.5}},
     ),
     Method("wise-ft", "half of each delta", {"naive": {}}, transform={"wise-ft": {}}),
+    Method("ella", "penalty where earlier updates are large", {"ella": {}}),
+    Method("clora", "null space held at random directions", {"clora": {}}),
+    Method(
+        "intruder-repair",
+        "new leading directions of each merge scaled down",
+        {"intruder-repair": {}},
+    ),
     Method(
         "replay",
         "1 % of earlier data, two examples a step",

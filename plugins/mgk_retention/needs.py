@@ -13,6 +13,7 @@ from mgk_retention.specs import (
     RETENTION,
     DistilSpec,
     DriftGuardSpec,
+    EllaSpec,
     EwcSpec,
     LedgerMergeSpec,
     MethodSpec,
@@ -82,7 +83,7 @@ def needs_of(methods: list[MethodSpec]) -> Needs:
         factors=any(isinstance(m, OloraSpec) for m in methods),
         replay=_replay(methods),
         max_tokens=max((m.max_tokens for m in methods), default=0),
-        deltas=any(isinstance(m, LedgerMergeSpec) for m in methods),
+        deltas=any(isinstance(m, (LedgerMergeSpec, EllaSpec)) for m in methods),
         opcm=any(isinstance(m, OpcmSpec) for m in methods),
     )
 

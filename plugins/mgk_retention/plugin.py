@@ -83,7 +83,7 @@ def mgk_collect_statistics(ctx: PhaseContext) -> Mapping[str, Tensor]:
 def mgk_propose_merge(
     ctx: PhaseContext,
 ) -> Generator[None, list[Proposal], list[Proposal]]:
-    """Add the covariance-aware transform, or that of a method that merges all deltas, to what is proposed."""
+    """Add the transforms of methods that act at the transition to what is proposed."""
     from mgk_core.contract.outcome import Proposal
 
     proposals = yield
@@ -104,6 +104,11 @@ def mgk_propose_merge(
 
         last = proposals[-1] if proposals else Proposal()
         proposals = [*proposals[:-1], with_opcm(ctx, last, projection)]
+    for repair in ctx.specs(specs.IntruderSpec):
+        from mgk_retention.intruder import with_repair
+
+        last = proposals[-1] if proposals else Proposal()
+        proposals = [*proposals[:-1], with_repair(ctx, last, repair)]
     return proposals
 
 

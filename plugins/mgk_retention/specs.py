@@ -256,6 +256,50 @@ class OpcmSpec(MethodSpec):
 
 
 @frozen(kw_only=True)
+class EllaSpec(MethodSpec):
+    """ella: a penalty on new updates where the sum of all earlier ones is large."""
+
+    strength: float = option(
+        100.0, above(0), help="λ, weight of Σ ‖ΔW ⊙ W_past‖², in the weights' own units"
+    )
+    rank: int = option(8, at_least(1), help="rank that `mgk plan` reckons with")
+
+    def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
+        """Return the bytes of both factors of every delta."""
+        sides = sum(out + inside for out, inside in shapes.values())
+        return FLOAT * self.rank * sides
+
+
+@frozen(kw_only=True)
+class CloraSpec(MethodSpec):
+    """clora: random directions, drawn beforehand, that the delta is kept from reading and writing."""
+
+    strength: float = option(1.0, above(0), help="λ, weight of the penalty")
+    share: float = option(
+        0.5,
+        above(0),
+        between(0, 1),
+        help="k, the number of directions, as a share of each side's width",
+    )
+
+
+@frozen(kw_only=True)
+class IntruderSpec(MethodSpec):
+    """intruder-repair: at the transition, scale down leading directions that the weight did not have."""
+
+    top: int = option(10, at_least(1), help="leading singular vectors looked at")
+    threshold: float = option(
+        0.5,
+        above(0),
+        between(0, 1),
+        help="a vector whose largest cosine to the old ones is below this is an intruder",
+    )
+    scale: float = option(
+        0.75, between(0, 1), help="λ, what is left of an intruder's singular value"
+    )
+
+
+@frozen(kw_only=True)
 class NaiveSpec(MethodSpec):
     """naive: no protection against forgetting."""
 
@@ -325,5 +369,8 @@ RETENTION: dict[str, type[MethodSpec]] = {
     "magmax": MagMaxSpec,
     "ties": TiesSpec,
     "opcm": OpcmSpec,
+    "ella": EllaSpec,
+    "clora": CloraSpec,
+    "intruder-repair": IntruderSpec,
     "naive": NaiveSpec,
 }

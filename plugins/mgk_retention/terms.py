@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from mgk_core.contract.context import PhaseContext
 from mgk_core.contract.outcome import LossTerm
+from mgk_retention.clora import clora_term
+from mgk_retention.ella import ella_term
 from mgk_retention.guard import guard_term
 from mgk_retention.kept import Past
 from mgk_retention.orthogonal import ewc_term, olora_term
 from mgk_retention.replay import distil_term, replay_term
 from mgk_retention.specs import (
+    CloraSpec,
     DistilSpec,
     DriftGuardSpec,
+    EllaSpec,
     EwcSpec,
     MethodSpec,
     OloraSpec,
     ReplaySpec,
 )
+
+MAKERS: dict[type[MethodSpec], Callable[[PhaseContext, Past, Any], LossTerm | None]] = {
+    DriftGuardSpec: guard_term,
+    ReplaySpec: replay_term,
+    DistilSpec: distil_term,
+    EwcSpec: ewc_term,
+    OloraSpec: olora_term,
+    EllaSpec: ella_term,
+    CloraSpec: clora_term,
+}
+"""Which function makes a method's term. Methods that act elsewhere are not in it."""
 
 
 def loss_terms(ctx: PhaseContext) -> dict[str, LossTerm]:
@@ -34,16 +52,9 @@ def loss_terms(ctx: PhaseContext) -> dict[str, LossTerm]:
 
 
 def _term(ctx: PhaseContext, past: Past, spec: MethodSpec) -> LossTerm | None:
-    if isinstance(spec, DriftGuardSpec):
-        return guard_term(ctx, past, spec)
-    if isinstance(spec, ReplaySpec):
-        return replay_term(ctx, past, spec)
-    if isinstance(spec, DistilSpec):
-        return distil_term(ctx, past, spec)
-    if isinstance(spec, EwcSpec):
-        return ewc_term(ctx, past, spec)
-    if isinstance(spec, OloraSpec):
-        return olora_term(ctx, past, spec)
+    for kind, make in MAKERS.items():
+        if isinstance(spec, kind):
+            return make(ctx, past, spec)
     return None
 
 

@@ -44,7 +44,8 @@ def test_only_what_later_phases_name_is_collected(small, context):
         "drift-guard": {"inputs", "outputs"}, "covariance-merge": {"inputs"}, "designed-a": {"inputs"},
         "replay": {"replay"}, "ewc": {"fisher"}, "o-lora": set(), "self-distillation": set(), "naive": set(),
         # without an adapter there is no delta to keep
-        "task-arithmetic": set(), "magmax": set(), "ties": set(), "opcm": set(),
+        "task-arithmetic": set(), "magmax": set(), "ties": set(), "opcm": set(), "ella": set(),
+        "clora": set(), "intruder-repair": set(),
     }  # fmt: skip
 
 
