@@ -28,7 +28,12 @@ from mgk_hf.cpu.calibrate import with_screen
 from mgk_hf.failures import explain
 from mgk_hf.licence import notice_of
 from mgk_hf.network import take_apart
-from mgk_hf.precision import apply_policy, best_compute, give_back_memory
+from mgk_hf.precision import (
+    apply_policy,
+    best_compute,
+    give_back_memory,
+    keep_stored,
+)
 from mgk_hf.prepare import add_tokens
 from mgk_hf.specs import HfSpec
 
@@ -223,10 +228,13 @@ def _set_dtypes(model: Any, spec: HfSpec, device: torch.device) -> None:
     if (
         quantized.is_quantized(model)
         or device.type != "cpu"
-        or spec.dtype not in {"auto", "float32"}
+        or spec.dtype not in {"auto", "float32", "stored"}
     ):
         return
     compute: Any = best_compute(device) if spec.compute == "auto" else spec.compute
+    if spec.dtype == "stored":
+        keep_stored(model, compute)
+        return
     apply_policy(model, compute, masters=torch.float32)
 
 
@@ -372,7 +380,7 @@ def _dtype(spec: HfSpec, device: torch.device) -> Any:
         spec.dtype == "auto" and spec.quantize != "none" and device.type == "cpu"
     ):
         return torch.float32
-    return "auto" if spec.dtype == "auto" else getattr(torch, spec.dtype)
+    return "auto" if spec.dtype in {"auto", "stored"} else getattr(torch, spec.dtype)
 
 
 def _texts(name: str) -> Iterator[str]:

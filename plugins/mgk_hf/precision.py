@@ -4,6 +4,11 @@ Weights that adapters can change are *masters*: fp32 on a CPU, so that merging i
 vocabulary's table keeps the bits it was stored in (bf16 for Gemma) and is widened block by block
 where it is used: the same function, half the memory. Where the CPU multiplies bf16 in hardware
 (AMX, AVX512-BF16) linear layers multiply a bf16 copy of their master, between fp32 ends.
+
+With ``dtype = "stored"`` the masters of linear layers are the 16 bits of the file, where they lie: in
+its memory map, of which the system keeps as much in memory as there is room for. Products are the
+same as above: bf16 of those very bits, or fp32 of rows that are widened block by block. What a merge
+cannot round into 16 bits is the weight's residual, as it is for any 16-bit base.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from mgk_core.contract.progress import activity, track
 from mgk_hf.cpu.lean import make_lean
 
 Compute = Literal["float32", "bfloat16"]
+NARROW = (torch.bfloat16, torch.float16)
 
 _exact: ContextVar[bool] = ContextVar("mgk_hf_exact", default=False)
 
@@ -87,6 +93,31 @@ def apply_policy(
         make_lean(model)
         for module in model.modules():
             if type(module) is nn.Linear:
+                module.__class__ = MixedLinear
+
+
+def keep_stored(model: nn.Module, compute: Compute) -> None:
+    """Leave 16-bit tables and linear weights as they were loaded; all else is fp32, and so is what flows between.
+
+    Nothing is copied: weights in a memory-mapped file stay there.
+    """
+    tables = [t for t in _tables(model) if t.weight.dtype in NARROW]
+    layers = [
+        m for m in model.modules() if type(m) is nn.Linear and m.weight.dtype in NARROW
+    ]
+    kept = {id(m.weight) for m in (*tables, *layers)}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and id(tensor) not in kept:
+            tensor.data = tensor.data.float()
+    for table in tables:
+        _widen(table)
+    stored = [m for m in layers if type(m) is nn.Linear]  # an output head is a table
+    for module in stored:
+        module.__class__ = StoredLinear
+    if compute == "bfloat16":
+        make_lean(model)
+        for module in stored:
+            if module.weight.dtype == torch.bfloat16:  # fp16 would need a copy
                 module.__class__ = MixedLinear
 
 
@@ -185,8 +216,60 @@ def wide_embedding(cls: type[nn.Module]) -> type[nn.Module]:
     return _WIDE[cls]
 
 
+class _Widened(torch.autograd.Function):
+    """y = x Wᵀ in x's dtype of a frozen W in 16 bits, its rows widened block by block in both directions.
+
+    Autograd would keep the widened weight of every layer until the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        rows = x.reshape(-1, x.shape[-1])
+        out = rows.new_empty(len(rows), len(weight))
+        wide = rows.new_empty(min(_block(weight), len(weight)), weight.shape[1])
+        parts = torch.split(weight, len(wide))
+        for place, part in zip(torch.split(out, len(wide), 1), parts, strict=True):
+            place.copy_(rows @ wide[: len(part)].copy_(part).t())
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        rows = grads[0].reshape(-1, len(weight))
+        total = rows.new_zeros(len(rows), weight.shape[1])
+        wide = rows.new_empty(min(_block(weight), len(weight)), weight.shape[1])
+        parts = torch.split(weight, len(wide))
+        for g, part in zip(torch.split(rows, len(wide), 1), parts, strict=True):
+            total.addmm_(g, wide[: len(part)].copy_(part))
+        return total.view(*grads[0].shape[:-1], -1), None
+
+
+def _block(weight: Tensor) -> int:
+    """Return how many rows of a weight are widened at once: 4 MB."""
+    return max(1, (1 << 20) // weight.shape[1])
+
+
+def widened(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b in x's dtype. x: (..., in), weight: (out, in) in any dtype; only x gets a gradient where W is frozen."""
+    if weight.dtype == x.dtype or weight.requires_grad:
+        return nn.functional.linear(x, weight.to(x.dtype), bias)
+    out: Tensor = _Widened.apply(x, weight)  # type: ignore[no-untyped-call]
+    return out if bias is None else out + bias
+
+
+class StoredLinear(nn.Linear):
+    """A linear map whose frozen master stays in the 16 bits of its file, between wider ends."""
+
+    computes = nn.Linear
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """(..., in) → (..., out), in the input's dtype."""
+        return widened(input, self.weight, self.bias)
+
+
 class MixedLinear(nn.Linear):
-    """A linear map whose master is fp32 and whose products are bf16, between fp32 ends.
+    """A linear map whose master is fp32, or bf16 as it is stored, and whose products are bf16, between fp32 ends.
 
     computes: what this forward computes, rounding aside, for code that adapts modules by what
     they are.
@@ -201,7 +284,7 @@ class MixedLinear(nn.Linear):
         weight = self.weight
         own = isinstance(weight, nn.Parameter)
         if _exact.get() or (own and weight.requires_grad):
-            return nn.functional.linear(input, weight, self.bias)
+            return widened(input, weight, self.bias)
         # An adapter may put a tensor in the weight's place for one call: never cached.
         narrow = self.narrow() if own else weight.to(torch.bfloat16)
         out = nn.functional.linear(input.to(torch.bfloat16), narrow).to(input.dtype)

@@ -10,24 +10,33 @@ import pytest
 import torch
 from torch import nn
 
+from mgk import attach, merge
+from mgk_core.contract.adapter import state_of
+from mgk_core.contract.bundle import Tokens
 from mgk_core.model.inject import put, take
+from mgk_core.run.verify_merge import outputs_on, verify_merged
+from mgk_hf import precision
 from mgk_hf.batch import pack
 from mgk_hf.bundle import HfBundle
 from mgk_hf.cpu import screen
 from mgk_hf.cpu.calibrate import with_screen
+from mgk_hf.loading import build
 from mgk_hf.network import take_apart
 from mgk_hf.precision import (
     WIDENED,
     MixedLinear,
+    StoredLinear,
     WideLinear,
     apply_policy,
     best_compute,
     exact,
     wide_embedding,
 )
+from mgk_hf.specs import HfSpec
 from mgk_hf.tiny import tiny_model
 
 STEPS = 40
+IDS = tuple(range(5, 25))
 
 
 class Addition(nn.Module):
@@ -128,6 +137,73 @@ def test_a_wide_linear_is_fp32_with_and_without_a_graph(shape, rows, bias):
         )
     with torch.no_grad():
         assert linear(x.clone().requires_grad_()).equal(linear(x))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("block", [3, 5, 100])
+def test_a_stored_linear_is_the_product_of_its_widened_weight(
+    monkeypatch, dtype, bias, block
+):
+    """Forward and backward, whatever rows are widened at once, on any number of leading dimensions."""
+    monkeypatch.setattr(precision, "_block", lambda _: block)
+    torch.manual_seed(0)
+    linear = nn.Linear(7, 11, bias=bias).requires_grad_(requires_grad=False)
+    linear.weight.data = linear.weight.to(dtype)
+    wanted = copy.deepcopy(linear).double()
+    linear.__class__ = StoredLinear
+    for shape in ((7,), (5, 7), (2, 3, 7)):
+        x = torch.randn(shape, requires_grad=True)
+        wide = x.detach().double().requires_grad_()
+        found, expected = linear(x), wanted(wide)
+        assert found.dtype == torch.float32
+        found.square().sum().backward()
+        expected.square().sum().backward()
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(x.grad.double(), wide.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_a_stored_linear_keeps_nothing_wide_for_the_backward_pass():
+    """What autograd saves of it is the weight itself."""
+    linear = nn.Linear(64, 32, bias=False).to(torch.bfloat16).requires_grad_(requires_grad=False)  # fmt: skip
+    linear.__class__ = StoredLinear
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t) or t, lambda t: t
+    ):
+        linear(torch.randn(5, 64, requires_grad=True))
+    assert [t.data_ptr() for t in kept] == [linear.weight.data_ptr()]
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["gemma3", "llama"])
+def test_a_base_as_stored_computes_what_one_with_fp32_masters_does(
+    saved, family, compute
+):
+    """Half the bytes; the same products of the same numbers, so the same losses and gradients but for rounding."""
+    where = saved(family, torch.bfloat16)
+    found = {}
+    for dtype in ("auto", "stored"):
+        bundle = build(
+            HfSpec(type="hf", id=where, dtype=dtype, compute=compute),
+            torch.device("cpu"),
+        )
+        adapter = attach(bundle.model, "lora", rank=3, alpha=5.0, targets=["all-linear"])  # fmt: skip
+        for i, parameter in enumerate(adapter.parameters()):
+            parameter.data.normal_(std=0.05, generator=torch.Generator().manual_seed(i))
+        batch = bundle.pack([Tokens(IDS, IDS), Tokens(IDS[:9], IDS[:9])])
+        loss = bundle.loss(batch)[0]
+        gradients = torch.autograd.grad(loss, adapter.parameters())
+        linear = bundle.network.decoder.layers[0].mlp.up_proj.weight
+        found[dtype] = (loss.detach(), torch.cat([g.flatten() for g in gradients]))
+        assert linear.dtype == (torch.float32 if dtype == "auto" else torch.bfloat16)
+        before = outputs_on(bundle, [batch])
+        merge(bundle.model, adapter)
+        held = state_of(bundle.model).residuals
+        assert bool(held) == (dtype == "stored")
+        assert verify_merged(bundle, adapter, [batch], before, seed=0).ok
+    for one, other in zip(found["auto"], found["stored"], strict=True):
+        assert (one - other).norm() <= 1e-5 * one.norm()
 
 
 def test_mixed_linear_follows_its_master():
