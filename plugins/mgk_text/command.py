@@ -64,6 +64,13 @@ TINY = "tiny-gemma"
     help="As data.max_length.",
 )
 @click.option(
+    "--probe",
+    "probes",
+    multiple=True,
+    metavar="FILE",
+    help="Held-out rows, such as an exam: training rows that share text with them are listed.",
+)
+@click.option(
     "--examples",
     type=click.IntRange(0),
     default=3,
@@ -83,10 +90,12 @@ def data(
     delimiter: str,
     answers: str,
     max_length: int,
+    probes: tuple[str, ...],
     examples: int,
     as_json: bool,  # noqa: FBT001 - click passes options by name
 ) -> None:
-    """Describe training data: type, lengths, what truncation costs, repeated and bad rows, examples.
+    """Describe training data: type, lengths, what truncation costs, repeated,
+    contaminated and bad rows, examples.
 
     FILES are what data.train takes: files, folders, globs. Nothing is trained or written. Exit code
     2 if there are bad rows.
@@ -101,7 +110,7 @@ def data(
         "max_length": max_length,
     }
     spec = _spec(type_, files, columns, answers, given)
-    found = inspect(spec, _bundle(base), shown=examples)
+    found = inspect(spec, _bundle(base), shown=examples, probes=probes)
     if as_json:
         click.echo(json.dumps(as_table(found, base), ensure_ascii=False))
     else:

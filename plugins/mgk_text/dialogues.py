@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -36,6 +37,8 @@ _BAD = {
     "-1": False,
 }
 _LABELS = {**_GOOD, **_BAD}
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+"""How the data sets of Bai et al. (2022, arXiv 2204.05862) begin a turn of a transcript."""
 
 
 def chat(fields: Fields, raw: Raw) -> Dialogue:
@@ -63,9 +66,22 @@ def instruction(fields: Fields, raw: Raw) -> Dialogue:
     )
     answer = Message("assistant", fields.string(raw, "completion"))
     messages = _with_system(
-        (Message("user", asked), answer), fields.maybe(raw, "system")
+        (*_history(fields, raw), Message("user", asked), answer),
+        fields.maybe(raw, "system"),
     )
     return Dialogue(messages, "", fields.specialty(raw), fields.group(raw), place(raw))
+
+
+def _history(fields: Fields, raw: Raw) -> Messages:
+    """Return the earlier turns of an instruction: pairs of question and answer."""
+    found = list[Message]()
+    for pair in fields.columns.value(raw, "history") or ():
+        if not isinstance(pair, Sequence) or [type(x) for x in pair] != [str, str]:
+            message = f"expected pairs of question and answer, got {pair!r:.40}"
+            raise BadRowError(fields.columns.column("history"), message)
+        question, answer = map(fields.clean, pair)
+        found += [Message("user", question), Message("assistant", answer)]
+    return tuple(found)
 
 
 def preference(fields: Fields, raw: Raw) -> Preference:
@@ -91,7 +107,10 @@ def preference(fields: Fields, raw: Raw) -> Preference:
 
 def _labelled(fields: Fields, raw: Raw) -> Preference:
     columns = fields.columns
-    answer = fields.string(raw, "completion")
+    found = columns.value(raw, "completion")
+    if found is None:
+        raise fields.absent(raw, "completion")
+    answer = _answer(fields, found, columns.column("completion"))[-1].content
     label = columns.value(raw, "label")
     good = _LABELS.get(str(label).strip().lower().removesuffix(".0"))
     if good is None:
@@ -117,7 +136,8 @@ def _asked(fields: Fields, raw: Raw) -> Messages:
     """Return the prompt, which is a text or a list of messages."""
     value = fields.columns.value(raw, "prompt")
     if isinstance(value, str) or value is None:
-        return (Message("user", fields.string(raw, "prompt")),)
+        text = fields.string(raw, "prompt")
+        return _transcript(fields, text) or (Message("user", text),)
     return _messages(fields, value, fields.columns.column("prompt"))
 
 
@@ -127,11 +147,13 @@ def _answer(fields: Fields, value: Any, column: str) -> Messages:
         text = fields.clean(value)
         if not text:
             raise BadRowError(column, "is empty; fill it, or remove the row")
-        return (Message("assistant", text),)
+        return _transcript(fields, text) or (Message("assistant", text),)
     if value is None:
         raise BadRowError(
             column, "missing; expected both a chosen and a rejected answer"
         )
+    if isinstance(value, Mapping):  # one message by itself
+        value = [value]
     messages = _messages(fields, value, column)
     if messages[-1].role != "assistant":
         raise BadRowError(
@@ -139,6 +161,17 @@ def _answer(fields: Fields, value: Any, column: str) -> Messages:
             f"expected the last message to be the answer, got {messages[-1].role}",
         )
     return messages
+
+
+def _transcript(fields: Fields, text: str) -> Messages:
+    """Return the turns of a text such as ``Human: … Assistant: …``; none where it is not one."""
+    opening, *turns = _TURN.split(text.strip())
+    if opening or "Human" not in turns:
+        return ()
+    pairs = zip(turns[::2], turns[1::2], strict=True)
+    found = [Message(_ROLES[role.lower()], fields.clean(said)) for role, said in pairs]
+    # A prompt ends with the beginning of the answer.
+    return tuple(found if found[-1].content else found[:-1])
 
 
 def _messages(fields: Fields, value: Any, column: str) -> Messages:

@@ -14,6 +14,7 @@ from mgk_text.problems import several, summary, verb
 _BAR = 40  # columns of the longest bar
 _MARKS = ("⟦", "⟧")  # around what is learnt where there are no colours
 _SHOWN = 3
+_LISTED = 10
 _CHARACTERS = 600  # of one example
 
 
@@ -31,6 +32,12 @@ def draw(found: Inspection, base: str, *, exact: bool) -> None:
             f"{several(len(found.repeated), 'row')}"
             f" {verb(len(found.repeated), 'repeat')} an earlier one",
             found.repeated,
+        )
+    if found.shared:
+        _draw_lines(
+            f"contamination: {several(len(found.shared), 'row')}"
+            f" {verb(len(found.shared), 'share')} text with a probe",
+            found.shared,
         )
     if found.examples:
         click.echo(f"\nexamples; {_legend()} is learnt")
@@ -66,6 +73,14 @@ def _draw_lengths(lengths: Lengths) -> None:
 def _draw_places(heading: str, places: Sequence[str]) -> None:
     more = " …" if len(places) > _SHOWN else ""
     click.echo(f"\n{heading}: {clean(', '.join(places[:_SHOWN]))}{more}")
+
+
+def _draw_lines(heading: str, lines: Sequence[str]) -> None:
+    click.echo(f"\n{heading}")
+    for line in lines[:_LISTED]:
+        click.echo(f"  {clean(line)}")
+    if len(lines) > _LISTED:
+        click.echo(f"  and {len(lines) - _LISTED:,} more")
 
 
 def _draw_example(example: Example) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -70,16 +71,20 @@ class Fields:
     def _asked(self, raw: Raw) -> str:
         """Return the question, after the context that some layouts have."""
         found = self.columns.value(raw, "context")
-        parts = [found] if isinstance(found, str) else list(found or ())
+        parts = found if isinstance(found, (list, tuple)) else [found]
         context = [self.clean(p) for p in parts if isinstance(p, str)]
         return "\n\n".join([*context, self.string(raw, "question")])
 
     def given(self, raw: Raw) -> answers.Given:
         """Return a row's answer with its options, unchecked."""
         answer = self.columns.value(raw, "answer")
+        if isinstance(answer, list) and len(answer) == 1:
+            answer = answer[0]
         if self.columns.layout.choices:
             return answers.Given(answer, self.columns.layout.choices)
         listed = self.columns.value(raw, "options")
+        if isinstance(listed, str):
+            listed = self._from_text(listed)
         if isinstance(listed, Mapping) and isinstance(listed.get("text"), Sequence):
             keys = [str(k) for k in listed.get("label") or ()]
             return answers.Given(answer, self._listed(listed["text"]), keys)
@@ -89,6 +94,19 @@ class Fields:
         if isinstance(listed, Sequence) and not isinstance(listed, str):
             return answers.Given(answer, *self._from_list(listed))
         return answers.Given(answer, self._by_letter(raw))
+
+    def _from_text(self, text: str) -> Any:
+        """Return the list or object that a table's cell has as JSON."""
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if not isinstance(found, (list, dict)):
+            message = (
+                f"expected a list of options, or one as JSON text, got {text!r:.60}"
+            )
+            raise BadRowError(self.columns.column("options"), message)
+        return found
 
     def _from_list(self, listed: Sequence[Any]) -> tuple[list[str], list[str]]:
         """Return texts and keys of a list of texts, or of objects such as ``{key, value}``."""

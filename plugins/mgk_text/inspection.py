@@ -12,13 +12,14 @@ from mgk_core.contract.bundle import LanguageBundle, Tokens
 from mgk_core.contract.errors import Problem
 from mgk_text import packing
 from mgk_text.cache import IGNORED, Learnt, TokenCache
+from mgk_text.contamination import overlaps
 from mgk_text.dialogue_tasks import PreferenceTask
 from mgk_text.lengths import learnt_in, truncated
 from mgk_text.load import Maker, maker_of
 from mgk_text.probes import spread
 from mgk_text.records import Record, fingerprint
 from mgk_text.rows import Reader, settled
-from mgk_text.specs import TextDataSpec
+from mgk_text.specs import AutoSpec, TextDataSpec
 
 _BINS = 12
 _SHORTEST = 64  # tokens: the first limit that truncation is counted for
@@ -78,25 +79,35 @@ class Example:
 
 @frozen
 class Inspection:
-    """Everything that is known of some files without training on them."""
+    """Everything that is known of some files without training on them.
+
+    shared: training rows that share text with held-out ones, if any are given.
+    """
 
     type: str
     rows: int
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
     repeated: tuple[str, ...]
+    shared: tuple[str, ...] = ()
     lengths: Lengths | None = None
     examples: tuple[Example, ...] = field(default=())
 
 
 def inspect(
-    spec: TextDataSpec, bundle: LanguageBundle, *, shown: int = 3
+    spec: TextDataSpec,
+    bundle: LanguageBundle,
+    *,
+    shown: int = 3,
+    probes: tuple[str, ...] = (),
 ) -> Inspection:
     """Read the training files of a spec and describe them; nothing is trained.
 
     :param shown: how many examples are rendered, spread over all rows
+    :param probes: files of held-out rows, of any type, that training rows must share no text with
     :raises DataError: nothing in the files can be read
     """
+    held = _held(probes)
     reader = Reader(spec)
     spec = reader.spec = settled(spec, reader)
     records = reader.records(spec.train).records
@@ -114,9 +125,23 @@ def inspect(
         notes=notes,
         problems=problems,
         repeated=tuple(_repeated(records)),
+        shared=tuple(map(str, overlaps(records, held, spec.contamination_words))),
         lengths=_lengths(made.examples, spec.max_length) if made.examples else None,
         examples=tuple(_rendered(maker, made, shown)),
     )
+
+
+def _held(probes: tuple[str, ...]) -> list[Record]:
+    """Read the rows of probes, each file as what it is recognised as.
+
+    :raises DataError: rows that cannot be read
+    """
+    found = list[Record]()
+    for source in probes:
+        reader = Reader(AutoSpec(type="auto", train=source))
+        found += reader.records(source, "test").records
+        reader.check()
+    return found
 
 
 def _learnt(maker: Maker, records: Sequence[Record]) -> Learnt:

@@ -14,6 +14,8 @@ LETTERS = "ABCDEFGHIJ"
 AUTO = "auto"
 
 Names = dict[str, tuple[str, ...]]
+_IDS = ("id", "idx", "index", "uuid")  # columns that nobody expects to be learnt
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 @frozen
@@ -50,8 +52,9 @@ def _letters() -> Names:
 _ANSWERS = ("answer", "answer_idx", "answer_index", "answerkey", "cop", "label", "정답")
 _SHARED: Names = {"specialty": ("specialty",), "group": ("topic",)}
 _QUESTION: Names = {
-    "question": ("question", "문제", "질문"),
-    "options": ("options", "choices", "보기"),
+    "context": ("context", "passage", "article", "paragraph", "지문"),
+    "question": ("question", "question_stem", "ctx", "문제", "질문"),
+    "options": ("options", "option", "choices", "endings", "보기"),
     **_letters(),
     "answer": _ANSWERS,
     "reasoning": ("reasoning",),
@@ -63,6 +66,7 @@ _INSTRUCTION: Names = {
     "prompt": _PROMPT,
     "input": (),
     "completion": ("completion", "response", "output", "answer", "답변"),
+    "history": ("history",),
     **_SHARED,
 }
 _CHAT: Names = {
@@ -73,14 +77,16 @@ _CHAT: Names = {
 }
 _PREFERENCE: Names = {
     "system": ("system", "system_prompt"),
-    "prompt": _PROMPT,
+    "prompt": (*_PROMPT, "conversations"),
     "chosen": ("chosen",),
     "rejected": ("rejected",),
     "completion": ("completion", "response", "output"),
     "label": ("label",),
     **_SHARED,
 }
-_ENTRY: Names = {"ko": ("ko",), "en": ("en",), "definition": ("definition",), **_SHARED}
+_KO = ("ko", "translation.ko", "korean", "한국어", "한글", "국문")
+_EN = ("en", "translation.en", "english", "영어", "영문")
+_ENTRY: Names = {"ko": _KO, "en": _EN, "definition": ("definition",), **_SHARED}
 _CODE = ("code", "kcd", "코드", "질병분류코드", "상병코드")
 
 # The first layout whose columns a file has is taken: the more specific come first.
@@ -110,7 +116,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "text", ("yes", "no", "maybe"),
     ),
     Layout(
-        "arc", "ARC", "mcq", ("question", "choices", "answerkey"),
+        "arc", "ARC", "mcq", ("question|question_stem", "choices", "answerkey"),
         {**_QUESTION, "options": ("choices",), "answer": ("answerkey",), "group": ()},
     ),
     Layout(
@@ -121,7 +127,8 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         "mgk", "multiple choice", "mcq",
-        ("question|문제|질문", "options|choices|보기|A|opa|option_a|optiona|option1|choice1",
+        ("question|question_stem|ctx|문제|질문",
+         "options|option|choices|endings|보기|A|opa|option_a|optiona|option1|choice1|option_1|choice_1",
          "|".join(_ANSWERS)),
         _QUESTION,
     ),
@@ -165,7 +172,7 @@ LAYOUTS: tuple[Layout, ...] = (
         {"ko": ("ko", "한글명", "한글명칭"), "en": ("en", "영문명", "영문명칭"),
          "definition": (), "specialty": _CODE, "group": _CODE},
     ),
-    Layout("mgk", "a dictionary", "dictionary", ("ko", "en|definition"), _ENTRY),
+    Layout("mgk", "a dictionary", "dictionary", ("|".join(_KO), "|".join((*_EN, "definition"))), _ENTRY),
     Layout(
         "mgk", "plain text", "text", ("text|content|document|본문",),
         {"text": ("text", "content", "document", "본문"), **_SHARED},
@@ -263,13 +270,21 @@ class Columns:
 
     def used(self, table: Table) -> str:
         """Return the columns that are read, with what is inside them: ``options{A–D}``."""
-        there = set(table.columns)
         found = list[str]()
         for options in self.names.values():
-            column = next((o for o in options if o in there or "." in o), None)
-            if column is not None and (inside := _inside(table, column)) is not None:
-                found.append(column + inside)
+            described = ((o, _inside(table, o)) for o in options)
+            found += [o + inside for o, inside in described if inside is not None][:1]
         return ", ".join(_letters_together(list(dict.fromkeys(found))))
+
+    def unused(self, table: Table) -> list[str]:
+        """Return the columns that have values which no field takes."""
+        taken, filled = set(_IDS), dict[str, None]()
+        for raw in table.rows[:100]:
+            filled |= dict.fromkeys(k for k, v in raw.values.items() if v not in _EMPTY)
+            for names in self.names.values():
+                first = next((n for n in names if _at(raw.values, n) is not None), "")
+                taken |= {first, first.partition(".")[0]}
+        return [name for name in filled if name not in taken]
 
 
 def _field_of(layout: Layout, name: str) -> str | None:

@@ -13,6 +13,8 @@ from mgk_text.delimited import clean_name, read_delimited
 from mgk_text.sources import SPLIT_NAMES, FileSource, HubSource, SavedSource, Source
 from mgk_text.table import Format, Table
 
+_POINTER = b"version https://git-lfs"
+
 
 def read(source: Source, how: Format | None = None) -> Table:
     """Read every row of a source."""
@@ -30,6 +32,10 @@ def read(source: Source, how: Format | None = None) -> Table:
 
 
 def _read_file(source: FileSource, table: Table, how: Format) -> None:
+    with source.path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            table.bad(1, "is a pointer of Git LFS, not the data; run git lfs pull")
+            return
     if source.suffix in {".parquet", ".arrow"}:
         _read_arrow(source, table)
         return
@@ -40,6 +46,9 @@ def _read_file(source: FileSource, table: Table, how: Format) -> None:
         _read_lines(text, table)
     elif source.suffix == ".json":
         _read_json(text, table)
+    elif source.suffix == ".txt" and _are_objects(text):
+        table.notes.append("its content is JSON lines")
+        _read_lines(text, table)
     elif source.suffix in {".txt", ".md"}:
         _read_text(text, table, how.txt_unit)
     else:
@@ -88,6 +97,14 @@ def _read_json(text: str, table: Table) -> None:
     _read_object(whole, table)
 
 
+def _are_objects(text: str) -> bool:
+    """Whether the first lines of a text are JSON objects, one each."""
+    if not text.lstrip().startswith("{"):
+        return False
+    lines = [line for line in text[:1_000_000].split("\n") if line.strip()]
+    return len(lines) > 1 and all(map(_is_object, lines[:2]))
+
+
 def _is_object(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
@@ -129,12 +146,45 @@ def _read_object(whole: Any, table: Table) -> None:
     if len(lists) == 1 and not _is_conversation(whole[lists[0]]):
         table.notes.append(f"rows under {lists[0]!r}")
         rows: list[Any] = whole[lists[0]]
+    elif len(lists) > 1 and all(
+        k in lists and not _is_conversation(v) for k, v in whole.items()
+    ):
+        names = ", ".join(map(repr, lists))
+        table.bad(
+            1, f"has several lists of rows, {names}; save each as a file of its own"
+        )
+        return
+    elif (columns := _columns(whole)) is not None:
+        table.notes.append("one list per column")
+        rows = columns
     elif len(whole) > 1 and all(isinstance(v, dict) for v in whole.values()):
         rows = [{"id": key, **value} for key, value in whole.items()]
     else:
         rows = [whole]
     for number, values in enumerate(rows, 1):
         _add_object(table, number, values)
+
+
+def _columns(whole: dict[str, Any]) -> list[Any] | None:
+    """Return the rows of an object with a list for each column, or an object by number as pandas writes.
+
+    Lists of lists or objects may as well be a single row's messages and options, and are left as they are.
+    """
+    values = [
+        list(v.values()) if isinstance(v, dict) and list(v) == _numbers(v) else v
+        for v in whole.values()
+    ]
+    alike = len(values) > 1 and all(
+        isinstance(v, list) and len(v) == len(values[0]) for v in values
+    )
+    plain = alike and all(not isinstance(x, (list, dict)) for v in values for x in v)
+    if not plain or not values[0]:
+        return None
+    return [dict(zip(whole, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _numbers(value: dict[str, Any]) -> list[str]:
+    return [str(i) for i in range(len(value))]
 
 
 def _is_rows(value: Any) -> bool:

@@ -28,6 +28,7 @@ from mgk_text.specs import (
 from mgk_text.table import Format, Raw, Table
 
 Make = Callable[[Raw], Record]
+_NAMED = 12  # columns that a note names
 _HEAD = 100  # rows whose columns show what a file is
 
 
@@ -67,6 +68,7 @@ class Part:
     layout: Layout
     used: str
     notes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 @define
@@ -180,7 +182,8 @@ class Reader:
         if layout != layouts.AUTO:
             return layouts.named(layout, kinds)
         found = layouts.recognise(table.columns, kinds)
-        return found or layouts.recognise((*table.columns, *columns), kinds)
+        inner = layouts.described(table)
+        return found or layouts.recognise((*table.columns, *inner, *columns), kinds)
 
     def _part(
         self, table: Table, kinds: Sequence[str], layout: str, columns: dict[str, str]
@@ -190,7 +193,10 @@ class Reader:
         mapped = Columns.of(found, table, columns)
         make = self._maker(table, mapped)
         notes = tuple(table.notes)
-        part = Part(table.name, [], [*table.problems], found, mapped.used(table), notes)
+        unused = tuple(mapped.unused(table))
+        part = Part(
+            table.name, [], [*table.problems], found, mapped.used(table), notes, unused
+        )
         for raw in table.rows:
             try:
                 part.records.append(make(raw))
@@ -267,4 +273,9 @@ def _note(split: str, group: Sequence[Part]) -> str:
     rows = several(sum(len(p.records) for p in group), "row")
     if left := sum(len(p.problems) for p in group):
         rows += f", {left:,} left out"
-    return "; ".join([f"{split}: {name} read as {what}", rows, *first.notes])
+    unused = list(dict.fromkeys(c for part in group for c in part.unused))
+    said = [f"{split}: {name} read as {what}", rows, *first.notes]
+    if unused:
+        more = " …" if len(unused) > _NAMED else ""
+        said.append(f"not used: {', '.join(unused[:_NAMED])}{more}")
+    return "; ".join(said)

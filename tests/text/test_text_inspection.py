@@ -157,3 +157,17 @@ def test_the_command_counts_with_the_tokenizer_of_a_base(bundle, write, tmp_path
     assert (
         json.loads(done.stdout)["lengths"]["tokens"] == len(ids) + 1
     )  # and the end of the text
+
+
+def test_rows_that_a_probe_asks_are_listed(run, write):
+    """With ``--probe``, training rows that share thirteen words with a held-out row have both places."""
+    long = " ".join(f"말{i}" for i in range(20))
+    path = write("a.jsonl", [*ROWS, {"prompt": long, "completion": "답"}])
+    probe = write("p.jsonl", [{"text": f"앞 {long} 뒤"}])
+    result = run(path, "--probe", probe)
+    assert result.exit_code == 0
+    assert "contamination: 1 row shares text with a probe" in result.output
+    assert f"{path}:10 shares" in result.output
+    assert f"with {probe}:1" in result.output
+    assert "contamination" not in run(path).output
+    assert len(json.loads(run(path, "--probe", probe, "--json").output)["shared"]) == 1

@@ -123,7 +123,7 @@ def test_exams_are_recognised_by_their_columns(write, layout):
     ]
     title = next(x.title for x in LAYOUTS if x.name == layout and x.kind == "mcq")
     assert f"read as {title} (" in note
-    assert note.endswith(f"{len(EXAMS[layout])} rows")
+    assert f"; {len(EXAMS[layout])} rows" in note
 
 
 def test_pubmedqa_has_its_abstract_before_the_question(write):
@@ -504,3 +504,150 @@ def test_columns_are_mapped_by_their_usual_names_too(write):
     assert [m.content for m in record.messages] == ["무엇인가?", "답이다."]
     with pytest.raises(InputError, match=r"reply.*prompt, input, completion"):
         read(path, columns={"question": "asked", "answer": "said", "reply": "said"})
+
+
+USER, GOOD, WEAK = (
+    {"role": r, "content": c}
+    for r, c in (
+        ("user", "열이 나면?"),
+        ("assistant", "쉰다."),
+        ("assistant", "모른다."),
+    )
+)
+PAIRS = {
+    "hh": ({"chosen": "\n\nHuman: 열이 나면?\n\nAssistant: 쉰다.",
+            "rejected": "\n\nHuman: 열이 나면?\n\nAssistant: 모른다."}, ""),
+    "hh with a prompt": ({"prompt": "\n\nHuman: 열이 나면?\n\nAssistant:", "chosen": " 쉰다.",
+                          "rejected": " 모른다."}, ""),
+    "ultrafeedback": ({"prompt": "열이 나면?", "chosen": [USER, GOOD], "rejected": [USER, WEAK],
+                       "messages": [USER, GOOD], "score_chosen": 9.0}, "messages, score_chosen"),
+    "orca": ({"system": "", "question": "열이 나면?", "chosen": "쉰다.", "rejected": "모른다."}, ""),
+    "llama-factory": ({"conversations": [{"from": "human", "value": "열이 나면?"}],
+                       "chosen": {"from": "gpt", "value": "쉰다."},
+                       "rejected": {"from": "gpt", "value": "모른다."}}, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs_are_read_as_data_sets_publish_them(write, name):
+    """Transcripts, messages, texts and single messages give the same pair; columns that nothing reads are named."""
+    row, unused = PAIRS[name]
+    kind, (pair,), (note,) = read(write("a.jsonl", [row]))
+    assert kind == "preference"
+    assert [(m.role, m.content) for m in pair.prompt] == [("user", "열이 나면?")]
+    assert (pair.chosen, pair.rejected) == ("쉰다.", "모른다.")
+    assert note.partition("; not used: ")[2] == unused
+
+
+def test_labelled_answers_may_be_messages(write):
+    """TRL's unpaired layout has lists of messages as prompt and completion."""
+    rows = [
+        {"prompt": [USER], "completion": [a], "label": a is GOOD} for a in (GOOD, WEAK)
+    ]
+    _, found, _ = read(write("a.jsonl", rows))
+    assert [(p.prompt[0].content, p.chosen, p.rejected) for p in found] == [
+        ("열이 나면?", "쉰다.", ""),
+        ("열이 나면?", "", "모른다."),
+    ]
+
+
+def test_earlier_turns_of_an_instruction_come_first(write):
+    """``history`` has pairs of question and answer; anything else in it is reported."""
+    row = {"instruction": "또?", "output": "물", "history": [["열이 나면?", "쉰다."]]}
+    _, (found,), _ = read(write("a.jsonl", [row]))
+    assert [m.content for m in found.messages] == ["열이 나면?", "쉰다.", "또?", "물"]
+    with pytest.raises(DataError, match=r"a\.jsonl:1: history: .*pairs"):
+        read(write("a.jsonl", [row | {"history": ["열이 나면?"]}]))
+
+
+ASKS = {
+    "cmb": lambda q, o, k: {"question": q, "option": lettered(o), "answer": "ABCD"[k]},
+    "openbookqa": lambda q, o, k: {"question_stem": q, "answerKey": "ABCD"[k],
+                                   "choices": {"text": list(o), "label": list("ABCD")}},
+    "hellaswag": lambda q, o, k: {"ctx": q, "endings": list(o), "label": str(k + 1)},
+    "a list with one answer": lambda q, o, k: {"question": q, "options": list(o), "answer": ["ABCD"[k]]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ASKS)
+def test_further_exams_are_recognised(write, name):
+    """Other names for question and options, and an answer in a list, give the same questions."""
+    last = [{**ASKS[name](ASKED[0], OPTIONS[0], 3)}]  # shows that numbers count from 1
+    kind, found, _ = read(write("a.jsonl", exam(ASKS[name]) + last))
+    assert kind == "mcq"
+    assert [(q.question, q.content) for q in found[:2]] == [
+        (asked, options[right])
+        for asked, options, right in zip(ASKED, OPTIONS, RIGHT, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", ["passage", "article", "paragraph", "context", "지문"])
+def test_a_questions_passage_comes_first(write, name):
+    """A question about a text is asked with the text before it."""
+    rows = exam(lambda q, o, k: {name: "지문이다.", "question": q, "options": list(o), "answer": "ABCD"[k]})  # fmt: skip
+    _, found, _ = read(write("a.jsonl", rows))
+    assert [q.question for q in found] == [f"지문이다.\n\n{q}" for q in ASKED]
+
+
+def test_options_in_a_cell_are_json(write):
+    """A CSV with lists in it has them as JSON; Python's way to print a list is refused with the cell."""
+    cell = json.dumps(OPTIONS[0], ensure_ascii=False).replace('"', '""')
+    head = "question,options,answer\n"
+    _, (found,), _ = read(write("a.csv", f'{head}{ASKED[0]},"{cell}",B\n'))
+    assert (found.options, found.content) == (OPTIONS[0], "혈당")
+    with pytest.raises(DataError, match=r"a\.csv:2: options: .*JSON.*\['요산'"):
+        read(write("a.csv", f'{head}{ASKED[0]},"{list(OPTIONS[0])}",B\n'))
+
+
+@pytest.mark.parametrize("names", [("korean", "english"), ("한글", "영문"), ("한국어", "영어")])  # fmt: skip
+def test_terms_are_recognised_by_the_names_of_the_languages(write, names):
+    """Columns named after Korean and English are a dictionary, and the note names them."""
+    row = dict(zip(names, ("통풍", "gout"), strict=True))
+    kind, (found,), (note,) = read(write("a.jsonl", [row]))
+    assert (kind, found.ko, found.en) == ("dictionary", "통풍", "gout")
+    assert f"({names[0]}, {names[1]})" in note
+
+
+def test_translations_are_read_from_their_object(write):
+    """The hub's layout of translations is an object with a text for each language."""
+    path = write("a.jsonl", [{"translation": {"en": "gout", "ko": "통풍"}}])
+    kind, (found,), (note,) = read(path)
+    assert (kind, found.ko, found.en) == ("dictionary", "통풍", "gout")
+    assert "translation.ko" in note
+    assert "not used" not in note
+
+
+def test_tables_may_be_json_by_column(write):
+    """Lists by column, and objects by number as pandas writes them, are rows; one row of lists is not."""
+    lists = {"question": list(ASKED), "answer": list(ANSWERED)}
+    numbered = {k: {str(i): x for i, x in enumerate(v)} for k, v in lists.items()}
+    for whole in (lists, numbered):
+        kind, found, _ = read(write("a.json", json.dumps(whole)))
+        assert kind == "instruction"
+        assert [d.answer for d in found] == list(ANSWERED)
+    one = {"prompt": [USER], "chosen": [GOOD], "rejected": [WEAK]}
+    assert len(read(write("a.json", json.dumps(one)))[1]) == 1
+
+
+def test_json_with_several_splits_is_refused(write):
+    """Which of several lists is meant is not guessed."""
+    path = write("a.json", json.dumps({"train": [{"text": "가"}], "test": [{"text": "나"}]}))  # fmt: skip
+    with pytest.raises(DataError, match=r"'train', 'test'; save each"):
+        read(path)
+
+
+def test_json_lines_are_recognised_in_a_text_file(write):
+    """Objects by line are rows under .txt too, with a note; a text that begins with a brace is text."""
+    path = write("a.txt", '{"text": "가"}\n{"text": "나"}\n')
+    _, found, (note,) = read(path)
+    assert [t.text for t in found] == ["가", "나"]
+    assert "JSON lines" in note
+    assert [t.text for t in read(write("a.txt", "{x}\n\n나\n"))[1]] == ["{x}", "나"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.txt"])
+def test_a_pointer_is_not_data(write, name):
+    """What git leaves in place of a large file names the command that fetches it."""
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    with pytest.raises(DataError, match="git lfs pull"):
+        read(write(name, text))
