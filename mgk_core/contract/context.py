@@ -19,7 +19,7 @@ from mgk_core.contract.settings import PhaseConfig, RunConfig
 from mgk_core.contract.world import ALONE, World
 
 FILES = "files"
-"""Name of the folder for plugins' own files, below a phase's folder."""
+"""Name of the folder for plugins' own files, below a phase's folder or the run's; mgk neither records nor verifies it."""
 
 
 @frozen(eq=False)
@@ -208,6 +208,7 @@ class StepContext:
 
 
 __all__ = [
+    "FILES",
     "Averages",
     "Observer",
     "PhaseContext",

@@ -101,7 +101,7 @@ def set_up(device: torch.device, *, threads: int, deterministic: bool) -> None:
 
 
 def asked_threads() -> int:
-    """Return OMP_NUM_THREADS; 0 where it is not set, or is no number of threads."""
+    """Return OMP_NUM_THREADS; 0 where it is not set, or is not a whole number."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdecimal() else 0
 

@@ -76,6 +76,8 @@ def test_every_method_runs_and_repeats(method):
         "joint",
         "joint-full",
         "self-distillation",
+        "clora",
+        "intruder-repair",
         "dare",
         "wise-ft",
     }
