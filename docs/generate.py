@@ -13,6 +13,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import runpy
 import sys
 import typing
 from collections.abc import Callable, Iterator
@@ -350,9 +351,26 @@ def conformance_page(_: Plugins) -> str:
     return "\n".join(lines)
 
 
+HOSTILE = Path(__file__).parents[1] / "tests/faults/hostile.py"
+
+
+def hostile_page(_: Plugins) -> str:
+    """Every plugin that the tests run to see it caught."""
+    table = runpy.run_path(str(HOSTILE))
+    lines = []
+    for title, key in (("Plugins that once did harm", "CASES"), ("Plugins written to do harm", "MORE")):
+        lines.append(f"## {title}\n\n| what it does | when it is caught | what the message has in it |\n|---|---|---|")
+        for case in table[key]:
+            said = f"`{case.said}`" if case.said else "nothing: the run ends as it does without it"
+            lines.append(f"| {cell(case.does)} | {cell(case.when)} | {cell(said)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 PAGES: dict[str, Callable[[Plugins], str]] = {
     "conformance.md": conformance_page,
     "events.md": events_page,
+    "hostile-plugins.md": hostile_page,
     "../explanation/architecture.md": architecture_page,
     "hooks.md": hooks_page,
     "configuration.md": configuration_page,

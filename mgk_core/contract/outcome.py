@@ -113,7 +113,12 @@ class Undo(Protocol):
 
 @frozen(eq=False)
 class MergeReport:
-    """What was merged, and what rounding cost."""
+    """What was merged, and what rounding cost.
+
+    exact: the merged model is meant to compute what the unmerged one did. change: where it is not,
+    (weight, delta) → the delta that was merged instead, as `DeltaSpec.change`; the run checks the merged
+    weights of a plugin's rule against it.
+    """
 
     adapter: str
     rule: str
@@ -125,6 +130,7 @@ class MergeReport:
     exact: bool = True
     warnings: tuple[str, ...] = ()
     undo: Undo | None = field(default=None, repr=False)
+    change: Callable[[str, Tensor], Tensor] | None = field(default=None, repr=False)
 
 
 @frozen

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Sequence
 from types import TracebackType
 
+import torch
 from attrs import define, field, frozen
 
 from mgk_core.contract.errors import MgkError, PluginError
@@ -49,11 +50,19 @@ class Ran:
 class Directory:
     """Which plugin is which, by name and by the package of its code.
 
-    ran: whose code ran, in order; whoever compares weights empties it.
+    ran: whose code ran, in order; whoever compares weights empties it. standing: who made an object
+    that runs between hooks, such as an optimizer.
     """
 
     infos: list[PluginInfo] = field(factory=list)
     ran: dict[Ran, None] = field(factory=dict)
+    standing: dict[Ran, None] = field(factory=dict)
+
+    def suspects(self) -> list[Ran]:
+        """Return whose code may have run since the last comparison; mgk's own plugins come last."""
+        standing = [r for r in self.standing if not self.is_own(r.plugin)]
+        found = dict.fromkeys([*self.ran, *standing])
+        return sorted(found, key=lambda ran: self.is_own(ran.plugin))
 
     def describe(self, name: str) -> str:
         """Return ``'name' (distribution version)`` for messages."""
@@ -75,6 +84,14 @@ class Directory:
             i.name == name and i.distribution == OWN and i.error is None
             for i in self.infos
         )
+
+    def plugin_of(self, code: object) -> str | None:
+        """Return the plugin that is not mgk's own and whose package a function or class is from."""
+        package = _package(str(getattr(code, "__module__", None) or ""))
+        for info in self.infos:
+            if _package(info.module) == package and not self.is_own(info.name):
+                return info.name
+        return None
 
     def owner_of(self, error: BaseException) -> str | None:
         """Return the plugin whose code is innermost in an error's traceback; None: no plugin's."""
@@ -109,30 +126,80 @@ def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+_MAKES_WHAT_RUNS = ("mgk_build_model", "mgk_attach_adapter", "mgk_make_optimizer")
+"""Hooks whose answers run later, where no hook is called."""
+
+
+@frozen
+class Process:
+    """Settings of the process that a plugin could leave changed for all code after it."""
+
+    gradients: bool
+    dtype: torch.dtype
+
+    @classmethod
+    def now(cls) -> Process:
+        """Return the settings as they are."""
+        return cls(torch.is_grad_enabled(), torch.get_default_dtype())
+
+    def changed(self) -> str | None:
+        """Return what has changed since, in words; None: nothing."""
+        if torch.is_grad_enabled() != self.gradients:
+            return f"torch's gradients switched {'off' if self.gradients else 'on'}"
+        if torch.get_default_dtype() != self.dtype:
+            return f"torch's default dtype set to {torch.get_default_dtype()}"
+        return None
+
+    def restore(self) -> None:
+        """Set everything back."""
+        torch.set_grad_enabled(self.gradients)
+        torch.set_default_dtype(self.dtype)
+
+
 @frozen(eq=False)
 class Call:
     """A piece of one plugin's code that mgk calls; a context manager around each call of it.
 
-    what: how a message names it: ``mgk_gate``, or ``loss term 'replay'``.
+    what: how a message names it: ``mgk_gate``, or ``loss term 'replay'``. during: it is the first half
+    of a wrapper, which may hold a context manager open while the others are called.
     """
 
     directory: Directory
     plugin: str
     hook: str
     what: str
+    during: bool = False
+    _before: list[Process] = field(factory=list, init=False)
 
     def __enter__(self) -> None:
-        self.directory.ran[Ran(self.plugin, self.hook)] = None
+        ran = Ran(self.plugin, self.hook)
+        self.directory.ran[ran] = None
+        if self.hook in _MAKES_WHAT_RUNS:
+            self.directory.standing[ran] = None
+        self._before.append(Process.now())
 
     def __exit__(
         self, kind: object, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put the plugin's name on what it raised. Errors of mgk's own kind already include what to do."""
+        before = self._before.pop()
+        if error is None:
+            self._check(before)
         if error is None or not isinstance(error, (Exception, SystemExit)):
             return
         if isinstance(error, MgkError) or is_out_of_memory(error):
             return
         raise PluginError(self.plugin, self._raised(error), self.hook) from error
+
+    def _check(self, before: Process) -> None:
+        """Refuse a change to what all later code runs under; it is undone first."""
+        changed = before.changed()
+        if changed is None or self.during:
+            return
+        before.restore()
+        who = f"plugin {self.directory.describe(self.plugin)}"
+        message = f"{who}: {self.what} left {changed}; restore what was set before"
+        raise PluginError(self.plugin, message, self.hook)
 
     def _raised(self, error: BaseException) -> str:
         inner = self.directory.owner_of(error)

@@ -9,20 +9,22 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from attrs import define, evolve
 from torch import Tensor
 
 from mgk_core.contract import hookspecs
-from mgk_core.contract.bundle import Batch
+from mgk_core.contract.bundle import Batch, Score
 from mgk_core.contract.context import Averages, Observer, StepFn, StepOut
 from mgk_core.contract.errors import PluginError
 from mgk_core.contract.objective import Objective, ObjectiveLoss
-from mgk_core.contract.outcome import LossTerm
+from mgk_core.contract.outcome import LossTerm, MergeReport
 from mgk_core.host.blame import Call, Directory
 from mgk_core.host.returned import problem_with
 
@@ -71,26 +73,46 @@ def _guard(call: Call, function: Any) -> Callable[..., Any]:
 
 def _plain(call: Call, function: Any) -> Callable[..., Any]:
     def guard(*values: Any) -> Any:
+        place = Path.cwd()
         with call:
-            return _accepted(call, function(*values))
+            answer = function(*values)
+        if place != (found := Path.cwd()):
+            os.chdir(place)
+            who = f"plugin {call.directory.describe(call.plugin)}"
+            text = f"{who}: {call.hook} left the working directory at {found}; restore what was set before"
+            raise PluginError(call.plugin, text, call.hook)
+        return _accepted(call, answer)
 
     return guard
 
 
 def _accepted(call: Call, answer: Any) -> Any:
     """Check an answer; return it, with a guard around what is called later."""
-    if answer is None:
-        return None
-    call.require(problem_with(call.hook, answer, _arguments.get()))
+    if answer is not None:
+        call.require(problem_with(call.hook, answer, _arguments.get()))
+        return _guarded_answer(call, answer)
+    return None
+
+
+def _guarded_answer(call: Call, answer: Any) -> Any:
     if call.hook == "mgk_loss_terms":
         return {name: _term(call, name, term) for name, term in answer.items()}
     if call.hook == "mgk_observers":
         return [_observer(call, observer) for observer in answer]
     if call.hook == "mgk_make_objective" and not isinstance(answer, GuardedObjective):
         return GuardedObjective(evolve(call, what="the objective"), answer)
+    if call.hook == "mgk_merge" and answer.undo is not None:
+        return _with_undo(call, answer)
     if call.hook == "mgk_make_step" and not isinstance(answer, GuardedStep):
         return GuardedStep(evolve(call, what="the step"), answer)
     return answer
+
+
+def _with_undo(call: Call, report: MergeReport) -> MergeReport:
+    if call.directory.is_own(call.plugin) or isinstance(report.undo, GuardedUndo):
+        return report
+    undo = GuardedUndo(evolve(call, what="the undo of its merge"), report.undo)
+    return evolve(report, undo=undo)
 
 
 def _term(call: Call, name: str, term: LossTerm) -> LossTerm:
@@ -115,18 +137,40 @@ def _wrapper(call: Call, function: Any) -> Callable[..., Any]:
         )
 
     def guard(*values: Any) -> Generator[None, Any, Any]:
-        with call:
+        with evolve(call, during=True):
             inner = function(*values)
             next(inner)
+        result = None
         try:
             result = yield
         except BaseException as error:  # noqa: BLE001 - the wrapper may handle what others raised
             answer = _resumed(call, inner.throw, error)
         else:
             answer = _resumed(call, inner.send, result)
-        return _accepted_of_all(call, answer)
+        accepted = _accepted_of_all(call, answer)
+        _check_kept(call, result, accepted)
+        return accepted
 
     return guard
+
+
+def _check_kept(call: Call, result: Any, answer: Any) -> None:
+    """Check what a wrapper may not take away: another gate's refusal, and items of a score."""
+    if call.hook == "mgk_gate":
+        kept = {id(r) for v in answer or () for r in _refusals(v)}
+        for refusal in (r for v in result or () for r in _refusals(v)):
+            if id(refusal) not in kept:
+                raise call.refuse(
+                    f"verdicts without the refusal of gate {refusal.gate!r}; a wrapper may add refusals only"
+                )
+    if isinstance(result, Score) and isinstance(answer, Score) and answer.n != result.n:
+        raise call.refuse(
+            f"a Score of {answer.n} items where {result.n} were measured; a wrapper keeps n"
+        )
+
+
+def _refusals(verdict: Any) -> Sequence[Any]:
+    return tuple(getattr(verdict, "refusals", None) or ())
 
 
 def _resumed(call: Call, resume: Callable[[Any], Any], value: Any) -> Any:
@@ -141,7 +185,9 @@ def _resumed(call: Call, resume: Callable[[Any], Any], value: Any) -> Any:
         with call:
             raise
     raise PluginError(
-        call.plugin, f"the wrapper {call.hook} of {call.plugin!r} yields twice"
+        call.plugin,
+        f"the wrapper {call.hook} of plugin {call.directory.describe(call.plugin)} yields twice",
+        call.hook,
     )
 
 
@@ -162,6 +208,11 @@ class GuardedTerm:
 
     call: Call
     term: LossTerm
+
+    @property
+    def owner(self) -> str:
+        """Name the term's plugin."""
+        return f"plugin {self.call.directory.describe(self.call.plugin)}"
 
     def __call__(self, step: int) -> Tensor:
         """Call the term."""
@@ -225,6 +276,24 @@ class GuardedObjective(Objective):
         """Return the dev set's micro-batches."""
         with self.call:
             return self.objective.dev()
+
+
+@define(eq=False)
+class GuardedUndo:
+    """An undo whose errors carry its plugin's name."""
+
+    call: Call
+    undo: Any
+
+    def restore(self) -> None:
+        """Put the old weights back."""
+        with self.call:
+            self.undo.restore()
+
+    def release(self) -> None:
+        """Forget the old weights."""
+        with self.call:
+            self.undo.release()
 
 
 @define(eq=False)

@@ -71,7 +71,8 @@ class Hooks:
         found: PhaseData = self._owner(
             "mgk_load_data", spec.type, spec=spec, bundle=bundle, others=others
         )
-        self._check_metrics(found.probes, f"data type {spec.type!r}")
+        wrappers = self._foreign_wrappers("mgk_load_data", spec.type)
+        self._check_metrics(found.probes, f"data type {spec.type!r}{wrappers}")
         return found
 
     def load_probes(
@@ -84,6 +85,20 @@ class Hooks:
         self._check_metrics(found, f"probe type {spec.type!r}")
         when: Any = spec.when
         return tuple(evolve(p, phase=spec.phase, when=when) for p in found)
+
+    def _foreign_wrappers(self, hook: str, type_: str) -> str:
+        """Name the plugins that wrap a hook of another plugin's, for messages; empty without any."""
+        owner = self.plugins.owner(slot_of(hook) or "data", type_)
+        others = [
+            p
+            for p in self.plugins.call_order(hook, owner)
+            if p != owner and not self.plugins.is_own(p)
+        ]
+        return (
+            f", as plugin {' or '.join(map(self.plugins.describe, others))} returns it"
+            if others
+            else ""
+        )
 
     def _check_metrics(self, probes: Sequence[Probe], origin: str) -> None:
         """Raise `InputError` for a probe whose metric no plugin registered."""
@@ -193,6 +208,13 @@ class Hooks:
         answers = self._everyone("mgk_propose_merge", ctx=ctx)
         found: Proposal = answers[-1] if answers else start
         return found
+
+    def merging_plugins(self, spec: Spec) -> list[str]:
+        """Return the plugins that are not mgk's own and that merge, or wrap the merge, for a rule."""
+        rule = ENGINE if isinstance(spec, DeltaSpec) else spec.type
+        owner = self.plugins.owner("merge", rule)
+        called = self.plugins.call_order("mgk_merge", owner)
+        return [plugin for plugin in called if not self.plugins.is_own(plugin)]
 
     def merge(
         self, model: nn.Module, adapter: Adapter, proposal: Proposal, spec: Spec

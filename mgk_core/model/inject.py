@@ -156,6 +156,11 @@ def _key(name: str) -> str:
     return "@" + name.replace(".", "%2E")
 
 
+def has_part(module: nn.Module, name: str) -> bool:
+    """Whether the part of an adapter is on this module itself."""
+    return is_adapted(module) and _key(name) in module.get_submodule(SLOT)._modules
+
+
 def put(module: nn.Module, name: str, part: Part) -> None:
     """Put ``part`` on ``module`` under the adapter's name; `InputError` where it is taken.
 
@@ -203,6 +208,7 @@ __all__ = [
     "Part",
     "adapted_class",
     "effective_weights",
+    "has_part",
     "is_adapted",
     "parts_of",
     "put",

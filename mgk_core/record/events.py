@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from attrs import define, field
@@ -48,8 +49,9 @@ class Events:
             self.part = str(entry["part"])
         self.phase = entry.get("phase") or self.phase
         self.sink(entry)
+        seen = MappingProxyType(entry)  # no observer changes what the next one sees
         for observer in self.observers:
-            observer.on_event(entry)
+            observer.on_event(seen)
 
     def observe(self, observers: Sequence[Observer]) -> None:
         """Replace the observers by those of a new phase."""

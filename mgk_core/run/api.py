@@ -65,7 +65,7 @@ def detach(model: nn.Module, adapter: Adapter) -> None:
     """Take an adapter off without merging it; the base is bit-identical to what it was."""
     if adapter not in state_of(model).adapters:
         raise InputError(f"adapter {adapter.name!r} is not attached to this model")
-    take_off(model, adapter)
+    take_off(installed_hooks(), model, adapter)
 
 
 def merge(

@@ -11,6 +11,7 @@ from torch import nn
 from mgk_core.contract.adapter import Adapter, state_of
 from mgk_core.contract.specs import Spec
 from mgk_core.host.hooks import Hooks
+from mgk_core.run.foreign_code import left_parts
 
 
 def attach_seeded(
@@ -27,12 +28,19 @@ def attach_seeded(
     return adapter
 
 
-def take_off(model: nn.Module, adapter: Adapter) -> None:
-    """Detach an adapter and forget it, unless that was done before."""
+def take_off(hooks: Hooks, model: nn.Module, adapter: Adapter) -> None:
+    """Detach an adapter and forget it, unless that was done before.
+
+    :raises PluginError: the adapter is still on the model
+    """
     adapters = state_of(model).adapters
     if any(a is adapter for a in adapters):
         adapter.detach()
         adapters[:] = [a for a in adapters if a is not adapter]
+        if left := left_parts(model, adapter.name):
+            plugin = hooks.plugins.plugin_of(type(adapter)) or type(adapter).__module__
+            text = f"detach() of adapter {adapter.name!r} left its part on {left[0]!r}"
+            raise hooks.plugins.fault([plugin], "mgk_attach_adapter", text)
 
 
 @contextmanager
@@ -45,4 +53,4 @@ def attached(
     try:
         yield adapter
     finally:
-        take_off(model, adapter)
+        take_off(hooks, model, adapter)

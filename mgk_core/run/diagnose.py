@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,17 @@ from torch import Tensor, nn
 from mgk_core.contract.adapter import trainable
 from mgk_core.contract.bundle import Batch
 from mgk_core.contract.context import PhaseContext
+from mgk_core.contract.outcome import LossTerm
+
+
+@runtime_checkable
+class Owned(Protocol):
+    """Something that knows which plugin it is from."""
+
+    @property
+    def owner(self) -> str:
+        """Name plugin and distribution."""
+
 
 BAD = "first"  # is in every sentence that names a place
 
@@ -36,6 +47,15 @@ def first_bad_layer(ctx: PhaseContext, batch: Batch) -> str:
     if not bool(torch.isfinite(total)):
         return "on replay every layer is finite, and the loss is the first that is not"
     return _first_bad_gradient(ctx.model, total, seen)
+
+
+def bad_term(terms: Mapping[str, LossTerm], step: int) -> str | None:
+    """Return a sentence that names the first loss term that is not finite at a step; None: none is."""
+    for name, term in terms.items():
+        if not _finite(term(step).detach()):
+            whose = f" of {term.owner}" if isinstance(term, Owned) else ""
+            return f"the loss term {name!r}{whose} is not finite"
+    return None
 
 
 def _first_bad_gradient(model: nn.Module, total: Tensor, seen: _Seen) -> str:

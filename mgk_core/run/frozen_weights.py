@@ -17,6 +17,7 @@ from mgk_core.contract.adapter import Adapter, base_state_dict, state_of
 from mgk_core.contract.errors import MgkError, PluginError
 from mgk_core.host.manager import Plugins
 from mgk_core.model.digest import combined_digest, tensor_digests
+from mgk_core.run.foreign_code import foreign_code
 
 _NAMED = 3  # weights in a message
 
@@ -26,7 +27,8 @@ class FrozenWeights:
     """The digests that a model's base must have.
 
     base, residuals, adapter: name → digest; that of the adapter is empty while it may change.
-    since: the point of the last comparison.
+    since: the point of the last comparison. code: places of the model where plugins' code computes
+    since the base was built.
     """
 
     model: nn.Module
@@ -35,10 +37,12 @@ class FrozenWeights:
     residuals: dict[str, str] = field(factory=dict)
     adapter: dict[str, str] = field(factory=dict)
     since: str = "loading the base"
+    code: frozenset[str] = frozenset()
     _before: tuple[dict[str, str], dict[str, str]] = field(factory=lambda: ({}, {}))
 
     def __attrs_post_init__(self) -> None:
         self.accept(self.since)
+        self.code = frozenset(foreign_code(self.model, self.plugins.plugin_of))
 
     @property
     def digest(self) -> str:
@@ -88,7 +92,23 @@ class FrozenWeights:
             changed += [f"the adapter's {name}" for name in own]
         if changed:
             raise self._error(changed, when)
+        self._check_code(when)
         self._passed(when)
+
+    def _check_code(self, when: str) -> None:
+        """Check that no plugin's code computes in the model, apart from the base's and the attached adapter's."""
+        adapters = state_of(self.model).adapters
+        allowed = {self.plugins.plugin_of(type(adapter)) for adapter in adapters}
+        for place, plugin in foreign_code(self.model, self.plugins.plugin_of).items():
+            if plugin in allowed or place in self.code:
+                continue
+            raise self.plugins.fault(
+                [plugin],
+                "a run",
+                f"the model computes with its code: {place}, found after {when}. The saved model would not"
+                " have it, so what is scored would not be what is saved; nothing was committed or saved"
+                f" since. Fix the plugin or leave it out: --without-plugin {plugin}",
+            )
 
     def _take(self, found: dict[str, str], when: str) -> None:
         self.base = found
@@ -107,9 +127,7 @@ class FrozenWeights:
             f" after {when}"
         )
         end = "nothing was committed or saved since"
-        suspects = sorted(
-            self.plugins.ran, key=lambda ran: self.plugins.is_own(ran.plugin)
-        )
+        suspects = self.plugins.suspects()
         if not suspects:
             return MgkError(
                 f"{start}. No plugin ran in between, so other code wrote to them; {end}"

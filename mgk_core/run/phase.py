@@ -22,7 +22,7 @@ from mgk_core.contract.errors import (
     PluginError,
     StoreError,
 )
-from mgk_core.contract.outcome import Outcome, Recovery, Result
+from mgk_core.contract.outcome import LossTerm, Outcome, Recovery, Result
 from mgk_core.contract.sampling import steps_of
 from mgk_core.contract.specs import Spec
 from mgk_core.model.device import reset_peak
@@ -57,6 +57,7 @@ class PhaseRun:
     progress: Progress = field(factory=Progress)
     trainer: Trainer | None = None
     observers: list[object] = field(factory=list)
+    terms: dict[str, LossTerm] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self.record = self.session.record(self.index)
@@ -212,6 +213,7 @@ class PhaseRun:
             session.stop,
             self._halved,
             session.auto_batch,
+            terms=self.terms,
         )
         return self.trainer
 
@@ -225,7 +227,8 @@ class PhaseRun:
             session.weights.check("preparing the objective")
 
     def _make_step(self) -> StepFn:
-        terms = self.session.hooks.loss_terms(self.ctx)
+        self.terms.clear()  # the trainer holds the same mapping
+        self.terms.update(terms := self.session.hooks.loss_terms(self.ctx))
         return self.session.hooks.make_step(
             StepContext(self.ctx, tuple(terms.values()), tuple(terms))
         )
@@ -367,7 +370,7 @@ class PhaseRun:
     def _take_off(self) -> None:
         """Detach the adapter if it is still on."""
         if self.ctx.adapter is not None:
-            take_off(self.ctx.model, self.ctx.adapter)
+            take_off(self.session.hooks, self.ctx.model, self.ctx.adapter)
         self.session.events.observe([])
 
 

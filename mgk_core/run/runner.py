@@ -54,6 +54,7 @@ from mgk_core.run.fork import fork
 from mgk_core.run.join import joined
 from mgk_core.run.out_of_memory import told_of
 from mgk_core.run.phase import PhaseRun
+from mgk_core.run.recorded_files import unchanged_by_plugins
 from mgk_core.run.resume import begin, check_finished, find
 from mgk_core.run.saved_model import SavedModel, compare_saved
 from mgk_core.run.scores import load_row, retention_table
@@ -421,7 +422,8 @@ def _leave(session: Session, index: int, result: str) -> None:
         retention=digest,
         **session.account(),
     )
-    session.world.lead(lambda: session.hooks.recorded(session.run, phase))
+    with unchanged_by_plugins(session):
+        session.world.lead(lambda: session.hooks.recorded(session.run, phase))
 
 
 def _write_retention(session: Session) -> str:
@@ -448,7 +450,8 @@ def _finish(session: Session) -> None:
     digest = _write_retention(session)
     session.events("time", **{k: round(v, 3) for k, v in session.times.items()})
     session.commit("finished", retention=digest, **session.account())
-    session.world.lead(lambda: session.hooks.recorded(session.run, ""))
+    with unchanged_by_plugins(session):
+        session.world.lead(lambda: session.hooks.recorded(session.run, ""))
 
 
 def _save_model(session: Session) -> None:

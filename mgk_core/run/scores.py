@@ -47,12 +47,12 @@ def measure_row(
     model = ctx.model
     was_training = model.training
     row: dict[str, Score] = {}
-    model.eval()
     try:
         with torch.no_grad():
             wanted = [p for p in chosen_probes(ctx) if ends or p.when == "always"]
             for number, probe in enumerate(wanted, 1):
                 stop()
+                model.eval()  # again for each, whatever the one before has left
                 with activity(f"scoring {probe.name} ({number} of {len(wanted)})"):
                     row[probe.name] = hooks.evaluate(ctx, probe)
         return row

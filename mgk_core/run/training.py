@@ -14,13 +14,14 @@ from torch import Tensor
 from mgk_core.contract.bundle import Batch
 from mgk_core.contract.context import Averages, PhaseContext, StepFn, StepOut
 from mgk_core.contract.errors import MgkError
+from mgk_core.contract.outcome import LossTerm
 from mgk_core.contract.progress import Advance, counting
 from mgk_core.contract.sampling import Order
 from mgk_core.contract.settings import TrainSettings
 from mgk_core.model.device import memory
 from mgk_core.record.checkpoint import Progress
 from mgk_core.record.events import Events
-from mgk_core.run.diagnose import BAD, first_bad_layer
+from mgk_core.run.diagnose import BAD, bad_term, first_bad_layer
 from mgk_core.run.out_of_memory import FittingStep
 
 CHECKED = 4  # examples whose loss is compared at resume; a forward pass over them is a fraction of a step
@@ -40,7 +41,7 @@ class Trainer:
 
     save: writes a checkpoint. stop: asked after every step; True ends the loop after a checkpoint.
     halved: called with the new micro-batch size after an out-of-memory error. auto_batch: whether the
-    micro-batch may be halved.
+    micro-batch may be halved. terms: the loss terms by name, for the message about steps that are not finite.
     """
 
     ctx: PhaseContext
@@ -51,6 +52,7 @@ class Trainer:
     stop: Callable[[], bool]
     halved: Callable[[int], None] = lambda _: None
     auto_batch: bool = False
+    terms: Mapping[str, LossTerm] = field(factory=dict)
     best: dict[str, Tensor] | None = None
     _pending: list[StepOut] = field(factory=list)
     _figures: list[Mapping[str, Tensor]] = field(factory=list)
@@ -218,7 +220,9 @@ class Trainer:
             first_bad_layer(ctx, ctx.batch(rows[i : i + micro]))
             for i in range(0, len(rows), micro)
         ]
-        layer = next((f for f in found if BAD in f), found[0])
+        layer = bad_term(self.terms, self.progress.step - 1) or next(
+            (f for f in found if BAD in f), found[0]
+        )
         return (
             f"phase {ctx.phase.name!r}: {self.progress.bad_in_row} steps in a row up to step {self.progress.step}"
             f" had a loss or gradient that is not finite; {layer}; those updates were left out. Lower"

@@ -7,9 +7,10 @@ that dies in between goes through the transition again from the trained adapter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -38,6 +39,7 @@ from mgk_core.model.digest import tensors_digest
 from mgk_core.record.ledger import Attempt, PhaseEntry
 from mgk_core.record.run_directory import RESIDUAL, STATISTICS, TRANSFORMED
 from mgk_core.record.store import TEMPORARY
+from mgk_core.run.declared_merge import BeforeMerge
 from mgk_core.run.phase_record import PhaseRecord
 from mgk_core.run.scores import measure_row, plain
 from mgk_core.run.session import PhaseSession
@@ -152,7 +154,7 @@ class Transition:
         if self.proposal.keep_apart:
             return State.APART
         ctx = self.ctx
-        with self.session.timed("merge"):
+        with self.session.timed("merge"), self._naming_plugins():
             self.proposal, self.kept = materialise(
                 self.adapter, self.proposal, base_state_dict(ctx.model)
             )
@@ -167,11 +169,37 @@ class Transition:
         )  # fmt: skip
         return State.MERGED
 
+    @contextmanager
+    def _naming_plugins(self) -> Iterator[None]:
+        """Add to a refused merge whose adapter, transforms and rule took part, where not mgk's own."""
+        try:
+            yield
+        except MergeError as error:
+            plugins, phase = self.session.hooks.plugins, self.ctx.phase
+            classes = [
+                type(p) for p in (self.adapter, *phase.of(DeltaSpec), phase.merge)
+            ]
+            classes += [type(t) for t in self.proposal.transforms]
+            found = dict.fromkeys(filter(None, map(plugins.plugin_of, classes)))
+            if not found:
+                raise
+            who = ", ".join(f"plugin {plugins.describe(name)}" for name in found)
+            raise MergeError(f"{error} (code of {who} took part)") from error
+
     def _merge(self) -> MergeReport:
         """Merge on this rank; kept at once, so that it is undone where another rank fails."""
-        self.report = self.session.hooks.merge(
-            self.ctx.model, self.adapter, self.proposal, self.ctx.phase.merge
+        hooks, ctx = self.session.hooks, self.ctx
+        plugins = hooks.merging_plugins(ctx.phase.merge)
+        before = BeforeMerge.of(ctx.model, self.adapter) if plugins else None
+        self.report = hooks.merge(
+            ctx.model, self.adapter, self.proposal, ctx.phase.merge
         )
+        if before is not None:
+            problem = before.problem(self.adapter, self.proposal, self.report)
+            if self.report.undo is None:
+                problem = "returned a MergeReport without undo; a run must be able to undo a merge"
+            if problem is not None:
+                raise hooks.plugins.fault(plugins, "mgk_merge", problem)
         return self.report
 
     def _merged(self) -> State:
@@ -223,8 +251,14 @@ class Transition:
             raise MergeError(
                 f"phase {ctx.phase.name!r}: merged and unmerged outputs differ by {found.error:.3g} (relative 2-norm);"
                 f" the tolerance from rounding is {found.bound:.3g}. The base was restored; the adapter's"
-                " merged_weight does not compute what its forward pass does: see 'mgk check-plugin'"
+                f" merged_weight ({self._adapter_of()}) does not compute what its forward pass does: see"
+                " 'mgk check-plugin'"
             )
+
+    def _adapter_of(self) -> str:
+        """Name the adapter's type and plugin, for messages."""
+        plugins, type_ = self.session.hooks.plugins, self.ctx.phase.adapter.type
+        return f"type {type_!r} of plugin {plugins.describe(plugins.owner('adapter', type_))}"
 
     def _check_weights(self, when: str) -> None:
         """Check that base and adapter are what they must be; `when` is what was just done."""
@@ -241,7 +275,10 @@ class Transition:
         ctx = self.ctx
         self._tell_row(ctx.phase.name, self.row)
         verdicts = _strictest(
-            self.session.world, self.session.hooks.gate(ctx, list(ctx.scores), self.row)
+            self.session.world,
+            self.session.hooks.gate(
+                ctx, [*map(MappingProxyType, ctx.scores)], MappingProxyType(self.row)
+            ),
         )
         self._tell_verdicts(verdicts)
         self.refusals = tuple(r for v in verdicts if not v.accept for r in v.refusals)
@@ -329,7 +366,9 @@ class Transition:
         """Write what the merge did, the residual, and the deltas where transforms changed them."""
         report = self.report
         assert report is not None  # noqa: S101 - only after a merge
-        table = attrs.asdict(report, filter=lambda a, _: a.name != "undo")
+        table = attrs.asdict(
+            report, filter=lambda a, _: a.name not in ("undo", "change")
+        )
         table["verification"] = (
             attrs.asdict(self.verification) if self.verification else None
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
 from mgk_core.contract.adapter import Adapter, state_of
@@ -169,7 +169,8 @@ def all_or_nothing(rule: Rule) -> None:
 def as_declared(rule: Rule) -> None:
     """Each weight changes by the declared delta and one rounding, as reported; no other weight changes.
 
-    A rule that calls its merge not exact declares what it makes of a delta (`DeltaSpec.change`).
+    A rule that calls its merge not exact declares what it makes of a delta (`DeltaSpec.change`, or
+    `MergeReport.change` of a rule that merges by itself).
     """
     case, adapter = rule.ready()
     before = base_of(case)[0]
@@ -180,11 +181,10 @@ def as_declared(rule: Rule) -> None:
         n for n, t in before.items() if n not in named and not torch.equal(t, now[n])
     ]
     require(not silent, f"it changed {silent}, which the report does not name")
-    if rule.change is None:
-        require(
-            report.exact,
-            "it calls its merge not exact, and declares no change of the delta",
-        )
+    if rule.change is None and not report.exact:
+        if report.change is None:
+            broken("it calls its merge not exact, and declares no change of the delta")
+        rule = evolve(rule, change=report.change)
     for name, weight in named.items():
         declared, old = rule.declared(adapter, name), before[name].double()
         change = now[name].double() - old

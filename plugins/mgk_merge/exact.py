@@ -75,7 +75,7 @@ def merge_changed(
     """
     spec = MergeSpec(type=rule.type)
     changed = evolve(proposal, transforms=(*proposal.transforms, ByDelta(rule)))
-    return evolve(merge(model, adapter, changed, spec), exact=False)
+    return evolve(merge(model, adapter, changed, spec), exact=False, change=rule.change)
 
 
 def _merge_weight(

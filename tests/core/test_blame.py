@@ -106,7 +106,7 @@ def hooks_with(hook, do, *, wrapper=False):
         setattr(owner, f"mgk_{hook}", implementation(hook, lambda: None))
     owned = [("demo", owner)] if not wrapper else [("owner", owner), ("demo", demo)]
     return Hooks(
-        load_plugins(without=["retention", "report"], extra=owned)
+        load_plugins(without=["retention", "report", "trackers"], extra=owned)
     )  # they look into the context
 
 
