@@ -28,6 +28,8 @@ def drawn(plan: Plan, width: int, *, hooks: bool = False) -> Iterator[Renderable
     for phase in plan.phases:
         yield text("")
         yield from _details(phase)
+        if plan.ranks > 1:
+            yield _pair("processes", _shared(phase))
     if plan.probes:
         yield text("")
         yield _pair("probes of the pipeline", _listed(plan.probes))
@@ -70,6 +72,23 @@ def _details(phase: PhasePlan) -> Iterator[Text]:
         yield _pair("data", note)
 
 
+def _shared(phase: PhasePlan) -> str:
+    """Describe how a step is shared out, and what it costs."""
+    rank = phase.rank
+    if rank.micro_batches == 1:
+        return (
+            f"all {rank.ranks} compute the whole batch, because it is one micro-batch; to share it out set"
+            f" train.micro_batch, e.g. {max(1, phase.batch_size // rank.ranks)}"
+        )
+    spare = (
+        f" (of {rank.turns * rank.ranks} turns {rank.repeated} are spare)"
+        if rank.repeated
+        else ""
+    )
+    count = fmt.several(rank.micro_batches, "micro-batch", "micro-batches")
+    return f"each computes {rank.turns} of {count} of a step{spare} and receives {fmt.size(rank.received)} a step"
+
+
 def _listed(probes: Sequence[ProbePlan]) -> str:
     return ", ".join(f"{p.name} ({p.metric}, n {p.items}, {p.split})" for p in probes)
 
@@ -93,8 +112,9 @@ def _totals(plan: Plan) -> Iterator[Text]:
         if plan.device == "cpu"
         else "on the device and the host"
     )
+    each = f" in each of {plan.ranks} processes" if plan.ranks > 1 else ""
     yield text(
-        f"peak memory: about {fmt.size(plan.peak)}, {runtime}; measured on single batches,"
+        f"peak memory: about {fmt.size(plan.peak)}{each}, {runtime}; measured on single batches,"
         " without what the allocator reserves"
     )
     yield text(

@@ -90,10 +90,12 @@ def memory_of(
     micro: int,
     evaluation: int,
     collects: bool,
+    exchange: int = 0,
 ) -> dict[str, int]:
     """Return part → bytes of what one phase holds at its largest.
 
     optimizer: bytes of its state. evaluation: as `scoring` gives it. collects: whether a method keeps statistics.
+    exchange: bytes in which gradients of several processes are summed, after their activations are gone.
     """
     data, ctx = session.data[index], session.context(index)
     ctx.adapter = adapter
@@ -107,6 +109,7 @@ def memory_of(
             "optimizer": optimizer,
             "activations": activations(session, ctx, micro),
         },
+        {"gradients": parameters, "optimizer": optimizer, "exchange": exchange},
         # fp32 copies of the largest weight: the sum and the delta
         {
             "old weights": undo,

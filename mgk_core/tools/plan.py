@@ -30,6 +30,7 @@ from mgk_core.run.attached import attached
 from mgk_core.run.session import Session
 from mgk_core.run.setup import Prepared, open_session
 from mgk_core.tools.footprint import memory_of, residual_bytes, scoring, size_of
+from mgk_core.tools.shares import Share, share_of
 
 
 @runtime_checkable
@@ -55,7 +56,7 @@ class ProbePlan:
 
 @frozen
 class PhasePlan:
-    """One phase. memory, disk: part → bytes. plugins: slot → ``type (plugin)``."""
+    """One phase. memory, disk: part → bytes. plugins: slot → ``type (plugin)``. rank: what one process does of a step."""
 
     name: str
     title: str
@@ -72,6 +73,7 @@ class PhasePlan:
     memory: Mapping[str, int]
     disk: Mapping[str, int]
     probes: tuple[ProbePlan, ...]
+    rank: Share
     notes: tuple[str, ...] = ()
 
 
@@ -79,6 +81,7 @@ class PhasePlan:
 class Plan:
     """A whole run. runtime: bytes of the process beside the base's weights. tried: the most bytes
     that the process held while it planned, which loads everything and tries each kind of work once.
+    ranks: processes of the run; memory is that of each.
 
     Beside the weights there are Python, its libraries, a tokenizer, and copies of weights in other precisions.
     """
@@ -98,10 +101,11 @@ class Plan:
     hooks: Mapping[str, tuple[str, ...]]
     conflicts: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    ranks: int = 1
 
     @property
     def peak(self) -> int:
-        """Return bytes of memory of the largest phase, with everything beside the weights."""
+        """Return bytes of memory of the largest phase, with everything beside the weights; of each process."""
         largest = max((sum(p.memory.values()) for p in self.phases), default=0)
         return max(self.tried, self.runtime + largest)
 
@@ -115,18 +119,18 @@ class Plan:
         return lasting + transient + self.base_bytes
 
 
-def make_plan(prepared: Prepared, *, sink: Sink = ignore) -> Plan:
-    """Plan a run.
+def make_plan(prepared: Prepared, *, ranks: int = 1, sink: Sink = ignore) -> Plan:
+    """Plan a run of so many processes.
 
     :raises ConfigError: phases that cannot be begun, all of them, and why
     """
     with tempfile.TemporaryDirectory(
         prefix="mgk-plan-"
     ) as scratch:  # a phase's hooks get a folder
-        return _plan(prepared, Store(Path(scratch)), sink)
+        return _plan(prepared, Store(Path(scratch)), ranks, sink)
 
 
-def _plan(prepared: Prepared, store: Store, sink: Sink) -> Plan:
+def _plan(prepared: Prepared, store: Store, ranks: int, sink: Sink) -> Plan:
     reset_process_peak()
     before = resident()
     session = open_session(prepared, store, Journal(store), Events(sink))
@@ -135,7 +139,7 @@ def _plan(prepared: Prepared, store: Store, sink: Sink) -> Plan:
     config, evaluation = session.config, scoring(session)
     with activity("measuring memory"):
         phases = tuple(
-            _phase(session, index, evaluation)
+            _phase(session, index, evaluation, ranks)
             for index in track(range(len(config.phases)), "phases")
         )
     # Now every library is loaded, and whatever is made of the weights at their first use is there.
@@ -161,10 +165,11 @@ def _plan(prepared: Prepared, store: Store, sink: Sink) -> Plan:
             *prepared.resolved.notes,
             *session.notes,
         ),
+        ranks=ranks,
     )
 
 
-def _phase(session: Session, index: int, evaluation: int) -> PhasePlan:
+def _phase(session: Session, index: int, evaluation: int, ranks: int = 1) -> PhasePlan:
     phase, model, seed = (
         session.config.phases[index],
         session.bundle.model,
@@ -173,11 +178,11 @@ def _phase(session: Session, index: int, evaluation: int) -> PhasePlan:
     with attached(
         session.hooks, model, phase.adapter, phase.name, seed=seed
     ) as adapter:
-        return _attached(session, index, adapter, evaluation)
+        return _attached(session, index, adapter, evaluation, ranks)
 
 
 def _attached(
-    session: Session, index: int, adapter: Adapter, evaluation: int
+    session: Session, index: int, adapter: Adapter, evaluation: int, ranks: int
 ) -> PhasePlan:
     phase, data = session.config.phases[index], session.data[index]
     train = phase.train
@@ -186,6 +191,7 @@ def _attached(
     trainable = sum(p.numel() for p in parameters)
     total = sum(t.numel() for t in base_state_dict(session.bundle.model).values())
     optimizer = _optimizer_bytes(session, phase, adapter)
+    rank = share_of(ranks, min(train.batch_size, len(data.train)), micro, trainable)
     return PhasePlan(
         name=phase.name,
         title=phase.title,
@@ -205,11 +211,13 @@ def _attached(
             adapter,
             optimizer=optimizer,
             micro=micro,
+            exchange=rank.buffers,
             evaluation=evaluation,
             collects=_statistics(session, data) > 0,
         ),
         disk=_disk(session, phase, data, adapter, optimizer),
         probes=_probes(session, phase, data.probes),
+        rank=rank,
         notes=(*data.notes, *_recoveries(session, phase)),
     )
 

@@ -19,6 +19,13 @@ from mgk_cli.lazy import Command
 @options.PIPELINE
 @options.config_options
 @options.machine_options
+@click.option(
+    "--nproc",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Plan a run in N processes: memory and traffic of each.  [default: 1]",
+)
 @options.without_option
 @click.option(
     "--hooks", is_flag=True, help="Also list which plugins implement which hooks."
@@ -26,7 +33,7 @@ from mgk_cli.lazy import Command
 @options.json_option
 def command(
     *, pipeline: str | None, config: Path | None, overrides: tuple[str, ...],
-    device: str | None, seed: int | None, without: tuple[str, ...], hooks: bool,
+    device: str | None, seed: int | None, nproc: int, without: tuple[str, ...], hooks: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Dry run of PIPELINE: show data, steps, parameters, memory, disk, plugins and conflicts.
@@ -47,7 +54,7 @@ def command(
     named = pipeline if pipeline is not None or config is not None else DEFAULT
     tree = load_tree(named, config, overrides, {"device": device, "seed": seed})
     with waiting("planning", silent=as_json):
-        plan = make_plan(prepare(tree, without))
+        plan = make_plan(prepare(tree, without), ranks=nproc)
     if as_json:
         print_json([attrs.asdict(plan) | {"memory_peak": plan.peak, "disk": plan.disk}])
     else:
