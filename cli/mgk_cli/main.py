@@ -17,6 +17,7 @@ COMMANDS = {
     "resume": "Resume an interrupted run.",
     "phase": "Run a single phase, starting from the saved phase before it.",
     "plan": "Dry run: show steps, memory and disk without training.",
+    "launch": "Write a job file that runs a pipeline on a cluster.",
     "lr-find": "Find a learning rate: train a throw-away adapter at rising rates.",
     "show": "Show a run, or compare several.",
     "verify": "Check every file of a run against its ledger.",
