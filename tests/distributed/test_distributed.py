@@ -1,10 +1,17 @@
 """Runs of several processes: the same bits as one process, and errors that are everyone's."""
 
 import json
+import os
+import signal
+import time
+from pathlib import Path
 
 import pytest
 
-from mgk_core.run.runner import run_pipeline
+from mgk_core.config.resolve import load_tree
+from mgk_core.run.runner import resume_run, run_pipeline
+from mgk_core.run.setup import prepare
+from mgk_core.tools.plan import make_plan
 from mgk_core.tools.verify_run import audit
 
 pytestmark = pytest.mark.distributed
@@ -13,10 +20,23 @@ TIMES = {"journal.jsonl", "metrics.jsonl", "report.html"}
 """Files with times in them: all others have the same bytes on any number of ranks."""
 
 
+PARTS = (
+    "settings",
+    "sums",
+    "failures",
+    "korean",
+    "apart",
+    "full",
+    "traffic",
+    "wrong",
+    "reductions",
+)
+
+
 @pytest.fixture(scope="module")
 def two(ranks):
     """The directory in which two ranks did everything once."""
-    return ranks(2, "settings", "sums", "failures", "korean", "apart", "full")
+    return ranks(2, *PARTS, limit=500)
 
 
 def read(where, part):
@@ -76,7 +96,9 @@ def test_two_ranks_write_the_run_that_one_process_writes(two, tmp_path, monkeypa
     """Three phases on the tiny base with drift-guard: every file but those with times has the same bytes."""
     monkeypatch.setenv("MGK_CACHE", str(tmp_path / "cache"))
     run_pipeline(
-        "korean-medical", out=tmp_path / "alone", overrides=read(two, "settings")
+        "korean-medical",
+        out=tmp_path / "alone",
+        overrides=read(two, "settings")["tiny"],
     )
     assert digests(two / "korean") == digests(tmp_path / "alone")
     assert different(two / "korean", tmp_path / "alone") == []
@@ -97,3 +119,94 @@ def test_a_full_disk_on_the_leader_is_everyones_and_the_run_continues(two):
     assert "No space left on device" in read(two, "full")
     assert digests(two / "full") == digests(two / "small")
     assert audit(two / "full").sound
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        ("not_a_number", "MergeError", "finite"),
+        ("merged_wrong", "EnvironmentFault", "the merged base: rank 1 of 2 has other"),
+    ],
+)
+def test_a_merge_that_goes_wrong_on_one_rank_is_undone_on_all(two, fault, kind, words):
+    """Each rank raises the same error with its base bit-identical; a resumed run ends as one without the fault."""
+    leader, failing = read(two, "wrong")[fault]
+    assert leader == failing
+    raised, text, restored, merges = leader
+    assert raised == kind
+    assert words in text
+    assert restored is True
+    assert merges == 1
+    assert digests(two / fault) == digests(two / "small")
+
+
+def test_the_plans_traffic_is_what_a_rank_receives(two):
+    """All steps of three phases of five micro-batches, counted where they travel: within five percent."""
+    overrides = [
+        f"{k}={json.dumps(v)}" for k, v in read(two, "settings")["small"].items()
+    ]
+    plan = make_plan(prepare(load_tree("textmodel", None, overrides)), ranks=2)
+    planned = sum(p.steps * p.rank.received for p in plan.phases)
+    assert plan.phases[0].rank.turns == 2
+    assert plan.phases[0].rank.repeated == 1
+    assert read(two, "traffic") == pytest.approx(planned, rel=0.05)
+
+
+def test_only_the_sum_in_order_trains_the_delta_of_one_process(two):
+    """An all-reduce is off by rounding, and the mean of the ranks' means, DDP's own, by a tenth and more."""
+    for found in read(two, "reductions").values():
+        assert found["in_order"] == 0
+        assert 0 < found["all_reduce"] < 1e-5
+        assert found["mean_of_means"] > 0.1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_ends_the_run_and_one_process_continues_it(
+    mgk, two, tmp_path, rank
+):
+    """The survivor names the rank at once, exit code 3; the resumed run has the bits of one never killed."""
+    out = tmp_path / "killed"
+    settings = read(two, "settings")["small"] | {"defaults.train.checkpoint_steps": 1}
+    chosen = [f"--set={k}={json.dumps(v)}" for k, v in settings.items()]
+    running = mgk(
+        "run", "textmodel", "--nproc", 2, "--out", out, *chosen,
+        MGK_CACHE=str(tmp_path / "cache"),
+    )  # fmt: skip
+    journal = out / "journal.jsonl"
+    until(lambda: journal.is_file() and '"checkpoint"' in journal.read_text())
+    os.kill(process_of(running.pid, rank), signal.SIGKILL)
+    began = time.monotonic()
+    _, printed = running.communicate(timeout=60)
+    assert time.monotonic() - began < 30
+    assert running.returncode == 3
+    assert f"rank {rank} (process" in printed
+    resume_run(out)
+    assert digests(out)[1] == digests(two / "small")[1]
+
+
+def until(true, seconds=300):
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def process_of(parent, rank):
+    """Return the process of a rank, a child of the launcher."""
+    tasks = Path(f"/proc/{parent}/task").iterdir()
+    children = " ".join((t / "children").read_text() for t in tasks).split()
+    wanted = f"RANK={rank}".encode()
+    return next(
+        int(c)
+        for c in children
+        if wanted in Path(f"/proc/{c}/environ").read_bytes().split(b"\0")
+    )
+
+
+@pytest.mark.slow
+def test_four_ranks_write_the_run_that_two_write(two, ranks):
+    """More ranks than some steps have micro-batches: the same bytes."""
+    four = ranks(4, "settings", "korean", limit=600)
+    assert digests(four / "korean") == digests(two / "korean")
+    assert different(four / "korean", two / "korean") == []

@@ -9,13 +9,18 @@ import time
 from pathlib import Path
 
 import torch
+from reductions import measured
 
-from mgk_core.contract.errors import InputError, MergeError, StoreError
-from mgk_core.contract.world import World
+from mgk_core.contract.adapter import base_state_dict
+from mgk_core.contract.errors import InputError, MergeError, MgkError, StoreError
+from mgk_core.contract.world import World, place
 from mgk_core.model.device import is_out_of_memory
+from mgk_core.model.digest import tensors_digest
 from mgk_core.record.disk import Disk
+from mgk_core.run import ranks
 from mgk_core.run.join import joined
 from mgk_core.run.runner import resume_run, run_pipeline
+from mgk_core.run.transition import Transition
 
 TINY = {
     "base.id": "tiny-gemma",
@@ -45,8 +50,8 @@ def korean(where, world):
 
 
 def settings(where, world):
-    """What `korean` was run with, for a process that does the same alone."""
-    return TINY
+    """What the runs were given, for a process that does the same alone."""
+    return {"tiny": TINY, "small": SMALL}
 
 
 def sums(where, world):
@@ -124,8 +129,90 @@ def full(where, world):
     except StoreError as error:
         raised = str(error)
     resume_run(name)
-    run_pipeline("textmodel", out=where / "small", overrides=SMALL)
     return raised
+
+
+def wrong(where, world):
+    """One rank whose merge goes wrong: all refuse, and each has its base back, bit for bit."""
+    return {
+        fault.__name__: refused(where / fault.__name__, fault)
+        for fault in (not_a_number, merged_wrong)
+    }
+
+
+def not_a_number(transition, merge):
+    """A NaN in the adapter, as a defective device leaves it."""
+    with torch.no_grad():
+        transition.adapter.parameters()[0].view(-1)[0] = float("nan")
+    return merge(transition)
+
+
+def merged_wrong(transition, merge):
+    """The first row of each merged weight is 1 % off."""
+    report = merge(transition)
+    with torch.no_grad():
+        for target in transition.adapter.targets().values():
+            target.parameter[0] *= 1.01
+    return report
+
+
+def refused(run, fault):
+    """Run with a fault on the last rank; return per rank the error and whether the base is the old one."""
+    seen, merge = [], Transition._merge
+
+    def merged(transition):
+        model = transition.session.bundle.model
+        seen.append((model, tensors_digest(base_state_dict(model))))
+        here = place()
+        return (
+            fault(transition, merge)
+            if here.rank == here.size - 1
+            else merge(transition)
+        )
+
+    Transition._merge = merged
+    try:
+        run_pipeline("textmodel", out=run, overrides=SMALL)
+    except MgkError as error:
+        raised = [type(error).__name__, str(error)]
+    finally:
+        Transition._merge = merge
+    model, before = seen[-1]
+    restored = tensors_digest(base_state_dict(model)) == before
+    with joined() as other:
+        found = other.gather([*raised, restored, len(seen)])
+    resume_run(run)
+    return found
+
+
+def traffic(where, world):
+    """Bytes that this rank receives from others in gradients' sums: of a whole run, by operation."""
+    received = []
+    scatter, gather = ranks.dist.all_to_all_single, ranks.dist.all_gather
+
+    def scattered(out, given):
+        received.append(
+            out.numel() * out.element_size() * (world_size - 1) // world_size
+        )
+        return scatter(out, given)
+
+    def gathered(out, given, group=None):
+        if group is None:
+            received.append(given.numel() * given.element_size() * (world_size - 1))
+        return gather(out, given, group=group)
+
+    world_size = place().size
+    ranks.dist.all_to_all_single, ranks.dist.all_gather = scattered, gathered
+    try:
+        run_pipeline("textmodel", out=where / "small", overrides=SMALL)
+    finally:
+        ranks.dist.all_to_all_single, ranks.dist.all_gather = scatter, gather
+    return sum(received)
+
+
+def reductions(where, world):
+    """Deltas after steps whose gradients were added up in three ways, against one process."""
+    return measured(world)
 
 
 def apart(where, world):
@@ -148,7 +235,13 @@ if __name__ == "__main__":
     directory = Path(sys.argv[1])
     for part in sys.argv[2:]:
         work = globals()[part]
-        if part in {"korean", "full", "apart"}:  # these join by themselves
+        if part in {
+            "korean",
+            "full",
+            "apart",
+            "traffic",
+            "wrong",
+        }:  # these join by themselves
             result, leader = work(directory, None), True
             with joined() as here:
                 leader = here.leader
