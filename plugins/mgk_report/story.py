@@ -173,7 +173,7 @@ def _facts(phase: Phase) -> list[tuple[str, str]]:
         )
         facts = [
             ("steps", f"{steps[-1]['step']} of {steps[-1]['steps']}"),
-            ("loss", f"{steps[0]['loss']:.4g} → {steps[-1]['loss']:.4g}"),
+            ("loss", _from_to([s["loss"] for s in steps])),
             ("throughput", pace),
             (
                 "steps skipped (not drawable)",
@@ -196,6 +196,12 @@ def _facts(phase: Phase) -> list[tuple[str, str]]:
             )
             facts.append(("merged against unmerged", measured))
     return facts
+
+
+def _from_to(losses: Sequence[float | None]) -> str:
+    """First and last loss. A step all of whose micro-batches were skipped has none."""
+    found = [loss for loss in losses if loss is not None]
+    return f"{found[0]:.4g} → {found[-1]:.4g}" if found else "–"
 
 
 def _gates(phase: Phase) -> list[str]:

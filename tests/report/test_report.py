@@ -90,6 +90,21 @@ def test_charts_hold_what_was_recorded(finished_run):
     assert len(curves) == 3
 
 
+@pytest.mark.parametrize("skipped", ["first", "all"])
+def test_a_step_without_a_loss_is_left_out(copy, skipped):
+    """Where every micro-batch of a window was skipped there is no loss, and the page is made all the same."""
+    path = copy / "metrics.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    steps = [e for e in events if (e["event"], e.get("phase")) == ("step", "plain_text")]
+    for step in steps[:1] if skipped == "first" else steps:
+        step.update(loss=None, terms=None, grad_norm=None)
+    path.write_text("".join(json.dumps(e) + "\n" for e in events))
+    facts = dict(story.phases(read(copy))[0].facts)
+    last = f"{steps[-1]['loss']:.4g}" if skipped == "first" else ""
+    assert facts["loss"] == (f"{steps[1]['loss']:.4g} → {last}" if last else "–")
+    assert parsed(copy).charts
+
+
 def test_a_gain_within_noise_has_no_share(copy):
     """A share of a difference that is not significant says nothing, so none is printed."""
     path = copy / "retention.json"
