@@ -29,6 +29,26 @@ def write_card(where: Path, session: Session) -> None:
     (where / RUN_FILE).write_text(config, encoding="utf-8")
 
 
+def adapter_card(card: str, phases: Sequence[str]) -> str:
+    """Return the card of an exported adapter, made from that of the run's whole model.
+
+    :param card: the text of ``model/README.md``
+    :param phases: those that the adapter has
+    """
+    _, metadata, text = card.split("---\n", 2)
+    kept = [
+        line for line in metadata.splitlines() if not line.startswith("library_name:")
+    ]
+    kept = [line.replace('"finetune"', '"adapter"') for line in kept]
+    head = "\n".join(["---", *kept, 'library_name: "peft"', "---", ""])
+    title, _, rest = text.lstrip().partition("\n")
+    added = (
+        f"These files are one PEFT adapter for the original base: the phases {', '.join(phases)} as one."
+        " What follows describes the model that base and adapter are together."
+    )
+    return f"{head}\n{title}\n\n{added}\n{rest}"
+
+
 def _lines(session: Session) -> Iterator[str]:
     config, bundle = session.config, session.bundle
     facts = dict(bundle.card()) if isinstance(bundle, HasCard) else {}

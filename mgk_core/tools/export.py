@@ -25,8 +25,9 @@ from mgk_core.contract.outcome import FactorTransform
 from mgk_core.record.adapter_files import PEFT_CONFIG, name_base
 from mgk_core.record.events import Sink, ignore
 from mgk_core.record.ledger import PhaseEntry, check_files
-from mgk_core.record.run_directory import TRANSFORMED, phase_folder
+from mgk_core.record.run_directory import MODEL, TRANSFORMED, phase_folder
 from mgk_core.record.store import Store
+from mgk_core.run.card import CARD, adapter_card
 from mgk_core.run.rebuild import rebuild_base
 from mgk_core.run.reopen import reopen, reserved
 from mgk_core.run.session import Session
@@ -315,6 +316,10 @@ def _write(where: Path, out: Path, source: _Source) -> Exported:
     }
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     (where / RECORD).write_text(text, encoding="utf-8")
+    card = session.run / MODEL / CARD
+    if card.is_file():
+        text = adapter_card(card.read_text(encoding="utf-8"), result.phases)
+        (where / CARD).write_text(text, encoding="utf-8")
     return result
 
 

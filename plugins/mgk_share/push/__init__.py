@@ -1,0 +1,1 @@
+"""``mgk push``: a run's model or adapter to the Hugging Face hub."""
