@@ -13,6 +13,7 @@ from mgk_cli import console, errors
 from mgk_cli.lazy import LazyGroup, debug_option
 
 COMMANDS = {
+    "init": "Write a configuration from five answers, and show its plan.",
     "run": "Run a pipeline.",
     "resume": "Resume an interrupted run.",
     "phase": "Run a single phase, starting from the saved phase before it.",
@@ -29,6 +30,7 @@ COMMANDS = {
     "pipelines": "List the installed pipelines and phases.",
     "plugins": "List the installed plugins and their hooks.",
     "doctor": "Check this machine and the installation.",
+    "agent-docs": "Print what a coding assistant needs to use mgk.",
     "new-plugin": "Create a new plugin as a complete Python package.",
     "check-plugin": "Run the conformance tests on a plugin.",
 }
