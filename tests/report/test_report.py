@@ -95,7 +95,9 @@ def test_a_step_without_a_loss_is_left_out(copy, skipped):
     """Where every micro-batch of a window was skipped there is no loss, and the page is made all the same."""
     path = copy / "metrics.jsonl"
     events = [json.loads(line) for line in path.read_text().splitlines()]
-    steps = [e for e in events if (e["event"], e.get("phase")) == ("step", "plain_text")]
+    steps = [
+        e for e in events if (e["event"], e.get("phase")) == ("step", "plain_text")
+    ]
     for step in steps[:1] if skipped == "first" else steps:
         step.update(loss=None, terms=None, grad_norm=None)
     path.write_text("".join(json.dumps(e) + "\n" for e in events))
