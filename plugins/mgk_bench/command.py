@@ -10,7 +10,7 @@ import click
 
 @click.group(epilog="Example: mgk bench forgetting --quick")
 def bench() -> None:
-    """Compare methods on small tasks that ship; draw what runs remember."""
+    """Compare methods and adapters on small tasks that ship; draw what runs remember."""
 
 
 @bench.command(
@@ -117,6 +117,49 @@ def forgetting(**options: Any) -> None:
     from mgk_bench.forgetting import Options, run
 
     run(Options(**options))
+
+
+@bench.command(epilog="Example: mgk bench adapters --adapter dora --adapter lora-mlp")
+@click.option(
+    "--adapter",
+    "names",
+    multiple=True,
+    help="lora (always there), lora-attention, lora-mlp, rslora, pissa, milora, dora, peft:OFT, peft:VERA;"
+    " default: all, those of PEFT where it is installed.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="How many seeds.",
+)
+@click.option(
+    "--seed-from",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="The first seed.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per cell, no table."
+)
+def adapters(names: tuple[str, ...], seeds: int, seed_from: int, **shown: bool) -> None:
+    """Compare kinds of adapters at the same number of trained parameters.
+
+    The suite is characters: three kinds of text one after the other, each adapter merged after its phase, no method
+    against forgetting. AP is compared with LoRA on all linear layers seed by seed.
+    """
+    from mgk_bench.adapters import as_text, chosen, lines, records, run
+    from mgk_bench.characters import suite
+    from mgk_bench.forgetting import show, tell
+
+    kinds = chosen(names)
+    rows, cells = run(suite, kinds, range(seed_from, seed_from + seeds), tell)
+    found = as_text(lines(rows, cells))
+    if shown["as_json"]:
+        found = "\n".join(records(rows, cells))
+    show(found, [])
 
 
 @bench.command(epilog="Example: mgk bench heatmap runs/korean --out retention.svg")
