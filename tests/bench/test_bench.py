@@ -80,8 +80,6 @@ def test_every_method_runs_and_repeats(method):
         "intruder-repair",
         "dare",
         "wise-ft",
-        "clora",
-        "intruder-repair",
     }
     assert (one.kept_bytes > 0) == (method not in nothing)
 
