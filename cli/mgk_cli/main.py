@@ -32,6 +32,8 @@ COMMANDS = {
     "doctor": "Check this machine and the installation.",
     "agent-docs": "Print what a coding assistant needs to use mgk.",
     "new-plugin": "Create a new plugin as a complete Python package.",
+    "install": "Install a plugin with pip.",
+    "uninstall": "Remove a plugin with pip.",
     "check-plugin": "Run the conformance tests on a plugin.",
 }
 
