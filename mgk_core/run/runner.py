@@ -74,6 +74,12 @@ class RunResult:
     times: Mapping[str, float]
     finished: bool
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the matrix and each phase's loss."""
+        from mgk_core.run.result_html import result_html
+
+        return result_html(self.directory, self.retention, finished=self.finished)
+
 
 def run_pipeline(
     pipeline: str | Pipeline | None,
