@@ -5,7 +5,7 @@ vocabulary's table keeps the bits it was stored in (bf16 for Gemma) and is widen
 where it is used: the same function, half the memory. Where the CPU multiplies bf16 in hardware
 (AMX, AVX512-BF16) linear layers multiply a bf16 copy of their master, between fp32 ends.
 
-With ``dtype = "stored"`` the masters of linear layers are the 16 bits of the file, where they lie: in
+With ``dtype = "stored"`` the masters of linear layers are the 16 bits of the file, left where they are: in
 its memory map, of which the system keeps as much in memory as there is room for. Products are the
 same as above: bf16 of those very bits, or fp32 of rows that are widened block by block. What a merge
 cannot round into 16 bits is the weight's residual, as it is for any 16-bit base.
