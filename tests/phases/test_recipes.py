@@ -1,14 +1,19 @@
 """Recipes: each is a configuration that parses, and that runs on a tiny base with small files."""
 
+import importlib
 import json
+import re
+from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
-from mgk_cli.main import invoke
+from mgk_cli.main import cli, invoke
 from mgk_core.config.resolve import load_tree, resolve
 from mgk_core.contract.errors import InputError
 from mgk_core.host.manager import load_plugins
+from mgk_hf.tiny import tiny_config
 from mgk_phases.recipes import find, names
 from mgk_phases.recipes.command import recipes
 
@@ -65,6 +70,8 @@ def files(tmp_path, monkeypatch):
     (data / "corpus" / "a.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
     lines("instructions.jsonl", [{"instruction": q, "output": a} for q, a in QUESTIONS])
     lines("chat.jsonl", [{"prompt": q, "completion": a} for q, a in QUESTIONS])
+    terms = [{"ko": f"{w}의 병", "en": f"disease {i}"} for i, w in enumerate(WORDS)]
+    lines("translation.jsonl", terms)
     exam = [
         {
             "question": q,
@@ -142,3 +149,50 @@ def test_the_quantized_recipe_runs_on_a_quantized_base(files):
     assert invoke(["plan", "--config", config, *sets]) == 0
     assert invoke(["run", "--config", config, "--out", "out", "--quiet", *sets]) == 0
     assert (files / "out" / "model" / "model.safetensors").is_file()
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The script that counts what recipes take, which is beside the package and not in it."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    return importlib.import_module("recipe_memory")
+
+
+def test_each_recipe_states_its_memory():
+    """Five sizes in every recipe whose adapters do not depend on the words of its data, larger ones last."""
+    for name in set(names()) - {"korean-vocabulary"}:
+        line = (
+            find(name).text.replace("\n# ", " ").partition("GPU memory of training")[2]
+        )
+        found = re.findall(r"(\d+[MB]) (\d+\.?\d*)", line.partition("\n")[0])
+        assert [size for size, _ in found] == ["270M", "1B", "4B", "12B", "27B"], name
+        values = [float(value) for _, value in found]
+        assert values == sorted(values)
+
+
+@pytest.mark.slow
+def test_the_stated_memory_is_what_the_script_counts(figures):
+    """The figure of the smallest size is recomputed from its shapes."""
+    stated = re.search(r"270M (\S+),", find("sft").text)[1]
+    assert stated == f"{figures.needed('sft', '270M'):.2g}"
+
+
+@pytest.mark.slow
+def test_the_script_counts_as_plan_does(files, figures):
+    """On a base that is small enough to load, base, adapter, gradients and optimizer are those of ``mgk plan``."""
+    sets = [w for pair in SMALL for w in ("--set", pair)]
+    config = str(written(files, "sft"))
+    result = CliRunner().invoke(cli, ["plan", "--config", config, "--json", *sets])
+    assert result.exit_code == 0
+    plan = json.loads(result.stdout)
+    tree = load_tree(
+        file=files / "my.toml", overrides=[x for x in sets if x != "--set"]
+    )
+    config = resolve(tree, load_plugins().registry).config
+    (phase,) = config.phases
+    model = figures.shapes(tiny_config(2048), torch.float32)
+    counted = figures.phase_memory(model, config.base, phase, 0)
+    (planned,) = plan["phases"]
+    parts = ("adapter", "gradients", "optimizer")
+    assert {k: counted[k] for k in parts} == {k: planned["memory"].get(k, counted[k]) for k in parts}  # fmt: skip
+    assert counted["base"] == plan["base_bytes"]
