@@ -2,7 +2,7 @@
 
 The suite is ``characters``, whose transformer has an attention and a perceptron in each block. Rank (or PEFT's own measure of
 size) of each kind is chosen so that it trains as nearly as many parameters as LoRA of rank 8 on all linear layers. Where a
-kind cannot come near, as with VeRA, its own number stands in the table.
+kind cannot come near, as with VeRA, the table shows its own number.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SIZES = tuple(range(1, 33))
 class Kind:
     """One kind of adapter. table: without its size; size: where in the table that goes, as a path of keys.
 
-    sizes: what may stand there, smallest first; a single one where the kind has no such number.
+    sizes: the values to try, smallest first; a single one where the kind has no such number.
     """
 
     name: str
