@@ -13,7 +13,7 @@ from mgk_core.contract.adapter import SLOT
 from mgk_core.model.inject import has_part
 
 Owner = Callable[[object], str | None]
-"""Returns whose a function or class is; None: nobody's of interest."""
+"""Returns whose a function or class is; None: it is not of interest."""
 
 
 def foreign_code(model: nn.Module, owner: Owner) -> dict[str, str]:

@@ -572,6 +572,15 @@ def mgk_init_adapter(adapter, ctx):
         MERGE,
     ),
     Hostile(
+        "rule-declares",
+        "a merge rule declares to merge half of each delta and merges a quarter",
+        "after the merge",
+        "from the old weight and the delta as the rule declares to change it",
+        rule("""merged(adapter, 0.25)
+    return evolve(report(adapter, False, undo), change=lambda name, delta: delta / 2)"""),
+        MERGE,
+    ),
+    Hostile(
         "rule-half",
         "a merge rule says exact and merges half",
         "after the merge",
@@ -882,3 +891,14 @@ def mgk_recorded(run, phase):
 """Made to find what is not caught."""
 
 ALL = (*CASES, *MORE)
+
+HONEST = Hostile(
+    "rule-honest",
+    "a merge rule declares to merge half of each delta, and does",
+    "",
+    "",
+    rule("""merged(adapter, 0.5)
+    return evolve(report(adapter, False, undo), change=lambda name, delta: delta / 2)"""),
+    MERGE,
+)
+"""Not hostile: what it declares is what it does."""

@@ -68,6 +68,15 @@ def assert_nothing_wrong_is_kept(run, reference):
             assert (entry.result, entry.merged) == ("rolled_back", entry.base)
 
 
+def test_a_rule_that_does_what_it_declares_is_committed(server, places, installed):
+    """Merged weights are compared with the declared change, not with the unmerged outputs."""
+    run, case = next(places), TABLE["HONEST"]
+    answer = server.run(run, path=[installed(case)], settings=case.settings)
+    assert answer["code"] == 0, answer
+    entries = read_ledger(run).phases
+    assert [(e.result, e.exact) for e in entries] == [("committed", False)] * 3
+
+
 def test_there_are_enough_of_them():
     """The fifteen that once did harm, and thirty more at least; no name twice."""
     assert len(TABLE["CASES"]) == 15
