@@ -94,8 +94,9 @@ def data(
     examples: int,
     as_json: bool,  # noqa: FBT001 - click passes options by name
 ) -> None:
-    """Describe training data: type, lengths, what truncation costs, repeated,
-    contaminated and bad rows, examples.
+    """Describe training data: type, lengths, repeated and bad rows, examples.
+
+    Also what truncation costs, and rows that a probe asks.
 
     FILES are what data.train takes: files, folders, globs. Nothing is trained or written. Exit code
     2 if there are bad rows.
