@@ -72,7 +72,7 @@ def test_too_many_bad_steps_stop_the_phase(server, places, plugin):
     )
     assert answer["code"] == 2
     assert "3 steps in a row up to step 3" in answer["message"]
-    assert "a loss term was not" in answer["message"]
+    assert "the loss term 'faulty' of plugin" in answer["message"]
     assert "phases.mcq.optimizer.lr" in answer["message"]
     assert list((run / "phases/2-mcq/checkpoint").iterdir())
 
