@@ -38,7 +38,8 @@ def test_every_part_reports_and_every_way_takes_the_same_steps(tmp_path):
         )
         assert first[0] == pytest.approx(first[1], rel=1e-5)
         assert last[0] == pytest.approx(last[1], rel=1e-3)
-    assert found["merge-4b"]["kept"] == 1.0
+    # A ratio of norms in fp32: it differs from one by a few units in the last place, which depend on the CPU.
+    assert found["merge-4b"]["kept"] == pytest.approx(1.0, abs=1e-6)
     assert found["phase-1b"]["parts"]["training"] > 0
 
 
