@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 VARIABLE = "MGK_CACHE"
@@ -18,4 +20,17 @@ def cache_directory() -> Path:
     return Path(platformdirs.user_cache_dir("mgk"))
 
 
-__all__ = ["VARIABLE", "cache_directory"]
+def keep(path: Path, text: str) -> None:
+    """Write a file of the cache whole or not at all; one that cannot be written only costs time later.
+
+    Written beside and renamed: another process may read, or write the same file, at any time.
+    """
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).replace(path)
+
+
+__all__ = ["VARIABLE", "cache_directory", "keep"]

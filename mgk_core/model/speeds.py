@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ import torch
 from torch import nn
 
 from mgk_core.contract.adapter import base_state_dict
-from mgk_core.contract.cache import cache_directory
+from mgk_core.contract.cache import cache_directory, keep
 
 FORMAT = 1
 
@@ -124,14 +123,8 @@ def measured(name: str, measure: Callable[[], Figures]) -> Figures:
         if kept["format"] == FORMAT:
             return {str(k): float(v) for k, v in kept["figures"].items()}
     found = dict(measure())
-    if not found:
-        return found
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps({"format": FORMAT, "figures": found}))
-        Path(temporary).replace(path)
+    if found:
+        keep(path, json.dumps({"format": FORMAT, "figures": found}))
     return found
 
 

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -22,7 +19,7 @@ import cattrs
 from attrs import define, frozen
 
 from mgk_core.contract.bundle import Probe, Score
-from mgk_core.contract.cache import cache_directory
+from mgk_core.contract.cache import cache_directory, keep
 from mgk_core.contract.context import PhaseContext
 from mgk_core.host.hooks import Hooks
 from mgk_core.run.identity import identity_of
@@ -68,13 +65,7 @@ class BaselineCache:
             return
         table = attrs.asdict(score)
         text = json.dumps({"score": table, "hash": _digest(table)})
-        # Written beside and renamed: another run may read, or write the same file, at any time.
-        with suppress(OSError):
-            self.directory.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.directory)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(name).replace(self._path(probe))
+        keep(self._path(probe), text)
 
     def _path(self, probe: Probe) -> Path:
         facts = (
