@@ -15,6 +15,11 @@ Shapes = Mapping[str, tuple[int, int]]
 FLOAT, HALF = 4, 2  # bytes of fp32 and bf16
 
 
+def _factor_bytes(shapes: Shapes, rank: int) -> int:
+    """Return the bytes of both factors of a delta of each weight."""
+    return FLOAT * rank * sum(out + inside for out, inside in shapes.values())
+
+
 @frozen(kw_only=True)
 class MethodSpec(Spec):
     """What every method shares: how much of the old data it looks at."""
@@ -213,8 +218,7 @@ class LedgerMergeSpec(MethodSpec):
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
         """Return the bytes of both factors of every delta."""
-        sides = sum(out + inside for out, inside in shapes.values())
-        return FLOAT * self.rank * sides
+        return _factor_bytes(shapes, self.rank)
 
 
 @frozen(kw_only=True)
@@ -266,8 +270,7 @@ class EllaSpec(MethodSpec):
 
     def kept_bytes(self, shapes: Shapes, examples: int = 0) -> int:
         """Return the bytes of both factors of every delta."""
-        sides = sum(out + inside for out, inside in shapes.values())
-        return FLOAT * self.rank * sides
+        return _factor_bytes(shapes, self.rank)
 
 
 @frozen(kw_only=True)
