@@ -7,9 +7,9 @@ kind cannot come near, as with VeRA, the table shows its own number.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from statistics import fmean
 from typing import Any
 
 import attrs
@@ -19,6 +19,7 @@ import mgk
 from mgk_bench.cell import Cell
 from mgk_bench.figures import figures
 from mgk_bench.methods import Method
+from mgk_bench.table import drawn, json_lines, stderr
 from mgk_bench.tasks import Suite
 from mgk_core.contract.errors import InputError, nearest
 
@@ -184,34 +185,19 @@ def _line(row: Sized, cells: Sequence[Cell]) -> Line:
     against = None
     if row.kind is not REFERENCE:
         pairs = [f.ap - figures(reference[seed]).ap for seed, f in read.items()]
-        against = _mean(pairs), _error(pairs)
+        against = fmean(pairs), stderr(pairs)
     seconds = [sum(c.seconds for c in found.values()) for found in (own, reference)]
     return Line(
         row,
-        {k: _mean(v) for k, v in columns.items()},
-        {k: _error(v) for k, v in columns.items()},
+        {k: fmean(v) for k, v in columns.items()},
+        {k: stderr(v) for k, v in columns.items()},
         against,
         seconds[0] / seconds[1],
     )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _error(values: Sequence[float]) -> float | None:
-    """Return the standard error of the mean; None for one value."""
-    if len(values) < 2:
-        return None
-    middle = _mean(values)
-    spread = math.fsum((v - middle) ** 2 for v in values) / (len(values) - 1)
-    return math.sqrt(spread / len(values))
-
-
 def as_text(found: Sequence[Line]) -> str:
     """Return a Markdown table."""
-    from mgk_bench.table import drawn
-
     titles = (
         "adapter",
         "size",
@@ -241,8 +227,6 @@ def _with_error(form: str, value: float, error: float | None) -> str:
 
 def records(rows: Sequence[Sized], cells: Sequence[Cell]) -> list[str]:
     """Return one JSON line a cell, with its adapter's table and its number of trained parameters."""
-    from mgk_bench.table import json_lines
-
     by_name = {row.kind.name: row for row in rows}
     tables = []
     for cell in cells:

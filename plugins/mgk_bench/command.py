@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _seeds(count: int) -> Callable[[F], F]:
+    """Add the options that choose seeds. count: how many by default."""
+
+    def added(command: F) -> F:
+        first = click.option(
+            "--seed-from",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="The first seed.",
+        )
+        many = click.option(
+            "--seeds",
+            type=click.IntRange(1),
+            default=count,
+            show_default=True,
+            help="How many seeds.",
+        )
+        return many(first(command))
+
+    return added
+
+
+_as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per cell, no table."
+)
 
 
 @click.group(epilog="Example: mgk bench forgetting --quick")
@@ -30,20 +61,7 @@ def bench() -> None:
     help="Methods; default: all. naive and joint are always there. For tasks of texts NAME@RATE is a method at"
     " another learning rate.",
 )
-@click.option(
-    "--seeds",
-    type=click.IntRange(1),
-    default=5,
-    show_default=True,
-    help="How many seeds.",
-)
-@click.option(
-    "--seed-from",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="The first seed.",
-)
+@_seeds(5)
 @click.option(
     "--quick", is_flag=True, help="Two seeds and the methods that have figures to hold."
 )
@@ -104,9 +122,7 @@ def bench() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the table (Markdown, LaTeX, CSV), cells.jsonl, picture.svg.",
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object per cell, no table."
-)
+@_as_json
 def forgetting(**options: Any) -> None:
     """Measure what each method forgets and what it still learns.
 
@@ -127,23 +143,8 @@ def forgetting(**options: Any) -> None:
     help="lora (always there), lora-attention, lora-mlp, rslora, pissa, milora, dora, peft:OFT, peft:VERA;"
     " default: all, those of PEFT where it is installed.",
 )
-@click.option(
-    "--seeds",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    help="How many seeds.",
-)
-@click.option(
-    "--seed-from",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="The first seed.",
-)
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object per cell, no table."
-)
+@_seeds(3)
+@_as_json
 def adapters(names: tuple[str, ...], seeds: int, seed_from: int, **shown: bool) -> None:
     """Compare kinds of adapters at the same number of trained parameters.
 

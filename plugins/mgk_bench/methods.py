@@ -44,6 +44,27 @@ _ALL = {"type": "full", "targets": ["*"]}
 _WHOLE = {"sketch": 0, "max_tokens": 1_000_000}
 _KEPT = {"share": 0.05, "calibration_share": 0.05}
 
+_ALIKE = (
+    Method("task-arithmetic", "half the sum of all deltas", {"task-arithmetic": {}}),
+    Method("magmax", "task vectors of largest magnitude", {"magmax": {}}),
+    Method("ties", "trimmed deltas of one sign, averaged", {"ties": {}}),
+    Method("opcm", "orthogonal projection at each merge", {"opcm": {}}),
+    Method(
+        "dare",
+        "half of each delta dropped, the rest doubled",
+        {"naive": {}},
+        transform={"dare": {"drop": 0.5}},
+    ),
+    Method("wise-ft", "half of each delta", {"naive": {}}, transform={"wise-ft": {}}),
+    Method("ella", "penalty where earlier updates are large", {"ella": {}}),
+    Method("clora", "null space held at random directions", {"clora": {}}),
+    Method(
+        "intruder-repair",
+        "new leading directions of each merge scaled down",
+        {"intruder-repair": {}},
+    ),
+)
+"""Rows with the same settings on all suites."""
 METHODS = (
     Method(
         "naive",
@@ -74,24 +95,7 @@ METHODS = (
         {"self-distillation": {}},
     ),
     Method("covariance-merge", "the transition alone", {"covariance-merge": _WHOLE}),
-    Method("task-arithmetic", "half the sum of all deltas", {"task-arithmetic": {}}),
-    Method("magmax", "task vectors of largest magnitude", {"magmax": {}}),
-    Method("ties", "trimmed deltas of one sign, averaged", {"ties": {}}),
-    Method("opcm", "orthogonal projection at each merge", {"opcm": {}}),
-    Method(
-        "dare",
-        "half of each delta dropped, the rest doubled",
-        {"naive": {}},
-        transform={"dare": {"drop": 0.5}},
-    ),
-    Method("wise-ft", "half of each delta", {"naive": {}}, transform={"wise-ft": {}}),
-    Method("ella", "penalty where earlier updates are large", {"ella": {}}),
-    Method("clora", "null space held at random directions", {"clora": {}}),
-    Method(
-        "intruder-repair",
-        "new leading directions of each merge scaled down",
-        {"intruder-repair": {}},
-    ),
+    *_ALIKE,
     Method("replay", "5 % of earlier data", {"replay": _KEPT}),
     Method("drift-guard", "whole C and G", {"drift-guard": _WHOLE}),
     Method(
@@ -194,24 +198,7 @@ TEXTS = (
         "KL from the model before the phase, on calibration text",
         {"self-distillation": {"on": "base", "batch": 2}},
     ),
-    Method("task-arithmetic", "half the sum of all deltas", {"task-arithmetic": {}}),
-    Method("magmax", "task vectors of largest magnitude", {"magmax": {}}),
-    Method("ties", "trimmed deltas of one sign, averaged", {"ties": {}}),
-    Method("opcm", "orthogonal projection at each merge", {"opcm": {}}),
-    Method(
-        "dare",
-        "half of each delta dropped, the rest doubled",
-        {"naive": {}},
-        transform={"dare": {"drop": 0.5}},
-    ),
-    Method("wise-ft", "half of each delta", {"naive": {}}, transform={"wise-ft": {}}),
-    Method("ella", "penalty where earlier updates are large", {"ella": {}}),
-    Method("clora", "null space held at random directions", {"clora": {}}),
-    Method(
-        "intruder-repair",
-        "new leading directions of each merge scaled down",
-        {"intruder-repair": {}},
-    ),
+    *_ALIKE,
     Method(
         "replay",
         "1 % of earlier data, two examples a step",
